@@ -1,0 +1,65 @@
+# Two commands carry the lab: `make reports` and `make test`. `make help` lists the rest.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PEERS := .venv-peers
+
+DATASET ?= shop
+SIZE ?= small
+OUT ?= reports/$(DATASET)
+PARAMS ?=
+ONLY ?=
+RESUME ?=
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help install reports test lab export readme benchmarks clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@echo
+	@echo '  make reports DATASET=my_log          your own log in data/my_log'
+	@echo '  make reports PARAMS="k=20 seed=1"    other parameters; 22.shrinkage=[5,50] goes to one chapter'
+	@echo '  make reports ONLY=22 OUT=reports/try one chapter, into another folder'
+	@echo '  make reports RESUME=1                go on where a run broke off'
+
+$(VENV)/.installed: constraints.txt settings.ini setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "recsys_lab needs Python 3.11 or newer; say make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(PEERS)/.installed: tests/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --requirement tests/peers.txt
+	@touch $@
+
+install: $(VENV)/.installed ## make .venv with everything, pinned by constraints.txt
+
+reports: $(VENV)/.installed ## make the data, execute every chapter and bind the book
+	$(BIN)/recsys-lab run --dataset '$(DATASET)' --size '$(SIZE)' --out '$(OUT)' --only '$(ONLY)' --params '$(PARAMS)' $(if $(RESUME),--resume)
+
+test: $(VENV)/.installed $(PEERS)/.installed ## exports in sync, chapters, tests, linters, types
+	$(BIN)/python tests/in_sync.py
+	$(BIN)/recsys-lab data make shop --size tiny
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+lab: $(VENV)/.installed ## open the chapters in JupyterLab
+	$(BIN)/jupyter lab nbs
+
+export: $(VENV)/.installed ## export the library from the chapters and clean them
+	$(BIN)/nbdev_export
+	$(BIN)/nbdev_clean
+
+readme: $(VENV)/.installed ## make README.md from nbs/index.ipynb and reports/shop
+	$(BIN)/recsys-lab readme
+
+benchmarks: $(VENV)/.installed ## speed and quality beside other libraries (needs RECSYS_LAB_DATA)
+	for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file || exit 1; done
+
+clean: ## remove what was made: environments, embedded data, books, fits, caches
+	rm -rf $(VENV) $(PEERS) build data/shop reports/*/book reports/*/fits reports/*/evaluations *.egg-info
+	find . -name __pycache__ -o -name .ipynb_checkpoints -o -name .pytest_cache -o -name .mypy_cache -o -name .ruff_cache | xargs rm -rf
