@@ -168,7 +168,7 @@ def list_runs(reports: Path | str) -> str:
     head += "the executed chapters.\n\n"
     return head + (markdown_table(pd.DataFrame(rows)) if rows else "There is no run yet.") + "\n"
 
-# %% ../nbs/80_book.ipynb #d6fb298c
+# %% ../nbs/80_book.ipynb #b08a96b0
 DIRECTIVE = re.compile(r"^\s*#\|\s*(\S+)")
 
 
@@ -186,6 +186,8 @@ def page_cell(cell: dict[str, Any]) -> dict[str, Any] | None:
     tags = list(cell.get("metadata", {}).get("tags", []))
     if directives & {"export", "exporti", "exports"}:
         tags.append("hide-input")
+    if "echo:" in directives:
+        tags.append("remove-input")
     kept = "\n".join(line for line in source.splitlines() if not DIRECTIVE.match(line))
     return {**cell, "source": kept, "metadata": {"tags": tags} if tags else {}}
 
@@ -194,7 +196,7 @@ def page(notebook: dict[str, Any]) -> dict[str, Any]:
     """An executed chapter as a page of the book."""
     cells = [shown for cell in notebook["cells"] if (shown := page_cell(cell))]
     kernel = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
-    return {**notebook, "cells": cells, "metadata": kernel}
+    return {**notebook, "cells": cells, "metadata": {**kernel, "language_info": {"name": "python"}}}
 
 # %% ../nbs/80_book.ipynb #b3b06e8c
 PARTS = (
@@ -209,7 +211,7 @@ PARTS = (
     ("Results", "9"),
 )
 
-# %% ../nbs/80_book.ipynb #b10fd33e
+# %% ../nbs/80_book.ipynb #95b8301f
 CONF = """project = "recsys_lab: {name}"
 author = "the recsys_lab authors"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx-mathjax-offline"]
@@ -241,6 +243,7 @@ CSS = """#pst-header { display: none; }
 .bd-main .bd-content .bd-article-container { max-width: 66rem; }
 .bd-article table { display: block; overflow-x: auto; max-width: 100%; font-size: 0.85em; }
 .bd-article table td { white-space: nowrap; }
+.bd-article table.dataframe td, .bd-article table.dataframe th { padding: 0.25em 0.8em; }
 """
 
 # %% ../nbs/80_book.ipynb #17cb4d6e

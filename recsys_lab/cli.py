@@ -324,7 +324,7 @@ def cmd_params(args: argparse.Namespace) -> int:
                 print(f"  {p.name + ': ' + p.type + ' = ' + json.dumps(p.default):44} {p.help}")
     return 0
 
-# %% ../nbs/81_cli.ipynb #3e3f4fa8
+# %% ../nbs/81_cli.ipynb #b3501ba1
 def cmd_data(args: argparse.Namespace) -> int:
     """List, make or describe datasets."""
     if args.action == "list":
@@ -345,6 +345,7 @@ def cmd_readme(args: argparse.Namespace) -> int:
     """Make README.md from index.ipynb."""
     import nbformat
     from nbconvert import MarkdownExporter
+    from nbconvert.preprocessors import TagRemovePreprocessor
 
     root = checkout()
     made = root / "README.md.ipynb"
@@ -353,7 +354,9 @@ def cmd_readme(args: argparse.Namespace) -> int:
         page = nbformat.from_dict(book.page(nbformat.read(made, as_version=4)))
     finally:
         made.unlink(missing_ok=True)
-    text, _ = MarkdownExporter().from_notebook_node(page)
+    exporter = MarkdownExporter()
+    exporter.register_preprocessor(TagRemovePreprocessor(remove_input_tags={"remove-input"}), enabled=True)
+    text, _ = exporter.from_notebook_node(page)
     runs.write_text(root / "README.md", text.strip() + "\n")
     return 0
 

@@ -431,7 +431,7 @@ def card_facts(log: Dataset) -> dict[str, Any]:
     facts["fingerprint"] = log.fingerprint[:12]
     return facts
 
-# %% ../nbs/00_datasets.ipynb #a053e9a2
+# %% ../nbs/00_datasets.ipynb #8f58d66f
 SUFFIXES = ("", ".gz", ".xz", ".zip")
 
 
@@ -450,7 +450,7 @@ def open_source(path: Path | str, member: str | None = None) -> BinaryIO:
     if magic[:4] != b"PK\x03\x04":
         return open(path, "rb")
     archive = zipfile.ZipFile(path)
-    names = [n for n in archive.namelist() if member is None or Path(n).name.startswith(member)]
+    names = [n for n in archive.namelist() if not n.endswith("/") and member in (None, Path(n).name)]
     if len(names) != 1:
         raise DataError(
             f"{path}: the zip holds {archive.namelist()}, expected one file{f' named {member}' if member else ''}"
@@ -459,12 +459,12 @@ def open_source(path: Path | str, member: str | None = None) -> BinaryIO:
 
 
 def find_source(folder: Path, stem: str) -> tuple[Path, str | None] | None:
-    """Where `stem` (as `events.csv`) is: a file in `folder`, plain or compressed, or a member of a zip there; or None."""
+    """Where `stem` (as `events.csv`) is: a file in `folder`, plain or compressed, a member of a zip there or of a zip itself; or None."""
     for suffix in SUFFIXES:
         if (folder / (stem + suffix)).is_file():
             return folder / (stem + suffix), None
-    for archive in sorted(folder.glob("*.zip")):
-        if any(Path(n).name.startswith(stem) for n in zipfile.ZipFile(archive).namelist()):
+    for archive in [folder] if zipfile.is_zipfile(folder) else sorted(folder.glob("*.zip")):
+        if any(Path(n).name == stem for n in zipfile.ZipFile(archive).namelist()):
             return archive, stem
     return None
 
@@ -602,7 +602,7 @@ def read_retailrocket_properties(folder: Path, keep: Sequence[str]) -> pd.DataFr
     )
     return frame.sort_values(["timestamp", "item_id", "property"], kind="stable", ignore_index=True)
 
-# %% ../nbs/00_datasets.ipynb #18280a67
+# %% ../nbs/00_datasets.ipynb #3d20fc63
 PROPERTIES = ("categoryid", "available", "price", "title")
 
 
@@ -619,7 +619,7 @@ def read_categories(folder: Path) -> pd.DataFrame | None:
 def read_retailrocket(
     folder: Path | str, name: str = "retailrocket", properties: Sequence[str] = PROPERTIES
 ) -> Dataset:
-    """Read a log in RetailRocket's published format from a folder (files plain, gzip, xz or in a zip).
+    """Read a log in RetailRocket's published format from a folder (files plain, gzip, xz or in a zip) or a zip.
 
     Only the `properties` named are kept. Exact duplicate events are removed with a notice. Raises `DataError` naming file,
     line, column and value, or `FileNotFoundError` where there is no `events.csv`.

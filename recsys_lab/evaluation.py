@@ -428,15 +428,14 @@ def slice_values(
     )
     return rows, {key: scored[key] for key in wanted}
 
-# %% ../nbs/12_evaluation.ipynb #f6cc6a16
+# %% ../nbs/12_evaluation.ipynb #fd50ae08
 def save_evaluation(evaluation: Evaluation, path: Path) -> None:
-    """`Evaluation.save`: arrays and a JSON header in one npz file; ids are kept as text or integers."""
+    """`Evaluation.save`: arrays and a JSON header in one npz file; ids are kept as text or integers, costs (which vary) are not kept."""
     keys = list(evaluation.values)
     head = {
         "about": evaluation.about,
         "ks": evaluation.ks,
         "units": evaluation.units,
-        "cost": evaluation.cost,
         "keys": keys,
         "lists": [[m, k, v] for (m, k), v in evaluation.lists.items()],
         "labels": {name: [label.names, label.per] for name, label in evaluation.labels.items()},
@@ -458,7 +457,7 @@ def save_evaluation(evaluation: Evaluation, path: Path) -> None:
         )
     beside.replace(path)
 
-# %% ../nbs/12_evaluation.ipynb #202edc30
+# %% ../nbs/12_evaluation.ipynb #ce279544
 def read_evaluation(path: Path) -> dict[str, Any]:
     """The fields of a saved Evaluation."""
     with np.load(path, allow_pickle=False) as z:
@@ -472,7 +471,7 @@ def read_evaluation(path: Path) -> dict[str, Any]:
             "about": head["about"],
             "ks": tuple(head["ks"]),
             "units": head["units"],
-            "cost": head["cost"],
+            "cost": {},
             "labels": labels,
             "user_ids": ids if ids.dtype.kind == "i" else ids.astype(object),
             "codes": z["codes"],

@@ -20,7 +20,9 @@ for command in (["nbdev_export"], ["nbdev_clean"], ["recsys-lab", "readme"]):
     subprocess.run([BIN / command[0], *command[1:]], cwd=ROOT, check=True)
 after = state()
 changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-outputs = [f.name for f in ROOT.glob("nbs/*.ipynb") if any(c.get("outputs") for c in json.loads(f.read_text())["cells"])]
+outputs = [
+    f.name for f in ROOT.glob("nbs/*.ipynb") if any(c.get("outputs") for c in json.loads(f.read_text())["cells"])
+]
 if changed or outputs:
     sys.exit(f"not in sync: {', '.join(changed) or 'nothing'}; notebooks with outputs: {', '.join(outputs) or 'none'}")
 print(f"{len(before)} files are in sync with the notebooks")

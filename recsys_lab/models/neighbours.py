@@ -70,7 +70,7 @@ def similarity_rows(
     out.sort_indices()
     return out
 
-# %% ../../nbs/22_neighbours.ipynb #8c37bb6c
+# %% ../../nbs/22_neighbours.ipynb #8a5e0214
 def item_similarity(
     matrix: sparse.csr_matrix,
     shrinkage: float,
@@ -95,7 +95,10 @@ def item_similarity(
 
     def rows_of(rows: slice) -> sparse.csr_matrix:
         block = (by_item[rows] @ matrix).tocsr()
-        together = (met_by[rows] @ met).tocsr() if at_least > 1 else block  # the same pattern in the same order
+        together = (met_by[rows] @ met).tocsr() if at_least > 1 else block
+        if at_least > 1:  # the same pattern, to be read in the same order
+            block.sort_indices()
+            together.sort_indices()
         return similarity_rows(block, together, rows.start, norm, shrinkage, at_least, neighbours)
 
     blocks = list(even_blocks(by_item.astype(bool).astype(np.float64) @ np.diff(matrix.indptr), most))
@@ -105,7 +108,7 @@ def item_similarity(
             format="csr",
         )
 
-# %% ../../nbs/22_neighbours.ipynb #42b2437e
+# %% ../../nbs/22_neighbours.ipynb #685a7158
 @dataclass(frozen=True)
 class ItemKNNConfig(Config):
     """Settings of ItemKNN.
@@ -121,7 +124,7 @@ class ItemKNNConfig(Config):
     neighbours: int = 100
     shrinkage: float = 10.0
     min_cooccurrence: int = 1
-    user_norm: float = 0.0
+    user_norm: float = 0.5
 
     def __post_init__(self) -> None:
         if self.neighbours < 1 or self.shrinkage < 0 or self.min_cooccurrence < 1:

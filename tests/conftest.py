@@ -1,0 +1,72 @@
+"""Shared small logs, and where the real data are."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recsys_lab import datasets, splits
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def in_checkout(monkeypatch):
+    """Chapters and datasets are found from the checkout, wherever pytest was started."""
+    monkeypatch.chdir(ROOT)
+
+
+def real_data(name: str) -> datasets.Dataset:
+    """A real dataset, or a skip where RECSYS_LAB_DATA does not hold it."""
+    folder = os.environ.get("RECSYS_LAB_DATA")
+    if not folder or not (ROOT / folder / name).is_dir():
+        pytest.skip(f"RECSYS_LAB_DATA holds no {name}")
+    return datasets.read_folder(ROOT / folder / name, name)
+
+
+def random_log(seed: int, n: int = 400, users: int = 40, items: int = 25, text: bool = False) -> datasets.Dataset:
+    """A log of random events in a month, with carts and purchases; ids are numbers or text."""
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame(
+        {
+            "user_id": rng.integers(0, users, n),
+            "item_id": rng.zipf(1.4, n) % items,
+            "event": rng.choice(datasets.EVENTS, n, p=[0.8, 0.12, 0.08]),
+            "timestamp": pd.to_datetime(rng.integers(1_700_000_000, 1_702_600_000, n) * 1000, unit="ms", utc=True),
+        }
+    )
+    if text:
+        frame = frame.assign(user_id="u" + frame.user_id.astype(str), item_id="i" + frame.item_id.astype(str))
+    return datasets.Dataset("random", frame)
+
+
+def untimed_sessions(seed: int, sessions: int = 300, items: int = 40) -> datasets.Dataset:
+    """Sessions in order, without times."""
+    rng = np.random.default_rng(seed)
+    length = rng.integers(2, 8, sessions)
+    frame = pd.DataFrame(
+        {"user_id": np.repeat(np.arange(sessions), length), "item_id": rng.integers(0, items, length.sum())}
+    )
+    return datasets.Dataset("sessions", frame.assign(event="view"), has_times=False)
+
+
+def arrived_split(seed: int) -> datasets.Dataset:
+    """A log that arrives split into train and test."""
+    log = untimed_sessions(seed).events.drop_duplicates(["user_id", "item_id"])
+    part = np.where(np.random.default_rng(seed).random(len(log)) < 0.2, "test", "train")
+    return datasets.Dataset(
+        "arrived", log.assign(part=pd.Categorical(part, ["train", "test"])).drop(columns="timestamp"), has_times=False
+    )
+
+
+@pytest.fixture(scope="session")
+def shop() -> datasets.Dataset:
+    os.chdir(ROOT)
+    return datasets.load("shop", size="tiny")
+
+
+@pytest.fixture(scope="session")
+def shop_split(shop) -> splits.Split:
+    return splits.make(shop)

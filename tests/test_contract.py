@@ -1,0 +1,286 @@
+"""What every recommender must do. A new model joins by standing in MODELS (and in FITTED where it needs settings)."""
+
+import json
+from importlib import import_module
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import random_log
+
+from recsys_lab import datasets
+from recsys_lab.datasets import Dataset, Histories
+from recsys_lab.models.base import MODELS, load
+from recsys_lab.models.neighbours import ItemKNN, item_similarity
+from recsys_lab.models.popularity import Popularity
+
+SHOP_ONLY = {"oracle"}
+NEEDS_CATEGORIES = {"popularity_category"}
+
+
+def make(name, **settings):
+    module, _, kind = MODELS[name].partition(":")
+    return getattr(import_module(module), kind)(**settings)
+
+
+@pytest.fixture(params=sorted(MODELS))
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def fitted(name, shop_split):
+    return make(name).fit(shop_split.known("test"))
+
+
+def same(a, b):
+    return (a.codes == b.codes).all() and np.array_equal(a.scores, b.scores, equal_nan=True) and a.items.equals(b.items)
+
+
+def checkerboard(n=20, properties=True):
+    """Users meet items of their own parity, all but one each: the missing one is the right answer (as in implicit's own suite)."""
+    rows = [(u, i) for u in range(n) for i in range(n) if u % 2 == i % 2 and i != u]
+    frame = pd.DataFrame(rows, columns=["user_id", "item_id"]).assign(
+        event="view", timestamp=pd.date_range("2024-01-01", periods=len(rows), tz="UTC")
+    )
+    kinds = pd.DataFrame(
+        {
+            "item_id": range(n),
+            "property": "categoryid",
+            "value": [str(i % 2) for i in range(n)],
+            "timestamp": pd.Timestamp("2023-01-01", tz="UTC"),
+        }
+    )
+    return Dataset("checkerboard", frame, kinds if properties else None)
+
+
+def test_checkerboard(name):
+    if name in SHOP_ONLY or name in {"popularity", "popularity_recent"}:
+        pytest.skip("not personal, or of the simulated shop only")
+    model = make(name).fit(checkerboard())
+    first = model.recommend(range(20), k=1).frame()
+    assert first.item_id.tolist() == list(range(20))  # the one item of their colour that is missing
+
+
+def test_a_batch_is_its_single_rows(fitted, shop_split):
+    users = shop_split.known("test").users[:30]
+    whole = fitted.recommend(users, k=7)
+    for row, user in enumerate(users):
+        single = fitted.recommend([user], k=7)
+        assert single.codes[0].tolist() == whole.codes[row].tolist()
+        np.testing.assert_array_equal(single.scores[0], whole.scores[row])
+    assert same(fitted.recommend(users, k=7, block=4), whole)
+
+
+def test_a_refit_is_a_fresh_fit(name, shop_split):
+    users = shop_split.train.users[:40]
+    again = make(name).fit(shop_split.known("test")).fit(shop_split.train)
+    assert same(again.recommend(users, k=9), make(name).fit(shop_split.train).recommend(users, k=9))
+    assert again.fitted_on == shop_split.train.fingerprint
+
+
+def test_save_and_load(fitted, shop_split, tmp_path):
+    users = shop_split.known("test").users[:40]
+    back = load(fitted.save(tmp_path / "model"))
+    assert same(back.recommend(users, k=9), fitted.recommend(users, k=9)) and back.fitted_on == fitted.fitted_on
+    assert (
+        same(back.similar_items(fitted.items[:5], k=4), fitted.similar_items(fitted.items[:5], k=4))
+        if fitted.name not in SHOP_ONLY
+        else True
+    )
+    assert repr(back) == repr(fitted) and back.config == fitted.config
+    fitted.save(tmp_path / "model")  # replaces whole
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_text_ids_survive(name, tmp_path):
+    if name in SHOP_ONLY | NEEDS_CATEGORIES:
+        pytest.skip("needs a log of its own kind")
+    log = random_log(4, text=True)
+    model = make(name).fit(log)
+    frame = load(model.save(tmp_path / "m")).recommend(["u1", "u2"], k=3).frame()
+    assert frame.equals(model.recommend(["u1", "u2"], k=3).frame()) and frame.item_id.str.startswith("i").all()
+
+
+def test_nothing_excluded_is_recommended(fitted, shop_split):
+    known = shop_split.known("test")
+    users = known.users[:80]
+    events = known.events
+    for exclude, past in (("seen", events), ("purchased", events[events.event == "transaction"])):
+        listed = fitted.recommend(users, k=20, exclude=exclude).frame()
+        met = set(zip(past.user_id, past.item_id, strict=True))
+        assert not met & set(zip(listed.user_id, listed.item_id, strict=True))
+    anything = fitted.recommend(users, k=20, exclude="none")
+    assert (anything.codes >= 0).all() or fitted.name in SHOP_ONLY
+
+
+def test_lists_are_full_distinct_and_sorted(fitted, shop_split):
+    top = fitted.recommend(shop_split.known("test").users[:50], k=15)
+    for codes, scores in zip(top.codes, top.scores, strict=True):
+        assert len(set(codes.tolist())) == 15 and (codes >= 0).all()
+        scored = scores[~np.isnan(scores)]
+        assert (np.diff(scored) <= 0).all()
+
+
+def test_more_than_the_catalogue(fitted, shop_split):
+    known = shop_split.known("test")
+    top = fitted.recommend(known.users[:3], k=len(fitted.items) + 50, exclude="none")
+    assert top.codes.shape == (3, len(fitted.items) + 50)
+    for row in top.codes:
+        there = row[row >= 0]
+        assert len(set(there.tolist())) == len(there) <= len(fitted.items)
+    if fitted.name not in SHOP_ONLY:
+        assert (top.codes >= 0).sum() == 3 * len(fitted.items)
+
+
+def test_strangers_unknown_items_and_nobody(fitted, shop_split):
+    if fitted.name in SHOP_ONLY:
+        with pytest.raises(ValueError, match="visitors of its own shop only"):
+            fitted.rank(Histories.from_lists([[1]]), k=3)
+        return
+    item = fitted.items[3]
+    top = fitted.rank(Histories.from_lists([[], [10**9], [item], [item, 10**9]]), k=6)
+    assert (top.codes[0] == fitted._order[:6]).all() and (top.codes[0] == top.codes[1]).all()
+    assert set(top.frame().query("user_id < 2").source) == {"cold"}
+    assert (top.codes[2] == top.codes[3]).all() and (fitted.items[top.codes[2]] != item).all()
+    assert fitted.rank(Histories.from_lists([]), k=4).codes.shape == (0, 4)
+    assert fitted.recommend([-5], k=3).frame().source.unique().tolist() == ["cold"]
+
+
+def test_wrong_calls_are_refused(name, fitted):
+    with pytest.raises(ValueError, match="is not fitted"):
+        make(name).recommend([1])
+    with pytest.raises(ValueError, match="k must be a whole number of at least 1"):
+        fitted.recommend([1], k=0)
+    with pytest.raises(ValueError, match="exclude must be one of"):
+        fitted.recommend([fitted.known.user_ids[0]], exclude="everything")
+    with pytest.raises(KeyError, match="does not know the item"):
+        fitted.similar_items([10**9])
+    with pytest.raises(ValueError, match="has no setting 'colour'"):
+        make(name, colour="red")
+
+
+def test_similar_items_never_name_the_item(fitted):
+    if fitted.name in SHOP_ONLY:
+        pytest.skip("similarity to a lone item needs a visitor of the shop")
+    asked = fitted.items[:20]
+    frame = fitted.similar_items(asked, k=5).frame()
+    assert (frame.user_id != frame.item_id).all() and frame.user_id.isin(asked).all()
+
+
+def test_one_item_and_empty_logs(name):
+    if name in SHOP_ONLY:
+        pytest.skip("of the simulated shop only")
+    empty = Dataset("empty", random_log(0).events[:0])
+    with pytest.raises(ValueError, match="cannot be fitted: empty has no event"):
+        make(name).fit(empty)
+    events = random_log(0).events[:4].assign(item_id=5)
+    kinds = pd.DataFrame(
+        {
+            "item_id": [5],
+            "property": ["categoryid"],
+            "value": ["1"],
+            "timestamp": [pd.Timestamp("2020-01-01", tz="UTC")],
+        }
+    )
+    single = Dataset("single", events, kinds)
+    if make(name).company:
+        with pytest.raises(ValueError, match="collaborative filtering cannot work on it"):
+            make(name).fit(single)
+    else:
+        assert make(name).fit(single).rank(Histories.from_lists([[]]), k=2).codes.tolist() == [[0, -1]]
+
+
+def test_a_damaged_or_foreign_model_is_refused(tmp_path):
+    path = Popularity().fit(random_log(0)).save(tmp_path / "m")
+    head = json.loads((path / "model.json").read_text())
+    (path / "model.json").write_text(json.dumps({**head, "name": "os.system"}))
+    with pytest.raises(ValueError, match="no model of format 1 with a known name"):
+        load(path)
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "nowhere")
+
+
+def test_fitting_changes_nothing_in_the_log(name, shop_split):
+    known = shop_split.known("test")
+    before = known.events.copy()
+    make(name).fit(known).recommend(known.users[:10], k=5)
+    pd.testing.assert_frame_equal(known.events, before)
+
+
+def test_item_similarity_is_the_formula_and_agrees_with_implicit():
+    from implicit.nearest_neighbours import CosineRecommender
+
+    matrix = random_log(9).matrix().matrix
+    n = matrix.shape[1]
+    dense = matrix.toarray()
+    both = dense.T @ dense
+    norm = np.sqrt(np.diag(both))
+    for shrinkage, at_least in ((0.0, 1), (3.0, 1), (3.0, 2)):
+        wanted = np.where(both >= at_least, both / (norm[:, None] * norm + shrinkage), 0)
+        np.fill_diagonal(wanted, 0)
+        np.testing.assert_allclose(item_similarity(matrix, shrinkage, at_least, n).toarray(), wanted, rtol=1e-5)
+        blocks = item_similarity(matrix, shrinkage, at_least, 5, most=50)
+        assert (blocks != item_similarity(matrix, shrinkage, at_least, 5)).nnz == 0  # blocks do not matter
+        for row in range(n):
+            best = sorted(np.flatnonzero(wanted[row]), key=lambda j, row=row: (-np.float32(wanted[row, j]), j))[:5]
+            assert (
+                set(blocks[row].indices) == set(best)
+                or np.isclose(np.sort(wanted[row])[-6:-4], np.sort(wanted[row])[-5]).any()
+            )
+    theirs = CosineRecommender(K=n)
+    theirs.fit(matrix.astype(np.float64), show_progress=False)
+    full = theirs.similarity.toarray()
+    np.fill_diagonal(full, 0)
+    np.testing.assert_allclose(item_similarity(matrix, 0.0, 1, n).toarray(), full, rtol=1e-5)
+
+
+def test_unit_users_are_cosines_of_scaled_rows():
+    log = random_log(9)
+    dense = log.matrix().matrix.toarray()
+    scaled = dense / np.linalg.norm(dense, axis=1, keepdims=True)
+    norm = np.linalg.norm(scaled, axis=0)
+    wanted = scaled.T @ scaled / np.outer(norm, norm)
+    np.fill_diagonal(wanted, 0)
+    model = ItemKNN(shrinkage=0.0, user_norm=1.0, neighbours=1000).fit(log)
+    np.testing.assert_allclose(model.state["similarity"].toarray(), wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_min_cooccurrence_counts_users_whatever_they_weigh():
+    log = random_log(9)
+    thin = (
+        ItemKNN(min_cooccurrence=3, shrinkage=0.0, user_norm=1.0, neighbours=1000)
+        .fit(log)
+        .state["similarity"]
+        .toarray()
+        > 0
+    )
+    both = log.matrix().matrix.T @ log.matrix().matrix
+    wanted = both.toarray() >= 3
+    np.fill_diagonal(wanted, False)
+    assert (thin == wanted).all()
+
+
+def test_datasets_without_categories_are_refused_by_name():
+    with pytest.raises(ValueError, match="popularity_category needs a category of items, and random has none"):
+        make("popularity_category").fit(random_log(0))
+
+
+def test_the_oracle_is_the_ceiling(shop_split):
+    from recsys_lab.evaluation import evaluate
+
+    best = evaluate(make("oracle"), shop_split, "next_period", ks=(10,))
+    for name in ("popularity", "item_knn", "popularity_category"):
+        row = best.compare(evaluate(make(name), shop_split, "next_period", ks=(10,)))
+        assert row["low"] > 0
+
+
+def test_recent_popularity_prefers_what_is_new():
+    days = pd.date_range("2024-01-01", periods=40, tz="UTC")
+    frame = pd.DataFrame({"user_id": range(40), "item_id": [1] * 30 + [2] * 10, "event": "view", "timestamp": days})
+    log = datasets.Dataset("fashion", frame)
+    assert make("popularity").fit(log).rank(Histories.from_lists([[]]), 1).frame().item_id.item() == 1
+    assert make("popularity_recent", half_life=0.05).fit(log).rank(
+        Histories.from_lists([[99]]), 1, "none"
+    ).codes.shape == (1, 1)
+    assert make("popularity_recent", half_life=0.05).fit(log).state["scores"].argmax() == 1

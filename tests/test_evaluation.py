@@ -1,0 +1,215 @@
+"""The evaluator against a slow one written from the protocol's words, and its statistics against scipy."""
+
+import numpy as np
+import pytest
+from conftest import arrived_split, random_log, untimed_sessions
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from recsys_lab import evaluation, metrics, splits
+from recsys_lab.evaluation import Evaluation, evaluate, make_cases
+from recsys_lab.models.neighbours import ItemKNN
+from recsys_lab.models.popularity import Popularity, RecentPopularity
+
+
+def slowly(split, protocol, target, exclude):
+    """(user, moment) -> relevant items, in plain words of the protocol."""
+    known, judged = split.known("test").events, split.judged("test")
+    wanted = judged.events[judged.events.event == "transaction"] if target == "purchase" else judged.events
+    whole, moments = split.through("test").events, split.through("test").moments
+    out = []
+    if protocol == "next_item":
+        for (_, row), moment in zip(
+            wanted.iterrows(), judged.moments[judged.events.index.isin(wanted.index)], strict=True
+        ):
+            past = whole[(whole.user_id == row.user_id) & (moments < moment)]
+            left_out = (
+                set(past.item_id)
+                if exclude == "seen"
+                else set(past[past.event == "transaction"].item_id)
+                if exclude == "purchased"
+                else set()
+            )
+            if row.item_id not in left_out and (split.kind != "sequence" or len(past)):
+                out.append((row.user_id, {row.item_id}))
+    else:
+        for user, group in wanted.groupby("user_id", observed=True):
+            past = known[known.user_id == user]
+            left_out = (
+                set(past.item_id)
+                if exclude == "seen"
+                else set(past[past.event == "transaction"].item_id)
+                if exclude == "purchased"
+                else set()
+            )
+            if relevant := set(group.item_id) - left_out:
+                out.append((user, relevant))
+    return out
+
+
+@pytest.mark.parametrize(
+    "target, exclude", [("any", "none"), ("any", "seen"), ("purchase", "purchased"), ("purchase", "none")]
+)
+@pytest.mark.parametrize("protocol", ["next_item", "next_period"])
+@pytest.mark.parametrize("text", [False, True])
+def test_cases_are_what_the_protocol_says(protocol, target, exclude, text):
+    split = splits.make(random_log(7, text=text))
+    cases = make_cases(split, protocol, target, "test", exclude)
+    found = [
+        (u, set(cases.items[cases.relevant[a:b]]))
+        for u, a, b in zip(cases.user_ids, cases.indptr[:-1], cases.indptr[1:], strict=True)
+    ]
+    assert sorted(found, key=str) == sorted(slowly(split, protocol, target, exclude), key=str)
+
+
+@pytest.mark.parametrize(
+    "make, protocol, exclude",
+    [
+        (untimed_sessions, "next_item", "none"),
+        (untimed_sessions, "next_item", "seen"),
+        (arrived_split, "given", "seen"),
+    ],
+)
+def test_cases_without_times(make, protocol, exclude):
+    split = splits.make(make(3), valid=0.34 if protocol == "given" else 0.05)
+    cases = make_cases(split, protocol, "any", "test", exclude)
+    found = [
+        (u, set(cases.items[cases.relevant[a:b]]))
+        for u, a, b in zip(cases.user_ids, cases.indptr[:-1], cases.indptr[1:], strict=True)
+    ]
+    assert sorted(found, key=str) == sorted(slowly(split, protocol, "any", exclude), key=str)
+
+
+def test_the_metrics_of_a_model_are_those_of_its_lists(shop_split):
+    """End to end: recommend for each user by hand, score by the formula."""
+    e = evaluate(ItemKNN(), shop_split, "next_period", ks=(10,))
+    known = shop_split.known("test")
+    model = ItemKNN().fit(known)
+    wanted = dict(slowly(shop_split, "next_period", "any", "seen"))
+    for row in range(0, len(e.user_ids), 9):
+        user = e.user_ids[row]
+        listed = model.recommend([user], k=10, exclude="seen").frame().item_id.tolist()
+        hits = len(set(listed) & wanted[user])
+        assert e.values["recall", 10][row] == pytest.approx(hits / len(wanted[user]))
+    assert e.summary(0).query("metric == 'recall'").value.item() == pytest.approx(e.values["recall", 10].mean())
+
+
+def test_next_item_uses_what_was_done_just_before(shop_split):
+    e = evaluate(ItemKNN(), shop_split, "next_item", ks=(10,))
+    cases = make_cases(shop_split, "next_item")
+    model = ItemKNN().fit(shop_split.known("test"))
+    whole = shop_split.through("test")
+    for row in range(0, len(cases), 97):
+        listed = (
+            model.rank(whole.histories([cases.user_ids[row]], at=int(cases.at[row])), 10, "none")
+            .frame()
+            .item_id.tolist()
+        )
+        assert e.values["hit_rate", 10][row] == float(cases.items[cases.relevant[row]] in listed)
+
+
+def test_blocks_do_not_change_the_result(shop_split):
+    whole = evaluate(ItemKNN(), shop_split, "next_item", ks=(5,), memory_mb=512)
+    bits = evaluate(ItemKNN(), shop_split, "next_item", ks=(5,), memory_mb=1)
+    assert (whole.codes == bits.codes).all() and whole.units == bits.units
+
+
+def test_a_model_fitted_on_other_data_is_refused(shop, shop_split):
+    for other in (shop, shop_split.train, shop_split.test):
+        with pytest.raises(ValueError, match="fitted on other data"):
+            evaluate(Popularity().fit(other), shop_split, "next_period")
+    evaluate(Popularity().fit(shop_split.train), shop_split, "next_period", part="valid", ks=(5,))
+
+
+def test_wrong_questions_are_refused(shop_split):
+    for wrong, told in (
+        ({"protocol": "given"}, "allows"),
+        ({"target": "love"}, "target must be"),
+        ({"exclude": "all"}, "exclude must be"),
+        ({"part": "train"}, "part must be"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            evaluate(Popularity(), shop_split, **{"protocol": "next_period", **wrong})
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=30, deadline=None)
+def test_with_one_case_a_user_the_test_is_the_paired_t_test(seed):
+    d = np.random.default_rng(seed).normal(0.1, 1, 50)
+    assert evaluation.cluster_t_test(d, np.ones(50)) == pytest.approx(stats.ttest_1samp(d, 0).pvalue, rel=1e-9)
+
+
+def test_the_bootstrap_covers_as_often_as_it_says():
+    """95% intervals of a clustered mean contain the truth in 95 of 100 worlds, within four binomial standard errors."""
+    rng, inside, worlds = np.random.default_rng(0), 0, 400
+    for world in range(worlds):
+        users = np.repeat(np.arange(80), rng.integers(1, 6, 80))
+        values = (rng.normal(size=80)[users] + rng.normal(size=len(users)))[:, None]
+        low, high = evaluation.interval(
+            evaluation.bootstrap(*evaluation.cluster_sums(values, users), draws=300, seed=world)
+        )
+        inside += low[0] <= 0 <= high[0]
+    assert abs(inside / worlds - 0.94) < 4 * np.sqrt(0.05 * 0.95 / worlds)
+
+
+def test_holm_by_hand():
+    assert evaluation.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert evaluation.holm([0.9, 0.8]) == [1.0, 1.0] and evaluation.holm([]) == []
+
+
+def test_comparison_is_antisymmetric_and_paired(shop_split):
+    a, b = (evaluate(m, shop_split, "next_period", ks=(10,)) for m in (ItemKNN(), Popularity()))
+    one, two = a.compare(b), b.compare(a)
+    assert one["difference"] == -two["difference"] and one["p"] == two["p"]
+    assert one["low"] == pytest.approx(-two["high"]) and one["n_users"] == len(a.user_ids)
+    same = a.compare(a)
+    assert same["difference"] == same["low"] == same["high"] == 0 and same["p"] == 1
+    other = evaluate(Popularity(), shop_split, "next_period", part="valid", ks=(10,))
+    with pytest.raises(ValueError, match="different questions"):
+        a.compare(other)
+    table = evaluation.compare_all(
+        [a, b, evaluate(RecentPopularity(), shop_split, "next_period", ks=(10,))], "ndcg", 10
+    )
+    assert len(table) == 3 and (table.difference >= 0).all() and table.p_adjusted.between(0, 1).all()
+    assert a.compare(b, slice="user_history=5+")["n_users"] < one["n_users"]
+
+
+@pytest.mark.parametrize("protocol", ["next_item", "next_period"])
+def test_slices_are_restrictions(shop_split, protocol):
+    e = evaluate(Popularity(), shop_split, protocol, ks=(10,))
+    cases = make_cases(shop_split, protocol)
+    history = e.labels["user_history"]
+    for name, (low, high) in {"0": (0, 0), "1": (1, 1), "2-4": (2, 4), "5+": (5, 10**9)}.items():
+        rows = (cases.history >= low) & (cases.history <= high)
+        assert (rows == (history.codes == history.names.index(name))).all()
+    counts = np.bincount(shop_split.known("test").item_codes, minlength=1)
+    unseen = ~cases.items[cases.relevant].isin(shop_split.known("test").items)
+    assert ((e.labels["item_popularity"].codes == 0) == unseen).all() and counts.sum() > 0
+    bought = e.by("event", ["recall"], draws=0).query("slice == 'event=transaction'")
+    label = e.labels["event"]
+    rows, entries = (
+        np.repeat(np.arange(len(cases)), np.diff(cases.indptr)),
+        label.codes == label.names.index("transaction"),
+    )
+    hits = metrics.find_hits(
+        e.codes,
+        np.concatenate([[0], np.cumsum(np.bincount(rows[entries], minlength=len(cases)))]),
+        cases.relevant[entries],
+    ).sum(1)
+    asked = np.bincount(rows[entries], minlength=len(cases))
+    by_user = (hits[asked > 0] / asked[asked > 0]).mean()
+    assert bought.value.item() == pytest.approx(by_user)
+    with pytest.raises(ValueError, match="no slices by"):
+        e.by("shoe_size")
+
+
+def test_an_evaluation_survives_saving(tmp_path, shop_split):
+    for text in (False, True):
+        split = splits.make(random_log(3, text=text))
+        e = evaluate(Popularity(), split, "next_item", ks=(5, 10))
+        e.save(tmp_path / "e.npz")
+        back = Evaluation.load(tmp_path / "e.npz")
+        assert str(back.rows()) == str(e.rows())
+        assert back.compare(e)["difference"] == 0 and back.user_ids.tolist() == e.user_ids.tolist()
+        assert [p.name for p in tmp_path.iterdir()] == ["e.npz"]

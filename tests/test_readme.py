@@ -1,0 +1,64 @@
+"""Every example in README.md does what it says."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import ROOT
+
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+BIN = Path(sys.executable).parent
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.S)
+
+
+def test_python_examples_run():
+    code = "\n".join(blocks("python"))
+    assert "Histories.from_lists" in code and "compare" in code
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    printed = re.findall(r"^item_knn - popularity.*users$", TEXT.replace("    ", ""), re.M)
+    assert printed and printed[0] in done.stdout  # the README shows what the code prints
+
+
+def test_shell_examples_run(tmp_path):
+    lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("recsys-lab")]
+    assert len(lines) >= 3
+    for line in lines:
+        if "my_log" in line:
+            continue  # tested below with a log
+        line = line.replace("reports/trial", str(tmp_path / "trial"))
+        done = subprocess.run(f"{BIN}/{line}", shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (line, done.stderr)
+
+
+def test_the_own_log_of_the_readme_loads(tmp_path, monkeypatch):
+    folder = tmp_path / "my_log"
+    folder.mkdir()
+    (folder / "dataset.toml").write_text(blocks("toml")[0])
+    (folder / "orders.csv").write_text(
+        "customer,sku,action,time\nann,a-1,view,1700000000\nann,a-2,buy,1700000100\nbob,a-1,view,1700000200\n"
+    )
+    done = subprocess.run(
+        [BIN / "recsys-lab", "data", "describe", "my_log"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": "", "RECSYS_LAB_DATA": str(tmp_path)},
+    )
+    assert done.returncode == 0 and "transaction events" in done.stdout, done.stderr
+
+
+def test_make_targets_of_the_readme_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"(?:`|^)make (\w+)", TEXT, re.M)):
+        assert re.search(rf"^{target}:", makefile, re.M), target
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
+        assert target.startswith("https://") or (ROOT / target).exists(), target

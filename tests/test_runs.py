@@ -1,0 +1,246 @@
+"""The command and the run folder: what a person types, breaks and repeats."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from conftest import ROOT, untimed_sessions
+
+from recsys_lab import book, cli, runs
+
+BIN = Path(sys.executable).parent
+VOLATILE = {"costs.json", "provenance.json"}
+
+
+def command(*words, cwd=ROOT, **extra):
+    return subprocess.run(
+        [BIN / "recsys-lab", *words], cwd=cwd, capture_output=True, text=True, check=False, env={**os.environ, **extra}
+    )
+
+
+def digests(folder):
+    files = [p for p in folder.rglob("*") if p.is_file() and not {"book", "fits"} & set(p.relative_to(folder).parts)]
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files if p.name not in VOLATILE
+    }
+
+
+@pytest.fixture
+def small_checkout(tmp_path):
+    """A checkout with three chapters: one that records, one to be broken, one that needs what the log lacks."""
+    root = tmp_path / "checkout"
+    (root / "nbs").mkdir(parents=True)
+    shutil.copy(ROOT / "settings.ini", root)
+    (root / "recsys_lab").symlink_to(ROOT / "recsys_lab")
+    shutil.copytree(ROOT / "data" / "shop" / "tiny", root / "data" / "shop" / "tiny")
+    head = 'dataset: str = "shop"  # a dataset\nsize: str = "tiny"  # its size\nout: str = ""  # the run\nk: int = 5  # list length\n'
+    record = """from recsys_lab import datasets, runs, splits
+from recsys_lab.models.popularity import Popularity
+run = runs.Run(out, "{name}")
+results = runs.judge(run, [Popularity()], splits.make(datasets.load(dataset, size=size)), k=k, draws=50)
+"""
+    cells = {
+        "21_first": (head, record.format(name="21_first")),
+        "22_second": (
+            head + "fail: bool = False  # break on purpose\nwait: float = 0.0  # seconds\n",
+            record.format(name="22_second")
+            + 'if fail:\n    raise RuntimeError("broken on purpose")\nimport time; time.sleep(wait)',
+        ),
+        "23_third": (head + 'needs: list = ["parts"]  # what the log must offer\n', "1 / 0"),
+    }
+    for name, (parameters, code) in cells.items():
+        first = nbformat.v4.new_code_cell(parameters)
+        first.metadata["tags"] = ["parameters"]
+        nb = nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_markdown_cell(f"# {name}"), first, nbformat.v4.new_code_cell(code)]
+        )
+        nb.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "python3"}
+        nbformat.write(nb, root / "nbs" / f"{name}.ipynb")
+    return root
+
+
+def states(root):
+    return json.loads((root / "reports/shop/provenance.json").read_text())["chapters"]
+
+
+def test_a_run_leaves_what_it_says_and_repeats_itself(small_checkout):
+    words = ("run", "--size", "tiny", "--no-book", "--params", "k=7")
+    done = command(*words, cwd=small_checkout)
+    assert done.returncode == 0, done.stderr
+    assert "23_third skipped: needs parts" in done.stdout and "popularity" in done.stdout
+    folder = small_checkout / "reports" / "shop"
+    assert {p.name for p in folder.iterdir()} == {
+        "metrics.json",
+        "costs.json",
+        "params.json",
+        "provenance.json",
+        "evaluations",
+        "fits",
+        "notebooks",
+        "README.md",
+    }
+    rows = runs.Run(folder).frame()
+    assert (
+        set(rows.columns) == set(runs.METRIC_COLUMNS)
+        and set(rows.k) == {5, 7, 10, 20}
+        and set(rows.chapter) == {"21_first", "22_second"}
+    )
+    assert rows.duplicated(["chapter", "model", "protocol", "target", "exclude", "slice", "metric", "k"]).sum() == 0
+    params = json.loads((folder / "params.json").read_text())
+    assert params["22_second"]["k"] == 7 and params["22_second"]["out"] == "../reports/shop"
+    text = (folder / "notebooks" / "21_first.ipynb").read_text()
+    assert str(small_checkout) not in text and "duration" not in text
+    before = digests(folder)
+    assert command(*words, cwd=small_checkout).returncode == 0
+    assert digests(folder) == before
+    assert "[shop](shop/README.md)" in (folder.parent / "README.md").read_text()
+
+
+def test_a_failing_chapter_is_told_kept_and_resumed(small_checkout):
+    done = command("run", "--size", "tiny", "--no-book", "--params", "fail=true", cwd=small_checkout)
+    assert done.returncode == 1
+    assert "chapter 22_second failed: RuntimeError: broken on purpose" in done.stderr and "--resume" in done.stderr
+    folder = small_checkout / "reports" / "shop"
+    assert "broken on purpose" in (folder / "notebooks" / "22_second.ipynb").read_text()
+    assert states(small_checkout)["22_second"]["status"] == "failed" and "23_third" not in states(small_checkout)
+    assert set(runs.Run(folder).frame().chapter) == {"21_first"}  # nothing half recorded
+    first = (folder / "notebooks" / "21_first.ipynb").stat().st_mtime_ns
+    done = command("run", "--size", "tiny", "--no-book", "--resume", cwd=small_checkout)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "notebooks" / "21_first.ipynb").stat().st_mtime_ns == first  # not run again
+    assert {n: s["status"].partition(":")[0] for n, s in states(small_checkout).items()} == {
+        "21_first": "done",
+        "22_second": "done",
+        "23_third": "skipped",
+    }
+
+
+def test_an_interrupt_leaves_nothing_half_written(small_checkout):
+    process = subprocess.Popen(
+        [BIN / "recsys-lab", "run", "--size", "tiny", "--no-book", "--params", "wait=60"],
+        cwd=small_checkout,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    folder, deadline = small_checkout / "reports" / "shop", time.monotonic() + 120
+    while not (folder / "evaluations").exists() or not list(folder.glob("evaluations/22_second*none*")):
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "interrupted; finished chapters are kept" in err
+    assert set(runs.Run(folder).frame().chapter) == {"21_first"}
+    assert not list(folder.rglob("*.partial")) and [p.stem for p in (folder / "notebooks").iterdir()] == ["21_first"]
+    assert not list(folder.glob("evaluations/22_second*"))
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (
+            ["run", "--params", "kk=3"],
+            "no chapter has the parameter 'kk'; did you mean 'k'? Valid names: draws, half_lives, k,",
+        ),
+        (["run", "--params", "k=2.5"], "k must be of type int (as 10), not '2.5'"),
+        (["run", "--params", "22.shrinkage=5"], "22.shrinkage must be of type list"),
+        (["run", "--params", "k"], "'k' is not of the form name=value"),
+        (["run", "--params", "22.half_lives=[1]"], "chapter 22_neighbours has no parameter 'half_lives'"),
+        (["run", "--params", "out=/tmp/x"], "no chapter has the parameter 'out'"),
+        (["run", "--only", "23"], "there is no chapter '23'"),
+        (["run", "--dataset", "my_log"], "no dataset 'my_log' in"),
+        (["run", "--size", "huge"], "no shop of size 'huge'; there are ['small', 'tiny']"),
+        (["book", "reports/none"], "holds no executed chapter; make one with"),
+        (["compare", "reports/none", "reports/none"], "has no metrics.json"),
+        (["data", "describe"], "say which dataset to describe"),
+        (["data", "make", "gowalla"], "is not an embedded dataset"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence_before_anything_runs(words, told, capsys):
+    before = sorted(p.name for p in (ROOT / "reports").iterdir())
+    assert cli.main(words) == 2
+    err = capsys.readouterr().err
+    assert told in err and err.startswith("recsys-lab: ") and "Traceback" not in err
+    assert sorted(p.name for p in (ROOT / "reports").iterdir()) == before
+
+
+def test_outside_a_checkout_it_says_so(tmp_path):
+    done = command("run", cwd=tmp_path)
+    assert done.returncode == 2 and "Clone the repository" in done.stderr
+
+
+def test_help_teaches():
+    done = command("--help")
+    assert all(word in done.stdout for word in ("run", "params", "data", "examples:", "22.shrinkage"))
+    assert "k: int = 10" in command("params", "22").stdout
+
+
+def test_parameters_reach_their_chapters(small_checkout):
+    done = command(
+        "run", "--size", "tiny", "--no-book", "--only", "21,22", "--params", "k=6", "22.wait=0.01", cwd=small_checkout
+    )
+    assert done.returncode == 0, done.stderr
+    given = json.loads((small_checkout / "reports/shop/params.json").read_text())
+    assert (
+        given["21_first"] == {"dataset": "shop", "size": "tiny", "out": "../reports/shop", "k": 6}
+        and given["22_second"]["wait"] == 0.01
+    )
+
+
+@pytest.mark.parametrize("kind", ["sessions", "given"])
+def test_every_chapter_runs_on_logs_without_times(kind, tmp_path):
+    """Sessions and arrived splits, small enough for a test, through the real chapters and into a book."""
+    folder = tmp_path / "data" / f"my_{kind}"
+    folder.mkdir(parents=True)
+    log = untimed_sessions(0, sessions=400, items=60).events
+    lines = [" ".join(map(str, run)) for _, run in log.groupby("user_id").item_id]
+    if kind == "sessions":
+        (folder / "sessions.txt").write_text("\n".join(lines))
+    else:
+        unique = [list(dict.fromkeys(f"{x}" for x in line.split())) for line in lines]
+        (folder / "train.txt").write_text(
+            "\n".join(
+                f"{u} " + " ".join(run[:-1] + [str(60 + i) for i in range(u % 12)]) for u, run in enumerate(unique)
+            )
+        )
+        (folder / "test.txt").write_text("\n".join(f"{u} {run[-1]}" for u, run in enumerate(unique)))
+    out = tmp_path / "run"
+    done = command(
+        "run",
+        "--dataset",
+        f"my_{kind}",
+        "--out",
+        str(out),
+        "--only",
+        "00,10,12,13,14,16,21,22,29,90",
+        "--params",
+        "draws=50",
+        "users=50",
+        RECSYS_LAB_DATA=str(tmp_path / "data"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "29_oracle skipped: needs truth" in done.stdout
+    asked = set(map(tuple, runs.Run(out).frame()[["protocol", "exclude"]].drop_duplicates().to_numpy()))
+    assert asked == ({("next_item", "none"), ("next_item", "seen")} if kind == "sessions" else {("given", "seen")})
+    page = (out / "book" / "index.html").read_text()
+    assert "item_knn" in page and "https://cdn" not in page and (out / "book" / "searchindex.js").exists()
+    chapter = (out / "book" / "22_neighbours.html").read_text()
+    assert "#| export" not in chapter and "Show the library" in chapter
+    assert not [
+        f for f in (out / "book").rglob("*.html") if 'src="http' in f.read_text() or 'href="http://cdn' in f.read_text()
+    ]
+
+
+def test_markdown_tables_escape_and_align():
+    import pandas as pd
+
+    table = book.markdown_table(pd.DataFrame({"a|b": ["x|y"], "n": [1234567]}))
+    assert table == "| a\\|b | n |\n| :-- | --: |\n| x\\|y | 1,234,567 |"

@@ -1,0 +1,111 @@
+"""A split loses nothing and lets nothing through."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import arrived_split, random_log, real_data, untimed_sessions
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys_lab import datasets, splits
+
+
+def check_parts(log, split):
+    assert sum(len(getattr(split, p)) for p in splits.PARTS) == len(log)
+    assert len(split.known("test")) == len(split.train) + len(split.valid)
+    assert split.known("valid") is split.train
+    rules = split.funnel().set_index(["part", "rule"]).events
+    for part in ("valid", "test"):
+        for a, b in (("users with a history", "users without"), ("items seen before", "items never seen")):
+            assert rules[part, a] + rules[part, b] == rules[part, "all"] == len(split.judged(part))
+        bought = (split.judged(part).events.event == "transaction").sum()
+        assert rules[part, "new purchases (target: purchase)"] + rules[part, "bought again (set apart)"] == bought
+
+
+@given(st.integers(0, 1000), st.floats(0.05, 0.4), st.floats(0.05, 0.4), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_by_time(seed, test, valid, text):
+    log = random_log(seed, n=200, text=text)
+    split = splits.temporal(log, test, valid)
+    check_parts(log, split)
+    a, b = split.cutoffs
+    assert (
+        split.train.moments.max()
+        < a
+        <= split.valid.moments.min()
+        <= split.valid.moments.max()
+        < b
+        <= split.test.moments.min()
+    )
+    assert abs(len(split.test) / len(log) - test) <= 2 / len(log)
+    whole = split.through("test")
+    pd.testing.assert_frame_equal(whole.events, log.events)
+
+
+@given(st.integers(0, 1000), st.floats(0.05, 0.4), st.floats(0.05, 0.4))
+@settings(max_examples=25, deadline=None)
+def test_by_order_keeps_sessions_whole(seed, test, valid):
+    log = untimed_sessions(seed, sessions=60)
+    split = splits.sequence(log, test, valid)
+    check_parts(log, split)
+    parts = [set(getattr(split, p).users) for p in splits.PARTS]
+    assert not parts[0] & parts[1] and not parts[1] & parts[2] and not parts[0] & parts[2]
+    assert max(parts[0]) < min(parts[1]) and max(parts[1]) < min(parts[2])
+    assert (split.through("test").moments == log.moments).all()
+
+
+@given(st.integers(0, 1000), st.floats(0.34, 0.6))
+@settings(max_examples=25, deadline=None)
+def test_as_given(seed, valid):
+    log = arrived_split(seed)
+    split = splits.given(log, valid, seed)
+    check_parts(log, split)
+    assert set(split.test.events.part) == {"test"} and set(split.valid.events.part) == {"train"}
+    assert set(split.train.users) == set(split.known("test").users)  # carving leaves every user something
+    again = splits.given(log, valid, seed)
+    assert split.valid.fingerprint == again.valid.fingerprint
+
+
+def test_a_valid_share_before_a_test_moment_ignores_what_follows():
+    log = random_log(5)
+    at = int(np.median(log.moments))
+    whole, cut = splits.temporal(log, test=at), splits.temporal(log.before(at), test=at)
+    assert whole.cutoffs == cut.cutoffs and len(cut.test) == 0
+    assert whole.train.fingerprint == cut.train.fingerprint
+
+
+def test_properties_end_at_the_cutoff(shop):
+    split = splits.make(shop)
+    for part in ("valid", "test"):
+        known = split.known(part).properties
+        assert (known.timestamp < pd.Timestamp(split.cutoff(part), unit="ms", tz="UTC")).all() and len(known)
+
+
+def test_wrong_use_is_refused():
+    with pytest.raises(ValueError, match="has no times"):
+        splits.temporal(untimed_sessions(0))
+    with pytest.raises(ValueError, match="split it by time"):
+        splits.sequence(random_log(0))
+    with pytest.raises(ValueError, match="no column 'part'"):
+        splits.given(random_log(0))
+    with pytest.raises(ValueError, match="must be between 0 and 1"):
+        splits.temporal(random_log(0), test=1.5)
+    with pytest.raises(ValueError, match="nothing is left to train on"):
+        splits.temporal(random_log(0), test="2020-01-02", valid="2020-01-01")
+    with pytest.raises(ValueError, match="part must be valid or test"):
+        splits.make(random_log(0)).judged("train")
+
+
+def test_the_last_five_percent_of_real_sessions():
+    split = splits.make(real_data("retailrocket-sessions"))
+    assert len(split.test.users) == 6309 and len(split.test) - 6309 == 25_896
+
+
+def test_a_session_that_goes_on_after_the_cut_tells_nothing_before_it():
+    """Rows of one session need not stand together; the later ones must not reach the train part."""
+    log = untimed_sessions(1, sessions=40)
+    events = log.events
+    events.loc[len(events) - 1, "user_id"] = 0
+    split = splits.sequence(datasets.Dataset("straddling", events, has_times=False), 0.1, 0.1)
+    assert split.known("test").moments.max() < split.cutoff("test") == split.test.moments.min()
+    check_parts(log, split)
