@@ -13,38 +13,28 @@ from recsys_lab.models.neighbours import ItemKNN
 from recsys_lab.models.popularity import Popularity, RecentPopularity
 
 
+def forbidden(past, exclude):
+    """The items that a list must leave out after these events."""
+    kept = past if exclude == "seen" else past[past.event == "transaction"] if exclude == "purchased" else past[:0]
+    return set(kept.item_id)
+
+
 def slowly(split, protocol, target, exclude):
-    """(user, moment) -> relevant items, in plain words of the protocol."""
+    """(user, relevant items) of each case, in plain words of the protocol."""
     known, judged = split.known("test").events, split.judged("test")
-    wanted = judged.events[judged.events.event == "transaction"] if target == "purchase" else judged.events
+    chosen = (judged.events.event == "transaction") | (target == "any")
+    wanted, asked_at = judged.events[chosen], judged.moments[chosen]
     whole, moments = split.through("test").events, split.through("test").moments
     out = []
     if protocol == "next_item":
-        for (_, row), moment in zip(
-            wanted.iterrows(), judged.moments[judged.events.index.isin(wanted.index)], strict=True
-        ):
+        for (_, row), moment in zip(wanted.iterrows(), asked_at, strict=True):
             past = whole[(whole.user_id == row.user_id) & (moments < moment)]
-            left_out = (
-                set(past.item_id)
-                if exclude == "seen"
-                else set(past[past.event == "transaction"].item_id)
-                if exclude == "purchased"
-                else set()
-            )
-            if row.item_id not in left_out and (split.kind != "sequence" or len(past)):
+            if row.item_id not in forbidden(past, exclude) and (split.kind != "sequence" or len(past)):
                 out.append((row.user_id, {row.item_id}))
-    else:
-        for user, group in wanted.groupby("user_id", observed=True):
-            past = known[known.user_id == user]
-            left_out = (
-                set(past.item_id)
-                if exclude == "seen"
-                else set(past[past.event == "transaction"].item_id)
-                if exclude == "purchased"
-                else set()
-            )
-            if relevant := set(group.item_id) - left_out:
-                out.append((user, relevant))
+        return out
+    for user, group in wanted.groupby("user_id", observed=True):
+        if relevant := set(group.item_id) - forbidden(known[known.user_id == user], exclude):
+            out.append((user, relevant))
     return out
 
 

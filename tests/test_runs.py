@@ -244,3 +244,43 @@ def test_markdown_tables_escape_and_align():
 
     table = book.markdown_table(pd.DataFrame({"a|b": ["x|y"], "n": [1234567]}))
     assert table == "| a\\|b | n |\n| :-- | --: |\n| x\\|y | 1,234,567 |"
+
+
+def test_runs_on_other_data_do_not_mix(small_checkout):
+    assert command("run", "--size", "tiny", "--no-book", cwd=small_checkout).returncode == 0
+    shutil.copytree(small_checkout / "data/shop/tiny", small_checkout / "data/other")
+    events = (small_checkout / "data/other/events.csv").read_text().splitlines()
+    (small_checkout / "data/other/events.csv").write_text("\n".join(events[:-500]) + "\n")
+    done = command(
+        "run", "--dataset", "other", "--out", "reports/shop", "--only", "22", "--no-book", cwd=small_checkout
+    )
+    assert done.returncode == 2 and "holds a run on other data (shop" in done.stderr
+    assert set(runs.Run(small_checkout / "reports/shop").frame().dataset) == {"shop"}
+    done = command("run", "--dataset", "other", "--out", "reports/shop", "--no-book", cwd=small_checkout)
+    assert done.returncode == 0, done.stderr
+    assert set(runs.Run(small_checkout / "reports/shop").frame().dataset) == {"other"}
+
+
+def test_a_chapter_whose_process_dies_is_told(small_checkout):
+    path = small_checkout / "nbs" / "22_second.ipynb"
+    nb = nbformat.read(path, as_version=4)
+    nb.cells[-1].source = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
+    nbformat.write(nb, path)
+    done = command("run", "--size", "tiny", "--no-book", cwd=small_checkout)
+    assert done.returncode == 1 and "chapter 22_second failed: its process died" in done.stderr
+    assert states(small_checkout)["22_second"]["status"] == "failed"
+
+
+def test_a_log_without_company_is_refused_before_anything_runs(tmp_path):
+    folder = tmp_path / "strangers"
+    folder.mkdir()
+    (folder / "sessions.txt").write_text("1 1\n2 2\n3\n")
+    done = command("run", "--dataset", "strangers", "--out", str(tmp_path / "run"), RECSYS_LAB_DATA=str(tmp_path))
+    assert done.returncode == 2 and "no user of strangers met two different items" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_lists_of_another_length_reach_the_leaderboard(small_checkout):
+    assert command("run", "--size", "tiny", "--no-book", "--params", "k=3", cwd=small_checkout).returncode == 0
+    assert "NDCG@3" in (small_checkout / "reports/shop/README.md").read_text()
+    assert "NDCG@20" in command("leaderboard", "reports/shop", "--k", "20", cwd=small_checkout).stdout

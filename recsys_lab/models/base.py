@@ -27,9 +27,9 @@ from ..evaluation import excluded_entries, item_users
 from ..metrics import SOURCES, TopK, top_k, top_k_sparse
 
 # %% auto #0
-__all__ = ['Scores', 'MODELS', 'Config', 'make_config', 'rank_in_order', 'exclusion', 'best_of', 'fill_up', 'Recommender',
-           'check_fit', 'check_rank', 'rank_block', 'neighbours_of', 'users_known', 'pack', 'unpack', 'save_model',
-           'load', 'restore']
+__all__ = ['Scores', 'MODELS', 'BEHIND_A_FIT', 'Config', 'make_config', 'rank_in_order', 'exclusion', 'best_of', 'fill_up',
+           'Recommender', 'check_fit', 'check_rank', 'rank_block', 'neighbours_of', 'users_known', 'pack', 'unpack',
+           'save_model', 'load', 'restore']
 
 # %% ../../nbs/20_recommender.ipynb #36c805bd
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def fill_up(codes: np.ndarray, order: np.ndarray, excluded: sparse.csr_matrix) -
     out[short] = np.take_along_axis(joined, first, axis=1)
     return out
 
-# %% ../../nbs/20_recommender.ipynb #36f1cc16
+# %% ../../nbs/20_recommender.ipynb #a8a5ccaa
 MODELS = {  # the name that a saved model carries -> where its class lives
     "popularity": "recsys_lab.models.popularity:Popularity",
     "popularity_recent": "recsys_lab.models.popularity:RecentPopularity",
@@ -120,8 +120,9 @@ MODELS = {  # the name that a saved model carries -> where its class lives
     "item_knn": "recsys_lab.models.neighbours:ItemKNN",
     "oracle": "recsys_lab.models.oracle:Oracle",
 }
+BEHIND_A_FIT = ("recsys_lab.datasets", "recsys_lab.metrics", "recsys_lab.evaluation", "recsys_lab.models.base")
 
-# %% ../../nbs/20_recommender.ipynb #2ab15f0e
+# %% ../../nbs/20_recommender.ipynb #fa0e10c4
 class Recommender:
     """Base of all models: public methods here, `_fit` and `_score` in the model.
 
@@ -197,6 +198,16 @@ class Recommender:
     def save(self, path: Path | str) -> Path:
         """Write the model to a folder (JSON and npz, nothing executable); replaces an earlier one whole."""
         return save_model(self, Path(path))
+
+    @staticmethod
+    def load(path: Path | str) -> Recommender:
+        """Load any model that `save` wrote."""
+        return load(path)
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The modules whose source decides what a fit gives; empty for a model that is not in `MODELS` and cannot be loaded by name."""
+        return (*BEHIND_A_FIT, MODELS[self.name].partition(":")[0]) if self.name in MODELS else ()
 
     def _catalogue(self, dataset: Dataset) -> pd.Index:
         """The items that the model can recommend, sorted; those with events by default."""
