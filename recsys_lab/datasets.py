@@ -31,12 +31,12 @@ from scipy import sparse
 __all__ = ['EVENTS', 'PURCHASE', 'COLUMNS', 'TIME_TYPE', 'FOREVER', 'SUFFIXES', 'WHOLE', 'MAYBE_WHOLE', 'EVENT', 'PROPERTIES',
            'MAKERS', 'DataError', 'normalise_events', 'flat_ranges', 'event_weights', 'Histories', 'listed_histories',
            'taken_histories', 'history_matrix', 'Interactions', 'content_hash', 'log_hash', 'to_moment', 'Dataset',
-           'cut_histories', 'last_values', 'known_before', 'offered', 'missing_needs', 'card_facts', 'open_source',
-           'find_source', 'text_lines', 'line_of', 'csv_header', 'csv_blocks', 'Column', 'checked', 'read_csv',
-           'drop_repeats', 'to_time', 'read_retailrocket_properties', 'read_categories', 'read_retailrocket',
-           'natural_ids', 'parse_times', 'describe_row', 'read_table', 'read_integer_lines', 'ordered_log',
-           'read_adjacency', 'read_sessions', 'project_root', 'data_folders', 'read_described', 'read_folder',
-           'available', 'load']
+           'cut_histories', 'handed_out', 'code_ids', 'cut_log', 'cached_matrix', 'last_values', 'known_before',
+           'offered', 'missing_needs', 'card_facts', 'open_source', 'find_source', 'text_lines', 'line_of',
+           'csv_header', 'csv_blocks', 'Column', 'checked', 'read_csv', 'drop_repeats', 'to_time',
+           'read_retailrocket_properties', 'read_categories', 'read_retailrocket', 'natural_ids', 'parse_times',
+           'describe_row', 'read_table', 'read_integer_lines', 'ordered_log', 'read_adjacency', 'read_sessions',
+           'project_root', 'data_folders', 'read_described', 'read_folder', 'available', 'load']
 
 # %% ../nbs/00_datasets.ipynb #a7b26df5
 EVENTS = ("view", "addtocart", "transaction")  # the events of a shop, in the order of the funnel
@@ -230,7 +230,7 @@ def to_moment(at: Any, has_times: bool) -> int:
     stamp = stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp.tz_convert("UTC")
     return int(stamp.value // 1_000_000)
 
-# %% ../nbs/00_datasets.ipynb #022db124
+# %% ../nbs/00_datasets.ipynb #9cb6d877
 class Dataset:
     """An immutable interaction log.
 
@@ -265,17 +265,14 @@ class Dataset:
         self.moments = np.arange(len(self._events)) if moments is None else moments
         self.moments.flags.writeable = False
 
-    @property
-    def events(self) -> pd.DataFrame:
-        return self._events.copy(deep=False)
-
-    @property
-    def properties(self) -> pd.DataFrame | None:
-        return None if self._properties is None else self._properties.copy(deep=False)
-
-    @property
-    def categories(self) -> pd.DataFrame | None:
-        return None if self._categories is None else self._categories.copy(deep=False)
+    events = property(lambda self: self._events.copy(deep=False), doc="The events, in order.")
+    properties = property(lambda self: handed_out(self._properties), doc="The log of item properties, or None.")
+    categories = property(lambda self: handed_out(self._categories), doc="The category tree, or None.")
+    users = property(lambda self: self._coded[1], doc="Distinct user ids, sorted.")
+    items = property(lambda self: self._coded[3], doc="Distinct item ids with events, sorted.")
+    user_codes = property(lambda self: self._coded[0], doc="Position in `users` of each event's user.")
+    item_codes = property(lambda self: self._coded[2], doc="Position in `items` of each event's item.")
+    event_names = property(lambda self: tuple(self._events["event"].cat.categories), doc="Names of the kinds of event.")
 
     def __len__(self) -> int:
         return len(self._events)
@@ -285,15 +282,7 @@ class Dataset:
 
     @cached_property
     def _coded(self) -> tuple[np.ndarray, pd.Index, np.ndarray, pd.Index]:
-        users, user_index = pd.factorize(self._events["user_id"], sort=True)
-        items, item_index = pd.factorize(self._events["item_id"], sort=True)
-        return users, pd.Index(user_index), items, pd.Index(item_index)
-
-    users = property(lambda self: self._coded[1], doc="Distinct user ids, sorted.")
-    items = property(lambda self: self._coded[3], doc="Distinct item ids with events, sorted.")
-    user_codes = property(lambda self: self._coded[0], doc="Position in `users` of each event's user.")
-    item_codes = property(lambda self: self._coded[2], doc="Position in `items` of each event's item.")
-    event_names = property(lambda self: tuple(self._events["event"].cat.categories), doc="Names of the kinds of event.")
+        return *code_ids(self._events["user_id"]), *code_ids(self._events["item_id"])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -316,10 +305,7 @@ class Dataset:
 
     def between(self, start: Any = None, stop: Any = None) -> Dataset:
         """Events with start <= moment < stop, and what was known of items before stop."""
-        low = -FOREVER if start is None else to_moment(start, self.has_times)
-        high = FOREVER if stop is None else to_moment(stop, self.has_times)
-        known = known_before(self._properties, high) if self.has_times and stop is not None else self._properties
-        return self.where((self.moments >= low) & (self.moments < high), known)
+        return cut_log(self, start, stop)
 
     def before(self, stop: Any) -> Dataset:
         """Everything known strictly before `stop`: events and properties."""
@@ -327,16 +313,13 @@ class Dataset:
 
     def matrix(self, weights: Mapping[str, float] | None = None) -> Interactions:
         """CSR `[users, items]` (cached): 1 for each pair that met, or the sum of its events' weights."""
-        key = None if weights is None else tuple(sorted(weights.items()))
-        cache = self.__dict__.setdefault("_matrices", {})
-        if key not in cache:
-            cache[key] = self.histories().encode(self.items).matrix(len(self.items), weights)
-        return Interactions(cache[key], self.users, self.items)
+        return Interactions(cached_matrix(self, weights), self.users, self.items)
 
     @cached_property
     def _runs(self) -> tuple[np.ndarray, np.ndarray]:
-        order = np.argsort(self.user_codes, kind="stable")
-        return order, np.concatenate([[0], np.cumsum(np.bincount(self.user_codes, minlength=len(self.users)))])
+        return np.argsort(self.user_codes, kind="stable"), np.append(
+            0, np.cumsum(np.bincount(self.user_codes, minlength=len(self.users)))
+        )
 
     def histories(self, user_ids: Iterable[Any] | None = None, at: Any = None) -> Histories:
         """What each user had done strictly before `at` (one moment, or an int64 array with one for each user).
@@ -353,7 +336,7 @@ class Dataset:
         """The dataset card: counts, dates and warnings."""
         return pd.Series(card_facts(self), name=self.name)
 
-# %% ../nbs/00_datasets.ipynb #a97940b4
+# %% ../nbs/00_datasets.ipynb #b69a3d46
 def cut_histories(log: Dataset, asked: pd.Index, at: Any) -> Histories:
     """`Dataset.histories` for the user ids `asked`."""
     codes = log.users.get_indexer(asked)
@@ -369,6 +352,34 @@ def cut_histories(log: Dataset, asked: pd.Index, at: Any) -> Histories:
         bounds, items[entries], kinds[entries], log.moments[entries], when, asked.to_numpy(), log.event_names
     )
     return full if at is None else full.keep(full.times < when[rows])
+
+
+def handed_out(frame: pd.DataFrame | None) -> pd.DataFrame | None:
+    """A copy-on-write of a frame, or None."""
+    return None if frame is None else frame.copy(deep=False)
+
+
+def code_ids(ids: pd.Series) -> tuple[np.ndarray, pd.Index]:
+    """(code of each id, the distinct ids sorted)."""
+    codes, names = pd.factorize(ids, sort=True)
+    return codes, pd.Index(names)
+
+
+def cut_log(log: Dataset, start: Any, stop: Any) -> Dataset:
+    """`Dataset.between`."""
+    low = -FOREVER if start is None else to_moment(start, log.has_times)
+    high = FOREVER if stop is None else to_moment(stop, log.has_times)
+    known = known_before(log._properties, high) if log.has_times and stop is not None else log._properties
+    return log.where((log.moments >= low) & (log.moments < high), known)
+
+
+def cached_matrix(log: Dataset, weights: Mapping[str, float] | None) -> sparse.csr_matrix:
+    """`Dataset.matrix`, made once for each set of weights."""
+    cache = log.__dict__.setdefault("_matrices", {})
+    key = None if weights is None else tuple(sorted(weights.items()))
+    if key not in cache:
+        cache[key] = log.histories().encode(log.items).matrix(len(log.items), weights)
+    return cache[key]
 
 
 def last_values(properties: pd.DataFrame | None, name: str) -> pd.Series:

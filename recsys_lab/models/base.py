@@ -28,8 +28,8 @@ from ..metrics import SOURCES, TopK, top_k, top_k_sparse
 
 # %% auto #0
 __all__ = ['Scores', 'MODELS', 'BEHIND_A_FIT', 'Config', 'make_config', 'rank_in_order', 'exclusion', 'best_of', 'fill_up',
-           'Recommender', 'check_fit', 'check_rank', 'rank_block', 'neighbours_of', 'users_known', 'pack', 'unpack',
-           'save_model', 'load', 'restore']
+           'Recommender', 'check_fit', 'check_rank', 'rank_block', 'neighbours_of', 'rank_all', 'users_known', 'pack',
+           'unpack', 'save_model', 'load', 'restore']
 
 # %% ../../nbs/20_recommender.ipynb #36c805bd
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ MODELS = {  # the name that a saved model carries -> where its class lives
 }
 BEHIND_A_FIT = ("recsys_lab.datasets", "recsys_lab.metrics", "recsys_lab.evaluation", "recsys_lab.models.base")
 
-# %% ../../nbs/20_recommender.ipynb #fa0e10c4
+# %% ../../nbs/20_recommender.ipynb #d21c8813
 class Recommender:
     """Base of all models: public methods here, `_fit` and `_score` in the model.
 
@@ -176,14 +176,7 @@ class Recommender:
         block : histories scored at a time by each thread, which bounds the memory
         """
         check_rank(self, k)
-        starts = range(0, max(1, len(histories)), block)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            ranked = pool.map(
-                lambda start: rank_block(self, histories.take(slice(start, start + block)), k, exclude), starts
-            )
-            parts = list(tqdm(ranked, total=len(starts), disable=not progress, desc=self.name))
-        codes, scores, sources = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return TopK(codes, scores, self.items, histories.user_ids, sources)
+        return rank_all(self, histories, k, exclude, block, progress)
 
     def recommend(self, user_ids: Iterable[Any], k: int = 10, exclude: str = "seen", **options: Any) -> TopK:
         """`rank` from what the fitted log holds of each user; an unknown user gets popular items."""
@@ -265,7 +258,7 @@ def rank_block(
     sources[stranger & (model.scoring == "fold_in")] = SOURCES.index("cold")
     return filled, scores, sources
 
-# %% ../../nbs/20_recommender.ipynb #987963e8
+# %% ../../nbs/20_recommender.ipynb #ab971f67
 def neighbours_of(model: Recommender, asked: list[Any], k: int) -> TopK:
     """`Recommender.similar_items`."""
     codes = model.items.get_indexer(pd.Index(asked)) if asked else np.zeros(0, int)
@@ -274,6 +267,18 @@ def neighbours_of(model: Recommender, asked: list[Any], k: int) -> TopK:
     itself = Histories.from_lists([[c] for c in codes], event_names=model.known.event_names)
     found, scores = best_of(model._similar(codes), exclusion(itself, "seen", len(model.items)), k)
     return TopK(found, scores, model.items, np.asarray(asked))
+
+
+def rank_all(model: Recommender, histories: Histories, k: int, exclude: str, block: int, progress: bool) -> TopK:
+    """`Recommender.rank`: blocks of histories on a few threads; blocks are independent, so their number does not matter."""
+    starts = range(0, max(1, len(histories)), block)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        ranked = pool.map(
+            lambda start: rank_block(model, histories.take(slice(start, start + block)), k, exclude), starts
+        )
+        parts = list(tqdm(ranked, total=len(starts), disable=not progress, desc=model.name))
+    codes, scores, sources = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return TopK(codes, scores, model.items, histories.user_ids, sources)
 
 
 def users_known(known: Histories, user_ids: Iterable[Any]) -> Histories:
