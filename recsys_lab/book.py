@@ -190,7 +190,7 @@ def summary(folder: Path | str, k: int | None = None) -> str:
         ]
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 
-# %% ../nbs/80_book.ipynb #bd76f922
+# %% ../nbs/80_book.ipynb #b0b23d8b
 def list_runs(reports: Path | str) -> str:
     """`reports/README.md`: every run under a folder with its dataset and its best model for the first question asked."""
     rows = []
@@ -201,12 +201,10 @@ def list_runs(reports: Path | str) -> str:
         learned = metrics[metrics["model"] != "oracle"]
         at = own_k(folder)
         best = leaderboard_frame(learned, asked[0], at)
-        data = read_json(folder / "provenance.json", {}).get("dataset", {})
         rows.append(
             {
                 "run": f"[{folder.name}]({folder.name}/README.md)",
                 "dataset": metrics["dataset"].iloc[0],
-                "fingerprint": str(data.get("fingerprint", ""))[:12],
                 "question": MEANING[asked[0]],
                 "models": metrics["model"].nunique(),
                 "best model": best["model"].iloc[0] if len(best) else "",

@@ -65,7 +65,7 @@ SOURCES = (
     "cold",
 )  # scored by the model; filled up by popularity; popularity for an unknown visitor
 
-# %% ../nbs/11_metrics.ipynb #2c953c5d
+# %% ../nbs/11_metrics.ipynb #93dd267f
 def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """(codes int32, scores float32) `[n, k]` of the best entries of a dense block `[n, items]`; -inf and NaN are no entries.
 
@@ -73,28 +73,18 @@ def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """
     scores = np.where(np.isnan(scores), -np.inf, scores) if np.isnan(scores).any() else scores
     n, width = scores.shape
-    k_here = min(k, width)
-    codes = np.full((n, k), -1, np.int32)
-    best = np.full((n, k), np.nan, np.float32)
-    if not n or not k_here:
+    codes, best = np.full((n, k), -1, np.int32), np.full((n, k), np.nan, np.float32)
+    if not n or not width:
         return codes, best
-    chosen = (
-        np.argpartition(-scores, k_here - 1, axis=1)[:, :k_here]
-        if k_here < width
-        else np.tile(np.arange(width), (n, 1))
-    )
-    edge = np.take_along_axis(scores, chosen, axis=1).min(axis=1)
-    for row in np.flatnonzero((scores >= edge[:, None]).sum(axis=1) > k_here):  # a tie at the edge: lowest codes win
-        above = np.flatnonzero(scores[row] > edge[row])
-        level = np.flatnonzero(scores[row] == edge[row])[: k_here - len(above)]
-        chosen[row] = np.concatenate([above, level])
-    chosen.sort(axis=1)
-    values = np.take_along_axis(scores, chosen, axis=1)
-    order = np.argsort(-values, axis=1, kind="stable")
-    chosen, values = np.take_along_axis(chosen, order, axis=1), np.take_along_axis(values, order, axis=1)
-    there = values > -np.inf
-    codes[:, :k_here] = np.where(there, chosen, -1)
-    best[:, :k_here] = np.where(there, values, np.nan)
+    edge = np.partition(scores, max(0, width - k), axis=1)[:, max(0, width - k)]
+    rows, columns = np.nonzero((scores >= edge[:, None]) & (scores > -np.inf))
+    values = scores[rows, columns]
+    order = np.lexsort((columns, -values, rows))
+    counts = np.bincount(rows, minlength=n)
+    place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    kept = order[place < k]
+    at = (rows[order][place < k], place[place < k])
+    codes[at], best[at] = columns[kept], values[kept]
     return codes, best
 
 # %% ../nbs/11_metrics.ipynb #101b7e0d
