@@ -170,7 +170,7 @@ def check(
         )
     return LeakageReport(name or getattr(pipeline, "__name__", "pipeline"), pd.DataFrame(rows))
 
-# %% ../nbs/13_leakage.ipynb #c8b1aa34
+# %% ../nbs/13_leakage.ipynb #4798a849
 def leaky_popularity(model: Any, users: int) -> Callable[[Dataset, Any], Any]:
     """Popularity of the whole log, for users of the past."""
     return lambda log, cutoff: (
@@ -190,12 +190,12 @@ def leaky_id_map(log: Dataset, cutoff: Any) -> np.ndarray:
     return np.array([code[user] for user in log.where(~is_future(log, cutoff)).users])
 
 
-def leaky_filter(model: Any, users: int, at_least: int = 5) -> Callable[[Dataset, Any], Any]:
-    """A model fitted on the past of those users only who have `at_least` events in the whole log."""
+def leaky_filter(model: Any, users: int) -> Callable[[Dataset, Any], Any]:
+    """A model fitted on the past of those users only who are more active than the median, over the whole log."""
 
     def pipeline(log: Dataset, cutoff: Any) -> Any:
         active = log.events["user_id"].value_counts()
-        chosen = log.events["user_id"].isin(active.index[active >= at_least]).to_numpy()
+        chosen = log.events["user_id"].isin(active.index[active > active.median()]).to_numpy()
         past = ~is_future(log, cutoff)
         return model().fit(log.where(past & chosen)).rank(log.where(past).histories().take(slice(0, users)), 10)
 

@@ -5,7 +5,7 @@ from importlib import import_module
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import arrived_split, untimed_sessions
+from conftest import arrived_split, random_log, untimed_sessions
 
 from recsys_lab import evaluation, leakage, splits, tuning
 from recsys_lab.models.base import MODELS
@@ -121,3 +121,11 @@ def test_a_check_of_nothing_is_refused(shop):
         leakage.check(lambda log, cutoff: np.zeros((3, 1)), shop, "2030-01-01")
     with pytest.raises(ValueError, match="returned no row"):
         leakage.check(lambda log, cutoff: np.zeros((0, 1)), shop, splits.make(shop).cutoff("test"))
+
+
+def test_a_leaky_filter_is_found_where_everyone_is_active():
+    """A fixed threshold would keep every user of such a log and the mistake would go unseen."""
+    log = random_log(3, n=3000, users=30, items=200)
+    cutoff = splits.make(log).cutoff("test")
+    assert log.before(cutoff).events.user_id.value_counts().min() > 20
+    assert not leakage.check(leakage.leaky_filter(Popularity, 30), log, cutoff).passed
