@@ -26,16 +26,21 @@ from .metrics import TopK
 from .splits import Split
 
 # %% auto #0
-__all__ = ['PROTOCOLS', 'TARGETS', 'EXCLUDES', 'HISTORY_BINS', 'AGE_BINS', 'POPULARITY_BINS', 'HEADLINE', 'default_exclude',
-           'excluded_entries', 'Cases', 'period_cases', 'item_cases', 'look_back', 'make_cases', 'cluster_sums',
-           'bootstrap', 'interval', 'Label', 'make_labels', 'item_users', 'Evaluation', 'summarise', 'case_values',
-           'slice_summary', 'slice_values', 'save_evaluation', 'read_evaluation', 'Ranker', 'fit_for', 'rank_cases',
-           'beyond_accuracy', 'evaluate', 'cluster_t_test', 'holm', 'compare_pair', 'compare_all']
+__all__ = ['PROTOCOLS', 'TARGETS', 'EXCLUDES', 'HISTORY_BINS', 'AGE_BINS', 'POPULARITY_BINS', 'HEADLINE', 'NoCases',
+           'default_exclude', 'known_exclude', 'excluded_entries', 'Cases', 'period_cases', 'item_cases', 'look_back',
+           'make_cases', 'cluster_sums', 'bootstrap', 'interval', 'Label', 'make_labels', 'item_users', 'Evaluation',
+           'summarise', 'case_values', 'slice_summary', 'slice_values', 'save_evaluation', 'read_evaluation', 'Ranker',
+           'fit_for', 'rank_cases', 'beyond_accuracy', 'evaluate', 'cluster_t_test', 'holm', 'compare_pair',
+           'compare_all']
 
-# %% ../nbs/12_evaluation.ipynb #3d3ef3c4
+# %% ../nbs/12_evaluation.ipynb #1b5792c2
 PROTOCOLS = ("next_period", "next_item", "given")
 TARGETS = ("any", "purchase")
 EXCLUDES = ("none", "seen", "purchased")
+
+
+class NoCases(ValueError):
+    """A question that is in order, but to which this split holds no case (no purchases, say)."""
 
 
 def default_exclude(protocol: str, target: str) -> str:
@@ -47,11 +52,16 @@ def default_exclude(protocol: str, target: str) -> str:
     return "none" if protocol == "next_item" else "purchased" if target == "purchase" else "seen"
 
 
-def excluded_entries(histories: Histories, exclude: str) -> np.ndarray:
-    """Which entries of histories name items that a list leaves out: bool `[m]`."""
+def known_exclude(exclude: str) -> str:
+    """`exclude` as it is, or a `ValueError` with the right ones."""
     if exclude not in EXCLUDES:
         raise ValueError(f"exclude must be one of {EXCLUDES}, not {exclude!r}")
-    if exclude == "purchased":
+    return exclude
+
+
+def excluded_entries(histories: Histories, exclude: str) -> np.ndarray:
+    """Which entries of histories name items that a list leaves out: bool `[m]`."""
+    if known_exclude(exclude) == "purchased":
         kinds = histories.event_names
         return histories.events == (kinds.index(PURCHASE) if PURCHASE in kinds else -1)
     return np.full(len(histories.items), exclude == "seen")
@@ -151,7 +161,7 @@ def look_back(cases: Cases, block: int = 8192) -> tuple[np.ndarray, np.ndarray]:
         known[entries] = np.isin(owner * span + cases.relevant[entries], out.rows * span + out.items)
     return length, known
 
-# %% ../nbs/12_evaluation.ipynb #cbc6490f
+# %% ../nbs/12_evaluation.ipynb #629a2d2a
 @lru_cache(maxsize=4)
 def make_cases(
     split: Split, protocol: str, target: str = "any", part: str = "test", exclude: str | None = None
@@ -159,14 +169,15 @@ def make_cases(
     """The cases of a protocol on `part` of a split.
 
     A request none of whose items can be recommended (all excluded) is left out; on a log of sessions so is the first view of a session,
-    before which there is no visitor. Raises `ValueError` for a protocol that the split does not allow, or where no case is left.
+    before which there is no visitor. Raises `ValueError` for a protocol that the split does not allow, `NoCases` where no case is left.
     """
-    exclude = exclude or default_exclude(protocol, target)
+    usual = default_exclude(protocol, target)  # refuses an unknown protocol or target
+    exclude = known_exclude(usual if exclude is None else exclude)
     if protocol not in split.protocols:
         raise ValueError(f"a {split.kind} split allows {split.protocols}, not {protocol!r}")
     whole, judged = split.through(part), split.judged(part)
     if not len(judged):
-        raise ValueError(f"{judged.name}: the {part} part is empty, so there is nothing to judge")
+        raise NoCases(f"{judged.name}: the {part} part is empty, so there is nothing to judge")
     wanted = np.ones(len(judged), bool) if target == "any" else (judged.events["event"] == PURCHASE).to_numpy()
     events, codes = judged.events[wanted], whole.items.get_indexer(judged.events["item_id"][wanted])
     if protocol == "next_item":
@@ -195,7 +206,7 @@ def make_cases(
     if split.kind == "sequence":
         possible &= length > 0
     if not possible.any():
-        raise ValueError(
+        raise NoCases(
             f"{judged.name}: no case for protocol {protocol}, target {target}, part {part}, exclude {exclude}"
         )
     return cases.subset(np.flatnonzero(possible), ~known)

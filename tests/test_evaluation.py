@@ -173,9 +173,8 @@ def test_slices_are_restrictions(shop_split, protocol):
     for name, (low, high) in {"0": (0, 0), "1": (1, 1), "2-4": (2, 4), "5+": (5, 10**9)}.items():
         rows = (cases.history >= low) & (cases.history <= high)
         assert (rows == (history.codes == history.names.index(name))).all()
-    counts = np.bincount(shop_split.known("test").item_codes, minlength=1)
     unseen = ~cases.items[cases.relevant].isin(shop_split.known("test").items)
-    assert ((e.labels["item_popularity"].codes == 0) == unseen).all() and counts.sum() > 0
+    assert ((e.labels["item_popularity"].codes == 0) == unseen).all()
     bought = e.by("event", ["recall"], draws=0).query("slice == 'event=transaction'")
     label = e.labels["event"]
     rows, entries = (
@@ -203,3 +202,21 @@ def test_an_evaluation_survives_saving(tmp_path, shop_split):
         assert str(back.rows()) == str(e.rows())
         assert back.compare(e)["difference"] == 0 and back.user_ids.tolist() == e.user_ids.tolist()
         assert [p.name for p in tmp_path.iterdir()] == ["e.npz"]
+
+
+def test_a_question_without_cases_is_left_out_and_a_wrong_one_is_not():
+    from recsys_lab import runs
+
+    log = random_log(7)
+    views = splits.make(log.where((log.events.event == "view").to_numpy()))
+    with pytest.raises(evaluation.NoCases, match="no case for protocol next_period, target purchase"):
+        make_cases(views, "next_period", "purchase")
+    assert [q for q in runs.questions(splits.make(log)) if q not in runs.questions(views)] == [
+        ("next_period", "purchase", "purchased")
+    ]
+    with pytest.raises(ValueError) as wrong:
+        make_cases(views, "next_period", "purchase", "test", "everything")
+    assert "exclude must be one of" in str(wrong.value) and not isinstance(wrong.value, evaluation.NoCases)
+    for typo in ({"target": "purchases"}, {"protocol": "next-item"}):  # with an explicit exclude too
+        with pytest.raises(ValueError, match="must be one of"):
+            make_cases(views, **{"protocol": "next_period", "target": "any", "exclude": "none", **typo})
