@@ -258,7 +258,7 @@ PARTS = (
     ("Results", "9"),
 )
 
-# %% ../nbs/80_book.ipynb #6c5a1e7c
+# %% ../nbs/80_book.ipynb #e8cdc278
 CONF = """project = "recsys_lab: {name}"
 author = "the recsys_lab authors"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx-mathjax-offline"]
@@ -290,6 +290,7 @@ CSS = """#pst-header { display: none; }
 .bd-main .bd-content .bd-article-container { max-width: 66rem; }
 .bd-article table { display: block; overflow-x: auto; max-width: 100%; font-size: 0.8em; }
 .bd-article table td { white-space: nowrap; }
+.bd-article table td, .bd-article table th { padding: 0.4em 0.5em; }
 .bd-article table.dataframe td, .bd-article table.dataframe th { padding: 0.25em 0.8em; }
 """
 
