@@ -1,0 +1,378 @@
+"""Files as broken as people's are: each fault is refused by name or set aside, and nothing is lost in between."""
+
+import csv
+import gzip
+import io
+import lzma
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from recsys_lab import datasets
+from recsys_lab.datasets import DataError, Rejects, Table
+
+HEADER = "timestamp,visitorid,event,itemid,transactionid\n"
+GOOD = "1433193132535,5,view,11,\n1433193133000,6,addtocart,12,\n1433193134000,6,transaction,12,901\n"
+MINE = {"user_id": "who", "item_id": "what", "timestamp": "when"}
+
+
+def shop(folder, content, name="events.csv"):
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
+def refused(folder, **more):
+    with pytest.raises(DataError) as error:
+        datasets.read_retailrocket(folder, **more)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    "row, told",
+    [
+        ("1433193132,5,view,11,", "in s it is 2015-06-01: is time_unit='s' meant?"),
+        ("1433193132535000,5,view,11,", "in us it is 2015-06-01: is time_unit='us' meant?"),
+        ("0,5,view,11,", "'0' is not a time between 1990 and 2100 in ms since 1970"),
+        ("253402300800000,5,view,11,", "is not a time between 1990 and 2100"),
+        ("-1433193132535,5,view,11,", "column 'timestamp': '-1433193132535'"),
+        ("1.43319E+12,5,view,11,", "'1.43319E+12' is not a time"),
+        ("1433193132535,5,buy,11,", "column 'event': 'buy' is not one of view, addtocart, transaction"),
+        ("1433193132535,5,View,11,", "column 'event': 'View'"),
+        ("1433193132535,ann,view,11,", "column 'visitorid': 'ann'"),
+        ("1433193132535,5.0,view,11,", "column 'visitorid': '5.0' is not a whole number"),
+        ("1433193132535,5,view,11\x00,", "column 'itemid': '11\\x00'"),
+        ("1433193132535,99999999999999999999,view,11,", "a whole number of at most 18 digits"),
+        ("\x00" * 500, "1 field(s) instead of the header's 5"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path, row, told):
+    message = refused(shop(tmp_path, HEADER + GOOD + row + "\n"))
+    assert "events.csv, line 5" in message and told in message and len(message) < 400
+
+
+def test_a_whole_log_in_seconds_is_read_when_told(tmp_path):
+    rows = "1433193132,5,view,11,\n1433193133,6,view,12,\n"
+    log = datasets.read_retailrocket(shop(tmp_path, HEADER + rows), time_unit="s")
+    assert log.moments.tolist() == [1433193132000, 1433193133000]
+    with pytest.raises(DataError, match="is time_unit='ms' meant"):
+        datasets.read_retailrocket(shop(tmp_path, HEADER + GOOD), time_unit="s")
+
+
+def test_iso_times_outside_the_plausible_range(tmp_path):
+    (tmp_path / "log.csv").write_text("who,what,when\na,1,2024-01-01\nb,2,0001-01-01\n")
+    with pytest.raises(DataError, match=r"line 3, column 'when': '0001-01-01' is not a time in ISO 8601 between 1990"):
+        datasets.read_table(tmp_path / "log.csv", MINE)
+    (tmp_path / "log.csv").write_text("who,what,when\na,1,1433193132.25\nb,2,1433193133\n")
+    assert datasets.read_table(tmp_path / "log.csv", MINE, time_unit="s").moments.tolist() == [
+        1433193132250,
+        1433193133000,
+    ]
+    with pytest.raises(DataError, match=r"line 2, column 'when'.*is time_unit='s' meant"):
+        datasets.read_table(tmp_path / "log.csv", MINE)
+
+
+@pytest.mark.parametrize(
+    "content", [HEADER + GOOD, HEADER.encode("utf-8-sig") + GOOD.encode(), (HEADER + GOOD).replace("\n", "\r\n")]
+)
+def test_byte_order_marks_and_line_ends_change_nothing(tmp_path, content):
+    plain = datasets.read_retailrocket(shop(tmp_path / "plain", HEADER + GOOD))
+    assert datasets.read_retailrocket(shop(tmp_path / "odd", content)).fingerprint == plain.fingerprint
+
+
+def test_a_byte_order_mark_does_not_hide_in_other_files(tmp_path):
+    (tmp_path / "sessions.txt").write_bytes("\ufeff1 2\r\n3 4\r\n".encode())
+    assert datasets.read_sessions(tmp_path / "sessions.txt").events.item_id.tolist() == [1, 2, 3, 4]
+    (tmp_path / "log.csv").write_bytes("\ufeffwho,what\r\na,1\r\n".encode())
+    assert len(datasets.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})) == 1
+
+
+def test_other_encodings_are_named(tmp_path):
+    assert "the file is in UTF-16; save it in UTF-8" in refused(shop(tmp_path, (HEADER + GOOD).encode("utf-16")))
+    (tmp_path / "log.csv").write_bytes("who,what\nann,1\nj\u00f6rg,2\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"line 3, column 'who': .* is not an id: text in UTF-8"):
+        datasets.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
+
+
+@pytest.mark.parametrize("form", ["gz", "xz", "zip"])
+def test_files_cut_short_are_refused_never_read_as_short_logs(tmp_path, form):
+    rows = "".join(f"{1433193132535 + i * 7919},{i * 31 % 977},view,{i * i % 1013},\n" for i in range(5000))
+    content = (HEADER + rows).encode()
+    if form == "zip":
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as z:
+            z.writestr("events.csv", content)
+        whole = packed.getvalue()
+        middle = len(whole) // 2
+        damaged = whole[:middle] + b"\x00" * 40 + whole[middle + 40 :]
+    else:
+        whole = gzip.compress(content) if form == "gz" else lzma.compress(content)
+        damaged = whole[: len(whole) // 2]
+    name = "events.zip" if form == "zip" else f"events.csv.{form}"
+    assert len(datasets.read_retailrocket(shop(tmp_path / "whole", whole, name))) == 5000
+    message = refused(shop(tmp_path / "cut", damaged, name))
+    assert f"{name}: the compressed file is damaged or cut short" in message
+    assert "damaged" in refused(tmp_path / "cut", on_error="quarantine")  # a damaged file is never set aside
+
+
+def test_nothing_in_it(tmp_path):
+    assert "the file is empty" in refused(shop(tmp_path, ""))
+    assert "there is no event below the header" in refused(shop(tmp_path, HEADER))
+    assert "the file is empty" in refused(shop(tmp_path / "z", gzip.compress(b""), "events.csv.gz"))
+    (tmp_path / "sessions.txt").write_text("\n\n")
+    with pytest.raises(DataError, match="no interaction found"):
+        datasets.read_sessions(tmp_path / "sessions.txt")
+
+
+def test_another_separator_is_guessed_in_the_error_and_read_when_told(tmp_path):
+    (tmp_path / "log.csv").write_text("who;what;when\na;1,5;2024-01-01\n")
+    with pytest.raises(DataError, match="is separator=';' meant"):
+        datasets.read_table(tmp_path / "log.csv", MINE)
+    assert datasets.read_table(tmp_path / "log.csv", MINE, separator=";").items.tolist() == ["1,5"]
+
+
+def test_quoted_commas_and_lines(tmp_path):
+    (tmp_path / "log.csv").write_text('who,what\n"a,b","cup ""x"""\n"two\nlines",hat\n')
+    log = datasets.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
+    assert log.events.user_id.tolist() == ["a,b", "two\nlines"] and log.events.item_id.tolist() == ['cup "x"', "hat"]
+    (tmp_path / "log.csv").write_text('who,what\n"two\nlines",hat\nbob,\n')
+    with pytest.raises(DataError, match="line 4, column 'what': ''"):
+        datasets.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
+
+
+@pytest.mark.parametrize("size", [1 << 24, 64])
+def test_a_quote_that_never_closes_does_not_swallow_the_rest(tmp_path, size):
+    (tmp_path / "log.csv").write_text('who,what\nann,tea\nbob,"cup\n' + "cid,hat\n" * 50)
+    with pytest.raises(DataError, match=r"log.csv, line 3: a quote opens in this record and never closes"):
+        list(Table(tmp_path / "log.csv", block_bytes=size).blocks(["who", "what"]))
+    (tmp_path / "log.csv").write_text('who,what\nann,5" pipe\nbob,tea\n')  # a quote within a field opens nothing
+    log = datasets.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
+    assert log.events.item_id.tolist() == ['5" pipe', "tea"]
+
+
+def test_ids_of_mixed_types_are_text_and_the_notice_says_so(tmp_path):
+    (tmp_path / "log.csv").write_text("who,what\n1,10\n2,x7\n01,10\n")
+    log = datasets.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
+    assert log.events.item_id.tolist() == ["10", "x7", "10"] and log.events.user_id.tolist() == ["1", "2", "01"]
+    assert [n for told, n in log.notices.items() if "item id" in told and "'x7'" in told] == [1]
+    (tmp_path / "log.csv").write_text("who,what\n1,10\n 1,10\n")
+    with pytest.raises(DataError, match=r"line 3, column 'who': ' 1' is not an id"):
+        datasets.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
+
+
+def test_ids_beyond_floating_point_stay_exact(tmp_path):
+    ids = [2**53, 2**53 + 1, 10**18 - 1]
+    (tmp_path / "log.csv").write_text("who,what\n" + "".join(f"{i},{i}\n" for i in ids))
+    log = datasets.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
+    assert log.users.tolist() == ids and log.events.item_id.tolist() == ids
+    rows = "".join(f"1433193132535,{i},view,{i},\n" for i in ids)
+    assert datasets.read_retailrocket(shop(tmp_path / "rr", HEADER + rows)).users.tolist() == ids
+    (tmp_path / "log.csv").write_text(f"who,what\n{2**64},1\n{2**64 + 1},2\n")  # beyond 64 bits: text
+    assert datasets.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"}).users.tolist() == [
+        str(2**64),
+        str(2**64 + 1),
+    ]
+    (tmp_path / "sessions.txt").write_text(f"1 2\n3 {2**64}\n")
+    with pytest.raises(DataError, match="line 2: '18446744073709551616' is not a whole number of at most 18 digits"):
+        datasets.read_sessions(tmp_path / "sessions.txt")
+
+
+def test_parquet_ids_that_went_through_floating_point(tmp_path):
+    path = tmp_path / "log.parquet"
+    mapping = {"user_id": "who", "item_id": "what"}
+    pd.DataFrame({"who": [1.0, 2.0], "what": [5, 6]}).to_parquet(path)
+    assert datasets.read_table(path, mapping).users.tolist() == [1, 2]
+    pd.DataFrame({"who": [1.0, 2.0**53 + 2], "what": [5, 6]}).to_parquet(path)
+    with pytest.raises(DataError, match=r"column 'who': whole numbers beyond 2.53 stored as floating point"):
+        datasets.read_table(path, mapping)
+    pd.DataFrame({"who": pd.array([1, None], "Int64"), "what": [5, 6]}).to_parquet(path)
+    with pytest.raises(DataError, match="row 2, column 'who': ''"):
+        datasets.read_table(path, mapping)
+    pd.DataFrame({"who": [2**63 - 1, 1], "what": np.array([2**64 - 1, 6], np.uint64)}).to_parquet(path)
+    log = datasets.read_table(path, mapping)
+    assert sorted(log.items) == ["18446744073709551615", "6"] and "9223372036854775807" in log.users.tolist()
+
+
+def test_parquet_times_need_no_unit(tmp_path):
+    path, times = tmp_path / "log.parquet", ["2024-05-01T10:00:00.123", "2024-05-01T09:00:00.000"]
+    for zone in (None, "Europe/Berlin"):
+        stamps = pd.to_datetime(times).tz_localize(zone)
+        pd.DataFrame({"who": [1, 2], "what": [5, 6], "when": stamps}).to_parquet(path)
+        log = datasets.read_table(path, MINE)
+        assert log.events.timestamp.tolist() == sorted(pd.to_datetime(stamps, utc=True))
+
+
+def test_kinds_of_event_that_a_mapping_does_not_name_are_refused(tmp_path):
+    (tmp_path / "log.csv").write_text("who,what,did\na,1,look\nb,2,lok\n")
+    mapping = {"user_id": "who", "item_id": "what", "event": "did"}
+    with pytest.raises(DataError, match="line 3, column 'did': 'lok' is not one of addtocart, look, transaction, view"):
+        datasets.read_table(tmp_path / "log.csv", mapping, events={"look": "view"})
+    assert datasets.read_table(tmp_path / "log.csv", mapping).event_names == ("lok", "look")
+
+
+BAD = (
+    HEADER + GOOD + "1433193135000,7,click,11,\n1433193135000,7,view\n\n"
+    '"1433193135000",7,view,"12,3",\n1433193135000,8,view,14,\n1433193,8,view,14,\n1433193135000,7,click,9,\n'
+)
+
+
+def test_quarantine_sets_bad_rows_aside_and_counts_them(tmp_path):
+    log = datasets.read_retailrocket(shop(tmp_path, BAD), on_error="quarantine")
+    assert len(log) == 4 and 14 in log.items
+    side = pd.read_csv(tmp_path / "events.csv.rejected.csv", dtype=str)
+    assert side.line.tolist() == ["5", "6", "8", "10", "11"]
+    assert side.record.tolist()[2] == '1433193135000,7,view,"12,3",'
+    told = {reason: n for reason, n in log.notices.items() if reason.startswith("events.csv: rows set aside")}
+    assert sum(told.values()) == 5 and sorted(told.values()) == [1, 1, 1, 2]
+    assert "event is not one of view" in max(told, key=told.get)
+    assert "set aside" in str(log.card()["notices"])
+    good = tmp_path / "good"
+    whole = HEADER + GOOD + "1433193135000,8,view,14,\n"
+    assert datasets.read_retailrocket(shop(good, whole)).fingerprint == log.fingerprint
+
+
+def test_a_mended_file_loses_its_side_file(tmp_path):
+    datasets.read_retailrocket(shop(tmp_path, BAD), on_error="quarantine")
+    datasets.read_retailrocket(shop(tmp_path, HEADER + GOOD), on_error="quarantine")
+    assert [p.name for p in tmp_path.iterdir()] == ["events.csv"]
+
+
+def test_quarantine_elsewhere_and_by_dataset_toml(tmp_path):
+    folder = shop(tmp_path / "log", BAD)
+    datasets.read_retailrocket(folder, on_error="quarantine", quarantine=tmp_path / "aside")
+    assert (tmp_path / "aside" / "events.csv.rejected.csv").exists() and len(list(folder.iterdir())) == 1
+    (folder / "dataset.toml").write_text('format = "retailrocket"\non_error = "quarantine"\n')
+    assert len(datasets.read_folder(folder, "log")) == 4
+    (folder / "dataset.toml").write_text('format = "retailrocket"\non_error = "ignore"\n')
+    with pytest.raises(ValueError, match="on_error must be raise or quarantine, not 'ignore'"):
+        datasets.read_folder(folder, "log")
+    (folder / "dataset.toml").write_text('format = "retailroket"\n')
+    with pytest.raises(DataError, match="format must be one of table, retailrocket"):
+        datasets.read_folder(folder, "log")
+
+
+def test_quarantine_of_everything_is_an_error(tmp_path):
+    assert "no row is good" in refused(
+        shop(tmp_path, HEADER + "1433193132,5,view,11,\n1433193132,5,view,12,\n"), on_error="quarantine"
+    )
+
+
+def test_bad_property_rows_sessions_and_parquet_rows_are_set_aside_too(tmp_path):
+    shop(tmp_path, HEADER + GOOD)
+    (tmp_path / "item_properties_part1.csv").write_text(
+        "timestamp,itemid,property,value\n1433193000000,11,categoryid,7\n1433193000000,x,categoryid,7\n"
+    )
+    log = datasets.read_retailrocket(tmp_path, on_error="quarantine")
+    assert len(log.properties) == 1 and (tmp_path / "item_properties_part1.csv.rejected.csv").exists()
+    (tmp_path / "sessions.txt").write_text("1 2\n3 four\n5 6\n")
+    sessions = datasets.read_sessions(tmp_path / "sessions.txt", on_error="quarantine")
+    assert sessions.events.user_id.tolist() == [0, 0, 1, 1] and sum(sessions.notices.values()) == 1
+    path = tmp_path / "log.parquet"
+    pd.DataFrame({"who": ["a", None, "b"], "what": [1, 2, 3]}).to_parquet(path)
+    log = datasets.read_table(path, {"user_id": "who", "item_id": "what"}, on_error="quarantine")
+    assert log.users.tolist() == ["a", "b"]
+    assert pd.read_csv(tmp_path / "log.parquet.rejected.csv").line.tolist() == [2]
+
+
+values = st.text(
+    st.characters(codec="utf-8", exclude_characters="\x00", exclude_categories=("Cs",)), min_size=0, max_size=12
+)
+
+
+@given(
+    st.lists(st.tuples(values, values), min_size=1, max_size=30), st.sampled_from(["\n", "\r\n"]), st.integers(40, 400)
+)
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_is_read_is_what_was_written_whatever_the_block(tmp_path, rows, end, size):
+    """Any text, quoted as RFC 4180 says, through blocks of any size."""
+    text = io.StringIO()
+    csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator=end).writerows([("a", "b"), *rows])
+    path = tmp_path / "any.csv"
+    path.write_text(text.getvalue(), encoding="utf-8", newline="")
+    read = datasets.read_rows(Table(path, block_bytes=size), {"a": datasets.TEXT, "b": datasets.TEXT})
+    assert list(zip(read["a"], read["b"], strict=True)) == rows
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2**60).filter(lambda v: v < 10**18), st.integers(0, 99), st.booleans()),
+        min_size=1,
+        max_size=60,
+    ),
+    st.integers(32, 300),
+)
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_good_rows_and_bad_rows_together_are_all_rows(tmp_path, rows, size):
+    """Quarantine partitions the file, and each side keeps the order and the lines."""
+    path = tmp_path / "log.csv"
+    path.write_text("user,item\n" + "".join(f"{u},{i if good else 'x'}\n" for u, i, good in rows))
+    aside = Rejects("quarantine")
+    rules = {"user": datasets.WHOLE, "item": datasets.WHOLE}
+    if not any(good for *_, good in rows):
+        with pytest.raises(DataError, match="no row is good"):
+            datasets.read_rows(Table(path, block_bytes=size), rules, rejects=aside)
+        return
+    read = datasets.read_rows(Table(path, block_bytes=size), rules, rejects=aside)
+    assert read["user"].astype(int).tolist() == [u for u, _, good in rows if good]
+    bad = [line for line, (*_, good) in enumerate(rows, 2) if not good]
+    side = tmp_path / "log.csv.rejected.csv"
+    assert (pd.read_csv(side).line.tolist() if side.exists() else []) == bad
+    assert sum(aside.counts.values()) == len(bad)
+
+
+def big_shop(folder, rows=40_000, first=1433193132000):
+    text = "".join(f"{first + i},{i % 97},{('view', 'addtocart')[i % 9 == 0]},{i % 89},\n" for i in range(rows))
+    return shop(folder, HEADER + text)
+
+
+def test_the_cache_is_keyed_by_content(tmp_path, monkeypatch):
+    monkeypatch.setenv("RECSYS_LAB_CACHE", str(tmp_path / "cache"))
+    folder = big_shop(tmp_path / "log")
+    fresh = datasets.read_cached(folder, "log")
+    monkeypatch.setattr(datasets, "read_folder", lambda *a: pytest.fail("read the text again"))
+    cached = datasets.read_cached(folder, "log")
+    assert cached.fingerprint == fresh.fingerprint and cached.notices == fresh.notices and cached.source == folder
+    pd.testing.assert_frame_equal(cached.events, fresh.events)
+    (folder / "events.csv").touch()  # another time, the same content
+    assert datasets.read_cached(folder, "log").fingerprint == fresh.fingerprint
+    monkeypatch.undo()
+    monkeypatch.setenv("RECSYS_LAB_CACHE", str(tmp_path / "cache"))
+    content = (folder / "events.csv").read_bytes()
+    (folder / "events.csv").write_bytes(content.replace(b"1433193132000,0,", b"1433193132000,1,"))  # of the same size
+    assert datasets.read_cached(folder, "log").fingerprint != fresh.fingerprint
+    copies = [p for p in (tmp_path / "cache").iterdir() if p.is_dir()]
+    assert len(copies) == 1 and len(list(copies[0].iterdir())) == 1  # the old copy is gone
+
+
+def test_a_damaged_cache_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("RECSYS_LAB_CACHE", str(tmp_path / "cache"))
+    folder = big_shop(tmp_path / "log")
+    fresh = datasets.read_cached(folder, "log")
+    for path in (tmp_path / "cache").rglob("events.parquet"):
+        path.write_bytes(path.read_bytes()[:1000])
+    for path in (tmp_path / "cache").glob("*.json"):
+        path.write_text("{")
+    assert datasets.read_cached(folder, "log").fingerprint == fresh.fingerprint
+    assert datasets.read_cached(folder, "log").fingerprint == fresh.fingerprint
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("RECSYS_LAB_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.warns(UserWarning, match="is not kept as Parquet"):
+        assert len(datasets.read_cached(big_shop(tmp_path / "log"), "log")) == 40_000
+
+
+def test_options_of_the_reader_are_part_of_the_key(tmp_path, monkeypatch):
+    monkeypatch.setenv("RECSYS_LAB_CACHE", str(tmp_path / "cache"))
+    folder = big_shop(tmp_path / "log")
+    before = datasets.read_cached(folder, "log")
+    (folder / "dataset.toml").write_text('format = "retailrocket"\non_error = "quarantine"\n')
+    with open(folder / "events.csv", "a") as file:
+        file.write("oops\n")
+    after = datasets.read_cached(folder, "log")
+    assert after.fingerprint == before.fingerprint and sum(after.notices.values()) == 1
