@@ -51,8 +51,8 @@ __all__ = ['EVENTS', 'PURCHASE', 'COLUMNS', 'TIME_TYPE', 'FOREVER', 'SUFFIXES', 
            'bad_value', 'bad_records', 'drop_repeats', 'to_times', 'read_retailrocket_properties', 'read_categories',
            'read_retailrocket', 'natural_ids', 'mixed_ids', 'kind_rule', 'read_table', 'stored_unit', 'whole_numbers',
            'read_integer_lines', 'ordered_log', 'read_adjacency', 'read_sessions', 'project_root', 'data_folders',
-           'format_of', 'told_options', 'read_folder', 'available', 'load', 'whole_folder', 'cache_folder', 'file_hash',
-           'content_key', 'remembered_key', 'keep_copy', 'read_copy', 'read_cached']
+           'format_of', 'format_name', 'told_options', 'read_folder', 'available', 'load', 'whole_folder',
+           'cache_folder', 'file_hash', 'content_key', 'remembered_key', 'keep_copy', 'read_copy', 'read_cached']
 
 # %% ../nbs/00_datasets.ipynb #a7b26df5
 EVENTS = ("view", "addtocart", "transaction")  # the events of a shop, in the order of the funnel
@@ -1205,7 +1205,7 @@ def data_folders() -> list[Path]:
     extra = os.environ.get("RECSYS_LAB_DATA")
     return [root / "data"] + ([root / extra] if extra else [])
 
-# %% ../nbs/00_datasets.ipynb #7480ef0b
+# %% ../nbs/00_datasets.ipynb #b0ac3f92
 MAKERS = {
     "shop": "recsys_lab.simulator"
 }  # datasets that `make(folder, size)` of a module makes where they are missing or outdated
@@ -1222,6 +1222,11 @@ FORMATS = {"events.csv": "retailrocket", "train.txt": "adjacency", "sessions.txt
 def format_of(folder: Path) -> str | None:
     """The format of a folder by the names of its files; None where they tell nothing."""
     return next((kind for stem, kind in FORMATS.items() if find_source(folder, stem)), None)
+
+
+def format_name(folder: Path) -> str:
+    """The format of a folder for people: `table`, `retailrocket`, `adjacency`, `sessions`, or `unknown format`."""
+    return str(told_options(folder)["format"] or "unknown format")
 
 
 def told_options(folder: Path) -> dict[str, Any]:
