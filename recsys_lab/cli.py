@@ -489,7 +489,7 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--k", type=int, help="length of the lists in the leaderboards (default: the run's own k)")
     return main
 
-# %% ../nbs/81_cli.ipynb #c407ab40
+# %% ../nbs/81_cli.ipynb #573bf507
 def cmd_compare(args: argparse.Namespace) -> int:
     """Print the rows in which two runs differ."""
     table = runs.compare_runs(args.a, args.b)
@@ -505,6 +505,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         return args.call(args)
-    except (UserError, ChapterFailed, ValueError, FileNotFoundError, RuntimeError) as error:
+    except (UserError, ChapterFailed, ValueError, OSError, RuntimeError) as error:
         print(f"recsys-lab: {error}", file=sys.stderr)
         return 2

@@ -134,7 +134,7 @@ def fetch_rest(url: str, part: Path, timeout: float) -> None:
                 file.write(chunk)
                 shown.update(len(chunk))
 
-# %% ../nbs/04_downloads.ipynb #eb699db5
+# %% ../nbs/04_downloads.ipynb #130073dd
 def fetch(url: str, folder: Path, name: str, sha256: str | None = None, downloader: Resuming | None = None) -> Path:
     """The file `name` in `folder` with the content of `url`, downloaded unless it is there.
 
@@ -154,11 +154,12 @@ def fetch(url: str, folder: Path, name: str, sha256: str | None = None, download
             raise
         (folder / name).unlink(missing_ok=True)
         raise DownloadError(
-            f"{url}: this is not the file expected ({error}). It was changed, or something on the way sent another page; nothing of it was kept"
+            f"{url}: this is not the file expected ({error}). It was changed, or something on the way "
+            "sent another page; nothing of it was kept"
         ) from error
     return folder / name
 
-# %% ../nbs/04_downloads.ipynb #35387e8b
+# %% ../nbs/04_downloads.ipynb #630a8eaa
 def check_counts(log: Dataset, source: Source) -> None:
     """Raise `DownloadError` where a log does not hold what its publication tells."""
     found = {"users": len(log.users), "items": len(log.items), "events": len(log)}
@@ -187,7 +188,7 @@ def get(name: str, sources: Mapping[str, Source] = SOURCES, downloader: Resuming
         for file, (url, sha256) in source.files.items():
             shutil.copy2(fetch(url, parts, file, sha256, downloader), beside / file)
         check_counts(read_folder(beside, name), source)
-        told = {"about": source.about, "licence": source.licence, "kaggle": source.kaggle}
+        told: dict[str, Any] = {"about": source.about, "licence": source.licence, "kaggle": source.kaggle}
         told["files"] = {f: {"url": url, "sha256": file_hash(beside / f)} for f, (url, _) in source.files.items()}
         (beside / "source.json").write_text(json.dumps(told, indent=1) + "\n")
     shutil.rmtree(parts, ignore_errors=True)

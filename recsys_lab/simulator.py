@@ -167,7 +167,7 @@ def stock_shop(config: ShopConfig, leaves: np.ndarray, rng: np.random.Generator)
     conversion = rng.gamma(4, 1 / 4, n) * (price / np.median(price)) ** -0.3
     return Items(leaf, rng.integers(0, config.styles, n), weight, launch, gone, conversion, price)
 
-# %% ../nbs/01_simulator.ipynb #1e824a3a
+# %% ../nbs/01_simulator.ipynb #58229bba
 class People(NamedTuple):
     """What each visitor likes, one row a visitor.
 
@@ -253,7 +253,7 @@ class Truth:
     def from_arrays(cls, z: Any) -> Truth:
         """The truth from what `arrays` gave."""
         items = Items(*(z[f"item_{k}"] for k in Items._fields))
-        people = People(*(z[f"people_{k}"] if f"people_{k}" in z else None for k in People._fields))
+        people = People(**{k: z[f"people_{k}"] for k in People._fields if f"people_{k}" in z})
         return cls(ShopConfig(**json.loads(str(z["config"]))), items, people, z["viewed"] if "viewed" in z else None)
 
     @classmethod
@@ -718,9 +718,9 @@ def simulate(config: ShopConfig) -> Shop:
     item, shown = choose_views(truth, visitor[session], session, time, choices)
     return Shop(follow_funnel(truth, visitor[session], item, time, funnel), parent, truth, shown)
 
-# %% ../nbs/01_simulator.ipynb #26166dec
+# %% ../nbs/01_simulator.ipynb #a179d113
 def write_shop(shop: Shop, folder: Path, made: dict[str, Any] | None = None) -> None:
-    """Write a shop's files (RetailRocket's names and columns, `truth.npz`, and `impressions.csv` where it shows shelves); whole or not at all."""
+    """Write a shop's files, whole or not at all: RetailRocket's names and columns, `truth.npz`, `impressions.csv` of what was shown."""
     tree = pd.DataFrame(
         {
             "categoryid": np.arange(len(shop.parent)),

@@ -45,7 +45,7 @@ def waiting_carts(histories: Histories) -> tuple[np.ndarray, np.ndarray]:
     carted = fresh & (histories.events == histories.event_names.index("addtocart"))
     return histories.rows[carted], histories.items[carted]
 
-# %% ../../nbs/29_oracle.ipynb #1e624792
+# %% ../../nbs/29_oracle.ipynb #624886a5
 class Oracle(Recommender):
     """Ranks by the simulated shop's true probability that the next event (or purchase) is of the item.
 
@@ -89,6 +89,6 @@ class Oracle(Recommender):
         else:
             rows = np.flatnonzero(viewed & (gap <= 60_000))
             scores[rows, last[rows]] += np.minimum(
-                1, truth.config.cart * truth.items.conversion[last[rows]] * truth.keen[visitors[rows]]
+                1, truth.config.cart * truth.items.conversion[last[rows]] * truth.people.keen[visitors[rows]]
             )
         return np.where(scores > 0, scores, -np.inf).astype(np.float32)
