@@ -215,7 +215,7 @@ def list_runs(reports: Path | str) -> str:
     head += "the executed chapters.\n\n"
     return head + (markdown_table(pd.DataFrame(rows)) if rows else "There is no run yet.") + "\n"
 
-# %% ../nbs/80_book.ipynb #b08a96b0
+# %% ../nbs/80_book.ipynb #4f96d820
 DIRECTIVE = re.compile(r"^\s*#\|\s*(\S+)")
 
 
@@ -231,7 +231,7 @@ def page_cell(cell: dict[str, Any]) -> dict[str, Any] | None:
     if directives & {"hide", "default_exp"} or (cell["cell_type"] == "code" and not source.strip()):
         return None
     tags = list(cell.get("metadata", {}).get("tags", []))
-    if directives & {"export", "exporti", "exports"}:
+    if directives & {"export", "exporti", "exports", "code-fold:"}:
         tags.append("hide-input")
     if "echo:" in directives:
         tags.append("remove-input")
@@ -258,7 +258,7 @@ PARTS = (
     ("Results", "9"),
 )
 
-# %% ../nbs/80_book.ipynb #e8cdc278
+# %% ../nbs/80_book.ipynb #5de2f4ce
 CONF = """project = "recsys_lab: {name}"
 author = "the recsys_lab authors"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx-mathjax-offline"]
@@ -276,8 +276,8 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 napoleon_use_ivar = True
-nb_code_prompt_show = "Show the library's code"
-nb_code_prompt_hide = "Hide the library's code"
+nb_code_prompt_show = "Show the code"
+nb_code_prompt_hide = "Hide the code"
 
 
 def setup(app):

@@ -248,7 +248,7 @@ def to_moment(at: Any, has_times: bool) -> int:
     stamp = stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp.tz_convert("UTC")
     return int(stamp.value // 1_000_000)
 
-# %% ../nbs/00_datasets.ipynb #0ebb01ac
+# %% ../nbs/00_datasets.ipynb #bf75aabb
 class Dataset:
     """An immutable interaction log.
 
@@ -309,7 +309,7 @@ class Dataset:
 
     @cached_property
     def offers(self) -> frozenset[str]:
-        """What a chapter may need: times, carts, purchases, categories, properties, parts, truth, returning (users)."""
+        """What a chapter may need: times, carts, purchases, catalogue, categories, properties, parts, truth, returning (users)."""
         return frozenset(name for name, there in offered(self).items() if there)
 
     def where(self, mask: np.ndarray, properties: pd.DataFrame | None = None) -> Dataset:
@@ -414,7 +414,7 @@ def known_before(properties: pd.DataFrame | None, moment: int) -> pd.DataFrame |
         None if properties is None else properties[properties["timestamp"] < pd.Timestamp(moment, unit="ms", tz="UTC")]
     )
 
-# %% ../nbs/00_datasets.ipynb #408330f6
+# %% ../nbs/00_datasets.ipynb #6b7c502c
 def offered(log: Dataset) -> dict[str, bool]:
     """Which of the things that chapters can need are there in `log`."""
     kinds = set(log.events["event"].unique())
@@ -426,6 +426,7 @@ def offered(log: Dataset) -> dict[str, bool]:
         "purchases": PURCHASE in kinds,
         "properties": properties is not None and len(properties) > 0,
         "categories": properties is not None and bool((properties["property"] == "categoryid").any()),
+        "catalogue": log.categories is not None or (properties is not None and len(properties) > 0),
         "parts": "part" in log.events,
         "truth": log.source is not None and (log.source / "truth.npz").exists(),
         "returning": bool(pairs["user_id"].duplicated().any()),

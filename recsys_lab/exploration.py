@@ -16,7 +16,7 @@ from .datasets import PURCHASE, Dataset
 # %% auto #0
 __all__ = ['wilson', 'event_counts', 'pair_codes', 'funnel', 'activity', 'daily', 'lorenz', 'tails', 'survivors', 'Sessions',
            'sessions', 'delays', 'repeats', 'cold_start', 'first_moments', 'user_pace', 'suspects', 'Finding',
-           'event_findings', 'order_findings', 'shape_findings', 'severity_of', 'quality']
+           'event_findings', 'order_findings', 'shape_findings', 'calendar_findings', 'severity_of', 'quality']
 
 # %% ../nbs/02_exploration.ipynb #e24dd3e6
 def wilson(hits: float, trials: float, z: float = 1.96) -> tuple[float, float]:
@@ -73,14 +73,14 @@ def funnel(log: Dataset) -> pd.DataFrame:
         )
     return pd.DataFrame(rows, columns=["step", "pairs", "went on", "rate", "low", "high"])
 
-# %% ../nbs/02_exploration.ipynb #b2ad6d36
+# %% ../nbs/02_exploration.ipynb #41847414
 def activity(log: Dataset) -> pd.DataFrame:
     """Events by weekday (0 is Monday) and hour (UTC), as an average over the days of the log: float `[7, 24]`; needs times."""
     times = log.events["timestamp"].dt
     counts = np.zeros((7, 24))
-    np.add.at(counts, (times.weekday.to_numpy(), times.hour.to_numpy()), 1)
+    np.add.at(counts, (times.dayofweek.to_numpy(), times.hour.to_numpy()), 1)
     days = pd.date_range(log.events["timestamp"].min().floor("D"), log.events["timestamp"].max().floor("D"), freq="D")
-    each = np.maximum(np.bincount(days.weekday, minlength=7), 1)
+    each = np.maximum(np.bincount(days.dayofweek, minlength=7), 1)
     names = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]
     return pd.DataFrame(counts / each[:, None], index=pd.Index(names, name="weekday"), columns=range(24))
 
@@ -303,7 +303,7 @@ def event_findings(log: Dataset) -> list[Finding]:
         )
     return found
 
-# %% ../nbs/02_exploration.ipynb #80b9d60f
+# %% ../nbs/02_exploration.ipynb #22027eb9
 def order_findings(log: Dataset) -> list[Finding]:
     """Purchases and carts that come out of nowhere, and logs that keep one row a pair."""
     kinds, pairs, found = log.events["event"], pair_codes(log), []
@@ -328,78 +328,49 @@ def order_findings(log: Dataset) -> list[Finding]:
 
 
 def shape_findings(log: Dataset) -> list[Finding]:
-    """Thin, cold and undescribed parts of a log, and days that are missing."""
+    """Thin, cold and undescribed parts of a log."""
     users, items = np.divmod(np.unique(pair_codes(log)), len(log.items))
     single, lonely = int((np.bincount(users) == 1).sum()), int((np.bincount(items) == 1).sum())
-    found = [
+    last, own = cold_start(log).iloc[-1], "kept, in a slice of their own"
+    new, n_users, n_items = round(last["new users"] * last["users"]), len(log.users), len(log.items)
+    known = log.properties["item_id"].unique() if log.properties is not None else []
+    missing = int((~log.items.isin(known)).sum())
+    undescribed = "unknown, not zero" if len(known) else "what needs categories is left out"
+    return [
+        Finding("users who met one item only", single, n_users, severity_of(single / n_users), own),
+        Finding("items that one user met", lonely, n_items, "medium", "kept; similarities are shrunk"),
         Finding(
-            "users who met one item only",
-            single,
-            len(log.users),
-            severity_of(single / len(log.users)),
-            "kept, in a slice of their own",
+            "users of the last slice unseen before it", new, int(last["users"]), severity_of(last["new users"]), own
         ),
-        Finding("items that one user met", lonely, len(log.items), "medium", "kept; similarities are shrunk"),
+        Finding("items that no property describes", missing, n_items, severity_of(missing / n_items), undescribed),
     ]
+
+
+def calendar_findings(log: Dataset) -> list[Finding]:
+    """Days that are missing or cut off; or no times at all."""
     if not log.has_times:
         return [
-            *found,
-            Finding("no times", len(log), len(log), "medium", "rows keep their order; what needs times is left out"),
+            Finding("no times", len(log), len(log), "medium", "rows keep their order; what needs times is left out")
         ]
-    empty = int((daily(log).sum(axis=1) == 0).sum())
-    found.append(
-        Finding(
-            "days without any event",
-            empty,
-            len(daily(log)),
-            "medium" if empty else "low",
-            "kept: half-lives count days",
-        )
-    )
-    new = cold_start(log)["new users"].iloc[-1]
-    judged = int(round(new * cold_start(log)["users"].iloc[-1]))
-    of = int(cold_start(log)["users"].iloc[-1])
-    found.append(
-        Finding(
-            "users of the last slice unseen before it", judged, of, severity_of(new), "judged in a slice of their own"
-        )
-    )
-    if log.properties is not None:
-        known = pd.Index(log.properties["item_id"].unique())
-        missing = int((~log.items.isin(known)).sum())
-        found.append(
-            Finding(
-                "items that no property describes",
-                missing,
-                len(log.items),
-                severity_of(missing / len(log.items)),
-                "unknown, not zero",
-            )
-        )
-    else:
-        found.append(
-            Finding(
-                "items that no property describes",
-                len(log.items),
-                len(log.items),
-                "medium",
-                "what needs categories is left out",
-            )
-        )
-    return found
+    each = daily(log).sum(axis=1)
+    ends = int((each.iloc[[0, -1]] < 0.3 * each.median()).sum()) if len(each) > 2 else 0
+    return [
+        Finding("days without any event", int((each == 0).sum()), len(each), "medium", "kept: half-lives count days"),
+        Finding("first or last day cut off", ends, len(each), "low", "kept: the split cuts by time, not by day"),
+    ]
 
 
 def severity_of(share: float) -> str:
     """high above a half, medium above a twentieth, low below."""
     return "high" if share > 0.5 else "medium" if share > 0.05 else "low"
 
-# %% ../nbs/02_exploration.ipynb #d6bd4572
+# %% ../nbs/02_exploration.ipynb #834a1703
 def quality(log: Dataset, suspected: int | None = None) -> pd.DataFrame:
     """The data-quality table: what, count, share, severity and what the lab does about it; the worst first, what was not found last.
 
     `suspected` is the number of users that `suspects` marks, where that was asked.
     """
-    found = [*event_findings(log), *order_findings(log), *shape_findings(log)]
+    found = [*event_findings(log), *order_findings(log), *shape_findings(log), *calendar_findings(log)]
     if suspected is not None:
         found.append(
             Finding(
