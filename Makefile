@@ -21,6 +21,7 @@ help: ## show this list
 	@echo '  make reports DATASET=my_log          your own log in data/my_log'
 	@echo '  make reports PARAMS="k=20 seed=1"    other parameters; 22.shrinkage=[5,50] goes to one chapter'
 	@echo '  make reports ONLY=22 OUT=reports/try one chapter, into another folder'
+	@echo '  make reports SIZE=full ONLY=00,01,02,03 OUT=reports/full   at the size of the published log'
 	@echo '  make reports RESUME=1                go on where a run broke off'
 
 $(VENV)/.installed: constraints.txt settings.ini setup.py
@@ -57,9 +58,9 @@ export: $(VENV)/.installed ## export the library from the chapters and clean the
 readme: $(VENV)/.installed ## make README.md from nbs/index.ipynb and reports/shop
 	$(BIN)/recsys-lab readme
 
-benchmarks: $(VENV)/.installed ## speed and quality beside other libraries (needs RECSYS_LAB_DATA)
-	for name in evaluation_speed item_knn next_item gowalla report; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+benchmarks: $(VENV)/.installed ## speed and quality beside other libraries (most need RECSYS_LAB_DATA)
+	for name in full_size evaluation_speed item_knn next_item gowalla report; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 clean: ## remove what was made: environments, embedded data, books, fits, caches
-	rm -rf $(VENV) $(PEERS) build data/shop reports/*/book reports/*/fits reports/*/evaluations *.egg-info
+	rm -rf $(VENV) $(PEERS) build data/shop data/.cache data/.downloads reports/*/book reports/*/fits reports/*/evaluations *.egg-info
 	find . -name __pycache__ -o -name .ipynb_checkpoints -o -name .pytest_cache -o -name .mypy_cache -o -name .ruff_cache | xargs rm -rf

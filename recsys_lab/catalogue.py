@@ -119,7 +119,7 @@ def depths(names: pd.Index, parent: np.ndarray) -> np.ndarray:
     told = " -> ".join(str(names[c]) for c in [*circle[circle.index(code) :], code])
     raise DataError(f"category tree: {told} is a circle; a tree has none")
 
-# %% ../nbs/03_catalogue.ipynb #85406321
+# %% ../nbs/03_catalogue.ipynb #d15d9b10
 class AsOf:
     """The values of one property as they were known at any time.
 
@@ -156,11 +156,13 @@ class AsOf:
     def lookup(self, item_ids: Any, moments: Any) -> np.ndarray:
         """The values themselves (text), None where nothing was known."""
         codes = self.codes(item_ids, moments)
-        return np.where(codes >= 0, np.asarray(self.values, dtype=object)[codes], None)
+        found = np.asarray(self.values, dtype=object)[codes]
+        found[codes < 0] = None
+        return found
 
-# %% ../nbs/03_catalogue.ipynb #051fbd7e
+# %% ../nbs/03_catalogue.ipynb #7b4c328a
 def coverage(log: Dataset) -> pd.DataFrame:
-    """For each property: rows, items, share of the catalogue and of the items with events that have it, distinct values, changes an item."""
+    """For each property: rows, items, their share of the catalogue and of the items with events, distinct values, changes an item."""
     if log.properties is None:
         return pd.DataFrame()
     catalogue, rows = log.properties["item_id"].nunique(), []
@@ -226,12 +228,12 @@ def availability(log: Dataset, moments: np.ndarray) -> pd.DataFrame:
         )
     return pd.DataFrame(rows, index=pd.to_datetime(moments, unit="ms"))
 
-# %% ../nbs/03_catalogue.ipynb #6442ea17
+# %% ../nbs/03_catalogue.ipynb #9ae22204
 def category_sales(log: Dataset, tree: Tree, level: str = "root", prior: float = 100.0) -> pd.DataFrame:
     """Popularity and conversion by category as of each event: `root` categories, or `own` for the item's own.
 
-    Columns `events`, `users`, `items`, `pairs` (with a view), `bought` (of these), `conversion` smoothed by `prior` pairs at the rate of the whole
-    shop, and `share` of all events; most events first. Events whose item had no known category are left out.
+    Columns `events`, `users`, `items`, `pairs` (with a view), `bought` (of these), `conversion` smoothed by `prior` pairs at the
+    rate of the whole shop, and `share` of all events; most events first. Events whose item had no known category are left out.
     """
     known = AsOf(log.properties, "categoryid")
     code = tree.codes(known.values)[known.codes(log.events["item_id"].to_numpy(), log.moments)]
@@ -252,9 +254,9 @@ def category_sales(log: Dataset, tree: Tree, level: str = "root", prior: float =
     table.index = pd.Index(tree.names[table.index], name="category")
     return table.sort_values("events", ascending=False)
 
-# %% ../nbs/03_catalogue.ipynb #0c051bbc
+# %% ../nbs/03_catalogue.ipynb #33d50f03
 def described(log: Dataset, items: Any, at: int | None = None) -> pd.DataFrame:
-    """What was known of some items before `at` (ms; the end by default): title, price, category path, availability, as far as there is any."""
+    """What was known of some items before `at` (ms; the end by default): title, price, availability, category path, if any."""
     ids, moment = np.asarray(items), 2**62 if at is None else at
     table = pd.DataFrame(index=pd.Index(ids, name="item_id"))
     names = set(log.properties["property"].unique()) if log.properties is not None else set()

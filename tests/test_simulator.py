@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from recsys_lab import datasets, simulator, splits
@@ -107,3 +108,113 @@ def test_one_style_and_one_favourite_work():
     shop = simulate(replace(SIZES["tiny"], styles=1, favourites=1, visitors=200))
     p = shop.truth.preference(np.arange(5), START_MS)
     np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
+
+
+def likelihood_z(shop):
+    """How far the log-likelihood of first views lies from what the truth expects, in standard errors."""
+    first = shop.events[shop.events.event == "view"].drop_duplicates("visitorid")
+    got, expected, variance = [], [], []
+    for day, group in first.groupby((first.timestamp - START_MS) // DAY_MS):
+        p = shop.truth.preference(group.visitorid.to_numpy(), START_MS + day * DAY_MS).astype(float)
+        logs = np.log(np.maximum(p, 1e-300))
+        got.extend(logs[np.arange(len(p)), group.itemid.to_numpy()])
+        expected.extend((p * logs).sum(1))
+        variance.extend((p * logs**2).sum(1) - (p * logs).sum(1) ** 2)
+    return (np.sum(got) - np.sum(expected)) / np.sqrt(np.sum(variance))
+
+
+@pytest.mark.parametrize(
+    "knobs", [{}, {"drift": 0.9}, {"feedback": 0.7, "taste": 0.3}, {"drift": 0.5, "feedback": 0.5}]
+)
+def test_the_log_follows_its_truth_whatever_the_knobs(knobs):
+    shop = simulate(replace(SIZES["tiny"], visitors=3000, seed=5, **knobs))
+    assert abs(likelihood_z(shop)) < 4
+
+
+def test_drift_is_seen_by_those_who_ignore_it():
+    """The same log against a truth that stands still: the test above would fail."""
+    shop = simulate(replace(SIZES["tiny"], visitors=3000, seed=5, drift=1.0, taste=1.0, focus=1.0, favourites=1))
+    assert abs(likelihood_z(shop)) < 4
+    people = shop.truth.people
+    shop.truth.people = people._replace(later=None, turn=None)
+    assert likelihood_z(shop) < -4
+
+
+def test_feedback_counts_the_views_before_each_day():
+    shop = simulate(replace(SIZES["tiny"], feedback=0.5))
+    views = shop.events[shop.events.event == "view"]
+    # a session that begins before midnight counts for its own day
+    start = views.sort_values(["visitorid", "timestamp"], kind="stable")
+    gap = start.timestamp.diff().gt(30 * 60_000) | start.visitorid.ne(start.visitorid.shift())
+    opened = start.timestamp.where(gap).ffill()
+    day = shop.truth.day(opened.to_numpy().astype(np.int64))
+    for at in (1, 60, 137):
+        counted = np.bincount(start.itemid.to_numpy()[day < at], minlength=400)
+        assert (shop.truth.viewed[at] == counted).all()
+
+
+def test_knobs_survive_writing_and_reading(tmp_path):
+    shop = simulate(replace(SIZES["tiny"], visitors=400, drift=0.5, feedback=0.5, exposure=0.5))
+    write_shop(shop, tmp_path / "shop")
+    truth = simulator.Truth.load(tmp_path / "shop")
+    at = START_MS + 100 * DAY_MS
+    assert (truth.preference(np.arange(50), at) == shop.truth.preference(np.arange(50), at)).all()
+    shown = pd.read_csv(tmp_path / "shop" / "impressions.csv")
+    assert list(shown) == ["timestamp", "visitorid", "itemid", "position", "propensity", "chosen"]
+    assert len(shown) == len(shop.shown)
+    assert "truth" in datasets.read_retailrocket(tmp_path / "shop").offers
+
+
+def test_what_is_taken_from_a_shelf_follows_preference_and_position():
+    config = replace(SIZES["tiny"], visitors=2500, exposure=1.0, drift=0.3)
+    shop = simulate(config)
+    shelves = shop.shown
+    day = shop.truth.day(shelves.timestamp.to_numpy()[:: config.slots])
+    got = expected = variance = 0.0
+    items = shelves.itemid.to_numpy().reshape(-1, config.slots)
+    visitors = shelves.visitorid.to_numpy()[:: config.slots]
+    chosen = shelves.chosen.to_numpy().reshape(-1, config.slots)
+    assert (chosen.sum(1) == 1).all()
+    for today in np.unique(day)[::7]:
+        rows = np.flatnonzero(day == today)
+        full = shop.truth.preference(visitors[rows], START_MS + int(today) * DAY_MS)
+        p = full[np.arange(len(rows))[:, None], items[rows]] * np.arange(1, config.slots + 1) ** -config.position_bias
+        logs = np.log(p / p.sum(1, keepdims=True))
+        p = p / p.sum(1, keepdims=True)
+        got += logs[chosen[rows] == 1].sum()
+        expected += (p * logs).sum()
+        variance += ((p * logs**2).sum(1) - (p * logs).sum(1) ** 2).sum()
+        weight = shop.truth.on_sale_weight(int(today))
+        np.testing.assert_allclose(
+            shelves.propensity.to_numpy().reshape(items.shape)[rows], (weight / weight.sum())[items[rows]]
+        )
+    assert abs(got - expected) / np.sqrt(variance) < 4
+
+
+def test_knobs_are_off_by_default():
+    config = ShopConfig()
+    assert (config.drift, config.feedback, config.exposure) == (0, 0, 0)
+    shop = simulate(replace(config, visitors=200))
+    assert shop.shown is None and shop.truth.viewed is None and shop.truth.people.later is None
+
+
+def test_the_full_shop_has_the_published_log_s_shape():
+    """Events only; the catalogue is counted by the benchmark, whose figures the chapter shows."""
+    raw = simulate(SIZES["full"]).events
+    log = datasets.Dataset(
+        "full",
+        pd.DataFrame(
+            {
+                "user_id": raw.visitorid,
+                "item_id": raw.itemid,
+                "event": pd.Categorical(raw.event, datasets.EVENTS),
+                "timestamp": pd.to_datetime(raw.timestamp, unit="ms", utc=True),
+            }
+        ),
+    )
+    found, published = simulator.facts(log), simulator.PUBLISHED
+    close = ["events", "view events", "addtocart events", "transaction events", "users", "items with events"]
+    assert all(abs(found[n] / published[n] - 1) < 0.02 for n in close)
+    rough = ["distinct pairs", "users with one pair", "unseen share of the last fifth's users"]
+    assert all(abs(found[n] / published[n] - 1) < 0.1 for n in rough)
+    assert (found["first day"], found["last day"]) == (published["first day"], published["last day"])
