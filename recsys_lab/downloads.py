@@ -76,7 +76,7 @@ SOURCES = {
     ),
 }
 
-# %% ../nbs/04_downloads.ipynb #9d73746b
+# %% ../nbs/04_downloads.ipynb #ea4da48b
 class Resuming:
     """A downloader for pooch that goes on where an earlier try broke off.
 
@@ -108,7 +108,7 @@ class Resuming:
             f"{url} broke off {self.tries} times, the last time after {size:,} bytes ({told}); what has come is kept: try again to go on"
         )
 
-
+# %% ../nbs/04_downloads.ipynb #8c6e1326
 def fetch_rest(url: str, part: Path, timeout: float) -> None:
     """Append to `part` what is missing of a file; raises what `requests` raises when it breaks off, `DownloadError` when it is refused."""
     import requests

@@ -24,18 +24,18 @@ from .datasets import Dataset, whole_folder
 # %% auto #0
 __all__ = ['DAY_MS', 'START_MS', 'SESSION_GAP_MS', 'SHARES', 'SIZES', 'HOURS', 'WEEKDAYS', 'KINDS', 'BRANDS', 'STYLES',
            'PUBLISHED', 'ShopConfig', 'check_knobs', 'grow_tree', 'leaves_of', 'Items', 'stock_shop', 'People', 'Truth',
-           'cell_shares', 'within_session', 'day_weight', 'cell_weights', 'invite_visitors', 'siblings',
-           'plan_sessions', 'plan_views', 'Shelf', 'fresh_cells', 'shown_preference', 'choose_shown', 'choose_views',
-           'next_items', 'count_views', 'follow_funnel', 'item_titles', 'weekly', 'Attributes', 'block', 'snapshots',
-           'attribute_rows', 'changes', 'Shop', 'streams', 'simulate', 'write_shop', 'write_csv', 'recipe', 'make',
-           'facts']
+           'favourites', 'fresh_choice', 'truth_arrays', 'cell_shares', 'within_session', 'day_weight', 'cell_weights',
+           'invite_visitors', 'siblings', 'plan_sessions', 'plan_views', 'Shelf', 'fresh_cells', 'shown_preference',
+           'choose_shown', 'choose_views', 'next_items', 'count_views', 'follow_funnel', 'item_titles', 'weekly',
+           'Attributes', 'block', 'snapshots', 'attribute_rows', 'changes', 'Shop', 'streams', 'simulate', 'write_shop',
+           'write_csv', 'recipe', 'make', 'facts']
 
 # %% ../nbs/01_simulator.ipynb #315aa20a
 DAY_MS = 86_400_000
 START_MS = 1_430_611_200_000  # 2015-05-03T00:00:00Z, the first day of the RetailRocket log
 SESSION_GAP_MS = 30 * 60_000
 
-# %% ../nbs/01_simulator.ipynb #3faa5bd5
+# %% ../nbs/01_simulator.ipynb #2866e5fe
 @dataclass(frozen=True)
 class ShopConfig:
     """What the simulated shop is like. Shares are between 0 and 1."""
@@ -77,7 +77,7 @@ class ShopConfig:
     def __post_init__(self) -> None:
         check_knobs(self)
 
-
+# %% ../nbs/01_simulator.ipynb #03c94dfc
 SHARES = """taste focus stay repeat revisit once bounce cart buy launched withdrawn dormant moved churn drift feedback
 exposure""".split()
 
@@ -95,7 +95,7 @@ def check_knobs(config: ShopConfig) -> None:
     if config.categories <= config.roots:
         raise ValueError(f"categories must be more than the {config.roots} roots, not {config.categories}")
 
-
+# %% ../nbs/01_simulator.ipynb #39cedc53
 SIZES = {
     "tiny": ShopConfig(),
     "small": ShopConfig(visitors=24_000, items=5_600, categories=160, roots=12),
@@ -167,7 +167,7 @@ def stock_shop(config: ShopConfig, leaves: np.ndarray, rng: np.random.Generator)
     conversion = rng.gamma(4, 1 / 4, n) * (price / np.median(price)) ** -0.3
     return Items(leaf, rng.integers(0, config.styles, n), weight, launch, gone, conversion, price)
 
-# %% ../nbs/01_simulator.ipynb #58229bba
+# %% ../nbs/01_simulator.ipynb #20d6b5a9
 class People(NamedTuple):
     """What each visitor likes, one row a visitor.
 
@@ -182,7 +182,7 @@ class People(NamedTuple):
     later: np.ndarray | None = None
     turn: np.ndarray | None = None
 
-
+# %% ../nbs/01_simulator.ipynb #6043decb
 class Truth:
     """The true preferences of a simulated shop, for any of its visitors at any time.
 
@@ -209,10 +209,7 @@ class Truth:
 
     def likes(self, visitors: np.ndarray, day: Any) -> np.ndarray:
         """The favourite leaves of visitors on a day (one, or one for each): int `[n, favourites]`."""
-        who, days = self.people, np.broadcast_to(day, len(visitors))[:, None]
-        if who.later is None or who.turn is None:
-            return who.liked[visitors]
-        return np.where(days >= who.turn[visitors], who.later[visitors], who.liked[visitors])
+        return favourites(self.people, visitors, day)
 
     def cell_taste(self, visitors: np.ndarray, day: int = 0) -> np.ndarray:
         """Share of each cell in the tasteful choices of each visitor on a day: float `[n, cells]`, rows sum to 1."""
@@ -224,14 +221,7 @@ class Truth:
 
     def preference(self, visitors: np.ndarray, at: int) -> np.ndarray:
         """P(a fresh choice is the item) for each visitor at the moment `at` (ms): float32 `[n, items]`, rows sum to 1."""
-        day = int(self.day(np.int64(at)))
-        weight = self.on_sale_weight(day)
-        in_cell, total = self.on_sale[:, day], weight.sum()
-        liked = self.cell_taste(np.asarray(visitors), day) * (in_cell > 0)
-        tasteful = self.config.taste * liked
-        by_popularity = (1 - tasteful.sum(1, keepdims=True)) * in_cell / total
-        within = np.divide(weight, in_cell[self.cell], out=np.zeros_like(weight), where=in_cell[self.cell] > 0)
-        return ((tasteful + by_popularity)[:, self.cell] * within).astype(np.float32)
+        return fresh_choice(self, np.asarray(visitors), int(self.day(np.int64(at))))
 
     def next_view(self, visitors: np.ndarray, last: np.ndarray, gap: np.ndarray, at: int) -> np.ndarray:
         """P(the next view is the item) given the `last` item (-1: none) and the milliseconds since: float32 `[n, items]`.
@@ -244,23 +234,46 @@ class Truth:
 
     def arrays(self) -> dict[str, Any]:
         """Everything, as arrays (the knobs as JSON text)."""
-        told = {"config": np.array(json.dumps(asdict(self.config))), "viewed": self.viewed}
-        told |= {f"people_{k}": v for k, v in self.people._asdict().items()}
-        told |= {f"item_{k}": v for k, v in self.items._asdict().items()}
-        return {k: v for k, v in told.items() if v is not None}
+        return truth_arrays(self)
 
     @classmethod
     def from_arrays(cls, z: Any) -> Truth:
         """The truth from what `arrays` gave."""
         items = Items(*(z[f"item_{k}"] for k in Items._fields))
         people = People(**{k: z[f"people_{k}"] for k in People._fields if f"people_{k}" in z})
-        return cls(ShopConfig(**json.loads(str(z["config"]))), items, people, z["viewed"] if "viewed" in z else None)
+        return cls(ShopConfig(**json.loads(str(z["config"]))), items, people, z.get("viewed"))
 
     @classmethod
     def load(cls, folder: Path | str) -> Truth:
         """Read `truth.npz` in a shop's folder; `FileNotFoundError` where the log is not simulated."""
         with np.load(Path(folder) / "truth.npz", allow_pickle=False) as z:
             return cls.from_arrays(dict(z))
+
+# %% ../nbs/01_simulator.ipynb #4ae0c8cc
+def favourites(who: People, visitors: np.ndarray, day: Any) -> np.ndarray:
+    """`Truth.likes`: after its turn, a favourite is the later one."""
+    days = np.broadcast_to(day, len(visitors))[:, None]
+    if who.later is None or who.turn is None:
+        return who.liked[visitors]
+    return np.where(days >= who.turn[visitors], who.later[visitors], who.liked[visitors])
+
+
+def fresh_choice(truth: Truth, visitors: np.ndarray, day: int) -> np.ndarray:
+    """`Truth.preference` on a day: float32 `[n, items]`, rows sum to 1."""
+    weight = truth.on_sale_weight(day)
+    in_cell, total = truth.on_sale[:, day], weight.sum()
+    tasteful = truth.config.taste * truth.cell_taste(visitors, day) * (in_cell > 0)
+    by_popularity = (1 - tasteful.sum(1, keepdims=True)) * in_cell / total
+    within = np.divide(weight, in_cell[truth.cell], out=np.zeros_like(weight), where=in_cell[truth.cell] > 0)
+    return ((tasteful + by_popularity)[:, truth.cell] * within).astype(np.float32)
+
+
+def truth_arrays(truth: Truth) -> dict[str, Any]:
+    """`Truth.arrays`."""
+    told: dict[str, Any] = {"config": np.array(json.dumps(asdict(truth.config))), "viewed": truth.viewed}
+    told |= {f"people_{k}": v for k, v in truth.people._asdict().items()}
+    told |= {f"item_{k}": v for k, v in truth.items._asdict().items()}
+    return {k: v for k, v in told.items() if v is not None}
 
 # %% ../nbs/01_simulator.ipynb #db13a91e
 def cell_shares(truth: Truth, visitors: np.ndarray, day: int) -> np.ndarray:
@@ -608,7 +621,7 @@ def block(who: np.ndarray, when: Any, name: Any, values: Any) -> pa.Table:
     columns = (pa.array(np.broadcast_to(when, len(who))), pa.array(who.astype(np.int64)), names, told)
     return pa.table(dict(zip(("timestamp", "itemid", "property", "value"), columns, strict=True)))
 
-# %% ../nbs/01_simulator.ipynb #96339f73
+# %% ../nbs/01_simulator.ipynb #424c4f65
 def snapshots(config: ShopConfig, parent: np.ndarray, items: Items, rng: np.random.Generator) -> Iterator[pa.Table]:
     """The property log, a table a week in order of time: timestamp (ms), itemid, property, value."""
     more, price = Attributes.draw(config, rng), items.price.copy()
@@ -616,9 +629,10 @@ def snapshots(config: ShopConfig, parent: np.ndarray, items: Items, rng: np.rand
     titles = None if config.published_names else np.array(item_titles(parent, items, rng))
     leaves, moving = np.unique(items.leaf), rng.random(config.items) < config.moved
     target = siblings(parent, leaves, items.leaf, items.leaf, moving, rng)
-    move = np.where(
-        target == items.leaf, -1, -(-(items.launch + rng.integers(14, max(15, config.days), config.items)) // 7)
+    when = (
+        items.launch + 7 + (rng.random(config.items) * np.maximum(1, config.days - 14 - items.launch)).astype(np.int64)
     )
+    move = np.where(target == items.leaf, -1, -(-when // 7))  # the week that finds the item moved
     for week in range(-(-config.days // 7)):
         new = np.flatnonzero((items.launch >= 7 * week) & (items.launch < 7 * week + 7))
         gone = np.flatnonzero((items.gone >= max(1, 7 * week)) & (items.gone < min(7 * week + 7, config.days)))
@@ -640,7 +654,7 @@ def snapshots(config: ShopConfig, parent: np.ndarray, items: Items, rng: np.rand
         table = pa.concat_tables(parts)
         yield table.take(np.lexsort((table["itemid"].to_numpy(), table["timestamp"].to_numpy())))
 
-
+# %% ../nbs/01_simulator.ipynb #05ade432
 def attribute_rows(
     more: Attributes, who: np.ndarray, when: Any, rng: np.random.Generator, slot: Any = None
 ) -> pa.Table:

@@ -148,7 +148,7 @@ def test_an_interrupt_leaves_nothing_half_written(small_checkout):
     [
         (
             ["run", "--params", "kk=3"],
-            "no chapter has the parameter 'kk'; did you mean 'k'? Valid names: draws, half_lives, k,",
+            "no chapter has the parameter 'kk'; did you mean 'k'? Valid names: busy_day, cutoffs, draws,",
         ),
         (["run", "--params", "k=2.5"], "k must be of type int (as 10), not '2.5'"),
         (["run", "--params", "22.shrinkage=5"], "22.shrinkage must be of type list"),
@@ -157,7 +157,7 @@ def test_an_interrupt_leaves_nothing_half_written(small_checkout):
         (["run", "--params", "out=/tmp/x"], "no chapter has the parameter 'out'"),
         (["run", "--only", "23"], "there is no chapter '23'"),
         (["run", "--dataset", "my_log"], "no dataset 'my_log' in"),
-        (["run", "--size", "huge"], "no shop of size 'huge'; there are ['small', 'tiny']"),
+        (["run", "--size", "huge"], "no shop of size 'huge'; there are ['full', 'small', 'tiny']"),
         (["book", "reports/none"], "holds no executed chapter; make one with"),
         (["compare", "reports/none", "reports/none"], "has no metrics.json"),
         (["data", "describe"], "say which dataset to describe"),
@@ -233,7 +233,7 @@ def test_every_chapter_runs_on_logs_without_times(kind, tmp_path):
     page = (out / "book" / "index.html").read_text()
     assert "item_knn" in page and "https://cdn" not in page and (out / "book" / "searchindex.js").exists()
     chapter = (out / "book" / "22_neighbours.html").read_text()
-    assert "#| export" not in chapter and "Show the library" in chapter
+    assert "#| export" not in chapter and "Show the code" in chapter
     assert not [
         f for f in (out / "book").rglob("*.html") if 'src="http' in f.read_text() or 'href="http://cdn' in f.read_text()
     ]
