@@ -254,7 +254,7 @@ def category_sales(log: Dataset, tree: Tree, level: str = "root", prior: float =
     table.index = pd.Index(tree.names[table.index], name="category")
     return table.sort_values("events", ascending=False)
 
-# %% ../nbs/03_catalogue.ipynb #33d50f03
+# %% ../nbs/03_catalogue.ipynb #69d2b989
 def described(log: Dataset, items: Any, at: int | None = None) -> pd.DataFrame:
     """What was known of some items before `at` (ms; the end by default): title, price, availability, category path, if any."""
     ids, moment = np.asarray(items), 2**62 if at is None else at
@@ -263,7 +263,8 @@ def described(log: Dataset, items: Any, at: int | None = None) -> pd.DataFrame:
     for column, candidates in (("title", ("title",)), ("price", PRICES), ("available", ("available",))):
         for name in candidates:
             if name in names and column not in table:
-                table[column] = AsOf(log.properties, name).lookup(ids, moment)
+                found = AsOf(log.properties, name).lookup(ids, moment)
+                table[column] = as_number(pd.Series(found)).to_numpy() if column == "price" else found
     if "categoryid" in names and log.categories is not None:
         tree = Tree.of(log.categories)
         codes = tree.codes(AsOf(log.properties, "categoryid").lookup(ids, moment))

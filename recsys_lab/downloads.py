@@ -108,7 +108,7 @@ class Resuming:
             f"{url} broke off {self.tries} times, the last time after {size:,} bytes ({told}); what has come is kept: try again to go on"
         )
 
-# %% ../nbs/04_downloads.ipynb #8c6e1326
+# %% ../nbs/04_downloads.ipynb #193f14a0
 def fetch_rest(url: str, part: Path, timeout: float) -> None:
     """Append to `part` what is missing of a file; raises what `requests` raises when it breaks off, `DownloadError` when it is refused."""
     import requests
@@ -125,7 +125,7 @@ def fetch_rest(url: str, part: Path, timeout: float) -> None:
             raise DownloadError(f"{url}: the server says {answer.status_code} {answer.reason}")
         goes_on = answer.status_code == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         rest = int(answer.headers["Content-Length"]) if "Content-Length" in answer.headers else None
-        bar = {"unit": "B", "unit_scale": True, "file": sys.stderr, "desc": part.stem, "leave": False}
+        bar = {"unit": "B", "unit_scale": True, "file": sys.stderr, "desc": part.stem, "leave": False, "disable": None}
         with (
             open(part, "ab" if goes_on else "wb") as file,
             tqdm(total=rest and rest + have * goes_on, initial=have * goes_on, **bar) as shown,
@@ -134,15 +134,18 @@ def fetch_rest(url: str, part: Path, timeout: float) -> None:
                 file.write(chunk)
                 shown.update(len(chunk))
 
-# %% ../nbs/04_downloads.ipynb #130073dd
+# %% ../nbs/04_downloads.ipynb #78ce7c8c
 def fetch(url: str, folder: Path, name: str, sha256: str | None = None, downloader: Resuming | None = None) -> Path:
     """The file `name` in `folder` with the content of `url`, downloaded unless it is there.
 
     Raises `DownloadError` where it cannot be had, or where its SHA-256 is not the one given; then nothing of it is kept.
     """
     import logging
+    import warnings
 
-    import pooch
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about progress bars in notebooks
+        import pooch
 
     pooch.get_logger().setLevel(logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)

@@ -166,7 +166,7 @@ def test_coverage_churn_prices_and_descriptions():
     assert catalogue.churn(log)[["first", "changed", "same"]].sum().tolist() == [3, 1, 0]
     assert catalogue.prices(log)[["item_id", "price"]].to_numpy().tolist() == [[7, 12.5]]
     table = catalogue.described(log, [7, 9], datasets.to_moment("2024-01-02", True))
-    assert table.category.fillna("?").tolist() == ["a / a1", "?"] and table.price.tolist()[0] == "n12.500"
+    assert table.category.fillna("?").tolist() == ["a / a1", "?"] and table.price.tolist()[0] == 12.5
 
 
 def test_price_changes_are_ratios_to_the_price_before(shop):
