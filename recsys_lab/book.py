@@ -258,7 +258,7 @@ PARTS = (
     ("Results", "9"),
 )
 
-# %% ../nbs/80_book.ipynb #5de2f4ce
+# %% ../nbs/80_book.ipynb #2438e681
 CONF = """project = "recsys_lab: {name}"
 author = "the recsys_lab authors"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx-mathjax-offline"]
@@ -292,6 +292,10 @@ CSS = """#pst-header { display: none; }
 .bd-article table td { white-space: nowrap; }
 .bd-article table td, .bd-article table th { padding: 0.4em 0.5em; }
 .bd-article table.dataframe td, .bd-article table.dataframe th { padding: 0.25em 0.8em; }
+@media (max-width: 600px) {
+  .bd-article .cell_output { overflow-x: auto; }
+  .bd-article .cell_output img { min-width: 36rem; max-width: none; }
+}
 """
 
 # %% ../nbs/80_book.ipynb #17cb4d6e

@@ -414,7 +414,7 @@ def known_before(properties: pd.DataFrame | None, moment: int) -> pd.DataFrame |
         None if properties is None else properties[properties["timestamp"] < pd.Timestamp(moment, unit="ms", tz="UTC")]
     )
 
-# %% ../nbs/00_datasets.ipynb #6b7c502c
+# %% ../nbs/00_datasets.ipynb #2eefe174
 def offered(log: Dataset) -> dict[str, bool]:
     """Which of the things that chapters can need are there in `log`."""
     kinds = set(log.events["event"].unique())
@@ -426,7 +426,7 @@ def offered(log: Dataset) -> dict[str, bool]:
         "purchases": PURCHASE in kinds,
         "properties": properties is not None and len(properties) > 0,
         "categories": properties is not None and bool((properties["property"] == "categoryid").any()),
-        "catalogue": log.categories is not None or (properties is not None and len(properties) > 0),
+        "catalogue": any(frame is not None and len(frame) > 0 for frame in (log.categories, properties)),
         "parts": "part" in log.events,
         "truth": log.source is not None and (log.source / "truth.npz").exists(),
         "returning": bool(pairs["user_id"].duplicated().any()),
@@ -820,9 +820,9 @@ def as_text(table: Table, name: str, values: pa.Array) -> pa.Array:
         values = values.cast(pa.int64())
     return pc.fill_null(values.cast(pa.string()), "")
 
-# %% ../nbs/00_datasets.ipynb #4a9d736e
+# %% ../nbs/00_datasets.ipynb #51d6728c
 class Rejects:
-    """What happens to bad rows: `raise` refuses the first, `quarantine` writes them to `FILE.rejected.csv`.
+    """What happens to bad rows: `raise` refuses the first, `quarantine` writes them to `FILE.rejected.csv` (FILE may be a member of a zip).
 
     Attributes
     ----------
@@ -837,9 +837,10 @@ class Rejects:
         self.on_error, self.folder = on_error, None if folder is None else Path(folder)
         self.counts: dict[str, int] = {}
 
-    def set_aside(self, path: Path, rows: Sequence[tuple[int, str, str]]) -> None:
-        """Write (line, reason, record) of each bad row of `path`, whole or not at all; without any, an old side file goes."""
-        side = (self.folder or path.parent) / f"{path.name}.rejected.csv"
+    def set_aside(self, path: Path, member: str | None, rows: Sequence[tuple[int, str, str]]) -> None:
+        """Write (line, reason, record) of each bad row of a file, whole or not at all; without any, an old side file goes."""
+        name = member or path.name
+        side = (self.folder or path.parent) / f"{name}.rejected.csv"
         if not rows:
             if side.exists():
                 side.unlink()
@@ -853,7 +854,7 @@ class Rejects:
                 f"cannot write the rejected rows of {path} to {side} ({error.strerror}): name a folder with quarantine="
             ) from error
         for _, reason, _ in rows:
-            told = f"{path.name}: rows set aside because {reason}"
+            told = f"{name}: rows set aside because {reason}"
             self.counts[told] = self.counts.get(told, 0) + 1
 
 
@@ -867,7 +868,7 @@ def write_text(path: Path, text: str) -> None:
     os.chmod(f.name, 0o644)
     os.replace(f.name, path)
 
-# %% ../nbs/00_datasets.ipynb #f6e51d37
+# %% ../nbs/00_datasets.ipynb #c8d2fe99
 def read_rows(
     table: Table, rules: Mapping[str, Column], keep: Any = None, rejects: Rejects | None = None
 ) -> pd.DataFrame:
@@ -887,7 +888,9 @@ def read_rows(
         block = block.filter(pa.array(broken < 0)) if len(bad) else block
         blocks.append(block if keep is None else block.filter(keep(block)))
     if rejects.on_error == "quarantine":
-        rejects.set_aside(table.path, list(bad_records(table, rules, broken_at)) if broken_at or malformed else [])
+        rejects.set_aside(
+            table.path, table.member, list(bad_records(table, rules, broken_at)) if broken_at or malformed else []
+        )
         if (broken_at or malformed) and keep is None and not any(b.num_rows for b in blocks):
             raise DataError(f"{table.path}: no row is good; {rejects.counts}")
     if not blocks:
@@ -1105,7 +1108,7 @@ def stored_unit(table: Table, column: str | None, time_unit: str) -> str:
             return "ms"
     return time_unit
 
-# %% ../nbs/00_datasets.ipynb #c33661e3
+# %% ../nbs/00_datasets.ipynb #01dc71eb
 def whole_numbers(line: str) -> list[int]:
     """The whole numbers (at most 18 digits) of a line, split at blanks; `ValueError` tells the first that is none."""
     for token in line.split() if re.search(r"[^\d\s-]|\d{19}|\d-|-\D|-$", line, re.ASCII) else ():
@@ -1129,7 +1132,7 @@ def read_integer_lines(path: Path, member: str | None, rejects: Rejects) -> Iter
             if values:
                 yield number, values
     if rejects.on_error == "quarantine":
-        rejects.set_aside(path, aside)
+        rejects.set_aside(path, member, aside)
 
 
 def ordered_log(name: str, users: list[np.ndarray], items: list[np.ndarray], source: Path, **extra: Any) -> Dataset:

@@ -300,7 +300,7 @@ def event_findings(log: Dataset) -> list[Finding]:
         )
     return found
 
-# %% ../nbs/02_exploration.ipynb #22027eb9
+# %% ../nbs/02_exploration.ipynb #bc1743b1
 def order_findings(log: Dataset) -> list[Finding]:
     """Purchases and carts that come out of nowhere, and logs that keep one row a pair."""
     kinds, pairs, found = log.events["event"], pair_codes(log), []
@@ -333,13 +333,14 @@ def shape_findings(log: Dataset) -> list[Finding]:
     known = log.properties["item_id"].unique() if log.properties is not None else []
     missing = int((~log.items.isin(known)).sum())
     undescribed = "unknown, not zero" if len(known) else "what needs categories is left out"
+    how_bad = severity_of(missing / n_items) if len(known) else "medium"
     return [
         Finding("users who met one item only", single, n_users, severity_of(single / n_users), own),
         Finding("items that one user met", lonely, n_items, "medium", "kept; similarities are shrunk"),
         Finding(
             "users of the last slice unseen before it", new, int(last["users"]), severity_of(last["new users"]), own
         ),
-        Finding("items that no property describes", missing, n_items, severity_of(missing / n_items), undescribed),
+        Finding("items that no property describes", missing, n_items, how_bad, undescribed),
     ]
 
 

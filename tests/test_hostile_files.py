@@ -255,6 +255,25 @@ def test_quarantine_elsewhere_and_by_dataset_toml(tmp_path):
         datasets.read_folder(folder, "log")
 
 
+def test_members_of_a_zip_have_side_files_of_their_own(tmp_path):
+    with zipfile.ZipFile(tmp_path / "archive.zip", "w") as z:
+        z.writestr("deep/events.csv", BAD)
+        z.writestr("deep/category_tree.csv", "categoryid,parentid\n1,\nx,1\n2,1\n")
+    log = datasets.read_retailrocket(tmp_path, on_error="quarantine")
+    assert (len(log), len(log.categories)) == (4, 2)
+    sides = {p.name: len(pd.read_csv(p)) for p in tmp_path.glob("*.rejected.csv")}
+    assert sides == {"events.csv.rejected.csv": 5, "category_tree.csv.rejected.csv": 1}
+
+
+def test_files_with_a_header_only_beside_a_good_log(tmp_path):
+    shop(tmp_path, HEADER + GOOD)
+    (tmp_path / "item_properties_part1.csv").write_text("timestamp,itemid,property,value\n")
+    (tmp_path / "category_tree.csv").write_text("categoryid,parentid\n")
+    log = datasets.read_retailrocket(tmp_path)
+    assert (len(log), len(log.properties), len(log.categories)) == (3, 0, 0)
+    assert not {"categories", "properties"} & log.offers
+
+
 def test_quarantine_of_everything_is_an_error(tmp_path):
     assert "no row is good" in refused(
         shop(tmp_path, HEADER + "1433193132,5,view,11,\n1433193132,5,view,12,\n"), on_error="quarantine"
