@@ -7,7 +7,7 @@ PEERS := .venv-peers
 
 DATASET ?= shop
 SIZE ?= small
-OUT ?= reports/$(DATASET)
+OUT ?=
 PARAMS ?=
 ONLY ?=
 RESUME ?=
@@ -21,7 +21,7 @@ help: ## show this list
 	@echo '  make reports DATASET=my_log          your own log in data/my_log'
 	@echo '  make reports PARAMS="k=20 seed=1"    other parameters; 22.shrinkage=[5,50] goes to one chapter'
 	@echo '  make reports ONLY=22 OUT=reports/try one chapter, into another folder'
-	@echo '  make reports SIZE=full ONLY=00,01,02,03 OUT=reports/full   at the size of the published log'
+	@echo '  make reports SIZE=full ONLY=00,01,02,03   explore a shop as large as the published log'
 	@echo '  make reports RESUME=1                go on where a run broke off'
 
 $(VENV)/.installed: constraints.txt settings.ini setup.py

@@ -24,10 +24,10 @@ from . import __version__, book, datasets, downloads, runs, simulator, splits
 
 # %% auto #0
 __all__ = ['OWN', 'EXAMPLES', 'AS_IT_IS', 'UserError', 'Parameter', 'chapter_paths', 'parameters_of', 'checkout', 'parse_value',
-           'assign', 'choose', 'stripped', 'ChapterFailed', 'execute', 'Plan', 'make_plan', 'chapter_key',
-           'missing_for', 'describe', 'run_chapters', 'forget', 'chapters_before', 'check_folder', 'save_states',
-           'cmd_run', 'split_words', 'cmd_params', 'list_data', 'cmd_data', 'cmd_readme', 'add_run', 'add_data',
-           'parser', 'cmd_compare', 'main']
+           'assign', 'choose', 'stripped', 'ChapterFailed', 'execute', 'Plan', 'default_folder', 'make_plan',
+           'chapter_key', 'missing_for', 'describe', 'run_chapters', 'forget', 'chapters_before', 'check_folder',
+           'save_states', 'cmd_run', 'split_words', 'cmd_params', 'list_data', 'cmd_data', 'cmd_readme', 'add_run',
+           'add_data', 'parser', 'cmd_compare', 'main']
 
 # %% ../nbs/81_cli.ipynb #1054d7c3
 class UserError(Exception):
@@ -166,7 +166,7 @@ def execute(path: Path, target: Path, parameters: dict[str, Any]) -> None:
     if failed is not None:
         raise ChapterFailed(path.stem, failed)
 
-# %% ../nbs/81_cli.ipynb #a12f0b2f
+# %% ../nbs/81_cli.ipynb #a8297a35
 class Plan(NamedTuple):
     """What a run is to do."""
 
@@ -179,13 +179,18 @@ class Plan(NamedTuple):
     takes: dict[str, dict[str, Parameter]]
 
 
+def default_folder(dataset: str, size: str) -> str:
+    """`reports/DATASET`; `reports/shop-full` for another size of an embedded dataset than the usual one."""
+    return f"reports/{dataset}-{size}" if dataset in datasets.MAKERS and size != "small" else f"reports/{dataset}"
+
+
 def make_plan(dataset: str, size: str, out: str, params: Sequence[str], only: str) -> Plan:
     """Check everything that was asked for and load the data; nothing is written yet."""
     root = checkout()
     takes = {p.stem: parameters_of(p) for p in chapter_paths(root)}
     chosen = choose(only, list(takes))
     given = assign(params, {c: takes[c] for c in chosen})
-    folder = (root / (out or f"reports/{dataset}")).resolve()
+    folder = (root / (out or default_folder(dataset, size))).resolve()
     log = datasets.load(dataset, size=size)
     if "returning" not in log.offers:
         raise UserError(
@@ -404,13 +409,14 @@ def cmd_readme(args: argparse.Namespace) -> int:
     runs.write_text(root / "README.md", text.strip() + "\n")
     return 0
 
-# %% ../nbs/81_cli.ipynb #ff4ce768
+# %% ../nbs/81_cli.ipynb #8ae7dc37
 EXAMPLES = """examples:
   recsys-lab run                                   the whole lab on the embedded shop
   recsys-lab run --dataset my_log                  on your own log in data/my_log (see README)
   recsys-lab run --params "k=20 seed=1"            other parameters, in every chapter that has them
   recsys-lab run --params "22.shrinkage=[5, 50]"   in one chapter; lists are JSON
   recsys-lab run --only 22 --out reports/trial     one chapter, into another folder
+  recsys-lab run --size full --only 00,01,02,03    explore a shop of the published log's size
   recsys-lab params 22                             what a chapter takes
   recsys-lab data list                             what is here and what can be downloaded
   recsys-lab data get gowalla                      download a benchmark's split to data/gowalla
@@ -418,7 +424,7 @@ EXAMPLES = """examples:
   recsys-lab compare reports/shop reports/trial    two runs side by side
 """
 
-# %% ../nbs/81_cli.ipynb #38893854
+# %% ../nbs/81_cli.ipynb #2baffd71
 def add_run(sub: Any) -> None:
     """The command `run`."""
     run = sub.add_parser(
@@ -430,7 +436,7 @@ def add_run(sub: Any) -> None:
     run.add_argument(
         "--size", default="small", help=f"size of the embedded shop: {', '.join(simulator.SIZES)} (default: small)"
     )
-    run.add_argument("--out", default="", help="folder of the run (default: reports/DATASET)")
+    run.add_argument("--out", default="", help="folder of the run (default: reports/DATASET, or reports/shop-SIZE)")
     run.add_argument(
         "--params", nargs="*", default=[], metavar="NAME=VALUE", help="parameters; `recsys-lab params` lists them"
     )

@@ -395,3 +395,57 @@ def test_options_of_the_reader_are_part_of_the_key(tmp_path, monkeypatch):
         file.write("oops\n")
     after = datasets.read_cached(folder, "log")
     assert after.fingerprint == before.fingerprint and sum(after.notices.values()) == 1
+
+
+WORDS = b'" , \n \r \r\n \x00 \xff \xef\xbb\xbf - 9999999999999999999999 nan "" \xc3\xa9 1e5 view'
+TOKENS = [*WORDS.split(b" "), b" ", b"\n\n"]
+
+
+def mutate(content, rng):
+    """Some bytes inserted, deleted, overwritten, repeated or cut off."""
+    out = bytearray(content)
+    for _ in range(rng.choice([1, 1, 2, 3, 6])):
+        at, kind = rng.integers(len(out) + 1), rng.integers(5)
+        if kind == 0:
+            out[at:at] = TOKENS[rng.integers(len(TOKENS))]
+        elif kind == 1:
+            del out[at : at + rng.integers(1, 30)]
+        elif kind == 2 and at < len(out):
+            out[at] = rng.integers(256)
+        elif kind == 3:
+            out = out[:at]
+        else:
+            start = rng.integers(len(out) + 1)
+            out[at:at] = out[start : start + rng.integers(60)]
+    return bytes(out)
+
+
+MANY = HEADER + "".join(
+    f"{1433193132535 + i * 1000},{i % 7},{datasets.EVENTS[i % 3]},{i % 5},{i if i % 3 == 2 else ''}\n"
+    for i in range(40)
+)
+
+
+@pytest.mark.parametrize("form", ["plain", "gz", "xz", "zip"])
+def test_whatever_is_broken_is_read_or_refused_by_name(tmp_path, form):
+    """Random damage: a log, or a DataError; never another error, and in quarantine no row gets lost."""
+    for seed in range(120):
+        rng = np.random.default_rng(seed)
+        content = mutate(MANY.encode(), rng) if form == "plain" or seed % 2 else MANY.encode()
+        name = {"plain": "events.csv", "gz": "events.csv.gz", "xz": "events.csv.xz", "zip": "archive.zip"}[form]
+        if form == "zip":
+            packed = io.BytesIO()
+            with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as z:
+                z.writestr("events.csv", content)
+            stored = packed.getvalue()
+        else:
+            stored = {"plain": bytes, "gz": gzip.compress, "xz": lzma.compress}[form](content)
+        folder = shop(tmp_path / str(seed), stored if seed % 2 or form == "plain" else mutate(stored, rng), name)
+        for on_error in ("raise", "quarantine"):
+            try:
+                log = datasets.read_retailrocket(folder, on_error=on_error)
+            except (DataError, FileNotFoundError):
+                continue  # FileNotFoundError: the zip's own list of files was hit
+            text = datasets.open_source(folder / name).read().decode("utf-8-sig", errors="replace")
+            records = sum(1 for fields in csv.reader(io.StringIO(text, newline="")) if fields)
+            assert len(log) + sum(log.notices.values()) == records - 1, seed

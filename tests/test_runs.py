@@ -68,7 +68,7 @@ results = runs.judge(run, [Popularity()], splits.make(datasets.load(dataset, siz
 
 
 def states(root):
-    return json.loads((root / "reports/shop/provenance.json").read_text())["chapters"]
+    return json.loads((root / "reports/shop-tiny/provenance.json").read_text())["chapters"]
 
 
 def test_a_run_leaves_what_it_says_and_repeats_itself(small_checkout):
@@ -76,7 +76,7 @@ def test_a_run_leaves_what_it_says_and_repeats_itself(small_checkout):
     done = command(*words, cwd=small_checkout)
     assert done.returncode == 0, done.stderr
     assert "23_third skipped: needs parts" in done.stdout and "popularity" in done.stdout
-    folder = small_checkout / "reports" / "shop"
+    folder = small_checkout / "reports" / "shop-tiny"
     assert {p.name for p in folder.iterdir()} == {
         "metrics.json",
         "costs.json",
@@ -95,20 +95,20 @@ def test_a_run_leaves_what_it_says_and_repeats_itself(small_checkout):
     )
     assert rows.duplicated(["chapter", "model", "protocol", "target", "exclude", "slice", "metric", "k"]).sum() == 0
     params = json.loads((folder / "params.json").read_text())
-    assert params["22_second"]["k"] == 7 and params["22_second"]["out"] == "../reports/shop"
+    assert params["22_second"]["k"] == 7 and params["22_second"]["out"] == "../reports/shop-tiny"
     text = (folder / "notebooks" / "21_first.ipynb").read_text()
     assert str(small_checkout) not in text and "duration" not in text
     before = digests(folder)
     assert command(*words, cwd=small_checkout).returncode == 0
     assert digests(folder) == before
-    assert "[shop](shop/README.md)" in (folder.parent / "README.md").read_text()
+    assert "[shop-tiny](shop-tiny/README.md)" in (folder.parent / "README.md").read_text()
 
 
 def test_a_failing_chapter_is_told_kept_and_resumed(small_checkout):
     done = command("run", "--size", "tiny", "--no-book", "--params", "fail=true", cwd=small_checkout)
     assert done.returncode == 1
     assert "chapter 22_second failed: RuntimeError: broken on purpose" in done.stderr and "--resume" in done.stderr
-    folder = small_checkout / "reports" / "shop"
+    folder = small_checkout / "reports" / "shop-tiny"
     assert "broken on purpose" in (folder / "notebooks" / "22_second.ipynb").read_text()
     assert states(small_checkout)["22_second"]["status"] == "failed" and "23_third" not in states(small_checkout)
     assert set(runs.Run(folder).frame().chapter) == {"21_first"}  # nothing half recorded
@@ -131,7 +131,7 @@ def test_an_interrupt_leaves_nothing_half_written(small_checkout):
         stderr=subprocess.PIPE,
         text=True,
     )
-    folder, deadline = small_checkout / "reports" / "shop", time.monotonic() + 120
+    folder, deadline = small_checkout / "reports" / "shop-tiny", time.monotonic() + 120
     while not (folder / "evaluations").exists() or not list(folder.glob("evaluations/22_second*none*")):
         assert time.monotonic() < deadline and process.poll() is None, process.communicate()
         time.sleep(0.2)
@@ -188,9 +188,9 @@ def test_parameters_reach_their_chapters(small_checkout):
         "run", "--size", "tiny", "--no-book", "--only", "21,22", "--params", "k=6", "22.wait=0.01", cwd=small_checkout
     )
     assert done.returncode == 0, done.stderr
-    given = json.loads((small_checkout / "reports/shop/params.json").read_text())
+    given = json.loads((small_checkout / "reports/shop-tiny/params.json").read_text())
     assert (
-        given["21_first"] == {"dataset": "shop", "size": "tiny", "out": "../reports/shop", "k": 6}
+        given["21_first"] == {"dataset": "shop", "size": "tiny", "out": "../reports/shop-tiny", "k": 6}
         and given["22_second"]["wait"] == 0.01
     )
 
@@ -252,13 +252,13 @@ def test_runs_on_other_data_do_not_mix(small_checkout):
     events = (small_checkout / "data/other/events.csv").read_text().splitlines()
     (small_checkout / "data/other/events.csv").write_text("\n".join(events[:-500]) + "\n")
     done = command(
-        "run", "--dataset", "other", "--out", "reports/shop", "--only", "22", "--no-book", cwd=small_checkout
+        "run", "--dataset", "other", "--out", "reports/shop-tiny", "--only", "22", "--no-book", cwd=small_checkout
     )
     assert done.returncode == 2 and "holds a run on other data (shop" in done.stderr
-    assert set(runs.Run(small_checkout / "reports/shop").frame().dataset) == {"shop"}
-    done = command("run", "--dataset", "other", "--out", "reports/shop", "--no-book", cwd=small_checkout)
+    assert set(runs.Run(small_checkout / "reports/shop-tiny").frame().dataset) == {"shop"}
+    done = command("run", "--dataset", "other", "--out", "reports/shop-tiny", "--no-book", cwd=small_checkout)
     assert done.returncode == 0, done.stderr
-    assert set(runs.Run(small_checkout / "reports/shop").frame().dataset) == {"other"}
+    assert set(runs.Run(small_checkout / "reports/shop-tiny").frame().dataset) == {"other"}
 
 
 def test_a_chapter_whose_process_dies_is_told(small_checkout):
@@ -282,5 +282,5 @@ def test_a_log_without_company_is_refused_before_anything_runs(tmp_path):
 
 def test_lists_of_another_length_reach_the_leaderboard(small_checkout):
     assert command("run", "--size", "tiny", "--no-book", "--params", "k=3", cwd=small_checkout).returncode == 0
-    assert "NDCG@3" in (small_checkout / "reports/shop/README.md").read_text()
-    assert "NDCG@20" in command("leaderboard", "reports/shop", "--k", "20", cwd=small_checkout).stdout
+    assert "NDCG@3" in (small_checkout / "reports/shop-tiny/README.md").read_text()
+    assert "NDCG@20" in command("leaderboard", "reports/shop-tiny", "--k", "20", cwd=small_checkout).stdout
