@@ -861,7 +861,7 @@ def write_text(path: Path, text: str) -> None:
     os.chmod(f.name, 0o644)
     os.replace(f.name, path)
 
-# %% ../nbs/00_datasets.ipynb #c8d2fe99
+# %% ../nbs/00_datasets.ipynb #1d36d9ee
 def read_rows(
     table: Table, rules: Mapping[str, Column], keep: Any = None, rejects: Rejects | None = None
 ) -> pd.DataFrame:
@@ -902,7 +902,7 @@ def bad_value(
         f"{table.path}, {table.place(first + row)}, column {name!r}: {shown(value)} is not {rule.meaning}{rule.hint(value)}"
     )
 
-
+# %% ../nbs/00_datasets.ipynb #667cea3e
 def bad_records(table: Table, rules: Mapping[str, Column], broken: Mapping[int, int]) -> Iterator[tuple[int, str, str]]:
     """(line, reason, record) of the rows (number -> broken rule) and of all records with too few or too many fields, in order."""
     reasons = [f"{name} is not {rule.meaning}" for name, rule in rules.items()]
