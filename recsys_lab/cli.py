@@ -355,7 +355,7 @@ def cmd_params(args: argparse.Namespace) -> int:
                 print(f"  {p.name + ': ' + p.type + ' = ' + json.dumps(p.default):44} {p.help}")
     return 0
 
-# %% ../nbs/81_cli.ipynb #75fd1b69
+# %% ../nbs/81_cli.ipynb #bee35d89
 def list_data() -> str:
     """The datasets that are here, can be made, or can be downloaded: a line each."""
     lines = [f"  {name:24} made here, sizes {', '.join(simulator.SIZES)}" for name in datasets.MAKERS]
@@ -379,7 +379,8 @@ def cmd_data(args: argparse.Namespace) -> int:
         folder = downloads.get(args.name)
         print(f"{datasets.load(args.name)}\n{folder}")
     elif not args.name:
-        raise UserError(f"say which dataset to {args.action}; there are {', '.join(datasets.available())}")
+        names = downloads.SOURCES if args.action == "get" else datasets.available()
+        raise UserError(f"say which dataset to {args.action}; there are {', '.join(names)}")
     elif args.action == "make" and args.name not in datasets.MAKERS:
         raise UserError(
             f"{args.name!r} is not an embedded dataset; those that can be made: {', '.join(datasets.MAKERS)}"

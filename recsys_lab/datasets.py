@@ -580,7 +580,7 @@ def shown(value: str) -> str:
     told = repr(value)
     return told if len(told) <= 80 else told[:76] + "...'"
 
-# %% ../nbs/00_datasets.ipynb #fb84dc9e
+# %% ../nbs/00_datasets.ipynb #921dc4c0
 PLAUSIBLE = (631_152_000, 4_102_444_800)  # seconds: 1990-01-01 to 2100-01-01
 UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}  # parts of a second
 
@@ -605,8 +605,13 @@ def time_rule(unit: str, decimals: bool = False) -> Column:
         numbers = as_numbers(pc.if_else(matching, values, None))
         return pc.fill_null(pc.and_(pc.greater_equal(numbers, low), pc.less(numbers, high)), False)
 
-    pattern = r"^\d{1,18}(\.\d{1,9})?$" if decimals else r"^\d{1,19}$" if unit == "ns" else r"^\d{1,18}$"
-    return Column(pattern, f"a time between 1990 and 2100 in {unit} since 1970", inside, other_unit)
+    digits = r"[0-4]?\d{1,18}" if unit == "ns" else r"\d{1,18}"  # what 64 bits hold
+    return Column(
+        rf"^{digits}(\.\d{{1,9}})?$" if decimals else rf"^{digits}$",
+        f"a time between 1990 and 2100 in {unit} since 1970",
+        inside,
+        other_unit,
+    )
 
 
 def plausible_iso(values: Any) -> Any:
@@ -626,7 +631,7 @@ def other_unit(value: str) -> str:
         f"; in {u} it is {pd.Timestamp(round(seconds[u]), unit='s').date()}: is time_unit={u!r} meant?" for u in fitting
     )
 
-# %% ../nbs/00_datasets.ipynb #ed673dc4
+# %% ../nbs/00_datasets.ipynb #08b83ca9
 @dataclass(frozen=True)
 class Table:
     """A table on disk: a CSV (a `member` of a zip, fields split at `separator`) or a Parquet file, read in blocks of `block_bytes`."""
@@ -677,7 +682,7 @@ class Table:
         Without `skip` such a row is a `DataError`, as are missing and repeated columns, damage, and a quote that never closes.
         """
         header = self.columns
-        if twice := sorted({c for c in header if header.count(c) > 1}):
+        if twice := sorted({c for c in needed if header.count(c) > 1}):
             raise DataError(f"{self.path}, line 1: column(s) {twice} appear more than once")
         if lacking := [c for c in needed if c not in header]:
             raise DataError(
@@ -1245,7 +1250,7 @@ def told_options(folder: Path) -> dict[str, Any]:
         )
     return told
 
-# %% ../nbs/00_datasets.ipynb #1772bae7
+# %% ../nbs/00_datasets.ipynb #6a8d8348
 def read_folder(folder: Path, name: str) -> Dataset:
     """Read a folder by its dataset.toml, or by what it holds: events.csv, train.txt and test.txt, or sessions.txt."""
     options = told_options(folder)
@@ -1284,7 +1289,8 @@ def load(name: str, size: str = "tiny") -> Dataset:
             return read_cached(root / name, name)
     places = ", ".join(map(str, data_folders()))
     raise ValueError(
-        f"no dataset {name!r} in {places}; there are {available()} (RECSYS_LAB_DATA names a further folder)"
+        f"no dataset {name!r} in {places}; there are {available()} (RECSYS_LAB_DATA names a further folder, "
+        "`recsys-lab data list` tells what can be downloaded)"
     )
 
 # %% ../nbs/00_datasets.ipynb #618c33ff

@@ -18,8 +18,8 @@ from typing import Any
 from .datasets import Dataset, data_folders, file_hash, read_folder, whole_folder
 
 # %% auto #0
-__all__ = ['AUTHORS', 'SPLIT_OF', 'SOURCES', 'CREDENTIALS', 'DownloadError', 'Source', 'split_of', 'Resuming', 'fetch_rest',
-           'fetch', 'check_counts', 'get', 'download_from_kaggle']
+__all__ = ['AUTHORS', 'SPLIT_OF', 'SOURCES', 'CREDENTIALS', 'DownloadError', 'Source', 'split_of', 'Resuming', 'brief',
+           'fetch_rest', 'fetch', 'check_counts', 'get', 'download_from_kaggle']
 
 # %% ../nbs/04_downloads.ipynb #9dbaaa99
 class DownloadError(RuntimeError):
@@ -76,7 +76,7 @@ SOURCES = {
     ),
 }
 
-# %% ../nbs/04_downloads.ipynb #ea4da48b
+# %% ../nbs/04_downloads.ipynb #63f24258
 class Resuming:
     """A downloader for pooch that goes on where an earlier try broke off.
 
@@ -104,9 +104,14 @@ class Resuming:
             if number + 1 < self.tries:
                 time.sleep(self.wait * 2**number)
         size = part.stat().st_size if part.exists() else 0
-        raise DownloadError(
-            f"{url} broke off {self.tries} times, the last time after {size:,} bytes ({told}); what has come is kept: try again to go on"
-        )
+        kept = f"after {size:,} bytes, which are kept: try again to go on" if size else "before anything came"
+        raise DownloadError(f"{url} broke off {self.tries} times ({brief(told)}), the last time {kept}")
+
+
+def brief(error: Exception) -> str:
+    """What an error of `requests` is about, without the objects around it."""
+    inner = getattr(error.args[0], "reason", error.args[0]) if error.args else error
+    return str(inner).rsplit("): ", 1)[-1] or type(error).__name__
 
 # %% ../nbs/04_downloads.ipynb #193f14a0
 def fetch_rest(url: str, part: Path, timeout: float) -> None:
@@ -162,7 +167,7 @@ def fetch(url: str, folder: Path, name: str, sha256: str | None = None, download
         ) from error
     return folder / name
 
-# %% ../nbs/04_downloads.ipynb #630a8eaa
+# %% ../nbs/04_downloads.ipynb #258d89db
 def check_counts(log: Dataset, source: Source) -> None:
     """Raise `DownloadError` where a log does not hold what its publication tells."""
     found = {"users": len(log.users), "items": len(log.items), "events": len(log)}
@@ -189,7 +194,12 @@ def get(name: str, sources: Mapping[str, Source] = SOURCES, downloader: Resuming
         if source.kaggle:
             download_from_kaggle(source.kaggle, beside, name)
         for file, (url, sha256) in source.files.items():
-            shutil.copy2(fetch(url, parts, file, sha256, downloader), beside / file)
+            try:
+                shutil.copy2(fetch(url, parts, file, sha256, downloader), beside / file)
+            except DownloadError as error:
+                raise DownloadError(
+                    f"{error}\nOr put {' and '.join(source.files)} into data/{name}/ yourself"
+                ) from error
         check_counts(read_folder(beside, name), source)
         told: dict[str, Any] = {"about": source.about, "licence": source.licence, "kaggle": source.kaggle}
         told["files"] = {f: {"url": url, "sha256": file_hash(beside / f)} for f, (url, _) in source.files.items()}

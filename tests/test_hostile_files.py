@@ -84,6 +84,34 @@ def test_byte_order_marks_and_line_ends_change_nothing(tmp_path, content):
     assert datasets.read_retailrocket(shop(tmp_path / "odd", content)).fingerprint == plain.fingerprint
 
 
+@pytest.mark.parametrize("unit, scale", [("s", 1), ("ms", 1_000), ("us", 10**6), ("ns", 10**9)])
+def test_every_unit_is_read_exactly_and_no_number_breaks_it(tmp_path, unit, scale):
+    seconds = [1433193132, 1700000001]
+    (tmp_path / "log.csv").write_text("who,what,when\n" + "".join(f"a,1,{t * scale}\n" for t in seconds))
+    assert datasets.read_table(tmp_path / "log.csv", MINE, time_unit=unit).moments.tolist() == [
+        t * 1000 for t in seconds
+    ]
+    for number in ("9999999999999999999", "99999999999999999999999", "4999999999999999999", "0"):
+        (tmp_path / "log.csv").write_text(f"who,what,when\na,1,{number}\n")
+        with pytest.raises(DataError, match="column 'when'"):
+            datasets.read_table(tmp_path / "log.csv", MINE, time_unit=unit)
+
+
+def test_columns_that_nobody_needs_may_be_repeated(tmp_path):
+    rows = "1433193132535,5,view,11,,,\n"
+    log = datasets.read_retailrocket(shop(tmp_path, "timestamp,visitorid,event,itemid,transactionid,,\n" + rows))
+    assert len(log) == 1
+    assert "['event'] appear more than once" in refused(
+        shop(tmp_path / "b", "timestamp,visitorid,event,itemid,transactionid,event\n")
+    )
+
+
+def test_a_side_file_that_cannot_be_written_is_an_error(tmp_path):
+    folder = shop(tmp_path / "log", BAD)
+    message = refused(folder, on_error="quarantine", quarantine=folder / "events.csv" / "no-folder")
+    assert "cannot write the rejected rows" in message and "name a folder with quarantine=" in message
+
+
 def test_a_byte_order_mark_does_not_hide_in_other_files(tmp_path):
     (tmp_path / "sessions.txt").write_bytes("\ufeff1 2\r\n3 4\r\n".encode())
     assert datasets.read_sessions(tmp_path / "sessions.txt").events.item_id.tolist() == [1, 2, 3, 4]
