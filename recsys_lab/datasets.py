@@ -49,12 +49,13 @@ __all__ = ['EVENTS', 'PURCHASE', 'COLUMNS', 'TIME_TYPE', 'FOREVER', 'SUFFIXES', 
            'known_before', 'offered', 'missing_needs', 'card_facts', 'Unpacked', 'naming_damage', 'open_source',
            'open_member', 'find_source', 'Column', 'broken_rules', 'shown', 'as_numbers', 'time_rule', 'plausible_iso',
            'other_unit', 'Table', 'csv_header', 'other_separator', 'csv_blocks', 'Text', 'refuse_open_quote',
-           'explained', 'parquet_blocks', 'as_text', 'Rejects', 'write_text', 'read_rows', 'bad_value', 'bad_records',
-           'drop_repeats', 'to_times', 'read_retailrocket_properties', 'read_categories', 'read_retailrocket',
-           'natural_ids', 'mixed_ids', 'kind_rule', 'read_table', 'stored_unit', 'whole_numbers', 'read_integer_lines',
-           'ordered_log', 'read_adjacency', 'read_sessions', 'project_root', 'data_folders', 'format_of', 'format_name',
-           'told_options', 'read_folder', 'available', 'load', 'whole_folder', 'cache_folder', 'file_hash',
-           'content_key', 'remembered_key', 'keep_copy', 'read_copy', 'read_cached']
+           'explained', 'parquet_blocks', 'naming_parquet', 'parquet_file', 'as_text', 'Rejects', 'write_text',
+           'read_rows', 'bad_value', 'bad_records', 'drop_repeats', 'to_times', 'read_retailrocket_properties',
+           'read_categories', 'read_retailrocket', 'natural_ids', 'mixed_ids', 'kind_rule', 'read_table', 'stored_unit',
+           'whole_numbers', 'read_integer_lines', 'ordered_log', 'read_adjacency', 'read_sessions', 'project_root',
+           'data_folders', 'format_of', 'format_name', 'told_options', 'read_folder', 'available', 'load',
+           'whole_folder', 'cache_folder', 'file_hash', 'content_key', 'remembered_key', 'keep_copy', 'read_copy',
+           'read_cached']
 
 # %% ../nbs/00_datasets.ipynb #a7b26df5
 EVENTS = ("view", "addtocart", "transaction")  # the events of a shop, in the order of the funnel
@@ -631,7 +632,7 @@ def other_unit(value: str) -> str:
         f"; in {u} it is {pd.Timestamp(round(seconds[u]), unit='s').date()}: is time_unit={u!r} meant?" for u in fitting
     )
 
-# %% ../nbs/00_datasets.ipynb #08b83ca9
+# %% ../nbs/00_datasets.ipynb #5b1651cb
 @dataclass(frozen=True)
 class Table:
     """A table on disk: a CSV (a `member` of a zip, fields split at `separator`) or a Parquet file, read in blocks of `block_bytes`."""
@@ -674,7 +675,10 @@ class Table:
     @property
     def columns(self) -> list[str]:
         """The names of its columns; `DataError` where there are none."""
-        return pq.read_schema(self.path).names if self.is_parquet else csv_header(self)
+        if not self.is_parquet:
+            return csv_header(self)
+        with naming_parquet(self.path):
+            return parquet_file(self.path).schema_arrow.names
 
     def blocks(self, needed: Sequence[str], skip: Callable[[], None] | None = None) -> Iterator[tuple[int, pa.Table]]:
         """(number of the first row, block of text columns of `needed`); `skip()` is called for each row of another number of fields.
@@ -793,13 +797,33 @@ def explained(table: Table, header: list[str], error: Exception) -> DataError:
             )
     return DataError(f"{table.path}: {error}")
 
-# %% ../nbs/00_datasets.ipynb #fd3afe5f
+# %% ../nbs/00_datasets.ipynb #dec56a23
 def parquet_blocks(table: Table, needed: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
     """`Table.blocks` of a Parquet file: every column as text, nulls as nothing, times as whole milliseconds."""
-    first = 0
-    for batch in pq.ParquetFile(table.path).iter_batches(1 << 18, columns=list(dict.fromkeys(needed))):
+    first, batches = 0, parquet_file(table.path).iter_batches(1 << 18, columns=list(dict.fromkeys(needed)))
+    while True:
+        with naming_parquet(table.path):
+            if (batch := next(batches, None)) is None:
+                return
         yield first, pa.table({n: as_text(table, n, batch.column(n)) for n in batch.schema.names})
         first += batch.num_rows
+
+
+@contextmanager
+def naming_parquet(path: Path) -> Iterator[None]:
+    """Turn the errors of damaged Parquet files into a `DataError`."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: the Parquet file is damaged or cut short ({error}); copy or make it again") from error
+
+
+def parquet_file(path: Path) -> pq.ParquetFile:
+    """A Parquet file, opened; `DataError` where it is damaged."""
+    with naming_parquet(path):
+        return pq.ParquetFile(path)
 
 
 def as_text(table: Table, name: str, values: pa.Array) -> pa.Array:
@@ -1049,7 +1073,7 @@ def kind_rule(kinds: Mapping[str, str] | None) -> Column:
     named = sorted({*kinds, *EVENTS})
     return Column(TEXT.pattern, f"one of {', '.join(named)}", lambda v, _: pc.is_in(v, pa.array(named, pa.string())))
 
-# %% ../nbs/00_datasets.ipynb #025b9dac
+# %% ../nbs/00_datasets.ipynb #50728940
 def read_table(
     path: Path | str,
     columns: Mapping[str, str],
@@ -1101,7 +1125,7 @@ def read_table(
 def stored_unit(table: Table, column: str | None, time_unit: str) -> str:
     """The unit of a column of times as text: `ms` for Parquet's own times, what the user says otherwise."""
     if column is not None and table.is_parquet and column in table.columns:
-        kind = pq.read_schema(table.path).field(column).type
+        kind = parquet_file(table.path).schema_arrow.field(column).type
         if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
             return "ms"
     return time_unit
@@ -1207,7 +1231,7 @@ def data_folders() -> list[Path]:
     extra = os.environ.get("RECSYS_LAB_DATA")
     return [root / "data"] + ([root / extra] if extra else [])
 
-# %% ../nbs/00_datasets.ipynb #b0ac3f92
+# %% ../nbs/00_datasets.ipynb #cd0160ea
 MAKERS = {
     "shop": "recsys_lab.simulator"
 }  # datasets that `make(folder, size)` of a module makes where they are missing or outdated
@@ -1237,8 +1261,8 @@ def told_options(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {"format": format_of(folder)}
     try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+        told = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: {error}") from error
     kind = told.setdefault("format", "table")
     if kind not in OPTIONS:
@@ -1248,9 +1272,15 @@ def told_options(folder: Path) -> dict[str, Any]:
         raise DataError(
             f"{path}: {wrong} unknown or missing; format {kind!r} takes {sorted(OPTIONS[kind])} and needs {sorted(needed)}"
         )
+    kinds = {"columns": dict, "events": dict, "properties": list}
+    for word, value in told.items():
+        if not isinstance(value, kinds.get(word, str)):
+            raise DataError(
+                f"{path}: {word} must be {'text' if word not in kinds else kinds[word].__name__}, not {value!r}"
+            )
     return told
 
-# %% ../nbs/00_datasets.ipynb #6a8d8348
+# %% ../nbs/00_datasets.ipynb #398dd575
 def read_folder(folder: Path, name: str) -> Dataset:
     """Read a folder by its dataset.toml, or by what it holds: events.csv, train.txt and test.txt, or sessions.txt."""
     options = told_options(folder)
@@ -1258,7 +1288,10 @@ def read_folder(folder: Path, name: str) -> Dataset:
     if "quarantine" in options:
         options["quarantine"] = folder / options["quarantine"]
     if kind == "table":
-        return read_table(folder / options.pop("file"), options.pop("columns"), name, **options)
+        try:
+            return read_table(folder / options.pop("file"), options.pop("columns"), name, **options)
+        except ValueError as error:
+            raise error if isinstance(error, DataError) else DataError(f"{folder / 'dataset.toml'}: {error}") from error
     if kind == "retailrocket":
         return read_retailrocket(folder, name, **options)
     if kind == "adjacency":

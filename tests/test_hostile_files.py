@@ -234,6 +234,41 @@ def test_parquet_times_need_no_unit(tmp_path):
         assert log.events.timestamp.tolist() == sorted(pd.to_datetime(stamps, utc=True))
 
 
+def test_damaged_parquet_is_refused_by_name(tmp_path):
+    whole = io.BytesIO()
+    pd.DataFrame({"who": range(500), "what": range(500)}).to_parquet(whole)
+    for seed in range(60):
+        path = tmp_path / f"{seed}.parquet"
+        path.write_bytes(mutate(whole.getvalue(), np.random.default_rng(seed)))
+        try:
+            datasets.read_table(path, {"user_id": "who", "item_id": "what"})
+        except DataError as error:
+            assert path.name in str(error)
+    path.write_bytes(whole.getvalue()[:-100])
+    with pytest.raises(DataError, match=r"59.parquet: the Parquet file is damaged or cut short"):
+        datasets.read_table(path, {"user_id": "who", "item_id": "what"})
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ('file = "log.csv"\ncolumns = "who"\n', "columns must be dict, not 'who'"),
+        ('file = "log.csv"\ntime_unit = 3\n[columns]\nuser_id = "who"\n', "time_unit must be text, not 3"),
+        ('file = "log.csv"\n[columns]\nuser_id = "who"\n', "columns must map ['item_id']"),
+        ('file = "log.csv"\n[columns\n', "line 2"),
+    ],
+)
+def test_dataset_toml_is_named_when_it_is_wrong(tmp_path, text, told):
+    (tmp_path / "log.csv").write_text("who,what\na,1\n")
+    (tmp_path / "dataset.toml").write_text(text)
+    with pytest.raises(DataError) as error:
+        datasets.read_folder(tmp_path, "log")
+    assert told in str(error.value) and "dataset.toml" in str(error.value)
+    right = '\ufefffile = "log.csv"\n[columns]\nuser_id = "who"\nitem_id = "what"\n'  # a byte-order mark is no fault
+    (tmp_path / "dataset.toml").write_text(right)
+    assert len(datasets.read_folder(tmp_path, "log")) == 1
+
+
 def test_kinds_of_event_that_a_mapping_does_not_name_are_refused(tmp_path):
     (tmp_path / "log.csv").write_text("who,what,did\na,1,look\nb,2,lok\n")
     mapping = {"user_id": "who", "item_id": "what", "event": "did"}
