@@ -49,13 +49,13 @@ __all__ = ['EVENTS', 'PURCHASE', 'COLUMNS', 'TIME_TYPE', 'FOREVER', 'SUFFIXES', 
            'known_before', 'offered', 'missing_needs', 'card_facts', 'Unpacked', 'naming_damage', 'open_source',
            'open_member', 'find_source', 'Column', 'broken_rules', 'shown', 'as_numbers', 'time_rule', 'plausible_iso',
            'other_unit', 'Table', 'csv_header', 'other_separator', 'csv_blocks', 'Text', 'refuse_open_quote',
-           'explained', 'parquet_blocks', 'naming_parquet', 'parquet_file', 'as_text', 'Rejects', 'write_text',
-           'read_rows', 'bad_value', 'bad_records', 'drop_repeats', 'to_times', 'read_retailrocket_properties',
-           'read_categories', 'read_retailrocket', 'natural_ids', 'mixed_ids', 'kind_rule', 'read_table', 'stored_unit',
-           'whole_numbers', 'read_integer_lines', 'ordered_log', 'read_adjacency', 'read_sessions', 'project_root',
-           'data_folders', 'format_of', 'format_name', 'told_options', 'read_folder', 'available', 'load',
-           'whole_folder', 'cache_folder', 'file_hash', 'content_key', 'remembered_key', 'keep_copy', 'read_copy',
-           'read_cached']
+           'explained', 'parquet_blocks', 'naming_parquet', 'parquet_file', 'valid_text', 'as_text', 'Rejects',
+           'write_text', 'read_rows', 'bad_value', 'bad_records', 'drop_repeats', 'to_times',
+           'read_retailrocket_properties', 'read_categories', 'read_retailrocket', 'natural_ids', 'mixed_ids',
+           'kind_rule', 'read_table', 'stored_unit', 'whole_numbers', 'read_integer_lines', 'ordered_log',
+           'read_adjacency', 'read_sessions', 'project_root', 'data_folders', 'format_of', 'format_name',
+           'told_options', 'read_folder', 'available', 'load', 'whole_folder', 'cache_folder', 'file_hash',
+           'content_key', 'remembered_key', 'keep_copy', 'read_copy', 'read_cached']
 
 # %% ../nbs/00_datasets.ipynb #a7b26df5
 EVENTS = ("view", "addtocart", "transaction")  # the events of a shop, in the order of the funnel
@@ -752,7 +752,7 @@ def csv_blocks(
             refuse_open_quote(table)
         return
 
-# %% ../nbs/00_datasets.ipynb #3c2d5f3b
+# %% ../nbs/00_datasets.ipynb #a008fcb0
 codecs.register_error("nul", lambda error: ("\x00" * (error.end - error.start), error.end))  # type: ignore[attr-defined]
 
 
@@ -761,15 +761,20 @@ class Text(Unpacked):
 
     def __init__(self, stream: BinaryIO):
         super().__init__(stream, Path())
-        self.quotes, self.decoder, self.waiting = 0, codecs.getincrementaldecoder("utf-8")("nul"), b""
+        self.quotes, self.decoder, self.waiting, self.ended = (
+            0,
+            codecs.getincrementaldecoder("utf-8")("nul"),
+            b"",
+            False,
+        )
 
     def readinto(self, buffer: Any) -> int:
-        while not self.waiting:
+        while len(self.waiting) < len(buffer) and not self.ended:  # Arrow may lose a row behind a short read
             found = self.stream.read(len(buffer))
-            self.waiting = self.decoder.decode(found, final=not found).encode()
-            self.quotes += self.waiting.count(b'"')
-            if not found:
-                break
+            self.ended = not found
+            text = self.decoder.decode(found, final=self.ended).encode()
+            self.quotes += text.count(b'"')
+            self.waiting += text
         now, self.waiting = self.waiting[: len(buffer)], self.waiting[len(buffer) :]
         buffer[: len(now)] = now
         return len(now)
@@ -797,7 +802,7 @@ def explained(table: Table, header: list[str], error: Exception) -> DataError:
             )
     return DataError(f"{table.path}: {error}")
 
-# %% ../nbs/00_datasets.ipynb #dec56a23
+# %% ../nbs/00_datasets.ipynb #c24e7e8c
 def parquet_blocks(table: Table, needed: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
     """`Table.blocks` of a Parquet file: every column as text, nulls as nothing, times as whole milliseconds."""
     first, batches = 0, parquet_file(table.path).iter_batches(1 << 18, columns=list(dict.fromkeys(needed)))
@@ -826,10 +831,21 @@ def parquet_file(path: Path) -> pq.ParquetFile:
         return pq.ParquetFile(path)
 
 
+def valid_text(values: pa.Array) -> pa.Array:
+    """Text whose bytes were never checked; bytes that are no UTF-8 become NULs."""
+    raw = values.cast(pa.binary())
+    try:
+        return raw.cast(pa.string())
+    except pa.ArrowInvalid:
+        return pa.array([v and v.decode("utf-8", "nul") for v in raw.to_pylist()], pa.string())
+
+
 def as_text(table: Table, name: str, values: pa.Array) -> pa.Array:
     """A Parquet column as text; `DataError` for whole numbers that floating point cannot hold."""
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        return pc.fill_null(valid_text(values), "")
     if pa.types.is_date(values.type) or pa.types.is_timestamp(values.type):
         zone = getattr(values.type, "tz", None)
         values = values.cast(pa.timestamp("ms", zone), safe=False).cast(pa.int64())

@@ -249,6 +249,17 @@ def test_damaged_parquet_is_refused_by_name(tmp_path):
         datasets.read_table(path, {"user_id": "who", "item_id": "what"})
 
 
+def test_parquet_text_that_is_no_utf8_is_refused_by_row(tmp_path):
+    whole = io.BytesIO()
+    pd.DataFrame({"who": ["ann", "bobby", "cid"], "what": [1, 2, 3]}).to_parquet(whole, compression=None)
+    damaged = whole.getvalue().replace(b"bobby", b"bo\xffby", 1)
+    (tmp_path / "log.parquet").write_bytes(damaged)
+    mapping = {"user_id": "who", "item_id": "what"}
+    with pytest.raises(DataError, match=r"row 2, column 'who': 'bo\\x00by' is not an id: text in UTF-8"):
+        datasets.read_table(tmp_path / "log.parquet", mapping)
+    assert len(datasets.read_table(tmp_path / "log.parquet", mapping, on_error="quarantine")) == 2
+
+
 @pytest.mark.parametrize(
     "text, told",
     [
@@ -377,6 +388,18 @@ def test_what_is_read_is_what_was_written_whatever_the_block(tmp_path, rows, end
     path.write_text(text.getvalue(), encoding="utf-8", newline="")
     read = datasets.read_rows(Table(path, block_bytes=size), {"a": datasets.TEXT, "b": datasets.TEXT})
     assert list(zip(read["a"], read["b"], strict=True)) == rows
+
+
+def test_no_row_is_lost_where_a_letter_lies_across_two_blocks(tmp_path):
+    """Arrow drops a row behind a read that comes short, so the stream must never come short before its end."""
+    words = ["", "\x80\x80\U00010000", '00"\U00010000', "0", "\x80000\x80\x80", "000000000"]
+    rows = [(words[i % 6], words[(i * 5 + i // 6) % 6]) for i in range(60)]
+    text = io.StringIO()
+    csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\r\n").writerows([("a", "b"), *rows])
+    path = tmp_path / "any.csv"
+    path.write_text(text.getvalue(), encoding="utf-8", newline="")
+    for size in range(60, 400):
+        assert sum(block.num_rows for _, block in Table(path, block_bytes=size).blocks(["a", "b"])) == len(rows), size
 
 
 @given(
