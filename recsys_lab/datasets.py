@@ -251,7 +251,7 @@ def to_moment(at: Any, has_times: bool) -> int:
     stamp = stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp.tz_convert("UTC")
     return int(stamp.value // 1_000_000)
 
-# %% ../nbs/00_datasets.ipynb #bf75aabb
+# %% ../nbs/00_datasets.ipynb #354f1dc7
 class Dataset:
     """An immutable interaction log.
 
@@ -278,7 +278,7 @@ class Dataset:
         source: Path | None = None,
         moments: np.ndarray | None = None,
     ):
-        self.name, self.has_times, self.notices, self.source = name, has_times, dict(notices or {}), source
+        self.name, self.has_times, self._notices, self.source = name, has_times, dict(notices or {}), source
         self._events = normalise_events(events, has_times)
         self._properties, self._categories = properties, categories
         if has_times:
@@ -286,6 +286,7 @@ class Dataset:
         self.moments = np.arange(len(self._events)) if moments is None else moments
         self.moments.flags.writeable = False
 
+    notices = property(lambda self: dict(self._notices), doc="What the reader found and did -> how often.")
     events = property(lambda self: self._events.copy(deep=False), doc="The events, in order.")
     properties = property(lambda self: handed_out(self._properties), doc="The log of item properties, or None.")
     categories = property(lambda self: handed_out(self._categories), doc="The category tree, or None.")
@@ -321,7 +322,7 @@ class Dataset:
             self._properties if properties is None else properties,
             None if self.has_times else self.moments[mask].copy(),
         )
-        told = (self.has_times, self.notices, self.source)
+        told = (self.has_times, self._notices, self.source)
         return Dataset(self.name, self._events[mask], kept, self._categories, *told, moments)
 
     def between(self, start: Any = None, stop: Any = None) -> Dataset:
@@ -858,7 +859,7 @@ def as_text(table: Table, name: str, values: pa.Array) -> pa.Array:
         values = values.cast(pa.int64())
     return pc.fill_null(values.cast(pa.string()), "")
 
-# %% ../nbs/00_datasets.ipynb #51d6728c
+# %% ../nbs/00_datasets.ipynb #309fd910
 class Rejects:
     """What happens to bad rows: `raise` refuses the first, `quarantine` writes them to `FILE.rejected.csv` (FILE may be a member of a zip).
 
@@ -899,12 +900,14 @@ class Rejects:
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all: beside its place, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, delete=False, prefix=f".{path.name}-"
-    ) as f:
-        f.write(text)
-    os.chmod(f.name, 0o644)
-    os.replace(f.name, path)
+    handle, beside = tempfile.mkstemp(".partial", f".{path.name}-", path.parent)
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(beside, 0o644)
+        os.replace(beside, path)
+    finally:
+        Path(beside).unlink(missing_ok=True)
 
 # %% ../nbs/00_datasets.ipynb #1d36d9ee
 def read_rows(

@@ -106,6 +106,21 @@ def test_columns_that_nobody_needs_may_be_repeated(tmp_path):
     )
 
 
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "told.json"
+    datasets.write_text(path, "old")
+    monkeypatch.setattr(datasets.os, "replace", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        datasets.write_text(path, "new")
+    assert [p.name for p in tmp_path.iterdir()] == ["told.json"] and path.read_text() == "old"
+
+
+def test_notices_are_handed_out_as_a_copy(tmp_path):
+    log = datasets.read_retailrocket(shop(tmp_path, HEADER + GOOD + GOOD))
+    log.notices.clear()
+    assert log.notices == {"exact duplicate rows removed": 3}
+
+
 def test_a_side_file_that_cannot_be_written_is_an_error(tmp_path):
     folder = shop(tmp_path / "log", BAD)
     message = refused(folder, on_error="quarantine", quarantine=folder / "events.csv" / "no-folder")
