@@ -19,7 +19,7 @@ help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 	@echo
 	@echo '  make reports DATASET=my_log          your own log in data/my_log'
-	@echo '  make reports PARAMS="k=20 seed=1"    other parameters; 22.shrinkage=[5,50] goes to one chapter'
+	@echo '  make reports PARAMS="k=20 seed=1"    other parameters; 22.trials=20 goes to one chapter'
 	@echo '  make reports ONLY=22 OUT=reports/try one chapter, into another folder'
 	@echo '  make reports SIZE=full ONLY=00,01,02,03   explore a shop as large as the published log'
 	@echo '  make reports RESUME=1                go on where a run broke off'
@@ -27,7 +27,7 @@ help: ## show this list
 $(VENV)/.installed: constraints.txt settings.ini setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "recsys_lab needs Python 3.11 or newer; say make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[lightfm,dev]'
 	@touch $@
 
 $(PEERS)/.installed: tests/peers.txt

@@ -180,7 +180,7 @@ class Histories:
         """Encoded histories as a CSR block `[n, n_items]`: 1 for each item met, or the sum of event weights."""
         return history_matrix(self, n_items, weights)
 
-# %% ../nbs/00_datasets.ipynb #5972e583
+# %% ../nbs/00_datasets.ipynb #d5542e44
 def listed_histories(
     items: Sequence[Sequence[Any]],
     events: Sequence[Sequence[str]] | None,
@@ -208,7 +208,7 @@ def taken_histories(h: Histories, rows: np.ndarray) -> Histories:
 def history_matrix(h: Histories, n_items: int, weights: Mapping[str, float] | None) -> sparse.csr_matrix:
     """Encoded histories as CSR `[n, n_items]`: 1 for each item met, or the sum of event weights (zeros left out)."""
     data = np.ones(len(h.items), np.float32) if weights is None else event_weights(h.event_names, weights)[h.events]
-    block = sparse.csr_matrix((data, h.items, h.indptr), shape=(len(h), n_items))
+    block = sparse.csr_matrix((data, h.items, h.indptr), shape=(len(h), n_items), copy=True)  # summed in place below
     block.sum_duplicates()
     if weights is None:
         block.data[:] = 1

@@ -26,11 +26,11 @@ from .metrics import TopK
 from .splits import Split
 
 # %% auto #0
-__all__ = ['PROTOCOLS', 'TARGETS', 'EXCLUDES', 'HISTORY_BINS', 'AGE_BINS', 'POPULARITY_BINS', 'HEADLINE', 'NoCases',
+__all__ = ['PROTOCOLS', 'TARGETS', 'EXCLUDES', 'USER_TYPES', 'HISTORY_BINS', 'AGE_BINS', 'POPULARITY_BINS', 'HEADLINE', 'NoCases',
            'default_exclude', 'known_exclude', 'excluded_entries', 'Cases', 'period_cases', 'item_cases', 'look_back',
            'make_cases', 'cluster_sums', 'bootstrap', 'interval', 'Label', 'make_labels', 'item_users', 'Evaluation',
            'summarise', 'case_values', 'slice_summary', 'slice_values', 'save_evaluation', 'read_evaluation', 'Ranker',
-           'fit_for', 'rank_cases', 'beyond_accuracy', 'evaluate', 'cluster_t_test', 'holm', 'compare_pair',
+           'fit_for', 'rank_cases', 'beyond_accuracy', 'evaluate', 'extremes', 'cluster_t_test', 'holm', 'compare_pair',
            'compare_all']
 
 # %% ../nbs/12_evaluation.ipynb #1b5792c2
@@ -246,7 +246,8 @@ def interval(samples: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.n
     low, high = np.nanquantile(samples, [tail, 1 - tail], axis=0)
     return low, high
 
-# %% ../nbs/12_evaluation.ipynb #10ad7271
+# %% ../nbs/12_evaluation.ipynb #180fc522
+USER_TYPES = ("cold", "warm")  # without and with events before the request
 HISTORY_BINS = ("0", "1", "2-4", "5+")
 AGE_BINS = ("new", "under 7 days", "7-30 days", "over 30 days")
 POPULARITY_BINS = ("unseen", "tail", "head")
@@ -266,6 +267,7 @@ def make_labels(cases: Cases, known: Dataset) -> dict[str, Label]:
     counts = item_users(known, cases.items)
     popularity = np.where(counts == 0, 0, np.where(metrics.long_tail(counts), 1, 2))
     found = {
+        "user_type": Label(USER_TYPES, (cases.history > 0).astype(np.int64), "case"),
         "user_history": Label(HISTORY_BINS, np.searchsorted([1, 2, 5], cases.history, side="right"), "case"),
         "item_popularity": Label(POPULARITY_BINS, popularity[cases.relevant], "item"),
         "event": Label(known.event_names, cases.events.astype(np.int64), "item"),
@@ -492,7 +494,7 @@ def read_evaluation(path: Path) -> dict[str, Any]:
             "lists": {(m, k): v for m, k, v in head["lists"]},
         }
 
-# %% ../nbs/12_evaluation.ipynb #45798a23
+# %% ../nbs/12_evaluation.ipynb #e7c2a74f
 class Ranker(Protocol):
     """What `evaluate` needs of a model."""
 
@@ -517,7 +519,7 @@ def fit_for(model: Ranker, known: Dataset) -> None:
         )
 
 
-def rank_cases(model: Ranker, cases: Cases, k: int, memory_mb: int) -> np.ndarray:
+def rank_cases(model: Ranker, cases: Cases, k: int, memory_mb: int, strangers: bool = False) -> np.ndarray:
     """Lists for all cases in codes of `cases.items` (int32 `[n, k]`), in blocks whose dense scores take at most `memory_mb`."""
     block = max(1, min(8192, int(memory_mb * 2**20 / (12 * max(1, len(model.items))))))
     translate = cases.items.get_indexer(model.items)
@@ -527,7 +529,8 @@ def rank_cases(model: Ranker, cases: Cases, k: int, memory_mb: int) -> np.ndarra
     out = np.full((len(cases), k), -1, np.int32)
     for start in range(0, len(cases), block):
         rows = slice(start, start + block)
-        out[rows] = translate[model.rank(cases.histories(rows), k, cases.exclude).codes]
+        asking = replace(cases.histories(rows), user_ids=None) if strangers else cases.histories(rows)
+        out[rows] = translate[model.rank(asking, k, cases.exclude).codes]
     return out
 
 # %% ../nbs/12_evaluation.ipynb #64952d26
@@ -553,7 +556,7 @@ def beyond_accuracy(codes: np.ndarray, known: Dataset, items: pd.Index, ks: Sequ
         lists["gini", k] = metrics.gini(shown[:, :k], len(in_catalogue))
     return values, lists
 
-# %% ../nbs/12_evaluation.ipynb #fcbf27b8
+# %% ../nbs/12_evaluation.ipynb #294af0f9
 def evaluate(
     model: Ranker,
     split: Split,
@@ -563,6 +566,7 @@ def evaluate(
     exclude: str | None = None,
     ks: Iterable[int] = (5, 10, 20),
     memory_mb: int = 512,
+    strangers: bool = False,
 ) -> Evaluation:
     """Judge a model on `part` of a split, ranking the full catalogue.
 
@@ -573,6 +577,7 @@ def evaluate(
     exclude : `none`, `seen` or `purchased`; what belongs to the protocol by default
     ks : lengths of the lists judged
     memory_mb : bound on the memory of a block of dense scores
+    strangers : keep the visitors' ids from the model, so that nobody is scored from what was learned of them
 
     Raises `ValueError` for a protocol the split does not allow, and for a model fitted on other data than the part may know.
     """
@@ -581,7 +586,7 @@ def evaluate(
     known = split.known(part)
     fit_for(model, known)
     start = time.perf_counter()
-    codes = rank_cases(model, cases, ks[-1], memory_mb)
+    codes = rank_cases(model, cases, ks[-1], memory_mb, strangers)
     cost = {
         "fit_seconds": model.fit_seconds,
         "scoring_seconds": time.perf_counter() - start,
@@ -595,7 +600,7 @@ def evaluate(
         "target": target,
         "part": part,
         "exclude": cases.exclude,
-        "scoring": model.scoring,
+        "scoring": "fold_in" if strangers else model.scoring,
     }
     per_case, lists = beyond_accuracy(codes, known, cases.items, ks)
     values = metrics.accuracy(codes, cases.indptr, cases.relevant, ks) | per_case
@@ -612,6 +617,28 @@ def evaluate(
         lists,
         cost,
     )
+
+# %% ../nbs/12_evaluation.ipynb #ee447a77
+def extremes(evaluation: Evaluation, metric: str, k: int, n: int = 3, at_least: int = 2) -> pd.DataFrame:
+    """The `n` best and `n` worst served users: `user_id, cases, relevant, history, METRIC@k`.
+
+    Only users with at least `at_least` relevant items, if there are any; ties break by the number of relevant items, then by id.
+    """
+    per_case = pd.DataFrame(
+        {
+            "user_id": evaluation.user_ids,
+            "relevant": np.diff(evaluation.indptr),
+            "history": np.asarray(HISTORY_BINS)[evaluation.labels["user_history"].codes],
+            "value": case_values(evaluation, metric, k),
+        }
+    )
+    users = per_case.groupby("user_id").agg(
+        cases=("value", "size"), relevant=("relevant", "sum"), history=("history", "last"), value=("value", "mean")
+    )
+    chosen = users[users["relevant"] >= at_least] if (users["relevant"] >= at_least).any() else users
+    ordered = chosen.reset_index().sort_values(["value", "relevant", "user_id"], ascending=[False, False, True])
+    ends = pd.concat([ordered.head(n), ordered.tail(max(0, min(n, len(ordered) - n)))])
+    return ends.rename(columns={"value": f"{metric}@{k}"}).reset_index(drop=True)
 
 # %% ../nbs/12_evaluation.ipynb #c2987a1b
 def cluster_t_test(sums: np.ndarray, counts: np.ndarray) -> float:

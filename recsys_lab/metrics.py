@@ -19,7 +19,7 @@ __all__ = ['SOURCES', 'Metric', 'ACCURACY', 'TopK', 'top_k', 'top_k_sparse', 'fi
            'long_tail', 'intra_list_diversity', 'exposure', 'catalogue_coverage', 'gini', 'classification',
            'precision_recall_table', 'calibration_table', 'ndcg_of_ranks', 'expected_sampled']
 
-# %% ../nbs/11_metrics.ipynb #04640105
+# %% ../nbs/11_metrics.ipynb #4db357ac
 @dataclass(frozen=True, eq=False)
 class TopK:
     """Ranked lists for `n` requests.
@@ -59,11 +59,14 @@ class TopK:
         return table
 
 
-SOURCES = (
-    "model",
-    "popular",
-    "cold",
-)  # scored by the model; filled up by popularity; popularity for an unknown visitor
+SOURCES = (  # where an entry of a list comes from
+    "model",  # scored by the model
+    "popular",  # filled up by popularity
+    "cold",  # popularity for a visitor without a history
+    "neighbours",  # from similar users
+    "stored",  # scored from the vector learned of this user
+    "fold_in",  # scored from a vector that the history stands for
+)
 
 # %% ../nbs/11_metrics.ipynb #93dd267f
 def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -17,17 +17,28 @@ from matplotlib.figure import Figure
 from .evaluation import Evaluation
 
 # %% auto #0
-__all__ = ['COLOURS', 'SPARE', 'colour', 'finish', 'dates', 'label_of', 'leaderboard', 'curves', 'slices', 'differences']
+__all__ = ['COLOURS', 'SPARE', 'colour', 'finish', 'dates', 'label_of', 'leaderboard', 'curves', 'slices', 'differences', 'pairs',
+           'trials', 'quality_cost']
 
-# %% ../nbs/15_plots.ipynb #89cef1d7
+# %% ../nbs/15_plots.ipynb #2a4092af
 COLOURS = {
     "popularity": "#777777",
     "popularity_recent": "#ccbb44",
     "popularity_category": "#999933",
     "item_knn": "#4477aa",
+    "user_knn": "#66ccee",
+    "session_knn": "#228833",
+    "session_walk": "#117733",
+    "sequential_rules": "#44aa99",
+    "ease": "#aa3377",
+    "rp3beta": "#882255",
+    "als": "#ee6677",
+    "bpr": "#cc6677",
+    "lightfm": "#ee8866",
+    "lightfm_hybrid": "#bb5500",
     "oracle": "#222222",
 }
-SPARE = ("#66ccee", "#228833", "#ee6677", "#aa3377", "#332288", "#88ccee", "#44aa99", "#117733", "#cc6677", "#882255")
+SPARE = ("#332288", "#88ccee", "#ddaa33", "#004488", "#bbcc33", "#99ddff")
 
 
 def colour(model: str) -> str:
@@ -129,4 +140,58 @@ def differences(table: pd.DataFrame) -> Figure:
         f"difference in {label_of(table['metric'].iloc[0], table['k'].iloc[0])} (95% interval, paired by user)",
         "",
     )
+    return figure
+
+# %% ../nbs/15_plots.ipynb #0cf58392
+def pairs(table: pd.DataFrame) -> Figure:
+    """All paired differences of a comparison as a matrix: the row's model minus the column's, white where the interval holds zero."""
+    both = pd.concat([table, table.rename(columns={"a": "b", "b": "a"}).assign(difference=-table["difference"])])
+    names = both.groupby("a")["difference"].mean().sort_values(ascending=False).index
+    grid = both.pivot(index="a", columns="b", values="difference").reindex(index=names, columns=names).to_numpy(float)
+    told = both.assign(sure=(both["low"] > 0) | (both["high"] < 0))
+    sure = told.pivot(index="a", columns="b", values="sure").reindex(index=names, columns=names).fillna(False)
+    most = np.nanmax(np.abs(grid))
+    figure, axis = plt.subplots(figsize=(1.8 + 0.52 * len(names), 1.4 + 0.42 * len(names)))
+    axis.imshow(np.where(sure.to_numpy(bool), grid, 0.0), cmap="PiYG", vmin=-most, vmax=most, aspect="auto")
+    for y, x in zip(*np.nonzero(~np.isnan(grid)), strict=True):
+        axis.text(x, y, f"{grid[y, x]:+.3f}".replace("0.", "."), ha="center", va="center", fontsize=7)
+    axis.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axis.set_yticks(range(len(names)), names)
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    axis.set_title(f"difference in {label_of(table['metric'].iloc[0], table['k'].iloc[0])}: row − column", fontsize=10)
+    return figure
+
+# %% ../nbs/15_plots.ipynb #0ef415ec
+def trials(table: pd.DataFrame) -> Figure:
+    """The value of each trial of `tuning.tune` against each setting that was searched, one panel a setting."""
+    value = table.columns[-2]
+    settings = [c for c in table.columns[1:-2] if table[c].nunique() > 1] or list(table.columns[1:2])
+    figure, axes = plt.subplots(1, len(settings), figsize=(0.8 + 2.5 * len(settings), 2.9), sharey=True, squeeze=False)
+    best = table[table["chosen"]]
+    for axis, name in zip(axes[0], settings, strict=True):
+        number = pd.api.types.is_numeric_dtype(table[name]) and not pd.api.types.is_bool_dtype(table[name])
+        x, at = (table[name], best[name]) if number else (table[name].astype(str), best[name].astype(str))
+        axis.plot(x, table[value], "o", color="#4477aa", alpha=0.7)
+        axis.plot(at, best[value], "o", markersize=13, fillstyle="none", color="#222222")
+        if number and table[name].min() > 0 and table[name].max() > 30 * table[name].min():
+            axis.set_xscale("log")
+        finish(axis, "", name.replace("_", " "), "")
+    metric, _, length = value.partition("@")
+    axes[0][0].set_ylabel(f"{label_of(metric, int(length))} on validation")
+    figure.tight_layout()
+    return figure
+
+# %% ../nbs/15_plots.ipynb #36586d4e
+def quality_cost(rows: pd.DataFrame, xlabel: str) -> Figure:
+    """A dot with its interval for each row of `model, metric, k, value, low, high` at its `cost` (log axis), named beside it."""
+    figure, axis = plt.subplots(figsize=(7, 4.4))
+    for row in rows.sort_values("value").to_dict("records"):
+        axis.vlines(row["cost"], row["low"], row["high"], color=colour(row["model"]), linewidth=2)
+        axis.plot(row["cost"], row["value"], "o", color=colour(row["model"]))
+        axis.annotate(row["model"], (row["cost"], row["value"]), (6, 3), textcoords="offset points", fontsize=8)
+    axis.set_xscale("log")
+    axis.margins(x=0.15)
+    axis.set_ylim(bottom=0)
+    finish(axis, "", xlabel, f"{label_of(rows['metric'].iloc[0], rows['k'].iloc[0])} (95% interval)")
     return figure

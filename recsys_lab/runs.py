@@ -25,9 +25,10 @@ from .evaluation import Evaluation, NoCases, compare_pair, evaluate, make_cases
 from .splits import Split
 
 # %% auto #0
-__all__ = ['METRIC_COLUMNS', 'COMPARISON_COLUMNS', 'Question', 'QUESTIONS', 'MEANING', 'plain', 'write_rows', 'read_json',
-           'source_hash', 'package_folder', 'fit_key', 'Run', 'kept_fit', 'evaluation_name', 'question_of', 'questions',
-           'judge', 'headline', 'verdict', 'sentence', 'code_version', 'provenance', 'compare_runs']
+__all__ = ['METRIC_COLUMNS', 'RECORDS', 'COMPARISON_COLUMNS', 'Question', 'QUESTIONS', 'MEANING', 'plain', 'write_rows',
+           'read_json', 'source_hash', 'package_folder', 'fit_key', 'Run', 'kept_fit', 'evaluation_name', 'trial_rows',
+           'question_of', 'questions', 'judge', 'headline', 'verdict', 'sentence', 'first_question', 'against', 'sizes',
+           'code_version', 'provenance', 'compare_runs']
 
 # %% ../nbs/14_runs.ipynb #fa8e4f8f
 METRIC_COLUMNS = (
@@ -48,7 +49,8 @@ METRIC_COLUMNS = (
     "n_users",
 )
 
-# %% ../nbs/14_runs.ipynb #074e57cd
+# %% ../nbs/14_runs.ipynb #d54abded
+RECORDS = ("metrics", "comparisons", "costs", "trials", "fits")  # what a run keeps as rows
 COMPARISON_COLUMNS = (
     "chapter",
     "a",
@@ -112,7 +114,7 @@ def fit_key(model: Any, known: Dataset) -> str:
     told = json.dumps([model.name, asdict(model.config), known.fingerprint, source_hash(model.modules)], sort_keys=True)
     return f"{model.name}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
 
-# %% ../nbs/14_runs.ipynb #1480df47
+# %% ../nbs/14_runs.ipynb #98702edc
 class Run:
     """The folder of a run, as one chapter sees it.
 
@@ -129,12 +131,12 @@ class Run:
             self.forget()
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        """All rows of `metrics`, `comparisons` or `costs`."""
+        """All rows of one of `RECORDS`."""
         return read_json(self.folder / f"{name}.json", []) if self.folder else []
 
     def forget(self) -> None:
         """Remove everything that this chapter recorded in the run."""
-        for name in ("metrics", "comparisons", "costs"):
+        for name in RECORDS:
             if any(row["chapter"] == self.chapter for row in self.rows(name)):
                 self._replace(name, [])
         for pattern in (f"figures/{self.chapter}_*", f"evaluations/{self.chapter}__*"):  # half-written ones too
@@ -152,8 +154,10 @@ class Run:
             write_rows(self.folder / f"{name}.json", sorted(both, key=lambda row: row["chapter"]))
 
     def _append(self, name: str, more: Sequence[dict[str, Any]]) -> None:
-        mine = [row for row in self.rows(name) if row["chapter"] == self.chapter]
-        self._replace(name, mine + list(more))
+        self._replace(name, self._mine(name) + list(more))
+
+    def _mine(self, name: str) -> list[dict[str, Any]]:
+        return [row for row in self.rows(name) if row["chapter"] == self.chapter]
 
     def record(self, evaluation: Evaluation, k: int = 10, draws: int = 1000, seed: int = 0) -> None:
         """Keep an evaluation: its rows, its cost and its per-case values."""
@@ -170,13 +174,32 @@ class Run:
             "comparisons", [{c: row.get(c) for c in COMPARISON_COLUMNS[1:]} for row in table.to_dict("records")]
         )
 
+    def record_trials(self, model: str, protocol: str, trials: pd.DataFrame) -> None:
+        """Keep the trials of a search (`tuning.tune`) for a model."""
+        self._append("trials", trial_rows(model, protocol, trials))
+
     def evaluations(self) -> list[Evaluation]:
         """All evaluations that chapters of this run saved, in order of chapter."""
         return [Evaluation.load(p) for p in sorted(self.folder.glob("evaluations/*.npz"))] if self.folder else []
 
     def fit(self, model: Any, known: Dataset) -> Any:
         """`model` fitted on `known`: loaded from `fits/` where the same was fitted before, otherwise fitted and kept."""
-        return kept_fit(self.folder, model, known)
+        fitted = kept_fit(self.folder, model, known)
+        if self.folder and fitted.modules:
+            told = {"model": fitted.name, "fit": fit_key(fitted, known), "settings": asdict(fitted.config)}
+            self._replace("fits", [*(r for r in self._mine("fits") if r["model"] != fitted.name), told])
+        return fitted
+
+    def fitted(self, name: str) -> Any:
+        """The path of the last fit of a model that a chapter recorded; `ValueError` with those there are for any other."""
+        paths = {row["model"]: self.folder / "fits" / row["fit"] for row in self.rows("fits")} if self.folder else {}
+        there = sorted(model for model, path in paths.items() if (path / "model.json").exists())
+        if name not in there:
+            raise ValueError(
+                f"{self.folder} holds no fitted {name!r}; it holds {', '.join(there) or 'none'}. "
+                "Fits are made by recsys-lab run and not kept in git"
+            )
+        return paths[name]
 
     def figure(self, figure: Any, name: str, caption: str) -> Any:
         """Keep a figure as `figures/CHAPTER_NAME.png` with its caption, and return it for display."""
@@ -205,6 +228,25 @@ def kept_fit(folder: Path | None, model: Any, known: Dataset) -> Any:
 def evaluation_name(evaluation: Evaluation) -> str:
     """`model__protocol__target__exclude__part`."""
     return "__".join(evaluation.about[c] for c in ("model", "protocol", "target", "exclude", "part"))
+
+# %% ../nbs/14_runs.ipynb #d24ae14d
+def trial_rows(model: str, protocol: str, trials: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows `model, protocol, trial, settings, metric, k, value, chosen` of a table that `tuning.tune` made."""
+    name = trials.columns[-2]
+    metric, _, k = name.partition("@")
+    return [
+        {
+            "model": model,
+            "protocol": protocol,
+            "trial": row["trial"],
+            "settings": {n: plain(row[n]) for n in trials.columns[1:-2]},
+            "metric": metric,
+            "k": int(k),
+            "value": row[name],
+            "chosen": row["chosen"],
+        }
+        for row in trials.to_dict("records")
+    ]
 
 # %% ../nbs/14_runs.ipynb #f7edc086
 Question = tuple[str, str, str]  # protocol, target, exclude
@@ -298,7 +340,39 @@ def sentence(a: Evaluation, b: Evaluation, metric: str, k: int, draws: int = 100
     """The finding of a paired comparison as a sentence."""
     return verdict({**compare_pair(a, b, metric, k, "all", draws, seed), "exclude": a.about["exclude"]})
 
-# %% ../nbs/14_runs.ipynb #01b8f92b
+# %% ../nbs/14_runs.ipynb #5cfd22cd
+def first_question(results: Sequence[Evaluation]) -> list[Evaluation]:
+    """The evaluations that answer the same question as the first."""
+    return [e for e in results if question_of(e.about) == question_of(results[0].about)]
+
+
+def against(
+    results: Sequence[Evaluation], base: Sequence[Evaluation], metric: str, k: int, draws: int = 1000, seed: int = 0
+) -> str:
+    """A Markdown list: each evaluation against the one of `base` (one model's) that answers the same question."""
+    by_question = {question_of(e.about): e for e in base}
+    told = [sentence(e, by_question[question_of(e.about)], metric, k, draws, seed) for e in results]
+    return "\n".join(f"- {line}" for line in told)
+
+
+def sizes(models: Sequence[Any]) -> pd.DataFrame:
+    """What fitted models hold: items they can recommend, numbers learned, and megabytes of them."""
+    rows = []
+    for model in models:
+        arrays = [
+            a for v in model.state.values() for a in ((v.data, v.indices, v.indptr) if hasattr(v, "indptr") else (v,))
+        ]
+        rows.append(
+            {
+                "model": model.name,
+                "items": len(model.items),
+                "numbers": sum(a.size for a in arrays),
+                "megabytes": round(sum(a.nbytes for a in arrays) / 1e6, 2),
+            }
+        )
+    return pd.DataFrame(rows)
+
+# %% ../nbs/14_runs.ipynb #7f3fd7c8
 def code_version() -> str:
     """The package's version and, in a checkout, the commit; `+` marks uncommitted changes to the code."""
     root = project_root()
@@ -315,7 +389,19 @@ def code_version() -> str:
 
 def provenance(log: Dataset | None = None) -> dict[str, Any]:
     """Code version, dataset, library versions and machine."""
-    libraries = ("numpy", "pandas", "scipy", "pyarrow", "scikit-learn", "matplotlib", "papermill", "nbdev")
+    libraries = (
+        "numpy",
+        "pandas",
+        "scipy",
+        "pyarrow",
+        "scikit-learn",
+        "implicit",
+        "rectools-lightfm",
+        "optuna",
+        "matplotlib",
+        "papermill",
+        "nbdev",
+    )
     found = {d.metadata["Name"].lower(): d.version for d in metadata.distributions() if d.metadata["Name"]}
     told: dict[str, Any] = {
         "code": code_version(),

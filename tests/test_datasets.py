@@ -247,3 +247,13 @@ def test_what_is_missing_is_named():
     assert datasets.missing_needs(["times", "returning", "categories"], log) == ["times", "categories"]
     with pytest.raises(ValueError, match="unknown need"):
         datasets.missing_needs(["wings"], log)
+
+
+def test_a_matrix_leaves_its_histories_alone():
+    """Summing duplicates in place once changed the arrays that the histories and the matrix shared."""
+    history = Histories.from_lists([[2, 0, 2, 1], [1, 1]])
+    before = history.indptr.copy(), history.items.copy()
+    first = history.matrix(3, {"view": 2.0})
+    assert first.toarray().tolist() == [[2, 2, 4], [0, 4, 0]]
+    assert (history.indptr == before[0]).all() and (history.items == before[1]).all()
+    assert (history.matrix(3, {"view": 2.0}) != first).nnz == 0

@@ -1,23 +1,19 @@
 """Every model under every split passes the check; pipelines that leak on purpose fail it."""
 
-from importlib import import_module
-
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import arrived_split, random_log, untimed_sessions
 
 from recsys_lab import evaluation, leakage, splits, tuning
-from recsys_lab.models.base import MODELS
+from recsys_lab.models.base import MODELS, model_class
 from recsys_lab.models.neighbours import ItemKNN
 from recsys_lab.models.popularity import Popularity, RecentPopularity
 
 LOGS = {"temporal": None, "sequence": untimed_sessions, "given": arrived_split}
 
 
-def model_of(name):
-    module, _, kind = MODELS[name].partition(":")
-    return getattr(import_module(module), kind)
+NEEDS = {"oracle": {"truth"}, "popularity_category": {"categories"}, "lightfm_hybrid": {"categories"}}
 
 
 def log_and_cutoff(kind, shop):
@@ -34,12 +30,12 @@ def known_before(log, cutoff):
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_every_model_and_split_pass(kind, name, shop):
     log, cutoff = log_and_cutoff(kind, shop)
-    if not {"oracle": {"truth"}, "popularity_category": {"categories"}}.get(name, set()) <= log.offers:
+    if not NEEDS.get(name, set()) <= log.offers:
         pytest.skip(f"{name} cannot be fitted on this log")
 
     def pipeline(log, cutoff):
         known = known_before(log, cutoff)
-        return model_of(name)().fit(known).recommend(known.users[:100], k=10)
+        return model_class(name)().fit(known).recommend(known.users[:100], k=10)
 
     leakage.check(pipeline, log, cutoff, name=name).raise_if_leaky()
 
@@ -51,7 +47,7 @@ def test_tuning_and_validation_pass(kind, shop):
 
     def pipeline(log, cutoff):
         split = splits.make(log, test=cutoff, valid=0.1)
-        trials = tuning.try_settings(RecentPopularity, [{"half_life": h} for h in (0.02, 0.2)], split, "next_item")
+        trials = tuning.tune(RecentPopularity, split, "next_item", 3)
         known = split.known("test")
         return RecentPopularity(**tuning.best_setting(trials)).fit(known).recommend(known.users[:50], k=10)
 

@@ -151,11 +151,11 @@ def test_an_interrupt_leaves_nothing_half_written(small_checkout):
             "no chapter has the parameter 'kk'; did you mean 'k'? Valid names: busy_day, cutoffs, draws,",
         ),
         (["run", "--params", "k=2.5"], "k must be of type int (as 10), not '2.5'"),
-        (["run", "--params", "22.shrinkage=5"], "22.shrinkage must be of type list"),
+        (["run", "--params", "22.models=5"], "22.models must be of type list"),
         (["run", "--params", "k"], "'k' is not of the form name=value"),
         (["run", "--params", "22.half_lives=[1]"], "chapter 22_neighbours has no parameter 'half_lives'"),
         (["run", "--params", "out=/tmp/x"], "no chapter has the parameter 'out'"),
-        (["run", "--only", "23"], "there is no chapter '23'"),
+        (["run", "--only", "26"], "there is no chapter '26'"),
         (["run", "--dataset", "my_log"], "no dataset 'my_log' in"),
         (["run", "--size", "huge"], "no shop of size 'huge'; there are ['full', 'small', 'tiny']"),
         (["book", "reports/none"], "holds no executed chapter; make one with"),
@@ -179,7 +179,7 @@ def test_outside_a_checkout_it_says_so(tmp_path):
 
 def test_help_teaches():
     done = command("--help")
-    assert all(word in done.stdout for word in ("run", "params", "data", "examples:", "22.shrinkage"))
+    assert all(word in done.stdout for word in ("run", "params", "data", "examples:", "22.trials"))
     assert "k: int = 10" in command("params", "22").stdout
 
 

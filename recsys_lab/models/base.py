@@ -26,8 +26,9 @@ from ..metrics import SOURCES, TopK, top_k, top_k_sparse
 
 # %% auto #0
 __all__ = ['Scores', 'MODELS', 'BEHIND_A_FIT', 'Config', 'make_config', 'rank_in_order', 'exclusion', 'best_of', 'fill_up',
-           'Recommender', 'check_fit', 'check_rank', 'rank_block', 'neighbours_of', 'rank_all', 'users_known', 'pack',
-           'unpack', 'save_model', 'load', 'restore']
+           'Recommender', 'check_fit', 'remember', 'check_rank', 'rank_block', 'neighbours_of', 'rank_all',
+           'users_known', 'pack', 'unpack', 'save_model', 'model_class', 'load', 'restore', 'mean_vectors', 'fold_map',
+           'cosines', 'stored_rows', 'FactorRecommender']
 
 # %% ../../nbs/20_recommender.ipynb #36c805bd
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def rank_in_order(order: np.ndarray, excluded: sparse.csr_matrix, k: int) -> np.
         out[rows, : codes.shape[1]] = codes
     return out
 
-# %% ../../nbs/20_recommender.ipynb #b204f3b3
+# %% ../../nbs/20_recommender.ipynb #e8ef5604
 Scores: TypeAlias = np.ndarray | sparse.csr_matrix
 
 
@@ -89,7 +90,7 @@ def best_of(scores: Scores, excluded: sparse.csr_matrix, k: int) -> tuple[np.nda
         order = np.argsort(-scores, kind="stable")[: np.isfinite(scores).sum()]
         codes = rank_in_order(order, excluded, k)
         return codes, np.where(codes >= 0, scores[codes], np.nan).astype(np.float32)
-    scores = np.array(scores, np.float32)
+    scores = np.asarray(scores, np.float32)
     scores[np.repeat(np.arange(len(scores)), np.diff(excluded.indptr)), excluded.indices] = -np.inf
     return top_k(scores, k)
 
@@ -110,17 +111,27 @@ def fill_up(codes: np.ndarray, order: np.ndarray, excluded: sparse.csr_matrix) -
     out[short] = np.take_along_axis(joined, first, axis=1)
     return out
 
-# %% ../../nbs/20_recommender.ipynb #a8a5ccaa
+# %% ../../nbs/20_recommender.ipynb #6f7674f3
 MODELS = {  # the name that a saved model carries -> where its class lives
     "popularity": "recsys_lab.models.popularity:Popularity",
     "popularity_recent": "recsys_lab.models.popularity:RecentPopularity",
     "popularity_category": "recsys_lab.models.popularity:CategoryPopularity",
     "item_knn": "recsys_lab.models.neighbours:ItemKNN",
+    "user_knn": "recsys_lab.models.neighbours:UserKNN",
+    "session_knn": "recsys_lab.models.neighbours:SessionKNN",
+    "session_walk": "recsys_lab.models.neighbours:SessionWalk",
+    "sequential_rules": "recsys_lab.models.neighbours:SequentialRules",
+    "ease": "recsys_lab.models.linear:EASE",
+    "rp3beta": "recsys_lab.models.linear:RP3beta",
+    "als": "recsys_lab.models.als:ALS",
+    "bpr": "recsys_lab.models.als:BPR",
+    "lightfm": "recsys_lab.models.lightfm:LightFMWarp",
+    "lightfm_hybrid": "recsys_lab.models.lightfm:LightFMHybrid",
     "oracle": "recsys_lab.models.oracle:Oracle",
 }
 BEHIND_A_FIT = ("recsys_lab.datasets", "recsys_lab.metrics", "recsys_lab.evaluation", "recsys_lab.models.base")
 
-# %% ../../nbs/20_recommender.ipynb #d21c8813
+# %% ../../nbs/20_recommender.ipynb #1a89f0ce
 class Recommender:
     """Base of all models: public methods here, `_fit` and `_score` in the model.
 
@@ -130,18 +141,23 @@ class Recommender:
     fold_in : `exact`, `approximate` or `none`, how a stranger's history is scored
     Config : the frozen dataclass of its settings
     company : whether it learns from users who met two items
+    source : where its own entries come from, one of `metrics.SOURCES`
+    leans_on : other modules of models that it computes with
     """
 
     name: ClassVar[str] = ""
     fold_in: ClassVar[str] = "exact"
     Config: ClassVar[type[Config]] = Config
     company: ClassVar[bool] = False
+    source: ClassVar[str] = "model"
+    leans_on: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, **settings: Any):
         self.config: Any = make_config(self.Config, self.name or type(self).__name__, settings)
         self.fitted_on: str | None = None
         self.fit_seconds = 0.0
-        self.items = pd.Index([])
+        self.items = self._users = pd.Index([])
+        self._order = np.zeros(0, np.int64)
 
     def __repr__(self) -> str:
         told = ", ".join(f"{k}={v!r}" for k, v in asdict(self.config).items())
@@ -149,8 +165,8 @@ class Recommender:
 
     @property
     def scoring(self) -> str:
-        """`fold_in` where lists are made from histories alone, `stored` where from what was learned of a user."""
-        return "stored" if self.fold_in == "none" else "fold_in"
+        """`fold_in` where lists are made from histories alone, `stored` where from what was learned of a user, if the user is known."""
+        return "fold_in" if self.fold_in == "exact" else "stored"
 
     def fit(self, dataset: Dataset, progress: bool = False) -> Any:
         """Learn from a log; returns self. `ValueError` for an empty log, or one on which the model cannot work."""
@@ -158,20 +174,20 @@ class Recommender:
         self.progress, start = progress, time.perf_counter()
         self.items, self.known = self._catalogue(dataset), dataset.histories()
         self.popular = item_users(dataset, self.items)
-        self._order = np.lexsort((np.arange(len(self.items)), -self.popular))
+        remember(self)
         self.state = self._fit(dataset)
         self.fitted_on, self.fit_seconds = dataset.fingerprint, time.perf_counter() - start
         return self
 
     def rank(
-        self, histories: Histories, k: int = 10, exclude: str = "seen", block: int = 4096, progress: bool = False
+        self, histories: Histories, k: int = 10, exclude: str = "seen", block: int = 0, progress: bool = False
     ) -> TopK:
         """The k best items for each history; lists are filled up by popularity where the model has no opinion.
 
         Parameters
         ----------
         exclude : `none`, `seen` or `purchased`
-        block : histories scored at a time by each thread, which bounds the memory
+        block : histories scored at a time by each thread, which bounds the memory; 0: as many as take 128 MB if scores are dense
         """
         check_rank(self, k)
         return rank_all(self, histories, k, exclude, block, progress)
@@ -179,7 +195,7 @@ class Recommender:
     def recommend(self, user_ids: Iterable[Any], k: int = 10, exclude: str = "seen", **options: Any) -> TopK:
         """`rank` from what the fitted log holds of each user; an unknown user gets popular items."""
         check_rank(self, k)
-        return self.rank(users_known(self.known, user_ids), k, exclude, **options)
+        return self.rank(users_known(self, user_ids), k, exclude, **options)
 
     def similar_items(self, item_ids: Iterable[Any], k: int = 10) -> TopK:
         """The k items most similar to each item, never the item itself; `KeyError` for an item that the model does not know."""
@@ -198,7 +214,7 @@ class Recommender:
     @property
     def modules(self) -> tuple[str, ...]:
         """The modules whose source decides what a fit gives; empty for a model that is not in `MODELS` and cannot be loaded by name."""
-        return (*BEHIND_A_FIT, MODELS[self.name].partition(":")[0]) if self.name in MODELS else ()
+        return (*BEHIND_A_FIT, MODELS[self.name].partition(":")[0], *self.leans_on) if self.name in MODELS else ()
 
     def _catalogue(self, dataset: Dataset) -> pd.Index:
         """The items that the model can recommend, sorted; those with events by default."""
@@ -209,15 +225,19 @@ class Recommender:
         raise NotImplementedError
 
     def _score(self, histories: Histories) -> Scores:
-        """Scores of a block of encoded histories: `[items]` for everyone alike, dense `[n, items]`, or CSR of opinions."""
+        """Scores of a block of encoded histories: `[items]` for all alike, dense `[n, items]` (overwritten later), or CSR of opinions."""
         raise NotImplementedError
+
+    def _source(self, histories: Histories) -> np.ndarray:
+        """Where the model's own entries for each encoded history come from: positions in `SOURCES`, `[n]`."""
+        return np.full(len(histories), SOURCES.index(self.source), np.int8)
 
     def _similar(self, codes: np.ndarray) -> Scores:
         """Scores of all items for each item code; by default, what someone is offered who met only that item."""
         alone = Histories.from_lists([[c] for c in codes], event_names=self.known.event_names)
         return self._score(alone)
 
-# %% ../../nbs/20_recommender.ipynb #10a77117
+# %% ../../nbs/20_recommender.ipynb #d6bea882
 def check_fit(model: Recommender, log: Dataset) -> None:
     """Refuse, with a sentence, a log that cannot be learned from."""
     if not len(log):
@@ -227,6 +247,12 @@ def check_fit(model: Recommender, log: Dataset) -> None:
             f"{model.name} learns from users who met at least two items, and no user of {log.name} did: "
             "collaborative filtering cannot work on it; use popularity, or a log that knows its visitors for longer"
         )
+
+
+def remember(model: Recommender) -> None:
+    """Derive what a fitted or loaded model looks up often: the order of popularity, and the index of its users."""
+    model._order = np.lexsort((np.arange(len(model.items)), -model.popular))
+    model._users = pd.Index(model.known.user_ids)
 
 
 def check_rank(model: Recommender, k: int) -> None:
@@ -244,19 +270,16 @@ def rank_block(
     encoded = histories.encode(model.items)
     excluded = exclusion(encoded, exclude, len(model.items))
     codes, scores = best_of(model._score(encoded), excluded, k)
-    stranger = np.diff(encoded.indptr) == 0
-    if model.scoring == "fold_in":  # nothing to fold in: popularity, with its counts as scores
-        codes[stranger], scores[stranger] = best_of(
-            model.popular.astype(np.float32), excluded[np.flatnonzero(stranger)], k
-        )
+    cold = (np.diff(encoded.indptr) == 0) & (model.fold_in != "none")
+    if cold.any():  # nothing to fold in: popularity, with its counts as scores
+        codes[cold], scores[cold] = best_of(model.popular.astype(np.float32), excluded[np.flatnonzero(cold)], k)
     filled = fill_up(codes, model._order, excluded)
-    sources = np.where((filled != codes) & (filled >= 0), SOURCES.index("popular"), SOURCES.index("model")).astype(
-        np.int8
-    )
-    sources[stranger & (model.scoring == "fold_in")] = SOURCES.index("cold")
+    sources = np.repeat(model._source(encoded)[:, None], k, axis=1)
+    sources[(filled != codes) & (filled >= 0)] = SOURCES.index("popular")
+    sources[cold] = SOURCES.index("cold")
     return filled, scores, sources
 
-# %% ../../nbs/20_recommender.ipynb #ab971f67
+# %% ../../nbs/20_recommender.ipynb #957f8221
 def neighbours_of(model: Recommender, asked: list[Any], k: int) -> TopK:
     """`Recommender.similar_items`."""
     codes = model.items.get_indexer(pd.Index(asked)) if asked else np.zeros(0, int)
@@ -269,20 +292,27 @@ def neighbours_of(model: Recommender, asked: list[Any], k: int) -> TopK:
 
 def rank_all(model: Recommender, histories: Histories, k: int, exclude: str, block: int, progress: bool) -> TopK:
     """`Recommender.rank`: blocks of histories on a few threads; blocks are independent, so their number does not matter."""
-    starts = range(0, max(1, len(histories)), block)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        ranked = pool.map(
-            lambda start: rank_block(model, histories.take(slice(start, start + block)), k, exclude), starts
-        )
-        parts = list(tqdm(ranked, total=len(starts), disable=not progress, desc=model.name))
+    if not len(histories):
+        return TopK(np.zeros((0, k), np.int32), np.zeros((0, k), np.float32), model.items, histories.user_ids)
+    size = block or max(64, min(4096, 2**27 // (4 * max(1, len(model.items)))))
+    starts = range(0, len(histories), size)
+
+    def ranked(start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return rank_block(model, histories.take(slice(start, start + size)), k, exclude)
+
+    if len(starts) == 1:
+        parts = [rank_block(model, histories, k, exclude)]
+    else:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            parts = list(tqdm(pool.map(ranked, starts), total=len(starts), disable=not progress, desc=model.name))
     codes, scores, sources = (np.concatenate(part) for part in zip(*parts, strict=True))
     return TopK(codes, scores, model.items, histories.user_ids, sources)
 
 
-def users_known(known: Histories, user_ids: Iterable[Any]) -> Histories:
+def users_known(model: Recommender, user_ids: Iterable[Any]) -> Histories:
     """The histories of the users asked for; empty ones for users who are not known."""
-    asked = pd.Index(np.asarray(list(user_ids)))
-    rows = pd.Index(known.user_ids).get_indexer(asked)
+    known, asked = model.known, pd.Index(np.asarray(list(user_ids)))
+    rows = model._users.get_indexer(asked)
     empty = Histories(
         np.append(known.indptr, known.indptr[-1]),
         known.items,
@@ -350,7 +380,15 @@ def save_model(model: Recommender, path: Path) -> Path:
         (beside / "model.json").write_text(json.dumps(head, indent=1, sort_keys=True))
     return path
 
-# %% ../../nbs/20_recommender.ipynb #874b2bdf
+# %% ../../nbs/20_recommender.ipynb #23f07c93
+def model_class(name: str) -> type[Recommender]:
+    """The class of the model with this name; `ValueError` with the known ones for any other."""
+    if name not in MODELS:
+        raise ValueError(f"there is no model {name!r}; there are {', '.join(sorted(MODELS))}")
+    module, _, kind = MODELS[name].partition(":")
+    return getattr(import_module(module), kind)
+
+
 def load(path: Path | str) -> Recommender:
     """Load a model that `save` wrote. `FileNotFoundError` or `ValueError` name what is missing or unknown."""
     path = Path(path)
@@ -360,8 +398,7 @@ def load(path: Path | str) -> Recommender:
             f"{path}: no model of format 1 with a known name (it says {head.get('name')!r}, "
             f"format {head.get('format')}); known are {sorted(MODELS)}"
         )
-    module, _, kind = MODELS[head["name"]].partition(":")
-    model: Recommender = getattr(import_module(module), kind)(**head["config"])
+    model = model_class(head["name"])(**head["config"])
     with np.load(path / "arrays.npz", allow_pickle=False) as z:
         arrays = unpack({n: z[n] for n in z.files})
     restore(model, arrays, head)
@@ -381,6 +418,72 @@ def restore(model: Recommender, arrays: dict[str, Any], head: dict[str, Any]) ->
         arrays["known/users"],
         tuple(head["event_names"]),
     )
-    model._order = np.lexsort((np.arange(len(model.items)), -model.popular))
+    remember(model)
     model.state = {name.removeprefix("state/"): value for name, value in arrays.items() if name.startswith("state/")}
     model.fitted_on, model.fit_seconds = head["fitted_on"], head["fit_seconds"]
+
+# %% ../../nbs/20_recommender.ipynb #e5ed0583
+def mean_vectors(histories: Histories, vectors: np.ndarray) -> np.ndarray:
+    """Mean vector of the distinct items of each encoded history, and 1: float32 `[n, f + 1]`; zeros and 1 for an empty history."""
+    met = histories.matrix(len(vectors))
+    sums = met @ vectors / np.maximum(np.diff(met.indptr), 1)[:, None]
+    return np.append(sums, np.ones((len(sums), 1)), axis=1).astype(np.float32)
+
+
+def fold_map(means: np.ndarray, users: np.ndarray, ridge: float = 1e-3) -> np.ndarray:
+    """The linear map from `means` `[n, f + 1]` to `users` `[n, g]`, by ridge regression: float32 `[f + 1, g]`.
+
+    `ridge` is the penalty as a share of the mean of the Gram matrix's diagonal.
+    """
+    gram = means.T.astype(float) @ means
+    gram += np.eye(len(gram)) * ridge * np.trace(gram) / len(gram)
+    return np.linalg.solve(gram, means.T.astype(float) @ users).astype(np.float32)
+
+
+def cosines(vectors: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Cosine of the vectors at `codes` with all vectors: `[n, items]`; zero vectors are similar to nothing."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
+    return unit[codes] @ unit.T
+
+# %% ../../nbs/20_recommender.ipynb #d2f97f68
+def stored_rows(model: Recommender, histories: Histories) -> np.ndarray:
+    """Row of each visitor among the users of the fit, int64 `[n]`; -1 for strangers, and for users whose history is not as it was."""
+    if histories.user_ids is None:
+        return np.full(len(histories), -1)
+    rows = model._users.get_indexer(pd.Index(histories.user_ids))
+    before = np.diff(model.known.indptr)[rows]
+    return np.where((rows >= 0) & (before == np.diff(histories.indptr)), rows, -1)
+
+
+class FactorRecommender(Recommender):
+    """Base of models that learn a vector for each user and item: a user's score of an item is their product, and the item's bias.
+
+    A known user is scored from the stored vector, a stranger from `mean_vectors @ fold_map`.
+    """
+
+    fold_in = "approximate"
+    company = True
+
+    def _vectors(self, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Learn: float32 vectors of users `[users, f]` and items `[items, f]`, and biases of items `[items]`."""
+        raise NotImplementedError
+
+    def _fit(self, dataset: Dataset) -> dict[str, Any]:
+        users, items, bias = self._vectors(dataset)
+        fold = fold_map(mean_vectors(self.known.encode(self.items), items), users)
+        return {"user_vectors": users, "item_vectors": items, "bias": bias, "fold": fold}
+
+    def _score(self, histories: Histories) -> np.ndarray:
+        vectors, rows = self.state["item_vectors"], stored_rows(self, histories)
+        query = mean_vectors(histories, vectors) @ self.state["fold"]
+        query[rows >= 0] = self.state["user_vectors"][rows[rows >= 0]]
+        return query @ vectors.T + self.state["bias"]
+
+    def _source(self, histories: Histories) -> np.ndarray:
+        return np.where(stored_rows(self, histories) >= 0, SOURCES.index("stored"), SOURCES.index("fold_in")).astype(
+            np.int8
+        )
+
+    def _similar(self, codes: np.ndarray) -> np.ndarray:
+        return cosines(self.state["item_vectors"], codes)
