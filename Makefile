@@ -13,7 +13,7 @@ ONLY ?=
 RESUME ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install reports test lab export readme benchmarks clean
+.PHONY: help install reports test lab export readme benchmarks ledger clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -59,7 +59,10 @@ readme: $(VENV)/.installed ## make README.md from nbs/index.ipynb and reports/sh
 	$(BIN)/recsys-lab readme
 
 benchmarks: $(VENV)/.installed ## speed and quality beside other libraries (most need RECSYS_LAB_DATA)
-	for name in full_size evaluation_speed item_knn next_item gowalla report; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in full_size evaluation_speed item_knn next_item collaborative report; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+
+ledger: $(VENV)/.installed ## published numbers, computed again where they are missing (up to an hour; needs RECSYS_LAB_DATA)
+	$(BIN)/recsys-lab ledger
 
 clean: ## remove what was made: environments, embedded data, books, fits, caches
 	rm -rf $(VENV) $(PEERS) build data/shop data/.cache data/.downloads reports/*/book reports/*/fits reports/*/evaluations *.egg-info

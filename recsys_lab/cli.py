@@ -419,7 +419,7 @@ def cmd_readme(args: argparse.Namespace) -> int:
     runs.write_text(root / "README.md", text.strip() + "\n")
     return 0
 
-# %% ../nbs/81_cli.ipynb #715b35d5
+# %% ../nbs/81_cli.ipynb #13ca0221
 def user_batches(path: str, like: Any, size: int) -> Iterator[np.ndarray]:
     """The ids in the column `user_id` (or the only column) of a CSV file, `size` at a time, of the type of the ids `like`.
 
@@ -438,7 +438,8 @@ def user_batches(path: str, like: Any, size: int) -> Iterator[np.ndarray]:
                 at = int(wrong.to_numpy().argmax())
                 told = "a whole number, as the ids of this model" if number else "an id"
                 raise UserError(f"{path}:{line + at}: user_id must be {told}, not {ids.iloc[at]!r}")
-            yield ids.astype("int64").to_numpy() if number else ids.to_numpy(object)
+            if len(ids):
+                yield ids.astype("int64").to_numpy() if number else ids.to_numpy(object)
             line += len(ids)
     except pd.errors.ParserError as error:
         raise UserError(f"{path}: {error}") from error

@@ -142,7 +142,7 @@ def differences(table: pd.DataFrame) -> Figure:
     )
     return figure
 
-# %% ../nbs/15_plots.ipynb #0cf58392
+# %% ../nbs/15_plots.ipynb #ad512354
 def pairs(table: pd.DataFrame) -> Figure:
     """All paired differences of a comparison as a matrix: the row's model minus the column's, white where the interval holds zero."""
     both = pd.concat([table, table.rename(columns={"a": "b", "b": "a"}).assign(difference=-table["difference"])])
@@ -154,7 +154,8 @@ def pairs(table: pd.DataFrame) -> Figure:
     figure, axis = plt.subplots(figsize=(1.8 + 0.52 * len(names), 1.4 + 0.42 * len(names)))
     axis.imshow(np.where(sure.to_numpy(bool), grid, 0.0), cmap="PiYG", vmin=-most, vmax=most, aspect="auto")
     for y, x in zip(*np.nonzero(~np.isnan(grid)), strict=True):
-        axis.text(x, y, f"{grid[y, x]:+.3f}".replace("0.", "."), ha="center", va="center", fontsize=7)
+        tone = "white" if sure.to_numpy(bool)[y, x] and abs(grid[y, x]) > 0.6 * most else "black"
+        axis.text(x, y, f"{grid[y, x]:+.3f}".replace("0.", "."), ha="center", va="center", fontsize=7, color=tone)
     axis.set_xticks(range(len(names)), names, rotation=45, ha="right")
     axis.set_yticks(range(len(names)), names)
     axis.tick_params(length=0)

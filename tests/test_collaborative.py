@@ -117,6 +117,13 @@ def test_rules_count_what_followed(seed, steps, decay):
             for b in range(a + 1, min(len(run), a + steps + 1)):
                 wanted[run[a], run[b]] += (run[a] != run[b]) * (b - a) ** -decay
     np.testing.assert_allclose(follow_counts(visits, len(log.items), steps, decay).toarray(), wanted, rtol=1e-5)
+    for start, stop in zip(visits.indptr[:-1], visits.indptr[1:], strict=True):
+        run = visits.items[start:stop]  # as rules an item may follow itself
+        pairs = [
+            (a, b) for a in range(len(run)) for b in range(a + 1, min(len(run), a + steps + 1)) if run[a] == run[b]
+        ]
+        for a, b in pairs:
+            wanted[run[a], run[a]] += (b - a) ** -decay
     model = SequentialRules(steps=steps, decay=decay).fit(log)
     asked = Histories.from_lists([[log.items[0], log.items[3]]])
     np.testing.assert_allclose(model._score(asked.encode(model.items)).toarray()[0], wanted[3], rtol=1e-5)

@@ -77,6 +77,22 @@ def test_top_k_is_a_sort_with_ties_by_code(seed, k):
         )
 
 
+@given(
+    st.integers(0, 100_000), st.integers(1, 4), st.sampled_from([1, 63, 520, 777]), st.sampled_from([0.0, 0.3, 0.999])
+)
+@settings(max_examples=60, deadline=None)
+def test_top_k_of_long_rows_is_a_sort_too(seed, k, width, gone):
+    """Long rows are first cut by the maxima of groups of columns."""
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, 5, (4, width)).astype(np.float32)
+    scores[rng.random(scores.shape) < gone] = rng.choice([-np.inf, np.nan])
+    codes, _ = metrics.top_k(scores, k)
+    for row in range(4):
+        there = np.flatnonzero(np.isfinite(scores[row]))
+        wanted = sorted(there.tolist(), key=lambda i, row=row: (-scores[row, i], i))[:k]
+        assert codes[row][codes[row] >= 0].tolist() == wanted
+
+
 def test_metrics_never_fall_as_lists_grow():
     codes, indptr, flat, _ = random_lists(3, n=300)
     found = metrics.accuracy(codes, indptr, flat, KS)

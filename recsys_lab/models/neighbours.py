@@ -370,16 +370,16 @@ def best_per_row(
         kept[run.start + strongest(likeness[run], -visit[run], n)] = True
     return row[kept], visit[kept], likeness[kept], place[kept]
 
-# %% ../../nbs/22_neighbours.ipynb #99f73a4c
-def follow_counts(visits: Histories, n_items: int, steps: int, decay: float) -> sparse.csr_matrix:
+# %% ../../nbs/22_neighbours.ipynb #d2d55054
+def follow_counts(visits: Histories, n_items: int, steps: int, decay: float, itself: bool = False) -> sparse.csr_matrix:
     """How often item j came after item i in encoded visits, d steps later counting `d ** -decay`: CSR float32 `[items, items]`.
 
-    An item is no follower of itself; `steps` is the farthest distance counted.
+    `steps` is the farthest distance counted; an item follows itself only where `itself` is set.
     """
     rows, out = visits.rows, sparse.csr_matrix((n_items, n_items), dtype=np.float32)
     for distance in range(1, min(steps, int(np.diff(visits.indptr).max(initial=0)) - 1) + 1):
         before, after = visits.items[:-distance], visits.items[distance:]
-        pair = (rows[:-distance] == rows[distance:]) & (before != after)
+        pair = (rows[:-distance] == rows[distance:]) & ((before != after) | itself)
         weight = np.full(pair.sum(), distance**-decay, np.float32)
         out = out + sparse.csr_matrix((weight, (before[pair], after[pair])), shape=out.shape)
     return out.tocsr()
@@ -391,7 +391,7 @@ def last_items(histories: Histories, n_items: int) -> sparse.csr_matrix:
     at = histories.items[histories.indptr[full + 1] - 1]
     return sparse.csr_matrix((np.ones(len(full), np.float32), (full, at)), shape=(len(histories), n_items))
 
-# %% ../../nbs/22_neighbours.ipynb #6c5e4dd4
+# %% ../../nbs/22_neighbours.ipynb #11d6aceb
 @dataclass(frozen=True)
 class SequentialRulesConfig(Config):
     """Settings of SequentialRules.
@@ -413,7 +413,7 @@ class SequentialRulesConfig(Config):
 
 
 class SequentialRules(Recommender):
-    """Sequential rules of size two: what followed the last item, nearer followers counting more.
+    """Sequential rules of size two: what followed the last item (itself too), nearer followers counting more.
 
     Source: Ludewig and Jannach, *Evaluation of session-based recommendation algorithms*, UMUAI 2018. Fold-in is exact.
     """
@@ -424,7 +424,8 @@ class SequentialRules(Recommender):
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         c, visits = self.config, self.known.encode(self.items)
-        return {"rules": keep_strongest(follow_counts(visits, len(self.items), c.steps, c.decay), c.neighbours)}
+        counts = follow_counts(visits, len(self.items), c.steps, c.decay, itself=True)
+        return {"rules": keep_strongest(counts, c.neighbours)}
 
     def _score(self, histories: Histories) -> sparse.csr_matrix:
         return (last_items(histories, len(self.items)) @ self.state["rules"]).tocsr()

@@ -1,0 +1,93 @@
+"""Lists for many users from the command line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT, random_log
+
+from recsys_lab import cli, runs
+from recsys_lab.models.neighbours import ItemKNN
+
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture
+def a_run(tmp_path):
+    """A run that fitted one model on a log with whole numbers as ids, and one with text."""
+    for name, text in (("numbers", False), ("text", True)):
+        runs.Run(tmp_path / name, "22_neighbours").fit(ItemKNN(), random_log(5, text=text))
+    return tmp_path
+
+
+def recommend(run, out, *words):
+    command = [BIN / "recsys-lab", "recommend", "--run", run, "--model", "item_knn", "--out", out, *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ)
+
+
+def test_batches_give_the_lists_of_recommend(a_run):
+    users = pd.Series([*range(0, 40, 3), 999], name="user_id")
+    users.to_csv(a_run / "users.csv", index=False)
+    model = runs.Run(a_run / "numbers").fitted("item_knn")
+    from recsys_lab.models.base import load
+
+    wanted = load(model).recommend(users, k=4).frame()
+    for out in ("recs.parquet", "recs.csv"):
+        done = recommend(a_run / "numbers", a_run / out, "--users", a_run / "users.csv", "-k", "4", "--batch", "3")
+        assert done.returncode == 0 and "15 users, lists of 4 by item_knn" in done.stdout, done.stderr
+        found = pd.read_parquet(a_run / out) if out.endswith("parquet") else pd.read_csv(a_run / out)
+        assert found[["user_id", "item_id", "rank", "source"]].to_dict("list") == {
+            c: wanted[c].tolist() for c in ("user_id", "item_id", "rank", "source")
+        }
+        np.testing.assert_allclose(found.score, wanted.score, rtol=1e-5)
+    assert found.query("user_id == 999").source.unique().tolist() == ["cold"]
+
+
+def test_all_known_users_without_a_file_and_text_ids(a_run):
+    done = recommend(a_run / "text", a_run / "all.parquet", "-k", "2")
+    assert done.returncode == 0, done.stderr
+    table = pd.read_parquet(a_run / "all.parquet")
+    assert sorted(table.user_id.unique()) == sorted(random_log(5, text=True).users)
+    (a_run / "one.csv").write_text("whatever\nu3\n")  # a single column may have any name
+    assert recommend(a_run / "text", a_run / "one.parquet", "--users", a_run / "one.csv").returncode == 0
+    assert pd.read_parquet(a_run / "one.parquet").user_id.unique().tolist() == ["u3"]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("user_id\n1\nnobody\n", "users.csv:3: user_id must be a whole number, as the ids of this model, not 'nobody'"),
+        ("user_id\n1\n2\n\n4\n", "users.csv:4: user_id must be a whole number"),
+        ("name,age\nx,1\n", "users.csv has no column user_id; it has name, age"),
+        ("", "users.csv is empty; it needs a column user_id"),
+        ("user_id\n", "there is no user to recommend anything to"),
+    ],
+)
+def test_bad_users_are_named_and_nothing_is_half_written(a_run, content, told):
+    (a_run / "users.csv").write_text(content)
+    (a_run / "recs.parquet").write_text("what was there before")
+    words = ("--users", a_run / "users.csv", "--batch", "1")
+    done = recommend(a_run / "numbers", a_run / "recs.parquet", *words)
+    assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr
+    assert (a_run / "recs.parquet").read_text() == "what was there before"
+    assert not list(a_run.glob(".*partial"))
+
+
+def test_wrong_asks_are_told(a_run):
+    done = recommend(a_run / "numbers", a_run / "recs.xlsx")
+    assert done.returncode == 2 and "--out must end in .parquet or .csv" in done.stderr
+    missing = recommend(a_run / "nowhere", a_run / "recs.csv")
+    assert missing.returncode == 2 and "holds no fitted 'item_knn'; it holds none" in missing.stderr
+    assert recommend(a_run / "numbers", a_run / "r.csv", "-k", "0").returncode == 2
+    gone = recommend(a_run / "numbers", a_run / "recs.csv", "--users", a_run / "nobody.csv")
+    assert gone.returncode == 2 and "nobody.csv" in gone.stderr
+
+
+def test_ids_are_streamed(tmp_path):
+    (tmp_path / "users.csv").write_text("user_id\n" + "\n".join(map(str, range(1000))) + "\n")
+    batches = cli.user_batches(str(tmp_path / "users.csv"), np.arange(3), 64)
+    assert next(batches).tolist() == list(range(64)) and sum(len(b) for b in batches) == 936
