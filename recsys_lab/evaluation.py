@@ -30,8 +30,8 @@ __all__ = ['PROTOCOLS', 'TARGETS', 'EXCLUDES', 'USER_TYPES', 'HISTORY_BINS', 'AG
            'default_exclude', 'known_exclude', 'excluded_entries', 'Cases', 'period_cases', 'item_cases', 'look_back',
            'make_cases', 'cluster_sums', 'bootstrap', 'interval', 'Label', 'make_labels', 'item_users', 'Evaluation',
            'summarise', 'case_values', 'slice_summary', 'slice_values', 'save_evaluation', 'read_evaluation', 'Ranker',
-           'fit_for', 'rank_cases', 'beyond_accuracy', 'evaluate', 'extremes', 'cluster_t_test', 'holm', 'compare_pair',
-           'compare_all']
+           'fit_for', 'rank_cases', 'beyond_accuracy', 'evaluate', 'extremes', 'cluster_t_test', 'holm',
+           'compare_pairs', 'values_on', 'compare_pair', 'compare_all']
 
 # %% ../nbs/12_evaluation.ipynb #1b5792c2
 PROTOCOLS = ("next_period", "next_item", "given")
@@ -659,42 +659,64 @@ def holm(p_values: Sequence[float]) -> list[float]:
     out[order] = np.minimum(stepped, 1.0)
     return out.tolist()
 
-# %% ../nbs/12_evaluation.ipynb #66c6dba6
+# %% ../nbs/12_evaluation.ipynb #01f0cb6f
+def compare_pairs(
+    pairs: Sequence[tuple[Evaluation, Evaluation]],
+    metric: str,
+    k: int,
+    slice: str = "all",
+    draws: int = 1000,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """A row `a, b, protocol, target, metric, k, slice, difference, low, high, p, n_users` for each pair; all on the same questions.
+
+    The pairs share their bootstrap samples, so many cost little more than one.
+    """
+    first = pairs[0][0]
+    for a, b in pairs:
+        if {a.units, b.units} != {first.units}:
+            raise ValueError(
+                f"{a.model} and {b.model} were asked different questions ({a.about} and {b.about}), so they cannot be paired"
+            )
+    values = {id(e): values_on(e, metric, k, slice) for pair in pairs for e in pair}
+    rows = values[id(first)][0]
+    if not len(rows):
+        raise ValueError(f"the slice {slice} is empty")
+    codes, names = pd.factorize(first.user_ids[rows])
+    sums, counts = cluster_sums(np.stack([values[id(a)][1] - values[id(b)][1] for a, b in pairs], axis=1), codes)
+    low, high = interval(bootstrap(sums, counts, draws, seed))
+    same = {"metric": metric, "k": k, "slice": slice, "n_users": len(names)}
+    same |= {"protocol": first.about["protocol"], "target": first.about["target"]}
+    return [
+        {
+            "a": a.model,
+            "b": b.model,
+            "difference": float(sums[:, i].sum() / counts[:, i].sum()),
+            "low": float(low[i]),
+            "high": float(high[i]),
+            "p": cluster_t_test(sums[:, i], counts[:, i]),
+            **same,
+        }
+        for i, (a, b) in enumerate(pairs)
+    ]
+
+
+def values_on(e: Evaluation, metric: str, k: int, slice: str) -> tuple[np.ndarray, np.ndarray]:
+    """(cases, their values) of a metric on `all` or on a slice such as `user_history=1`."""
+    if slice == "all":
+        return np.arange(len(e.codes)), case_values(e, metric, k)
+    attribute, _, name = slice.partition("=")
+    rows, values = slice_values(e, attribute, name, [(metric, k)])
+    return rows, values.get((metric, k), np.zeros(0))
+
+
 def compare_pair(
     a: Evaluation, b: Evaluation, metric: str, k: int, slice: str = "all", draws: int = 1000, seed: int = 0
 ) -> dict[str, Any]:
-    """One row of a comparison: `a, b, protocol, target, metric, k, slice, difference, low, high, p, n_users`."""
-    if a.units != b.units:
-        raise ValueError(
-            f"{a.model} and {b.model} were asked different questions ({a.about} and {b.about}), so they cannot be paired"
-        )
-    if slice == "all":
-        rows, one, two = np.arange(len(a.codes)), case_values(a, metric, k), case_values(b, metric, k)
-    else:
-        attribute, _, name = slice.partition("=")
-        (rows, one_by), (_, two_by) = (slice_values(e, attribute, name, [(metric, k)]) for e in (a, b))
-        if not len(rows):
-            raise ValueError(f"the slice {slice} is empty")
-        one, two = one_by[metric, k], two_by[metric, k]
-    codes, names = pd.factorize(a.user_ids[rows])
-    sums, counts = cluster_sums((one - two)[:, None], codes)
-    low, high = interval(bootstrap(sums, counts, draws, seed))
-    return {
-        "a": a.model,
-        "b": b.model,
-        "protocol": a.about["protocol"],
-        "target": a.about["target"],
-        "metric": metric,
-        "k": k,
-        "slice": slice,
-        "difference": float(sums.sum() / counts.sum()),
-        "low": float(low[0]),
-        "high": float(high[0]),
-        "p": cluster_t_test(sums[:, 0], counts[:, 0]),
-        "n_users": len(names),
-    }
+    """`compare_pairs` for one pair."""
+    return compare_pairs([(a, b)], metric, k, slice, draws, seed)[0]
 
-# %% ../nbs/12_evaluation.ipynb #a819bca9
+# %% ../nbs/12_evaluation.ipynb #154249c5
 def compare_all(
     evaluations: Sequence[Evaluation],
     metric: str = "ndcg",
@@ -704,10 +726,10 @@ def compare_all(
     seed: int = 0,
 ) -> pd.DataFrame:
     """All pairs of models, better one first, with p-values corrected over the family (`p_adjusted`)."""
-    rows = []
-    for pair in combinations(evaluations, 2):
-        a, b = sorted(pair, key=lambda e: -e.mean(metric, k or e.ks[-1]))
-        rows.append(a.compare(b, metric, k, slice, draws, seed))
-    table = pd.DataFrame(rows)
-    table["p_adjusted"] = holm(table.pop("p")) if rows else []
+    if len(evaluations) < 2:
+        return pd.DataFrame({"p_adjusted": []})
+    length = k or evaluations[0].ks[-1]
+    best_first = sorted(evaluations, key=lambda e: -e.mean(metric, length))
+    table = pd.DataFrame(compare_pairs(list(combinations(best_first, 2)), metric, length, slice, draws, seed))
+    table["p_adjusted"] = holm(table.pop("p"))
     return table

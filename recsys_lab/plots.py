@@ -18,7 +18,7 @@ from .evaluation import Evaluation
 
 # %% auto #0
 __all__ = ['COLOURS', 'SPARE', 'colour', 'finish', 'dates', 'label_of', 'leaderboard', 'curves', 'slices', 'differences', 'pairs',
-           'trials', 'quality_cost']
+           'trials', 'quality_cost', 'name_points']
 
 # %% ../nbs/15_plots.ipynb #2a4092af
 COLOURS = {
@@ -163,8 +163,8 @@ def pairs(table: pd.DataFrame) -> Figure:
     axis.set_title(f"difference in {label_of(table['metric'].iloc[0], table['k'].iloc[0])}: row − column", fontsize=10)
     return figure
 
-# %% ../nbs/15_plots.ipynb #0ef415ec
-def trials(table: pd.DataFrame) -> Figure:
+# %% ../nbs/15_plots.ipynb #9b1704ea
+def trials(table: pd.DataFrame, title: str = "") -> Figure:
     """The value of each trial of `tuning.tune` against each setting that was searched, one panel a setting."""
     value = table.columns[-2]
     settings = [c for c in table.columns[1:-2] if table[c].nunique() > 1] or list(table.columns[1:2])
@@ -180,19 +180,32 @@ def trials(table: pd.DataFrame) -> Figure:
         finish(axis, "", name.replace("_", " "), "")
     metric, _, length = value.partition("@")
     axes[0][0].set_ylabel(f"{label_of(metric, int(length))} on validation")
+    axes[0][0].set_title(title, loc="left", fontsize=10)
     figure.tight_layout()
     return figure
 
-# %% ../nbs/15_plots.ipynb #36586d4e
+# %% ../nbs/15_plots.ipynb #165c96ce
 def quality_cost(rows: pd.DataFrame, xlabel: str) -> Figure:
     """A dot with its interval for each row of `model, metric, k, value, low, high` at its `cost` (log axis), named beside it."""
     figure, axis = plt.subplots(figsize=(7, 4.4))
     for row in rows.sort_values("value").to_dict("records"):
         axis.vlines(row["cost"], row["low"], row["high"], color=colour(row["model"]), linewidth=2)
         axis.plot(row["cost"], row["value"], "o", color=colour(row["model"]))
-        axis.annotate(row["model"], (row["cost"], row["value"]), (6, 3), textcoords="offset points", fontsize=8)
     axis.set_xscale("log")
     axis.margins(x=0.15)
     axis.set_ylim(bottom=0)
     finish(axis, "", xlabel, f"{label_of(rows['metric'].iloc[0], rows['k'].iloc[0])} (95% interval)")
+    name_points(axis, rows)
     return figure
+
+
+def name_points(axis: Any, rows: pd.DataFrame) -> None:
+    """The model's name beside each point (`cost`, `value`), moved up where another name is in the way."""
+    placed: list[tuple[float, float]] = []
+    for row in rows.sort_values("value").to_dict("records"):
+        x, y = axis.transData.transform((row["cost"], row["value"])) * 72 / axis.figure.dpi  # in points
+        up = 3.0
+        while any(abs(x - other) < 90 and abs(y + up - height) < 9 for other, height in placed):
+            up += 3
+        placed.append((x, y + up))
+        axis.annotate(row["model"], (row["cost"], row["value"]), (6, up), textcoords="offset points", fontsize=8)

@@ -284,3 +284,10 @@ def test_lists_of_another_length_reach_the_leaderboard(small_checkout):
     assert command("run", "--size", "tiny", "--no-book", "--params", "k=3", cwd=small_checkout).returncode == 0
     assert "NDCG@3" in (small_checkout / "reports/shop-tiny/README.md").read_text()
     assert "NDCG@20" in command("leaderboard", "reports/shop-tiny", "--k", "20", cwd=small_checkout).stdout
+
+
+def test_a_chapter_whose_extra_is_missing_is_left_out_by_name(monkeypatch):
+    plan = cli.make_plan("shop", "tiny", "build/none", [], "25")
+    assert cli.missing_for(plan, "25_lightfm") == []
+    monkeypatch.setitem(cli.EXTRAS, "lightfm", "a_module_that_is_not_there")
+    assert cli.missing_for(plan, "25_lightfm") == ["extra:lightfm"]

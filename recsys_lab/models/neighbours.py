@@ -281,7 +281,7 @@ def visits_alike(
     likeness = np.add.reduceat(weight[own], first) if len(first) else np.zeros(0)
     return row[first], visit[first], likeness, index.places[flat[first]]
 
-# %% ../../nbs/22_neighbours.ipynb #e959aa9a
+# %% ../../nbs/22_neighbours.ipynb #52683434
 @dataclass(frozen=True)
 class SessionKNNConfig(Config):
     """Settings of SessionKNN.
@@ -337,7 +337,7 @@ class SessionKNN(Recommender):
         found = np.minimum(np.diff(self.state["index_ptr"])[item], self.config.sample)
         work = np.bincount(row, found, minlength=len(histories))
         parts = []
-        for rows in even_blocks(work, 2e6):
+        for rows in even_blocks(work, 5e5):
             at = slice(*np.searchsorted(row, [rows.start, rows.stop]))
             parts.append(self._offers(row[at] - rows.start, item[at], back[at], rows.stop - rows.start))
         return sparse.vstack(parts, format="csr")
