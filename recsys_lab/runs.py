@@ -26,9 +26,9 @@ from .splits import Split
 
 # %% auto #0
 __all__ = ['METRIC_COLUMNS', 'RECORDS', 'COMPARISON_COLUMNS', 'Question', 'QUESTIONS', 'MEANING', 'plain', 'write_rows',
-           'read_json', 'source_hash', 'package_folder', 'fit_key', 'Run', 'kept_fit', 'evaluation_name', 'trial_rows',
-           'question_of', 'questions', 'judge', 'headline', 'verdict', 'sentence', 'first_question', 'against', 'sizes',
-           'code_version', 'provenance', 'compare_runs']
+           'read_json', 'source_hash', 'package_folder', 'fit_key', 'Run', 'fit_path', 'kept_fit', 'evaluation_name',
+           'trial_rows', 'question_of', 'questions', 'judge', 'headline', 'verdict', 'sentence', 'first_question',
+           'against', 'sizes', 'code_version', 'provenance', 'compare_runs']
 
 # %% ../nbs/14_runs.ipynb #fa8e4f8f
 METRIC_COLUMNS = (
@@ -114,7 +114,7 @@ def fit_key(model: Any, known: Dataset) -> str:
     told = json.dumps([model.name, asdict(model.config), known.fingerprint, source_hash(model.modules)], sort_keys=True)
     return f"{model.name}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
 
-# %% ../nbs/14_runs.ipynb #98702edc
+# %% ../nbs/14_runs.ipynb #19d2bc29
 class Run:
     """The folder of a run, as one chapter sees it.
 
@@ -185,21 +185,14 @@ class Run:
     def fit(self, model: Any, known: Dataset) -> Any:
         """`model` fitted on `known`: loaded from `fits/` where the same was fitted before, otherwise fitted and kept."""
         fitted = kept_fit(self.folder, model, known)
-        if self.folder and fitted.modules:
+        if fitted.modules:
             told = {"model": fitted.name, "fit": fit_key(fitted, known), "settings": asdict(fitted.config)}
             self._replace("fits", [*(r for r in self._mine("fits") if r["model"] != fitted.name), told])
         return fitted
 
-    def fitted(self, name: str) -> Any:
+    def fitted(self, name: str) -> Path:
         """The path of the last fit of a model that a chapter recorded; `ValueError` with those there are for any other."""
-        paths = {row["model"]: self.folder / "fits" / row["fit"] for row in self.rows("fits")} if self.folder else {}
-        there = sorted(model for model, path in paths.items() if (path / "model.json").exists())
-        if name not in there:
-            raise ValueError(
-                f"{self.folder} holds no fitted {name!r}; it holds {', '.join(there) or 'none'}. "
-                "Fits are made by recsys-lab run and not kept in git"
-            )
-        return paths[name]
+        return fit_path(self, name)
 
     def figure(self, figure: Any, name: str, caption: str) -> Any:
         """Keep a figure as `figures/CHAPTER_NAME.png` with its caption, and return it for display."""
@@ -212,7 +205,19 @@ class Run:
         plt.close(figure)
         return figure
 
-# %% ../nbs/14_runs.ipynb #d80e8cbe
+# %% ../nbs/14_runs.ipynb #710200d2
+def fit_path(run: Run, name: str) -> Path:
+    """`Run.fitted`."""
+    paths = {row["model"]: run.folder / "fits" / row["fit"] for row in run.rows("fits")} if run.folder else {}
+    there = sorted(model for model, path in paths.items() if (path / "model.json").exists())
+    if name not in there:
+        raise ValueError(
+            f"{run.folder} holds no fitted {name!r}; it holds {', '.join(there) or 'none'}. "
+            "Fits are made by recsys-lab run and not kept in git"
+        )
+    return paths[name]
+
+
 def kept_fit(folder: Path | None, model: Any, known: Dataset) -> Any:
     """`Run.fit`: a model that cannot be loaded again by its name is fitted and not kept."""
     if folder is None or not model.modules:
