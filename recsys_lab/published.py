@@ -99,7 +99,7 @@ def status(published: float, ours: float, comparable: bool = True) -> str:
         return "met"
     return "exceeded" if ours > published else "missed"
 
-# %% ../nbs/91_published_numbers.ipynb #fc408f1c
+# %% ../nbs/91_published_numbers.ipynb #66f26006
 class Recipe(NamedTuple):
     """How a row of ours is made.
 
@@ -136,7 +136,7 @@ RECIPES: dict[str, Recipe] = {
     "rp3beta": Recipe(
         "gowalla", "rp3beta", 10, "1 minute", {"alpha": Range(0.6, 1.2), "beta": Range(0.1, 0.8)}, {"neighbours": 400}
     ),
-    "ease": Recipe("gowalla", "ease", 8, "15 minutes", {"penalty": Range(1.0, 1000.0, True)}, {}, 12000),
+    "ease": Recipe("gowalla", "ease", 12, "15 minutes", {"penalty": Range(10.0, 500.0, True)}, {}, 8000),
     "als": Recipe(
         "gowalla",
         "als",
