@@ -84,6 +84,7 @@ def test_a_run_leaves_what_it_says_and_repeats_itself(small_checkout):
         "provenance.json",
         "evaluations",
         "fits",
+        "fits.json",
         "notebooks",
         "README.md",
     }
