@@ -28,7 +28,8 @@ def at_full_size(step: str, what: str, goal: str, beside: str = "", against: str
 
 def both(values: dict) -> str:
     """Hit rate and MRR with their intervals."""
-    return ", ".join(f"{v['value']:.3f} [{v['low']:.3f}, {v['high']:.3f}]" for v in values.values())
+    ordered = [values[name] for name in ("hit_rate", "mrr")]
+    return ", ".join(f"{v['value']:.3f} [{v['low']:.3f}, {v['high']:.3f}]" for v in ordered)
 
 
 als, batch = collaborative["als"], collaborative["batch"]
