@@ -251,7 +251,7 @@ def to_moment(at: Any, has_times: bool) -> int:
     stamp = stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp.tz_convert("UTC")
     return int(stamp.value // 1_000_000)
 
-# %% ../nbs/00_datasets.ipynb #354f1dc7
+# %% ../nbs/00_datasets.ipynb #4579b694
 class Dataset:
     """An immutable interaction log.
 
@@ -313,7 +313,7 @@ class Dataset:
 
     @cached_property
     def offers(self) -> frozenset[str]:
-        """What a chapter may need: times, carts, purchases, catalogue, categories, properties, parts, truth, returning (users)."""
+        """What a chapter may need: times, order (no split of its own), carts, purchases, catalogue, categories, properties, parts, truth, returning (users)."""
         return frozenset(name for name, there in offered(self).items() if there)
 
     def where(self, mask: np.ndarray, properties: pd.DataFrame | None = None) -> Dataset:
@@ -418,7 +418,7 @@ def known_before(properties: pd.DataFrame | None, moment: int) -> pd.DataFrame |
         None if properties is None else properties[properties["timestamp"] < pd.Timestamp(moment, unit="ms", tz="UTC")]
     )
 
-# %% ../nbs/00_datasets.ipynb #2eefe174
+# %% ../nbs/00_datasets.ipynb #807f3237
 def offered(log: Dataset) -> dict[str, bool]:
     """Which of the things that chapters can need are there in `log`."""
     kinds = set(log.events["event"].unique())
@@ -426,6 +426,7 @@ def offered(log: Dataset) -> dict[str, bool]:
     properties = log.properties
     return {
         "times": log.has_times,
+        "order": "part" not in log.events,
         "carts": "addtocart" in kinds,
         "purchases": PURCHASE in kinds,
         "properties": properties is not None and len(properties) > 0,
