@@ -12,8 +12,8 @@ def read(name: str) -> dict:
     return json.loads((HERE / "results" / f"{name}.json").read_text())
 
 
-speed, knn, item, collaborative, full = (
-    read(n) for n in ("evaluation_speed", "item_knn", "next_item", "collaborative", "full_size")
+speed, knn, item, collaborative, ranking, full = (
+    read(n) for n in ("evaluation_speed", "item_knn", "next_item", "collaborative", "ranking", "full_size")
 )
 
 
@@ -114,6 +114,30 @@ rows = [
         f"`recsys-lab recommend` for {batch['users']:,} users, ALS, lists of {batch['k']} from {batch['items']:,} items",
         f"{batch['seconds']} s, {batch['peak_gb']} GB at most, {batch['megabytes']} MB of Parquet",
         "",
+    ),
+    *(
+        (
+            "`ranking.py`",
+            f"feature rows, {told['features']} features, {told['rows']:,} candidates of the shop, {threads}",
+            f"{told['rows_a_second']:,} a second",
+            f"{ranking['goal_rows_a_second']:,} a second on 2 cores",
+        )
+        for threads, told in (("one thread", ranking["features_one_thread"]), ("two", ranking["features_two_threads"]))
+    ),
+    *(
+        (
+            "`ranking.py`",
+            f"one visitor's {ranking['one_visitor']['candidates']} candidates: {what}, one thread",
+            f"{ranking['one_visitor'][key]} ms",
+            f"{ranking['goal_ms']} ms",
+        )
+        for key, what in (("features_ms", "their features"), ("scoring_ms", "trees and blend"))
+    ),
+    (
+        "`ranking.py`",
+        "chapters 30 to 35 on the small shop, alone",
+        f"{ranking['chapters']['seconds']} s, {ranking['chapters']['peak_gb']} GB at most",
+        f"{ranking['goal_peak_gb']} GB",
     ),
 ]
 machine = full["machine"]

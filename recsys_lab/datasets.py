@@ -251,7 +251,7 @@ def to_moment(at: Any, has_times: bool) -> int:
     stamp = stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp.tz_convert("UTC")
     return int(stamp.value // 1_000_000)
 
-# %% ../nbs/00_datasets.ipynb #4579b694
+# %% ../nbs/00_datasets.ipynb #3017ba28
 class Dataset:
     """An immutable interaction log.
 
@@ -313,7 +313,9 @@ class Dataset:
 
     @cached_property
     def offers(self) -> frozenset[str]:
-        """What a chapter may need: times, order (no split of its own), carts, purchases, catalogue, categories, properties, parts, truth, returning (users)."""
+        """What a chapter may need: times, order (no split of its own), carts, purchases, catalogue, categories, properties,
+        parts, truth, returning (users).
+        """
         return frozenset(name for name, there in offered(self).items() if there)
 
     def where(self, mask: np.ndarray, properties: pd.DataFrame | None = None) -> Dataset:

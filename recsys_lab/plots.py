@@ -20,7 +20,7 @@ from .evaluation import Evaluation
 __all__ = ['COLOURS', 'SPARE', 'colour', 'finish', 'dates', 'label_of', 'leaderboard', 'curves', 'slices', 'differences', 'pairs',
            'trials', 'quality_cost', 'name_points']
 
-# %% ../nbs/15_plots.ipynb #2a4092af
+# %% ../nbs/15_plots.ipynb #e224b513
 COLOURS = {
     "popularity": "#777777",
     "popularity_recent": "#ccbb44",
@@ -36,6 +36,14 @@ COLOURS = {
     "bpr": "#cc6677",
     "lightfm": "#ee8866",
     "lightfm_hybrid": "#bb5500",
+    "revisits": "#997700",
+    "taxonomy": "#999944",
+    "popularity_blend": "#bbbbbb",
+    "lr": "#88ccee",
+    "lr_enriched": "#004488",
+    "lightgbm": "#6644aa",
+    "hybrid": "#dd5588",
+    "hybrid_tuned": "#cc3311",
     "oracle": "#222222",
 }
 SPARE = ("#332288", "#88ccee", "#ddaa33", "#004488", "#bbcc33", "#99ddff")

@@ -114,7 +114,7 @@ def fit_key(model: Any, known: Dataset) -> str:
     told = json.dumps([model.name, asdict(model.config), known.fingerprint, source_hash(model.modules)], sort_keys=True)
     return f"{model.name}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
 
-# %% ../nbs/14_runs.ipynb #19d2bc29
+# %% ../nbs/14_runs.ipynb #002eb33b
 class Run:
     """The folder of a run, as one chapter sees it.
 
@@ -168,6 +168,10 @@ class Run:
             self._append("costs", [{**evaluation.about, **evaluation.cost}])
             evaluation.save(self.folder / "evaluations" / f"{self.chapter}__{evaluation_name(evaluation)}.npz")
 
+    def record_values(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Keep rows of `METRIC_COLUMNS` that stand for themselves, as a classifier's ROC-AUC; `k` is 0 where there is no list."""
+        self._append("metrics", [{c: row[c] for c in METRIC_COLUMNS[1:]} for row in rows])
+
     def record_comparisons(self, table: pd.DataFrame) -> None:
         """Keep the rows of a comparison."""
         self._append(
@@ -187,11 +191,13 @@ class Run:
         fitted = kept_fit(self.folder, model, known)
         if fitted.modules:
             told = {"model": fitted.name, "fit": fit_key(fitted, known), "settings": asdict(fitted.config)}
-            self._replace("fits", [*(r for r in self._mine("fits") if r["model"] != fitted.name), told])
+            self._replace("fits", [*(r for r in self._mine("fits") if r["fit"] != told["fit"]), told])
         return fitted
 
     def fitted(self, name: str) -> Path:
-        """The path of the last fit of a model that a chapter recorded; `ValueError` with those there are for any other."""
+        """The path of a model's fit, the first that the last chapter with any recorded; `ValueError` with those there are for
+        any other.
+        """
         return fit_path(self, name)
 
     def figure(self, figure: Any, name: str, caption: str) -> Any:
@@ -205,10 +211,16 @@ class Run:
         plt.close(figure)
         return figure
 
-# %% ../nbs/14_runs.ipynb #710200d2
+# %% ../nbs/14_runs.ipynb #4af9cfc1
 def fit_path(run: Run, name: str) -> Path:
     """`Run.fitted`."""
-    paths = {row["model"]: run.folder / "fits" / row["fit"] for row in run.rows("fits")} if run.folder else {}
+    rows = run.rows("fits")[::-1]  # of several fits of one model a chapter's first comes last here
+    last = {row["model"]: row["chapter"] for row in rows[::-1]}
+    paths = (
+        {r["model"]: run.folder / "fits" / r["fit"] for r in rows if r["chapter"] == last[r["model"]]}
+        if run.folder
+        else {}
+    )
     there = sorted(model for model, path in paths.items() if (path / "model.json").exists())
     if name not in there:
         raise ValueError(
@@ -345,7 +357,7 @@ def sentence(a: Evaluation, b: Evaluation, metric: str, k: int, draws: int = 100
     """The finding of a paired comparison as a sentence."""
     return verdict({**compare_pair(a, b, metric, k, "all", draws, seed), "exclude": a.about["exclude"]})
 
-# %% ../nbs/14_runs.ipynb #5cfd22cd
+# %% ../nbs/14_runs.ipynb #1bb4e6a8
 def first_question(results: Sequence[Evaluation]) -> list[Evaluation]:
     """The evaluations that answer the same question as the first."""
     return [e for e in results if question_of(e.about) == question_of(results[0].about)]
@@ -364,8 +376,12 @@ def sizes(models: Sequence[Any]) -> pd.DataFrame:
     """What fitted models hold: items they can recommend, numbers learned, and megabytes of them."""
     rows = []
     for model in models:
+        states = [m.state for m in (model, *model.parts.values())]
         arrays = [
-            a for v in model.state.values() for a in ((v.data, v.indices, v.indptr) if hasattr(v, "indptr") else (v,))
+            a
+            for s in states
+            for v in s.values()
+            for a in ((v.data, v.indices, v.indptr) if hasattr(v, "indptr") else (v,))
         ]
         rows.append(
             {
@@ -418,9 +434,11 @@ def provenance(log: Dataset | None = None) -> dict[str, Any]:
         told["dataset"] = {"name": log.name, "fingerprint": log.fingerprint}
     return told
 
-# %% ../nbs/14_runs.ipynb #533ce1fe
+# %% ../nbs/14_runs.ipynb #76edcd8e
 def compare_runs(a: Path | str, b: Path | str) -> pd.DataFrame:
-    """Rows of two runs' metrics.json joined on all but their values: columns `value_a, value_b, difference`; rows of only one have NaN."""
+    """Rows of two runs' metrics.json joined on all but their values: columns `value_a, value_b, difference`; rows of only one
+    have NaN.
+    """
     keys = [c for c in METRIC_COLUMNS if c not in ("value", "low", "high", "n_users")]
     frames = [Run(folder).frame() for folder in (a, b)]
     for folder, frame in zip((a, b), frames, strict=True):

@@ -116,7 +116,7 @@ def funnel_rows(part: str, known: Dataset, judged: Dataset) -> list[dict[str, An
     }
     return [count_row(part, rule, events[mask]) for rule, mask in rules.items()]
 
-# %% ../nbs/10_splits.ipynb #02ac542b
+# %% ../nbs/10_splits.ipynb #db0c9354
 def cut_moment(log: Dataset, share: float | Any) -> int:
     """The moment before which all but the last `share` of events lie; a time or an int moment is taken as it is."""
     if isinstance(share, float):
@@ -135,6 +135,9 @@ def temporal(log: Dataset, test: float | Any = 0.15, valid: float | Any = 0.15) 
     if not log.has_times:
         raise ValueError(f"{log.name} has no times, so it cannot be split by time; use sequence or given")
     test_at = cut_moment(log, test)
+    if not (log.moments < test_at).any():
+        told = f"{log.name} begins at {log.events['timestamp'].min()}"
+        raise ValueError(f"no event of {log.name} lies before the cutoff {pd.Timestamp(test_at, unit='ms')}; {told}")
     if isinstance(valid, float) and isinstance(test, float):
         valid_at = cut_moment(log, valid + test)
     else:

@@ -51,7 +51,7 @@ def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
             found[name] = trial.suggest_float(name, values.low, values.high, log=values.log)
     return found
 
-# %% ../nbs/16_tuning.ipynb #9a69c852
+# %% ../nbs/16_tuning.ipynb #70225a65
 SPACES: dict[str, Space] = {
     "popularity_recent": {"half_life": Range(0.005, 0.5, True)},
     "item_knn": {
@@ -88,6 +88,20 @@ SPACES: dict[str, Space] = {
     },
     "lightfm": {"factors": (16, 32, 64), "learning_rate": Range(0.01, 0.2, True), "epochs": Range(5, 30)},
     "lightfm_hybrid": {"factors": (16, 32, 64), "learning_rate": Range(0.01, 0.2, True), "epochs": Range(5, 30)},
+    "revisits": {"decay": Range(1.0, 50.0, True), "addtocart": Range(0.5, 5.0, True)},
+    "taxonomy": {"same": Range(0.3, 0.9), "siblings": Range(0.05, 0.5), "decay": Range(0.5, 20.0, True)},
+    "lr": {"penalty": Range(0.001, 100.0, True)},
+    "lr_enriched": {"penalty": Range(0.001, 100.0, True)},
+    "lightgbm": {
+        "learning_rate": Range(0.03, 0.2, True),
+        "leaves": Range(7, 127, True),
+        "min_rows": Range(10, 500, True),
+        "column_share": Range(0.3, 1.0),
+        "l2": Range(0.01, 30.0, True),
+    },
+    "popularity_blend": {"recent": Range(0.0, 1.0), "newest": Range(0.005, 0.3, True)},
+    "hybrid": {"alpha": Range(0.0, 1.0)},
+    "hybrid_tuned": {"alpha": Range(0.0, 1.0)},
 }
 
 

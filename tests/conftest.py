@@ -61,6 +61,17 @@ def arrived_split(seed: int) -> datasets.Dataset:
     )
 
 
+TWO_STAGE = {"lr", "lr_enriched", "lightgbm", "hybrid", "hybrid_tuned"}
+FEW_SOURCES = {"revisits": 10, "session_walk": 20, "item_knn": 10, "popularity": 10}
+
+
+def quick(name: str) -> dict:
+    """Settings under which a two-stage model is fitted in a moment; none for other models."""
+    rows = {"sources": FEW_SOURCES, "requests": 200, "windows": 2, "window": 0.1, "negatives": 5}
+    trees = {"rounds": 15, "min_rows": 5} if name in TWO_STAGE - {"lr", "lr_enriched"} else {}
+    return {**rows, **trees} if name in TWO_STAGE else {}
+
+
 @pytest.fixture(scope="session")
 def shop() -> datasets.Dataset:
     os.chdir(ROOT)

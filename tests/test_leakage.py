@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import arrived_split, random_log, untimed_sessions
+from conftest import TWO_STAGE, arrived_split, quick, random_log, untimed_sessions
 
 from recsys_lab import evaluation, leakage, splits, tuning
 from recsys_lab.models.base import MODELS, model_class
@@ -13,7 +13,13 @@ from recsys_lab.models.popularity import Popularity, RecentPopularity
 LOGS = {"temporal": None, "sequence": untimed_sessions, "given": arrived_split}
 
 
-NEEDS = {"oracle": {"truth"}, "popularity_category": {"categories"}, "lightfm_hybrid": {"categories"}}
+NEEDS = {
+    "oracle": {"truth"},
+    "popularity_category": {"categories"},
+    "lightfm_hybrid": {"categories"},
+    "taxonomy": {"categories"},
+}
+NEEDS |= {name: {"order"} for name in TWO_STAGE}
 
 
 def log_and_cutoff(kind, shop):
@@ -35,7 +41,7 @@ def test_every_model_and_split_pass(kind, name, shop):
 
     def pipeline(log, cutoff):
         known = known_before(log, cutoff)
-        return model_class(name)().fit(known).recommend(known.users[:100], k=10)
+        return model_class(name)(**quick(name)).fit(known).recommend(known.users[:100], k=10)
 
     leakage.check(pipeline, log, cutoff, name=name).raise_if_leaky()
 

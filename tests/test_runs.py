@@ -149,7 +149,7 @@ def test_an_interrupt_leaves_nothing_half_written(small_checkout):
     [
         (
             ["run", "--params", "kk=3"],
-            "no chapter has the parameter 'kk'; did you mean 'k'? Valid names: busy_day, cutoffs, draws,",
+            "no chapter has the parameter 'kk'; did you mean 'k'? Valid names: alpha, alphas, busy_day,",
         ),
         (["run", "--params", "k=2.5"], "k must be of type int (as 10), not '2.5'"),
         (["run", "--params", "22.models=5"], "22.models must be of type list"),

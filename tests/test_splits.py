@@ -90,7 +90,7 @@ def test_wrong_use_is_refused():
         splits.given(random_log(0))
     with pytest.raises(ValueError, match="must be between 0 and 1"):
         splits.temporal(random_log(0), test=1.5)
-    with pytest.raises(ValueError, match="nothing is left to train on"):
+    with pytest.raises(ValueError, match="no event of random lies before the cutoff"):
         splits.temporal(random_log(0), test="2020-01-02", valid="2020-01-01")
     with pytest.raises(ValueError, match="part must be valid or test"):
         splits.make(random_log(0)).judged("train")

@@ -139,7 +139,7 @@ MODELS = {  # the name that a saved model carries -> where its class lives
 }
 BEHIND_A_FIT = ("recsys_lab.datasets", "recsys_lab.metrics", "recsys_lab.evaluation", "recsys_lab.models.base")
 
-# %% ../../nbs/20_recommender.ipynb #a0a68b4e
+# %% ../../nbs/20_recommender.ipynb #1b52dd3d
 class Recommender:
     """Base of all models: public methods here, `_fit` and `_score` in the model.
 
@@ -226,7 +226,7 @@ class Recommender:
         """The modules whose source decides what a fit gives; empty for a model that is not in `MODELS` and cannot be loaded by name."""
         if self.name not in MODELS:
             return ()
-        behind = {m for part in self._made_of() for m in model_class(part).leans_on + (MODELS[part].partition(":")[0],)}
+        behind = {m for part in self._made_of() for m in (*model_class(part).leans_on, MODELS[part].partition(":")[0])}
         return (*BEHIND_A_FIT, MODELS[self.name].partition(":")[0], *self.leans_on, *sorted(behind))
 
     def _made_of(self) -> tuple[str, ...]:
@@ -377,7 +377,7 @@ def unpack(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
         )
     return out
 
-# %% ../../nbs/20_recommender.ipynb #664ea030
+# %% ../../nbs/20_recommender.ipynb #89686595
 def write_model(model: Recommender, folder: Path, part: bool = False) -> None:
     """Write a model's two files, and its parts below them; a part's users are those of the whole."""
     known = model.known
@@ -396,7 +396,7 @@ def write_model(model: Recommender, folder: Path, part: bool = False) -> None:
         "parts": list(model.parts),
     }
     np.savez(folder / "arrays.npz", **{k: a for name, value in entries.items() for k, a in pack(name, value).items()})
-    (folder / "model.json").write_text(json.dumps(head, indent=1, sort_keys=True))
+    (folder / "model.json").write_text(json.dumps(head, indent=1))
     for name, below in model.parts.items():
         (folder / name).mkdir()
         write_model(below, folder / name, part=True)
