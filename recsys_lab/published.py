@@ -181,7 +181,7 @@ def most_met(log: Dataset, n: int) -> Dataset:
     counts = log.events[log.events["part"] == "train"]["item_id"].value_counts()
     return log.where(log.events["item_id"].isin(counts.index[:n]).to_numpy())
 
-# %% ../nbs/91_published_numbers.ipynb #d843f949
+# %% ../nbs/91_published_numbers.ipynb #0522d434
 LEDGER = (
     "source",
     "dataset",
@@ -211,7 +211,7 @@ def compute(name: str, log: Dataset, trials: int = 0, seed: int = 0) -> list[dic
     metric = "hit_rate" if split.kind == "sequence" else "ndcg"
     small = splits.make(most_met(log, recipe.items), seed=seed) if recipe.items else split
     kind: Any = model_class(recipe.model)
-    protocol, budget = split.protocols[0], trials or recipe.trials
+    protocol, budget = split.protocols[0], (trials or recipe.trials) if recipe.trials else 0  # 0: nothing is searched
     found = tune(kind, small, protocol, budget, seed, 20, metric, recipe.fixed, recipe.space)
     settings = {**recipe.fixed, **best_setting(found)} if recipe.trials else dict(recipe.fixed)
     start = time.process_time()

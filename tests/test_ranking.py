@@ -275,6 +275,15 @@ def test_sources_that_a_log_cannot_feed_are_left_out_by_name():
     assert {"hour", "since_last", "pair_carts"} <= set(plain.left_out) and "pair_near" in plain.names
 
 
+def test_personal_sources_say_nothing_to_strangers(shop_split):
+    known = shop_split.known("test")
+    for name in ("als", "item_knn", "bpr"):
+        codes, _ = candidates.own_lists(
+            model_class(name)().fit(known), Histories.from_lists([[], [0]]).encode(known.items), 5, "none"
+        )
+        assert (codes[0] == -1).all() and (codes[1] >= 0).any()
+
+
 def test_a_log_without_categories_prices_or_carts_is_ranked():
     log = untimed_sessions(2)
     split = splits.make(log)
@@ -402,6 +411,16 @@ def test_the_ends_of_alpha_are_the_halves(shop_split):
     assert (
         lists["hybrid_tuned"][warm & scored, 0] == alone[warm & scored, 0]
     ).mean() > 0.99  # ties within rounding aside
+
+
+def test_a_blend_can_be_put_around_fitted_trees(shop_split):
+    known = shop_split.known("test")
+    trees = model_class("lightgbm")(**quick("lightgbm")).fit(known)
+    around = hybrid.blend_of(trees, hybrid.Hybrid, alpha=0.4)
+    fresh = hybrid.Hybrid(**quick("hybrid"), alpha=0.4).fit(known)
+    h = known.histories(known.users[:80])
+    a, b = around.rank(h, 10, "none"), fresh.rank(h, 10, "none")
+    assert (a.codes == b.codes).all() and around.config == fresh.config and around.fitted_on == known.fingerprint
 
 
 def test_cold_visitors_fall_back_and_say_so(shop_split):

@@ -234,7 +234,7 @@ def tune_boosting(
     table = pd.DataFrame(tried, columns=["trial", *space, name])
     return table.assign(chosen=table.index == (table[name].idxmax() if tried else -1))
 
-# %% ../../nbs/33_lightgbm.ipynb #9772c3e2
+# %% ../../nbs/33_lightgbm.ipynb #022a69b7
 def served(first: FirstStage, cases: Cases, exclude: str) -> tuple[pd.DataFrame, np.ndarray]:
     """(columns `case, item, met` of every candidate of cases as served, their features)."""
 
@@ -250,7 +250,7 @@ def served(first: FirstStage, cases: Cases, exclude: str) -> tuple[pd.DataFrame,
 
 def case_ndcg(told: pd.DataFrame, scores: np.ndarray, cases: Cases, k: int) -> np.ndarray:
     """NDCG@k of each case if its candidates are listed by their scores; relevant items that are no candidates count as missed."""
-    order = np.lexsort((told["item"], -scores, told["case"]))
+    order = np.lexsort((-scores, told["case"]))  # stable, and candidates come in order of item
     case, met = told["case"].to_numpy()[order], told["met"].to_numpy()[order]
     starts = np.concatenate([[0], np.cumsum(np.bincount(case, minlength=len(cases)))])
     place = np.arange(len(case)) - starts[case]

@@ -201,7 +201,7 @@ def usable(widths: Mapping[str, int], log: Dataset) -> tuple[dict[str, int], dic
     out = {name: f"needs {need}" for name, need in lacking.items() if name in widths and need not in log.offers}
     return {name: width for name, width in widths.items() if name not in out}, out
 
-# %% ../../nbs/30_candidates.ipynb #7ed4048a
+# %% ../../nbs/30_candidates.ipynb #75c69057
 class Candidates(NamedTuple):
     """The short lists of `n` requests.
 
@@ -243,8 +243,11 @@ class Candidates(NamedTuple):
 
 
 def own_lists(model: Recommender, histories: Histories, k: int, exclude: str) -> tuple[np.ndarray, np.ndarray]:
-    """(codes, scores) `[n, k]` of a model's own opinions on encoded histories: nothing is filled up."""
-    return best_of(model._answer(histories, exclude), exclusion(histories, exclude, len(model.items)), k)
+    """(codes, scores) `[n, k]` of a model's own opinions on encoded histories: none filled up, none for strangers by personal models."""
+    scores = model._answer(histories, exclude)
+    if isinstance(scores, np.ndarray) and scores.ndim == 2:
+        scores[np.diff(histories.indptr) == 0] = -np.inf
+    return best_of(scores, exclusion(histories, exclude, len(model.items)), k)
 
 
 def lists_to_one(scores: np.ndarray) -> np.ndarray:
