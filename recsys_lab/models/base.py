@@ -304,7 +304,7 @@ def rank_block(
     sources[cold] = SOURCES.index("cold")
     return filled, scores, sources
 
-# %% ../../nbs/20_recommender.ipynb #957f8221
+# %% ../../nbs/20_recommender.ipynb #db769911
 def neighbours_of(model: Recommender, asked: list[Any], k: int) -> TopK:
     """`Recommender.similar_items`."""
     codes = model.items.get_indexer(pd.Index(asked)) if asked else np.zeros(0, int)
@@ -319,7 +319,8 @@ def rank_all(model: Recommender, histories: Histories, k: int, exclude: str, blo
     """`Recommender.rank`: blocks of histories on a few threads; blocks are independent, so their number does not matter."""
     if not len(histories):
         return TopK(np.zeros((0, k), np.int32), np.zeros((0, k), np.float32), model.items, histories.user_ids)
-    size = block or max(64, min(4096, 2**27 // (4 * max(1, len(model.items)))))
+    even = max(256, -(-len(histories) // 8))  # so that no thread is left with one large block
+    size = block or max(64, min(4096, even, 2**27 // (4 * max(1, len(model.items)))))
     starts = range(0, len(histories), size)
 
     def ranked(start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

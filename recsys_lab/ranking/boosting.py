@@ -272,7 +272,7 @@ def some_cases(cases: Cases, n: int, seed: int) -> Cases:
     rows = np.sort(np.random.default_rng(seed).choice(warm, min(n, len(warm)), replace=False))
     return cases.subset(rows, np.ones(len(cases.relevant), bool))
 
-# %% ../../nbs/33_lightgbm.ipynb #dd764308
+# %% ../../nbs/33_lightgbm.ipynb #8e197014
 def with_features(rows: Rows, names: Sequence[str]) -> Rows:
     """The same rows with some of their features only."""
     return rows._replace(
@@ -283,10 +283,10 @@ def with_features(rows: Rows, names: Sequence[str]) -> Rows:
 def without_groups(
     rows: Rows, config: Any, told: pd.DataFrame, block: np.ndarray, cases: Cases, k: int
 ) -> dict[str, np.ndarray]:
-    """`case_ndcg` of up to 100 trees learned without each group of features; '' for none left out."""
+    """`case_ndcg` of up to 60 trees learned without each group of features; '' for none left out."""
     group_of = {f.name: f.group for f in expanded(list(config.sources))}
     stops = watching(rows.user)
-    found, quick = {}, replace(config, rounds=min(config.rounds, 100))
+    found, quick = {}, replace(config, rounds=min(config.rounds, 60))
     for group in ["", *dict.fromkeys(group_of[n] for n in rows.names)]:
         others = [n for n in rows.names if group_of[n] != group]
         if others:

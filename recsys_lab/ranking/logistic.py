@@ -78,7 +78,7 @@ def stage_of(config: Any) -> Stage:
     widths = tuple((name, int(width)) for name, width in sorted(config.sources.items()))
     return Stage(widths, settings, tuple(config.features), *told, config.negatives, config.sampler, config.seed)
 
-# %% ../../nbs/32_logistic_baseline.ipynb #9a3dfdc9
+# %% ../../nbs/32_logistic_baseline.ipynb #dce6698d
 class TwoStage(Recommender):
     """Base of models that rank a short list: a model learns from rows (`_learn`) and scores a block of features (`_predict`).
 
@@ -126,6 +126,9 @@ class TwoStage(Recommender):
         """(short lists of encoded histories, the scores of their items `[m]`)."""
         first = self.first
         found = gather(first.sources, first.widths, histories, exclude)
+        found = found.keep(
+            (np.diff(histories.indptr) > 0)[found.rows]
+        )  # strangers are not ranked, but answered as cold
         return found, self.scored(histories, found, feature_block(first.facts, histories, found, first.names))
 
     def _answer(self, histories: Histories, exclude: str) -> sparse.csr_matrix:
