@@ -137,7 +137,7 @@ def test_an_interrupt_leaves_nothing_half_written(small_checkout):
         assert time.monotonic() < deadline and process.poll() is None, process.communicate()
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=240)
     assert process.returncode == 130 and "interrupted; finished chapters are kept" in err
     assert set(runs.Run(folder).frame().chapter) == {"21_first"}
     assert not list(folder.rglob("*.partial")) and [p.stem for p in (folder / "notebooks").iterdir()] == ["21_first"]
