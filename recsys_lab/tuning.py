@@ -51,7 +51,7 @@ def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
             found[name] = trial.suggest_float(name, values.low, values.high, log=values.log)
     return found
 
-# %% ../nbs/16_tuning.ipynb #70225a65
+# %% ../nbs/16_tuning.ipynb #5904d870
 SPACES: dict[str, Space] = {
     "popularity_recent": {"half_life": Range(0.005, 0.5, True)},
     "item_knn": {
@@ -104,7 +104,7 @@ SPACES: dict[str, Space] = {
     "hybrid_tuned": {"alpha": Range(0.0, 1.0)},
 }
 
-
+# %% ../nbs/16_tuning.ipynb #b3109763
 def space_table(spaces: Mapping[str, Space] = SPACES) -> pd.DataFrame:
     """`spaces` as a table: model, setting, what is tried."""
     rows = []

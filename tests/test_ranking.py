@@ -366,7 +366,7 @@ def test_rows_ndcg_is_the_metric():
 def test_case_ndcg_is_what_evaluate_says(shop_split):
     """The short cut that the sweep takes gives the evaluation's own numbers."""
     model = model_class("hybrid")(**quick("hybrid")).fit(shop_split.train)
-    cases = boosting.some_cases(evaluation.make_cases(shop_split, "next_item", "any", "valid", "none"), 10**9, 0)
+    cases = features.some_cases(evaluation.make_cases(shop_split, "next_item", "any", "valid", "none"), 10**9, 0)
     told, indptr = hybrid.both_halves(model, cases, "none", ["session_walk"])
     mine = hybrid.blended(told.ranker.to_numpy(), told.session_walk.to_numpy(), indptr, 0.3, "minmax")
     value = boosting.case_ndcg(told, mine.astype(np.float32), cases, 10)

@@ -33,8 +33,8 @@ from ..tuning import SPACES, Space, holds, new_study, suggest
 
 # %% auto #0
 __all__ = ['watching', 'BoostingConfig', 'lgb_data', 'boosted', 'isotonic', 'Boosting', 'rows_ndcg', 'cross_validated',
-           'tune_boosting', 'served', 'case_ndcg', 'paired', 'some_cases', 'with_features', 'without_groups',
-           'importances', 'partial_dependence', 'contributions']
+           'tune_boosting', 'served', 'case_ndcg', 'paired', 'with_features', 'without_groups', 'importances',
+           'partial_dependence', 'contributions']
 
 # %% ../../nbs/33_lightgbm.ipynb #29a9e2a5
 def watching(users: np.ndarray, share: int = 5) -> np.ndarray:
@@ -234,7 +234,7 @@ def tune_boosting(
     table = pd.DataFrame(tried, columns=["trial", *space, name])
     return table.assign(chosen=table.index == (table[name].idxmax() if tried else -1))
 
-# %% ../../nbs/33_lightgbm.ipynb #022a69b7
+# %% ../../nbs/33_lightgbm.ipynb #205392c4
 def served(first: FirstStage, cases: Cases, exclude: str) -> tuple[pd.DataFrame, np.ndarray]:
     """(columns `case, item, met` of every candidate of cases as served, their features)."""
 
@@ -264,13 +264,6 @@ def paired(a: np.ndarray, b: np.ndarray, users: np.ndarray, draws: int, seed: in
     sums, counts = cluster_sums((a - b)[:, None], pd.factorize(users)[0])
     low, high = interval(bootstrap(sums, counts, draws, seed))
     return float(sums.sum() / counts.sum()), float(low[0]), float(high[0])
-
-
-def some_cases(cases: Cases, n: int, seed: int) -> Cases:
-    """Up to `n` cases of visitors with a history, at random."""
-    warm = np.flatnonzero(cases.history > 0)
-    rows = np.sort(np.random.default_rng(seed).choice(warm, min(n, len(warm)), replace=False))
-    return cases.subset(rows, np.ones(len(cases.relevant), bool))
 
 # %% ../../nbs/33_lightgbm.ipynb #8e197014
 def with_features(rows: Rows, names: Sequence[str]) -> Rows:

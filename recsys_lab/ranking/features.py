@@ -31,10 +31,10 @@ __all__ = ['FEATURES', 'GROUPS', 'PER_REQUEST', 'COLUMNS', 'SLICE', 'Pairs', 'Wo
            'find', 'log_age', 'similarity_columns', 'popularity_columns', 'conversion_columns', 'user_columns',
            'of_kind', 'pair_columns', 'shares', 'category_columns', 'price_columns', 'availability_columns',
            'time_columns', 'source_columns', 'feature_block', 'Stage', 'rolling', 'hard_negatives', 'drawn_from',
-           'Rows', 'FirstStage', 'made_from', 'first_stage_of', 'drawn_cases', 'labelled', 'over_cases', 'kept_rows',
-           'with_negatives', 'window_rows', 'training_rows', 'alone_auc']
+           'Rows', 'FirstStage', 'made_from', 'first_stage_of', 'some_cases', 'drawn_cases', 'labelled', 'over_cases',
+           'kept_rows', 'with_negatives', 'window_rows', 'training_rows', 'alone_auc']
 
-# %% ../../nbs/31_features.ipynb #bf8c8a47
+# %% ../../nbs/31_features.ipynb #6cddebcc
 class Feature(NamedTuple):
     """One column: `group` switches it, `needs` is what the log must offer for it."""
 
@@ -44,7 +44,7 @@ class Feature(NamedTuple):
     meaning: str
     needs: str = ""
 
-
+# %% ../../nbs/31_features.ipynb #d06edf06
 FEATURES = [
     Feature("sim_max", "similarity", "cosine", "greatest similarity to an item of the history"),
     Feature("sim_mean", "similarity", "cosine", "mean similarity to the items of the history"),
@@ -592,14 +592,18 @@ def first_stage_of(log: Dataset, stage: Stage) -> FirstStage:
     sources, facts = made_from(log, tuple(widths.items()), stage.settings)
     return FirstStage(sources, widths, facts, names, out | dict.fromkeys(missing, "not in this log"))
 
-# %% ../../nbs/31_features.ipynb #0fefa3b1
+# %% ../../nbs/31_features.ipynb #da8123fd
+def some_cases(cases: Cases, n: int, seed: int) -> Cases:
+    """Up to `n` cases of visitors with a history, at random."""
+    warm = np.flatnonzero(cases.history > 0)
+    rows = np.sort(np.random.default_rng(seed).choice(warm, min(n, len(warm)), replace=False))
+    return cases.subset(rows, np.ones(len(cases.relevant), bool))
+
+
 def drawn_cases(split: Split, stage: Stage) -> Cases:
     """Up to `requests` cases of a split's judged part by visitors with a history; the same whatever lies beyond it."""
     cases = make_cases(split, stage.protocol, stage.target, "test", stage.exclude)
-    warm = np.flatnonzero(cases.history > 0)
-    rng = np.random.default_rng(stage.seed)
-    rows = np.sort(rng.choice(warm, min(stage.requests, len(warm)), replace=False))
-    return cases.subset(rows, np.ones(len(cases.relevant), bool))
+    return some_cases(cases, stage.requests, stage.seed)
 
 
 def labelled(c: Candidates, cases: Cases, rows: slice, items: pd.Index) -> np.ndarray:
@@ -628,7 +632,7 @@ def over_cases(first: FirstStage, cases: Cases, exclude: str, work: Work, block:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(one, range(0, len(cases), block)))
 
-# %% ../../nbs/31_features.ipynb #35f2a032
+# %% ../../nbs/31_features.ipynb #c000443f
 def kept_rows(c: Candidates, label: np.ndarray, negatives: int, rng: np.random.Generator) -> np.ndarray:
     """Which candidates to learn from: the met ones, and at random `negatives` unmet ones for each met one of a request; none of
     requests without.
@@ -665,7 +669,7 @@ def with_negatives(
     out = Candidates(indptr, (key % len(items)).astype(np.int32), ranks, scores, c.sources)
     return out, labelled(out, cases, rows, items)
 
-
+# %% ../../nbs/31_features.ipynb #b81f91a4
 def window_rows(first: FirstStage, cases: Cases, stage: Stage) -> list[tuple[Any, ...]]:
     """(block, labels, request within the part, users) of each part of a window's cases."""
 
