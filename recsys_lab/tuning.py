@@ -51,7 +51,7 @@ def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
             found[name] = trial.suggest_float(name, values.low, values.high, log=values.log)
     return found
 
-# %% ../nbs/16_tuning.ipynb #5904d870
+# %% ../nbs/16_tuning.ipynb #527a90c1
 SPACES: dict[str, Space] = {
     "popularity_recent": {"half_life": Range(0.005, 0.5, True)},
     "item_knn": {
@@ -88,6 +88,13 @@ SPACES: dict[str, Space] = {
     },
     "lightfm": {"factors": (16, 32, 64), "learning_rate": Range(0.01, 0.2, True), "epochs": Range(5, 30)},
     "lightfm_hybrid": {"factors": (16, 32, 64), "learning_rate": Range(0.01, 0.2, True), "epochs": Range(5, 30)},
+    "gf_cf": {"factors": (32, 64, 128, 256, 512), "share": Range(0.0, 1.0)},
+    "graph_filter": {
+        "user": Range(0.3, 1.2),
+        "leave": Range(0.0, 0.7),
+        "factors": (32, 64, 128, 256, 512),
+        "share": Range(0.0, 2.0),
+    },
     "revisits": {"decay": Range(1.0, 50.0, True), "addtocart": Range(0.5, 5.0, True)},
     "taxonomy": {"same": Range(0.3, 0.9), "siblings": Range(0.05, 0.5), "decay": Range(0.5, 20.0, True)},
     "lr": {"penalty": Range(0.001, 100.0, True)},

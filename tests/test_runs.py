@@ -131,6 +131,7 @@ def test_an_interrupt_leaves_nothing_half_written(small_checkout):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's children ignore it
     )
     folder, deadline = small_checkout / "reports" / "shop-tiny", time.monotonic() + 120
     while not (folder / "evaluations").exists() or not list(folder.glob("evaluations/22_second*none*")):
