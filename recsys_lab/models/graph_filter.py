@@ -19,11 +19,11 @@ from .base import Config, Recommender
 __all__ = ['powers', 'neighbour_filter', 'smooth_basis', 'GFCFConfig', 'GFCF', 'low_pass', 'GraphFilterConfig', 'one_scale',
            'GraphFilter']
 
-# %% ../../nbs/41_graph_filters.ipynb #a51d3144
+# %% ../../nbs/41_graph_filters.ipynb #092d4e2c
 def powers(degrees: np.ndarray, exponent: float) -> np.ndarray:
     """`degrees ** -exponent`, float32; 0 for an isolated node, which neither sends nor receives."""
     out = np.zeros(len(degrees), np.float32)
-    out[degrees > 0] = degrees[degrees > 0] ** -exponent
+    out[degrees > 0] = degrees[degrees > 0].astype(float) ** -exponent
     return out
 
 
