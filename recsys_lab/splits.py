@@ -190,16 +190,20 @@ def session_cut(opening: np.ndarray, share: float | int) -> int:
         raise ValueError(f"a share must be between 0 and 1 and of some sessions, not {share} of {len(opening)}")
     return int(opening[int(len(opening) * (1 - share))])
 
-# %% ../nbs/10_splits.ipynb #236b3492
-def given(log: Dataset, valid: float = 0.1, seed: int = 0) -> Split:
-    """The split that the log arrived with (its column `part`); `valid` is the share of each user's train rows carved out at random."""
+# %% ../nbs/10_splits.ipynb #00cdf7ec
+def given(log: Dataset, valid: float = 0.1, seed: int = 0, last: bool = False) -> Split:
+    """The split that the log arrived with (its column `part`); `valid` is the share of each user's train rows carved out.
+
+    They are drawn at random with `seed`, or are each user's `last` rows in the order of the log.
+    """
     if "part" not in log.events:
         raise ValueError(f"{log.name} did not arrive split: it has no column 'part'")
     if not 0 < valid < 1:
         raise ValueError(f"valid must be a share between 0 and 1, not {valid}")
     is_train = (log.events["part"] == "train").to_numpy()
     train = log.where(is_train)
-    order = np.lexsort((np.random.default_rng(seed).random(len(train)), train.user_codes))
+    draw = -np.arange(len(train)) if last else np.random.default_rng(seed).random(len(train))
+    order = np.lexsort((draw, train.user_codes))
     sizes = np.bincount(train.user_codes, minlength=len(train.users))
     rank = np.empty(len(train), np.int64)
     rank[order] = np.arange(len(train)) - np.repeat(np.cumsum(sizes) - sizes, sizes)

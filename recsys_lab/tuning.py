@@ -51,7 +51,7 @@ def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
             found[name] = trial.suggest_float(name, values.low, values.high, log=values.log)
     return found
 
-# %% ../nbs/16_tuning.ipynb #527a90c1
+# %% ../nbs/16_tuning.ipynb #de6287b5
 SPACES: dict[str, Space] = {
     "popularity_recent": {"half_life": Range(0.005, 0.5, True)},
     "item_knn": {
@@ -92,8 +92,9 @@ SPACES: dict[str, Space] = {
     "graph_filter": {
         "user": Range(0.3, 1.2),
         "leave": Range(0.0, 0.7),
-        "factors": (32, 64, 128, 256, 512),
+        "factors": (32, 64, 128, 256, 512, 768),
         "share": Range(0.0, 2.0),
+        "fade": Range(0.0, 1.5),
     },
     "revisits": {"decay": Range(1.0, 50.0, True), "addtocart": Range(0.5, 5.0, True)},
     "taxonomy": {"same": Range(0.3, 0.9), "siblings": Range(0.05, 0.5), "decay": Range(0.5, 20.0, True)},
