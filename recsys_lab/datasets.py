@@ -50,7 +50,7 @@ __all__ = ['EVENTS', 'PURCHASE', 'COLUMNS', 'TIME_TYPE', 'FOREVER', 'SUFFIXES', 
            'open_member', 'find_source', 'Column', 'broken_rules', 'shown', 'as_numbers', 'time_rule', 'plausible_iso',
            'other_unit', 'Table', 'csv_header', 'other_separator', 'csv_blocks', 'Text', 'refuse_open_quote',
            'explained', 'parquet_blocks', 'naming_parquet', 'parquet_file', 'valid_text', 'as_text', 'Rejects',
-           'write_text', 'read_rows', 'bad_value', 'bad_records', 'drop_repeats', 'to_times',
+           'write_text', 'write_bytes', 'read_rows', 'bad_value', 'bad_records', 'drop_repeats', 'to_times',
            'read_retailrocket_properties', 'read_categories', 'read_retailrocket', 'natural_ids', 'mixed_ids',
            'kind_rule', 'read_table', 'stored_unit', 'whole_numbers', 'read_integer_lines', 'ordered_log',
            'read_adjacency', 'read_sessions', 'project_root', 'data_folders', 'format_of', 'format_name',
@@ -862,7 +862,7 @@ def as_text(table: Table, name: str, values: pa.Array) -> pa.Array:
         values = values.cast(pa.int64())
     return pc.fill_null(values.cast(pa.string()), "")
 
-# %% ../nbs/00_datasets.ipynb #309fd910
+# %% ../nbs/00_datasets.ipynb #d9b57ad5
 class Rejects:
     """What happens to bad rows: `raise` refuses the first, `quarantine` writes them to `FILE.rejected.csv` (FILE may be a member of a zip).
 
@@ -901,12 +901,17 @@ class Rejects:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all: beside its place, then renamed."""
+    """Write a text file whole or not at all."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: beside its place, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, beside = tempfile.mkstemp(".partial", f".{path.name}-", path.parent)
     try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(handle, "wb") as file:
+            file.write(content)
         os.chmod(beside, 0o644)
         os.replace(beside, path)
     finally:

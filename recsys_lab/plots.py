@@ -20,7 +20,7 @@ from .evaluation import Evaluation
 __all__ = ['COLOURS', 'SPARE', 'colour', 'finish', 'dates', 'label_of', 'leaderboard', 'curves', 'slices', 'differences', 'pairs',
            'trials', 'quality_cost', 'name_points']
 
-# %% ../nbs/15_plots.ipynb #fc6e919c
+# %% ../nbs/15_plots.ipynb #34520638
 COLOURS = {
     "popularity": "#777777",
     "popularity_recent": "#ccbb44",
@@ -32,6 +32,8 @@ COLOURS = {
     "sequential_rules": "#44aa99",
     "ease": "#aa3377",
     "rp3beta": "#882255",
+    "lightgcn": "#994455",
+    "bpr_mf": "#cc99aa",
     "gf_cf": "#4477aa",
     "graph_filter": "#225588",
     "als": "#ee6677",

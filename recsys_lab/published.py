@@ -178,14 +178,14 @@ RECIPES: dict[str, Recipe] = {
     ),
 }
 
-# %% ../nbs/91_published_numbers.ipynb #be41677f
+# %% ../nbs/91_published_numbers.ipynb #d543d74c
 RECIPES |= {
     "gf_cf": Recipe("gowalla", "gf_cf", 0, "2 minutes", {}, {"factors": 256, "share": 0.3}),
     "graph_filter": Recipe(
         "gowalla",
         "graph_filter",
-        10,
-        "25 minutes",
+        5,
+        "15 minutes",
         {"leave": Range(0.0, 0.5), "low_leave": Range(0.4, 0.7), "share": Range(0.2, 1.2)},
         {"factors": 768},
         last=True,
@@ -193,8 +193,8 @@ RECIPES |= {
     "graph_filter_order": Recipe(
         "gowalla",
         "graph_filter",
-        12,
-        "30 minutes",
+        6,
+        "20 minutes",
         {"leave": Range(0.0, 0.5), "low_leave": Range(0.4, 0.7), "share": Range(0.2, 1.2), "fade": Range(0.3, 1.2)},
         {"factors": 768},
         last=True,

@@ -190,7 +190,7 @@ def session_cut(opening: np.ndarray, share: float | int) -> int:
         raise ValueError(f"a share must be between 0 and 1 and of some sessions, not {share} of {len(opening)}")
     return int(opening[int(len(opening) * (1 - share))])
 
-# %% ../nbs/10_splits.ipynb #00cdf7ec
+# %% ../nbs/10_splits.ipynb #32ec8dac
 def given(log: Dataset, valid: float = 0.1, seed: int = 0, last: bool = False) -> Split:
     """The split that the log arrived with (its column `part`); `valid` is the share of each user's train rows carved out.
 
@@ -221,5 +221,5 @@ def make(log: Dataset, test: float | Any = 0.0, valid: float | Any = 0.0, seed: 
         if not (isinstance(share, float) and share == 0)
     }
     if "part" in log.events:
-        return given(log, seed=seed, **{k: v for k, v in shares.items() if k == "valid"})
+        return given(log, shares.get("valid", 0.1), seed)
     return temporal(log, **shares) if log.has_times else sequence(log, **shares)

@@ -111,7 +111,7 @@ def fill_up(codes: np.ndarray, order: np.ndarray, excluded: sparse.csr_matrix) -
     out[short] = np.take_along_axis(joined, first, axis=1)
     return out
 
-# %% ../../nbs/20_recommender.ipynb #bf939b92
+# %% ../../nbs/20_recommender.ipynb #29aaf8a0
 MODELS = {  # the name that a saved model carries -> where its class lives
     "popularity": "recsys_lab.models.popularity:Popularity",
     "popularity_recent": "recsys_lab.models.popularity:RecentPopularity",
@@ -128,6 +128,8 @@ MODELS = {  # the name that a saved model carries -> where its class lives
     "lightfm": "recsys_lab.models.lightfm:LightFMWarp",
     "lightfm_hybrid": "recsys_lab.models.lightfm:LightFMHybrid",
     "gf_cf": "recsys_lab.models.graph_filter:GFCF",
+    "lightgcn": "recsys_lab.models.lightgcn:LightGCN",
+    "bpr_mf": "recsys_lab.models.lightgcn:BPRMF",
     "graph_filter": "recsys_lab.models.graph_filter:GraphFilter",
     "oracle": "recsys_lab.models.oracle:Oracle",
     "revisits": "recsys_lab.ranking.candidates:Revisits",
