@@ -169,8 +169,8 @@ def execute(path: Path, target: Path, parameters: dict[str, Any]) -> None:
     if failed is not None:
         raise ChapterFailed(path.stem, failed)
 
-# %% ../nbs/81_cli.ipynb #2d3062eb
-EXTRAS = {"lightfm": "lightfm"}  # extra of the package -> a module that it brings
+# %% ../nbs/81_cli.ipynb #1f67e2ce
+EXTRAS = {"lightfm": "lightfm", "graph": "torch"}  # extra of the package -> a module that it brings
 
 
 class Plan(NamedTuple):

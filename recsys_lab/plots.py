@@ -20,7 +20,7 @@ from .evaluation import Evaluation
 __all__ = ['COLOURS', 'SPARE', 'colour', 'finish', 'dates', 'label_of', 'leaderboard', 'curves', 'slices', 'differences', 'pairs',
            'trials', 'quality_cost', 'name_points']
 
-# %% ../nbs/15_plots.ipynb #34520638
+# %% ../nbs/15_plots.ipynb #7eb68d9d
 COLOURS = {
     "popularity": "#777777",
     "popularity_recent": "#ccbb44",
@@ -34,7 +34,7 @@ COLOURS = {
     "rp3beta": "#882255",
     "lightgcn": "#994455",
     "bpr_mf": "#cc99aa",
-    "gf_cf": "#4477aa",
+    "gf_cf": "#7799dd",
     "graph_filter": "#225588",
     "als": "#ee6677",
     "bpr": "#cc6677",

@@ -393,7 +393,7 @@ def sizes(models: Sequence[Any]) -> pd.DataFrame:
         )
     return pd.DataFrame(rows)
 
-# %% ../nbs/14_runs.ipynb #7f3fd7c8
+# %% ../nbs/14_runs.ipynb #d29bd6f1
 def code_version() -> str:
     """The package's version and, in a checkout, the commit; `+` marks uncommitted changes to the code."""
     root = project_root()
@@ -418,6 +418,8 @@ def provenance(log: Dataset | None = None) -> dict[str, Any]:
         "scikit-learn",
         "implicit",
         "rectools-lightfm",
+        "torch",
+        "torch-geometric",
         "optuna",
         "matplotlib",
         "papermill",
