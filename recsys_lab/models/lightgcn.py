@@ -201,7 +201,7 @@ def check_settings(c: LightGCNConfig) -> None:
     if not 0 <= c.stop_share < 1 or min(c.view, c.addtocart, c.transaction) < 0:
         raise ValueError(f"stop_share must be a share below 1, weights of events at least 0, not {c}")
 
-# %% ../../nbs/40_lightgcn.ipynb #0574b13e
+# %% ../../nbs/40_lightgcn.ipynb #d4869ddb
 def first_table(edges: sparse.csr_matrix, config: LightGCNConfig) -> np.ndarray:
     """First vectors of users and items, float32 `[users + items, f]`, with 0.1 as root mean square; 0 for isolated nodes."""
     n, rng = sum(edges.shape), np.random.default_rng(config.seed)
@@ -293,8 +293,12 @@ class Learner:
             gradient = torch.zeros_like(self.table).index_add_(0, nodes, found)
             self.table.grad = self.smooth(gradient).index_add_(0, nodes, own)
         else:
-            self.table.grad = torch.sparse_coo_tensor(nodes[None], found + own, self.table.shape).coalesce()
+            self.table.grad = self._rows_only(nodes, found + own)
         self.adam.step()
+
+    def _rows_only(self, nodes: Any, gradient: Any) -> Any:
+        """A gradient `[m, f]` of the rows `nodes` of the table, as a sparse tensor in which each row stands once."""
+        return torch.sparse_coo_tensor(nodes[None], gradient, self.table.shape, check_invariants=False).coalesce()
 
 # %% ../../nbs/40_lightgcn.ipynb #9b85e0b6
 def best_scored(smooth: Any, users: np.ndarray, n_users: int, pool: np.ndarray, n: int) -> np.ndarray:
