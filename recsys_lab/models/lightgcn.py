@@ -378,12 +378,13 @@ def read_checkpoint(path: Path, learner: Learner, about: dict[str, Any]) -> dict
     learner.epochs_done = told["epoch"]
     return told
 
-# %% ../../nbs/40_lightgcn.ipynb #af079b59
+# %% ../../nbs/40_lightgcn.ipynb #45235a50
 class Curve(NamedTuple):
-    """An epoch: its number, seconds of training up to its end, mean loss, and hit rate on what was held back (NaN: nothing was)."""
+    """An epoch: its number, seconds and CPU seconds up to its end, mean loss, and hit rate on what was held back (NaN: nothing was)."""
 
     epoch: int
     seconds: float
+    cpu: float
     loss: float
     hits: float
 
@@ -405,10 +406,11 @@ def train(
     told = read_checkpoint(checkpoint, learner, about or {}) if checkpoint else None
     curve = [Curve(*row) for row in told["curve"]] if told else []
     start = time.perf_counter() - (curve[-1].seconds if curve else 0)
+    cpu_start = time.process_time() - (curve[-1].cpu if curve else 0)
     while learner.epochs_done < epochs and not stopped(curve, config.patience):
         loss = learner.epoch(progress)
-        seconds = time.perf_counter() - start
-        curve.append(Curve(learner.epochs_done, seconds, loss, hit_rate(learner, *held) if held else np.nan))
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu_start
+        curve.append(Curve(learner.epochs_done, seconds, cpu, loss, hit_rate(learner, *held) if held else np.nan))
         if progress:
             print(f"epoch {learner.epochs_done} of {epochs}: loss {loss:.4f}, {seconds:.0f} s", flush=True)
         if checkpoint:
@@ -421,7 +423,7 @@ def stopped(curve: Sequence[Curve], patience: int) -> bool:
     hits = [row.hits for row in curve]
     return len(hits) > patience and max(hits[-patience:]) <= max(hits[:-patience])
 
-# %% ../../nbs/40_lightgcn.ipynb #9372ffc4
+# %% ../../nbs/40_lightgcn.ipynb #c1fd7866
 class LightGCN(FactorRecommender):
     """LightGCN: vectors of users and items, smoothed over the user-item graph. Fold-in is approximate.
 
@@ -440,7 +442,7 @@ class LightGCN(FactorRecommender):
 
     @property
     def curve(self) -> pd.DataFrame:
-        """Columns epoch, seconds, loss, hits."""
+        """Columns epoch, seconds, cpu, loss, hits."""
         return pd.DataFrame(self.state["curve"], columns=list(Curve._fields)).astype({"epoch": int})
 
     def _weights(self, kinds: Sequence[str]) -> dict[str, float]:

@@ -1,0 +1,123 @@
+"""Graph models: a step of LightGCN beside plain PyTorch and PyTorch Geometric, and all of them as the log doubles.
+
+The plain ways get their negatives for nothing; ours draws them inside the measured time. The log that doubles is the simulated
+shop of the published log's size, each time in a process of its own.
+"""
+
+import itertools
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from common import load, paired, record
+from torch_geometric.nn import LightGCN as TheirLightGCN
+
+from recsys_lab import datasets, simulator, splits
+from recsys_lab.models.graph_filter import GFCF, GraphFilter
+from recsys_lab.models.lightgcn import Learner, LightGCN, LightGCNConfig, normalised
+
+BATCH, STEPS = 2048, 5
+SHARES = (0.125, 0.25, 0.5, 1.0)
+
+
+def plain_steps(weights: Any, config: LightGCNConfig, sparse: bool) -> Callable[[], None]:
+    """`STEPS` steps as published code takes them: COO adjacency (or PyTorch Geometric's messages), autograd and Adam over all of it."""
+    users, n = weights.shape[0], sum(weights.shape)
+    pairs = Learner(weights, config).pairs
+    edges = normalised(weights).tocoo()
+    row, column = (torch.from_numpy(a.astype(np.int64)) for a in (edges.row, edges.col))
+    both = torch.stack([torch.cat([row, column + users]), torch.cat([column + users, row])])
+    rng, model = np.random.default_rng(0), TheirLightGCN(n, config.factors, config.layers)
+    adam = torch.optim.Adam(model.parameters(), config.learning_rate)
+    values = torch.from_numpy(np.concatenate([edges.data, edges.data]))
+    adjacency = torch.sparse_coo_tensor(both, values, (n, n), check_invariants=False).coalesce()
+
+    def table() -> Any:
+        if not sparse:
+            return model.get_embedding(both)
+        layers = [model.embedding.weight]
+        for _ in range(config.layers):
+            layers.append(torch.sparse.mm(adjacency, layers[-1]))
+        return torch.stack(layers).mean(0)
+
+    def steps() -> None:
+        for _ in range(STEPS):
+            rows = rng.integers(0, len(pairs.users), BATCH)
+            user, item = (torch.from_numpy(a[rows]) for a in (pairs.users, pairs.items + users))
+            other = torch.from_numpy(rng.integers(0, weights.shape[1], BATCH) + users)
+            out, own = table(), model.embedding.weight
+            loss = torch.nn.functional.softplus((out[user] * (out[other] - out[item])).sum(1)).mean()
+            penalty = own[torch.cat([user, item, other])].square().sum() * config.regularization / (2 * BATCH)
+            adam.zero_grad()
+            (loss + penalty).backward()
+            adam.step()
+
+    return steps
+
+
+def our_steps(weights: Any, config: LightGCNConfig) -> Callable[[], None]:
+    """The same number of our steps, draws included."""
+    learner = Learner(weights, config)
+    rng = np.random.default_rng(0)
+    batches: Iterator[np.ndarray] = (rng.integers(0, len(learner.pairs.users), BATCH) for _ in itertools.count())
+
+    def steps() -> None:
+        for _ in range(STEPS):
+            learner._step(next(batches), rng)
+
+    return steps
+
+
+def beside_others() -> dict[str, Any]:
+    """Seconds of `STEPS` steps on Gowalla and ratios in turn: ours to plain PyTorch, and to PyTorch Geometric."""
+    weights = splits.make(load("gowalla")).known("test").matrix().matrix.astype(np.float32)
+    config = LightGCNConfig(batch=BATCH)
+    told: dict[str, Any] = {"steps": STEPS, "batch": BATCH, "factors": config.factors, "layers": config.layers}
+    ours = our_steps(weights, config)
+    for name, sparse in (("plain", True), ("pytorch_geometric", False)):
+        told[name] = paired(ours, plain_steps(weights, config, sparse), 5)
+        told[name]["times_faster"] = round(1 / told[name]["ratio"], 1)
+    without = our_steps(weights, LightGCNConfig(batch=BATCH, layers=0))
+    told["bpr_mf"] = paired(without, ours, 5)
+    return told
+
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "lightgcn": lambda: LightGCN(epochs=1, batch=8192),
+    "gf_cf": lambda: GFCF(),
+    "graph_filter": lambda: GraphFilter(),
+}
+
+
+def one_fit(name: str, share: float) -> dict[str, Any]:
+    """Seconds and peak memory of a model on the first `share` of the full shop's events: a fit (one epoch), and lists for 1,000."""
+    events = simulator.simulate(simulator.SIZES["full"]).events
+    log = datasets.Dataset("full", events.head(int(len(events) * share)))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    model = MODELS[name]().fit(log)
+    start = time.perf_counter()
+    model.rank(model.known.take(slice(0, 1000)), 20)
+    told = {"events": len(log), "users": len(log.users), "items": len(log.items), "fit_seconds": model.fit_seconds}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return told | {"rank_seconds": time.perf_counter() - start, "peak_gb": peak, "before_gb": before}
+
+
+def measured(name: str, share: float) -> dict[str, Any]:
+    """`one_fit` in a process of its own."""
+    words = [sys.executable, __file__, name, str(share)]
+    told = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+    return {k: round(v, 2) if isinstance(v, float) else v for k, v in told.items()}
+
+
+if __name__ == "__main__" and len(sys.argv) > 1:
+    print(json.dumps(one_fit(sys.argv[1], float(sys.argv[2]))))
+elif __name__ == "__main__":
+    result = {"step": beside_others(), "goal_times_faster": 6, "goal_peak_gb": 8}
+    result |= {name: [measured(name, share) for share in SHARES] for name in MODELS}
+    record("graph", result)
