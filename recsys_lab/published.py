@@ -188,7 +188,7 @@ RECIPES: dict[str, Recipe] = {
     ),
 }
 
-# %% ../nbs/91_published_numbers.ipynb #09227984
+# %% ../nbs/91_published_numbers.ipynb #f3087184
 RECIPES |= {
     "gf_cf": Recipe("gowalla", "gf_cf", 0, "2 minutes", {}, {"factors": 256, "share": 0.3}),
     "lightgcn": Recipe(
@@ -214,7 +214,7 @@ RECIPES |= {
         4,
         "20 minutes",
         {"learning_rate": Range(0.001, 0.01, True), "regularization": Range(0.001, 0.1, True)},
-        {"epochs": 80, "cosine": True},
+        {"batch": 2048, "epochs": 80, "cosine": True},
         last=True,
     ),
     "graph_filter": Recipe(

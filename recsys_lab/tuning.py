@@ -51,7 +51,7 @@ def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
             found[name] = trial.suggest_float(name, values.low, values.high, log=values.log)
     return found
 
-# %% ../nbs/16_tuning.ipynb #c19e9bf7
+# %% ../nbs/16_tuning.ipynb #b91f9fca
 SPACES: dict[str, Space] = {
     "popularity_recent": {"half_life": Range(0.005, 0.5, True)},
     "item_knn": {
@@ -90,14 +90,14 @@ SPACES: dict[str, Space] = {
     "lightfm_hybrid": {"factors": (16, 32, 64), "learning_rate": Range(0.01, 0.2, True), "epochs": Range(5, 30)},
     "lightgcn": {
         "layers": Range(1, 4),
-        "learning_rate": Range(0.001, 0.02, True),
+        "learning_rate": Range(0.002, 0.03, True),
         "regularization": Range(1e-6, 1e-2, True),
-        "epochs": Range(5, 40, True),
+        "epochs": Range(5, 25, True),
     },
     "bpr_mf": {
-        "learning_rate": Range(0.001, 0.02, True),
+        "learning_rate": Range(0.002, 0.03, True),
         "regularization": Range(1e-6, 1e-2, True),
-        "epochs": Range(5, 40, True),
+        "epochs": Range(5, 25, True),
     },
     "gf_cf": {"factors": (32, 64, 128, 256, 512), "share": Range(0.0, 1.0)},
     "graph_filter": {

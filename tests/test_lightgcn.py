@@ -135,10 +135,10 @@ def test_a_fit_that_was_broken_off_goes_on_where_it_stood(tmp_path, monkeypatch,
     broken.checkpoint = tmp_path / "point.safetensors"
     epoch = Learner.epoch
 
-    def third_fails(self, progress=False):
+    def third_fails(self):
         if self.epochs_done == 2:
             raise KeyboardInterrupt
-        return epoch(self, progress)
+        return epoch(self)
 
     monkeypatch.setattr(Learner, "epoch", third_fails)
     with pytest.raises(KeyboardInterrupt):

@@ -165,7 +165,7 @@ def shelved(kind: np.ndarray, n_categories: int, users: np.ndarray, most: int) -
     share = ((users[kept] + 1e-3) / np.maximum(total[kind[kept]], 1)).astype(np.float32)  # unmet items stand last
     return sparse.csr_matrix((share, (kind[kept], kept)), shape=(n_categories, len(kind)))
 
-# %% ../../nbs/30_candidates.ipynb #27b1bc80
+# %% ../../nbs/30_candidates.ipynb #1aee5b7b
 WIDTHS = {  # the usual sources and how many items each may name
     "revisits": 20,
     "session_walk": 60,
@@ -180,6 +180,7 @@ SETTINGS: dict[
 ] = {  # of sources that are slow by default: a short list needs less care than a final one
     "session_knn": {"sample": 150, "neighbours": 100},
     "als": {"factors": 32, "iterations": 8},
+    "lightgcn": {"factors": 32, "epochs": 10},
 }
 
 
