@@ -12,8 +12,8 @@ def read(name: str) -> dict:
     return json.loads((HERE / "results" / f"{name}.json").read_text())
 
 
-speed, knn, item, collaborative, ranking, full = (
-    read(n) for n in ("evaluation_speed", "item_knn", "next_item", "collaborative", "ranking", "full_size")
+speed, knn, item, collaborative, ranking, graph, full = (
+    read(n) for n in ("evaluation_speed", "item_knn", "next_item", "collaborative", "ranking", "graph", "full_size")
 )
 
 
@@ -34,6 +34,7 @@ def both(values: dict) -> str:
 
 als, batch = collaborative["als"], collaborative["batch"]
 events, rows_kept = full["read_events"]["rows"], full["read_properties"]["kept"]
+steps = graph["step"]["steps"]
 pairs = [(n, knn[f"neighbours_{n}"]) for n in (20, 100)]
 rows = [
     at_full_size("make_events", f"simulate {full['make_events']['events']:,} events and write them", "60 s, 4 GB"),
@@ -132,6 +133,34 @@ rows = [
             f"{ranking['goal_ms']} ms",
         )
         for key, what in (("features_ms", "their features"), ("scoring_ms", "trees and blend"))
+    ),
+    *(
+        (
+            "`graph.py`",
+            f"a step of LightGCN on Gowalla ({graph['step']['layers']} layers, {graph['step']['factors']} factors, batch {graph['step']['batch']:,}) beside {what}",
+            f"{told['times_faster']} times as fast [{1 / told['ratio_max']:.1f}, {1 / told['ratio_min']:.1f}] ({told['ours_seconds'] / steps * 1000:.0f} ms and {told['theirs_seconds'] / steps * 1000:.0f} ms)",
+            f"{graph['goal_times_faster']} times" if name == "plain" else "",
+        )
+        for name, what, told in (
+            ("plain", "the usual PyTorch way (COO, autograd)", graph["step"]["plain"]),
+            ("pyg", "PyTorch Geometric's model", graph["step"]["pytorch_geometric"]),
+        )
+    ),
+    (
+        "`graph.py`",
+        "a step without layers (`bpr_mf`) beside one with three",
+        f"{graph['step']['bpr_mf']['ratio']} times its time",
+        "",
+    ),
+    *(
+        (
+            "`graph.py`",
+            f"{name} on {told['events']:,} events of the full shop ({told['users']:,} users, {told['items']:,} items): fit{', one epoch' if name == 'lightgcn' else ''}",
+            f"{told['fit_seconds']} s, {told['peak_gb']} GB at most ({told['before_gb']} GB of them the log)",
+            f"{graph['goal_peak_gb']} GB" if told["events"] == graph[name][-1]["events"] else "",
+        )
+        for name in ("lightgcn", "gf_cf", "graph_filter")
+        for told in graph[name]
     ),
     (
         "`ranking.py`",
