@@ -51,7 +51,7 @@ def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
             found[name] = trial.suggest_float(name, values.low, values.high, log=values.log)
     return found
 
-# %% ../nbs/16_tuning.ipynb #b91f9fca
+# %% ../nbs/16_tuning.ipynb #ed413174
 SPACES: dict[str, Space] = {
     "popularity_recent": {"half_life": Range(0.005, 0.5, True)},
     "item_knn": {
@@ -92,18 +92,18 @@ SPACES: dict[str, Space] = {
         "layers": Range(1, 4),
         "learning_rate": Range(0.002, 0.03, True),
         "regularization": Range(1e-6, 1e-2, True),
-        "epochs": Range(5, 25, True),
+        "epochs": Range(5, 20, True),
     },
     "bpr_mf": {
         "learning_rate": Range(0.002, 0.03, True),
         "regularization": Range(1e-6, 1e-2, True),
-        "epochs": Range(5, 25, True),
+        "epochs": Range(5, 20, True),
     },
-    "gf_cf": {"factors": (32, 64, 128, 256, 512), "share": Range(0.0, 1.0)},
+    "gf_cf": {"factors": (32, 64, 128, 256), "share": Range(0.0, 1.0)},
     "graph_filter": {
         "user": Range(0.3, 1.2),
         "leave": Range(0.0, 0.7),
-        "factors": (32, 64, 128, 256, 512, 768),
+        "factors": (32, 64, 128, 256),
         "share": Range(0.0, 2.0),
         "fade": Range(0.0, 1.5),
     },

@@ -93,7 +93,7 @@ def low_pass(met: sparse.csr_matrix, basis: np.ndarray, degrees: np.ndarray, ent
     spread = met.multiply(powers(degrees, entry)).tocsr() @ basis.T
     return np.round((spread @ basis) * powers(degrees, -leave), 9)
 
-# %% ../../nbs/41_graph_filters.ipynb #f6ccb43e
+# %% ../../nbs/41_graph_filters.ipynb #c2dae7c3
 @dataclass(frozen=True)
 class GraphFilterConfig(Config):
     """Settings of the graph filter.
@@ -111,7 +111,7 @@ class GraphFilterConfig(Config):
     user: float = 1.0
     entry: float = 0.5
     leave: float = 0.2
-    factors: int = 512
+    factors: int = 256
     low_user: float = 0.5
     low_item: float = 0.5
     low_leave: float = 0.5
