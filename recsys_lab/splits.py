@@ -15,7 +15,7 @@ from .datasets import PURCHASE, Dataset, to_moment
 
 # %% auto #0
 __all__ = ['PARTS', 'Split', 'count_row', 'pairs_in', 'funnel_rows', 'cut_moment', 'temporal', 'sequence', 'session_cut', 'given',
-           'make']
+           'make', 'nearness_by_place']
 
 # %% ../nbs/10_splits.ipynb #a6a66712
 PARTS = ("train", "valid", "test")
@@ -223,3 +223,27 @@ def make(log: Dataset, test: float | Any = 0.0, valid: float | Any = 0.0, seed: 
     if "part" in log.events:
         return given(log, shares.get("valid", 0.1), seed)
     return temporal(log, **shares) if log.has_times else sequence(log, **shares)
+
+# %% ../nbs/10_splits.ipynb #0600db49
+def nearness_by_place(split: Split, parts: int = 10, seed: int = 0) -> np.ndarray:
+    """Mean cosine of a judged item with an item from each of `parts` equal stretches of the user's train run, float64 `[parts]`.
+
+    One pair is drawn for each user and stretch, of users with `parts` train rows or more; cosines are of items by the users of train
+    who met them. Level for a random test part, rising to the end for one that came next.
+    """
+    rng, known = np.random.default_rng(seed), split.known("test")
+    matrix = known.matrix().matrix
+    histories = known.histories().encode(known.items)
+    wanted = split.test.events[split.test.events["item_id"].isin(known.items)]
+    ask = wanted.sample(frac=1, random_state=seed).drop_duplicates("user_id").set_index("user_id")["item_id"]
+    length = np.diff(histories.indptr)
+    rows = np.flatnonzero((length >= parts) & pd.Index(histories.user_ids).isin(ask.index))
+    judged = known.items.get_indexer(ask.loc[np.asarray(histories.user_ids)[rows]])
+    norm = np.sqrt(np.maximum(np.bincount(matrix.indices, minlength=matrix.shape[1]), 1))
+    columns, out = matrix.tocsc(), []
+    for part in range(parts):
+        place = ((part + rng.random(len(rows))) / parts * length[rows]).astype(np.int64)
+        own = histories.items[histories.indptr[rows] + place]
+        shared = np.asarray(columns[:, own].multiply(columns[:, judged]).sum(0)).ravel()
+        out.append((shared / (norm[own] * norm[judged])).mean() if len(rows) else np.nan)
+    return np.array(out)
