@@ -152,6 +152,12 @@ rows = [
         f"{graph['step']['bpr_mf']['ratio']} times its time",
         "",
     ),
+    (
+        "`graph.py`",
+        "graph_filter on Gowalla, 768 singular vectors: fit, and top 20 of all users",
+        f"{graph['gowalla']['fit_seconds']} s and {graph['gowalla']['rank_seconds']} s, {graph['gowalla']['peak_gb']} GB at most",
+        f"{graph['goal_gowalla_seconds']} s, {graph['goal_gowalla_gb']} GB",
+    ),
     *(
         (
             "`graph.py`",
