@@ -97,7 +97,10 @@ MODELS: dict[str, Callable[[], Any]] = {
 
 
 def one_fit(name: str, share: float) -> dict[str, Any]:
-    """Seconds and peak memory of a model on the first `share` of the full shop's events (0: Gowalla's train part): a fit, and lists for all or 1,000."""
+    """Seconds and peak memory of a model on the first `share` of the full shop's events: a fit, and lists for 1,000 users.
+
+    A share of 0 is Gowalla's train part, with lists for all its users.
+    """
     if share:
         events = simulator.simulate(simulator.SIZES["full"]).events
         log = datasets.Dataset("full", events.head(int(len(events) * share)))
