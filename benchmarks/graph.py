@@ -23,7 +23,7 @@ from recsys_lab.models.graph_filter import GFCF, GraphFilter
 from recsys_lab.models.lightgcn import Learner, LightGCN, LightGCNConfig, normalised
 
 BATCH, STEPS = 2048, 5
-SHARES = (0.125, 0.25, 0.5, 1.0)
+SHARES = (0.25, 0.5, 1.0)
 
 
 def plain_steps(weights: Any, config: LightGCNConfig, sparse: bool) -> Callable[[], None]:
