@@ -90,7 +90,9 @@ def beside_others() -> dict[str, Any]:
 
 
 MODELS: dict[str, Callable[[], Any]] = {
-    "lightgcn": lambda: LightGCN(epochs=1, batch=8192),
+    "lightgcn": lambda: LightGCN(
+        epochs=1, batch=65_536
+    ),  # every step costs a pass over the whole graph, so few of them
     "gf_cf": lambda: GFCF(),
     "graph_filter": lambda: GraphFilter(),
     "gowalla": lambda: GraphFilter(factors=768),
