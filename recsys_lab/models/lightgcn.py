@@ -50,16 +50,20 @@ def both_ways(edges: sparse.csr_matrix, device: str = "cpu") -> Any:
             rows.int(), columns.int(), values, whole.shape, device=device, check_invariants=False
         )
 
-# %% ../../nbs/40_lightgcn.ipynb #edb45b46
-def propagate(adjacency: Any, table: Any, weights: Sequence[float]) -> Any:
+# %% ../../nbs/40_lightgcn.ipynb #d0688460
+def propagate(adjacency: Any, table: Any, weights: Sequence[float], room: tuple[Any, Any] | None = None) -> Any:
     """The sum of `weights[l] * A**l @ table` over layers l, by Horner's rule: float32 `[nodes, f]`. It is its own adjoint.
 
+    `room` are two tensors like `table` to work in, one of which is returned; new memory costs as much as a product.
     Source: He et al., *LightGCN*, SIGIR 2020, equations 3 to 8.
     """
-    out = table * weights[-1]
+    now, then = room or (torch.empty_like(table), torch.empty_like(table))
+    torch.mul(table, weights[-1], out=now)
     for weight in weights[-2::-1]:
-        out = torch.addmm(table, adjacency, out, beta=weight)
-    return out
+        torch.mul(table, weight, out=then)
+        torch.addmm(then, adjacency, now, out=then)
+        now, then = then, now
+    return now
 
 # %% ../../nbs/40_lightgcn.ipynb #412b5f6b
 class Pairs(NamedTuple):
@@ -200,7 +204,7 @@ def check_settings(c: LightGCNConfig) -> None:
     if not 0 <= c.stop_share < 1 or min(c.view, c.addtocart, c.transaction) < 0:
         raise ValueError(f"stop_share must be a share below 1, weights of events at least 0, not {c}")
 
-# %% ../../nbs/40_lightgcn.ipynb #c11b53f1
+# %% ../../nbs/40_lightgcn.ipynb #0e32e979
 def first_table(edges: sparse.csr_matrix, config: LightGCNConfig) -> np.ndarray:
     """First vectors of users and items, float32 `[users + items, f]`, with 0.1 as root mean square; 0 for isolated nodes."""
     n, rng = sum(edges.shape), np.random.default_rng(config.seed)
@@ -226,7 +230,10 @@ class Learner:
         self.adjacency = both_ways(edges, config.device) if config.layers else None
         self.table: Any = torch.from_numpy(first_table(edges, config)).to(config.device)
         self.adam: Any
+        self.room: Any = None
         if config.layers:
+            self.room = torch.empty_like(self.table), torch.empty_like(self.table)
+            self.gradient = torch.empty_like(self.table)
             self.adam = torch.optim.Adam([self.table], config.learning_rate, fused=True)
         else:  # without a graph a batch touches only its own rows
             self.adam = torch.optim.SparseAdam([self.table], config.learning_rate)
@@ -255,7 +262,7 @@ class Learner:
     def _step(self, rows: np.ndarray, rng: np.random.Generator) -> float:
         """One step of Adam on the pairs at `rows`."""
         c, users, items = self.config, self.pairs.users[rows], self.pairs.items[rows]
-        smooth = self.smooth(self.table)
+        smooth = propagate(self.adjacency, self.table, c.mix, self.room) if c.layers else self.table
         others, met = self._others(users, smooth, rng)
         nodes = torch.from_numpy(np.concatenate([users, self.n_users + np.append(items, others.ravel())])).to(c.device)
         found, own = (a[nodes].requires_grad_() for a in (smooth, self.table))
@@ -285,8 +292,9 @@ class Learner:
     def _descend(self, nodes: Any, found: Any, own: Any) -> None:
         """A step of Adam, given gradients `[m, f]` by smoothed and by own vectors of the `nodes` of a batch."""
         if self.config.layers:
-            gradient = torch.zeros_like(self.table).index_add_(0, nodes, found)
-            self.table.grad = self.smooth(gradient).index_add_(0, nodes, own)
+            gradient = self.gradient.zero_().index_add_(0, nodes, found)
+            back = propagate(self.adjacency, gradient, self.config.mix, self.room)
+            self.table.grad = back.index_add_(0, nodes, own)
         else:
             self.table.grad = self._rows_only(nodes, found + own)
         self.adam.step()
