@@ -152,11 +152,15 @@ rows = [
         f"{graph['step']['bpr_mf']['ratio']} times its time",
         "",
     ),
-    (
-        "`graph.py`",
-        "graph_filter on Gowalla, 768 singular vectors: fit, and top 20 of all users",
-        f"{graph['gowalla']['fit_seconds']} s and {graph['gowalla']['rank_seconds']} s, {graph['gowalla']['peak_gb']} GB at most",
-        f"{graph['goal_gowalla_seconds']} s, {graph['goal_gowalla_gb']} GB",
+    *(
+        (
+            "`graph.py`",
+            "graph_filter on Gowalla, 768 singular vectors: fit, and top 20 of all users",
+            f"{told['fit_seconds']} s and {told['rank_seconds']} s, {told['peak_gb']} GB at most",
+            f"{graph['goal_gowalla_seconds']} s, {graph['goal_gowalla_gb']} GB",
+        )
+        for told in [graph.get("gowalla")]
+        if told
     ),
     *(
         (
@@ -166,7 +170,7 @@ rows = [
             f"{graph['goal_peak_gb']} GB" if told["events"] == graph[name][-1]["events"] else "",
         )
         for name in ("lightgcn", "gf_cf", "graph_filter")
-        for told in graph[name]
+        for told in graph.get(name, [])
     ),
     (
         "`ranking.py`",
