@@ -21,7 +21,7 @@ from torch_geometric.nn import LightGCN as TheirLightGCN
 
 from recsys_lab import datasets, simulator, splits
 from recsys_lab.models.graph_filter import GFCF, GraphFilter
-from recsys_lab.models.lightgcn import Learner, LightGCN, LightGCNConfig, normalised
+from recsys_lab.models.lightgcn import Learner, LightGCN, LightGCNConfig, normalised, step
 
 BATCH, STEPS = 2048, 5
 SHARES = (0.25, 0.5, 1.0)
@@ -70,7 +70,7 @@ def our_steps(weights: Any, config: LightGCNConfig) -> Callable[[], None]:
 
     def steps() -> None:
         for _ in range(STEPS):
-            learner._step(next(batches), rng)
+            step(learner, next(batches), rng)
 
     return steps
 

@@ -21,11 +21,18 @@ from recsys_lab.models.lightgcn import (
     LightGCN,
     LightGCNConfig,
     Pairs,
+    as_tensor,
+    both_ways,
     bpr_loss,
     draw_items,
     first_table,
     hit_rate,
+    items_against,
     normalised,
+    propagate,
+    propagate_from,
+    propagate_to,
+    step,
 )
 
 
@@ -60,6 +67,51 @@ def test_vectors_and_gradients_are_those_of_pytorch_geometric(seed, layers):
     assert torch.allclose(mine, right, rtol=0, atol=1e-5 * float(right.abs().max()))
 
 
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), layers=st.integers(0, 5))
+def test_what_a_batch_needs_is_what_the_whole_graph_gives(seed, layers):
+    """Vectors of some nodes, and a gradient from some nodes, without the products that these do not need."""
+    graph, rng = random_graph(seed), np.random.default_rng(seed)
+    mix = rng.random(layers + 1).tolist()
+    whole = both_ways(normalised(graph))
+    adjacency, table = as_tensor(whole), torch.from_numpy(rng.normal(size=(21, 4)).astype(np.float32))
+    room = (torch.full((21, 4), torch.nan), torch.full((21, 4), torch.nan))  # whatever stood there before
+    some = np.sort(rng.choice(21, rng.integers(1, 21), replace=False))
+    nodes = torch.from_numpy(some)
+    right = propagate(adjacency, table, mix)[nodes]
+    found = propagate_to(adjacency, as_tensor(whole[some]), nodes, table, mix, room)
+    assert torch.allclose(found, right, rtol=0, atol=1e-5)
+    room = (torch.full((21, 4), torch.nan), torch.full((21, 4), torch.nan))
+    gradient = torch.from_numpy(rng.normal(size=(len(some), 4)).astype(np.float32))
+    right = propagate(adjacency, torch.zeros_like(table).index_add_(0, nodes, gradient), mix)
+    found = propagate_from(adjacency, as_tensor(whole[some].T.tocsr()), nodes, gradient, mix, room)
+    assert torch.allclose(found, right, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("layers", [0, 1, 3])
+@pytest.mark.parametrize("sampling", ["uniform", "hard"])
+def test_a_step_is_what_autograd_over_all_of_it_would_do(layers, sampling, monkeypatch):
+    """Pairs and items that repeat in a batch count each time."""
+    graph, rows = random_graph(5), np.array([0, 3, 3, 7, 11, 0])
+    config = LightGCNConfig(factors=5, layers=layers, regularization=0.1, sampling=sampling, seed=2)
+    learner, seen = Learner(graph, config), {}
+    monkeypatch.setattr(learner.adam, "step", lambda: seen.update(grad=learner.table.grad))
+    loss = step(learner, rows, np.random.default_rng(4))
+    table = learner.table.clone().requires_grad_()
+    dense = torch.from_numpy(both_ways(normalised(graph)).toarray())
+    smooth = sum(w * torch.linalg.matrix_power(dense, n) @ table for n, w in enumerate(config.mix))
+    users = learner.pairs.users[rows]
+    others, _ = items_against(learner, users, smooth.detach(), np.random.default_rng(4))
+    nodes = [users, 12 + learner.pairs.items[rows], 12 + others]
+    user, item, other = (smooth[torch.from_numpy(a)] for a in nodes)
+    own = torch.cat([table[torch.from_numpy(a.ravel())] for a in nodes])
+    whole = bpr_loss(user, item, other) + own.square().sum() * config.regularization / (2 * len(rows))
+    whole.backward()
+    found = seen["grad"].to_dense()
+    assert abs(loss - bpr_loss(user, item, other).item()) < 1e-6
+    assert torch.allclose(found, table.grad, rtol=0, atol=1e-6 * float(table.grad.abs().max()) + 1e-8)
+
+
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6), popular=st.booleans(), n=st.integers(1, 4))
 def test_nothing_drawn_was_met(seed, popular, n):
@@ -87,7 +139,7 @@ def test_without_layers_a_step_changes_the_rows_of_its_batch_only():
     graph = random_graph(3, users=40, items=30, share=0.1)
     learner = Learner(graph, LightGCNConfig(factors=4, layers=0))
     before = learner.table.clone()
-    learner._step(np.arange(3), np.random.default_rng(0))
+    step(learner, np.arange(3), np.random.default_rng(0))
     users = learner.pairs.users[:3]
     moved = set(np.flatnonzero((learner.table != before).any(1).numpy()).tolist())
     assert set(users.tolist()) <= moved and len(moved) <= len(set(users.tolist())) + 6

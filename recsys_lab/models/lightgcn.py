@@ -28,10 +28,11 @@ except ImportError:
     torch = None  # type: ignore[assignment]
 
 # %% auto #0
-__all__ = ['LOSSES', 'SAMPLING', 'STARTS', 'MOST_LAYERS', 'normalised', 'both_ways', 'propagate', 'Pairs', 'draw_items',
-           'bpr_loss', 'softmax_loss', 'LightGCNConfig', 'check_settings', 'first_table', 'Learner', 'best_scored',
-           'met_among', 'held_back', 'hit_rate', 'write_checkpoint', 'read_checkpoint', 'Curve', 'train', 'stopped',
-           'LightGCN', 'unit', 'fitted_learner', 'BPRMFConfig', 'BPRMF']
+__all__ = ['LOSSES', 'SAMPLING', 'STARTS', 'MOST_LAYERS', 'normalised', 'as_tensor', 'both_ways', 'propagate', 'propagate_to',
+           'propagate_from', 'Pairs', 'draw_items', 'bpr_loss', 'softmax_loss', 'LightGCNConfig', 'check_settings',
+           'first_table', 'Learner', 'step', 'looks_ahead', 'items_against', 'rows_only', 'best_scored', 'met_among',
+           'held_back', 'hit_rate', 'write_checkpoint', 'read_checkpoint', 'Curve', 'train', 'stopped', 'LightGCN',
+           'unit', 'fitted_learner', 'BPRMFConfig', 'BPRMF']
 
 # %% ../../nbs/40_lightgcn.ipynb #353842e3
 def normalised(weights: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -40,15 +41,19 @@ def normalised(weights: sparse.csr_matrix) -> sparse.csr_matrix:
     return weights.multiply(powers(of_user, 0.5)[:, None]).multiply(powers(of_item, 0.5)).tocsr().astype(np.float32)
 
 
-def both_ways(edges: sparse.csr_matrix, device: str = "cpu") -> Any:
-    """The symmetric adjacency `[users + items, users + items]` of normalised edges, as a CSR tensor on a device."""
-    whole = sparse.block_array([[None, edges], [edges.T, None]], format="csr")
-    rows, columns, values = (torch.from_numpy(a) for a in (whole.indptr, whole.indices, whole.data))
+def as_tensor(matrix: sparse.csr_matrix, device: str = "cpu") -> Any:
+    """A CSR matrix as a CSR tensor on a device, with 32-bit indices."""
+    rows, columns, values = (torch.from_numpy(a) for a in (matrix.indptr, matrix.indices, matrix.data))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
         return torch.sparse_csr_tensor(
-            rows.int(), columns.int(), values, whole.shape, device=device, check_invariants=False
+            rows.int(), columns.int(), values, matrix.shape, device=device, check_invariants=False
         )
+
+
+def both_ways(edges: sparse.csr_matrix) -> sparse.csr_matrix:
+    """The symmetric adjacency `[users + items, users + items]` of normalised edges."""
+    return sparse.block_array([[None, edges], [edges.T, None]], format="csr")
 
 # %% ../../nbs/40_lightgcn.ipynb #d0688460
 def propagate(adjacency: Any, table: Any, weights: Sequence[float], room: tuple[Any, Any] | None = None) -> Any:
@@ -64,6 +69,34 @@ def propagate(adjacency: Any, table: Any, weights: Sequence[float], room: tuple[
         torch.addmm(then, adjacency, now, out=then)
         now, then = then, now
     return now
+
+# %% ../../nbs/40_lightgcn.ipynb #0948373f
+def propagate_to(
+    adjacency: Any, some: Any, nodes: Any, table: Any, weights: Sequence[float], room: tuple[Any, Any]
+) -> Any:
+    """`propagate` for the rows `nodes` `[m]` of the result alone, where `some` are these rows of the adjacency: `[m, f]`."""
+    if len(weights) == 1:
+        return table[nodes] * weights[0]
+    deep = propagate(adjacency, table, weights[1:], room)
+    return torch.addmm(table[nodes], some, deep, beta=weights[0])
+
+
+def propagate_from(
+    adjacency: Any, back: Any, nodes: Any, gradient: Any, weights: Sequence[float], room: tuple[Any, Any]
+) -> Any:
+    """The adjoint of `propagate_to`: `propagate` of a table that is `gradient` at distinct `nodes` and zero elsewhere, `[nodes, f]`.
+
+    `back` are the columns `nodes` of the adjacency. One of `room` is returned.
+    """
+    now, then = room
+    if len(weights) == 1:
+        return now.zero_().index_copy_(0, nodes, gradient * weights[0])
+    torch.addmm(now, back, gradient, beta=0, alpha=weights[-1], out=now)
+    for weight in weights[-2:0:-1]:
+        now.index_add_(0, nodes, gradient, alpha=weight)
+        torch.addmm(then, adjacency, now, beta=0, out=then)
+        now, then = then, now
+    return now.index_add_(0, nodes, gradient, alpha=weights[0])
 
 # %% ../../nbs/40_lightgcn.ipynb #412b5f6b
 class Pairs(NamedTuple):
@@ -227,17 +260,16 @@ class Learner:
         self.config, self.n_users = config, weights.shape[0]
         edges = normalised(weights)
         self.pairs, self.matrix = Pairs.of(edges), edges
-        self.adjacency = both_ways(edges, config.device) if config.layers else None
         self.table: Any = torch.from_numpy(first_table(edges, config)).to(config.device)
+        self.epochs_done = 0
         self.adam: Any
-        self.room: Any = None
         if config.layers:
+            self.whole = both_ways(edges)
+            self.adjacency = as_tensor(self.whole, config.device)
             self.room = torch.empty_like(self.table), torch.empty_like(self.table)
-            self.gradient = torch.empty_like(self.table)
             self.adam = torch.optim.Adam([self.table], config.learning_rate, fused=True)
         else:  # without a graph a batch touches only its own rows
             self.adam = torch.optim.SparseAdam([self.table], config.learning_rate)
-        self.epochs_done = 0
 
     def smooth(self, table: Any, weights: Sequence[float] | None = None) -> Any:
         """`table` over the graph; as it is where there are no layers."""
@@ -250,7 +282,7 @@ class Learner:
         part = self.epochs_done / c.epochs
         self.adam.param_groups[0]["lr"] = c.learning_rate * (0.5 * (1 + np.cos(np.pi * part)) if c.cosine else 1)
         order = rng.permutation(len(self.pairs.users))
-        losses = [self._step(order[start : start + c.batch], rng) for start in range(0, len(order), c.batch)]
+        losses = [step(self, order[start : start + c.batch], rng) for start in range(0, len(order), c.batch)]
         self.epochs_done += 1
         if not np.isfinite(losses).all():
             raise ValueError(
@@ -259,49 +291,60 @@ class Learner:
             )
         return float(np.mean(losses))
 
-    def _step(self, rows: np.ndarray, rng: np.random.Generator) -> float:
-        """One step of Adam on the pairs at `rows`."""
-        c, users, items = self.config, self.pairs.users[rows], self.pairs.items[rows]
-        smooth = propagate(self.adjacency, self.table, c.mix, self.room) if c.layers else self.table
-        others, met = self._others(users, smooth, rng)
-        nodes = torch.from_numpy(np.concatenate([users, self.n_users + np.append(items, others.ravel())])).to(c.device)
-        found, own = (a[nodes].requires_grad_() for a in (smooth, self.table))
-        user, item, other = torch.split(found, [len(rows), len(rows), others.size])
-        if c.loss == "bpr":
-            loss = bpr_loss(user, item, other.view(*others.shape, -1))
-        else:
-            loss = softmax_loss(user, item, other, met, c.temperature)
-        penalty = own.square().sum() * (c.regularization / (2 * len(rows)))
-        (loss + penalty).backward()
-        self._descend(nodes, found.grad, own.grad)
-        return float(loss.detach())
+# %% ../../nbs/40_lightgcn.ipynb #76bd15c7
+def step(learner: Learner, rows: np.ndarray, rng: np.random.Generator) -> float:
+    """One step of Adam on the pairs at `rows`; returns the mean loss."""
+    c, users, items = learner.config, learner.pairs.users[rows], learner.pairs.items[rows]
+    smooth = propagate(learner.adjacency, learner.table, c.mix, learner.room) if looks_ahead(c) else learner.table
+    others, met = items_against(learner, users, smooth, rng)
+    drawn = np.concatenate([users, learner.n_users + np.append(items, others.ravel())])
+    distinct, inverse = np.unique(drawn, return_inverse=True)
+    nodes, place = (torch.from_numpy(a).to(c.device) for a in (distinct, inverse))
+    own = learner.table[nodes].requires_grad_()
+    if c.layers:
+        near = learner.whole[distinct]
+        some, back = (as_tensor(a, c.device) for a in (near, near.T.tocsr()))
+    if not c.layers or looks_ahead(c):
+        found = smooth[nodes].requires_grad_()
+    else:
+        found = propagate_to(learner.adjacency, some, nodes, learner.table, c.mix, learner.room).requires_grad_()
+    sizes = [len(rows), len(rows), others.size]
+    user, item, other = torch.split(found.index_select(0, place), sizes)
+    against = other.view(*others.shape, -1)
+    loss = bpr_loss(user, item, against) if c.loss == "bpr" else softmax_loss(user, item, against, met, c.temperature)
+    penalty = own.index_select(0, place).square().sum() * (c.regularization / (2 * len(rows)))
+    (loss + penalty).backward()
+    if c.layers:
+        gradient = propagate_from(learner.adjacency, back, nodes, found.grad, c.mix, learner.room)
+        learner.table.grad = gradient.index_add_(0, nodes, own.grad)
+    else:
+        learner.table.grad = rows_only(nodes, found.grad + own.grad, learner.table.shape)
+    learner.adam.step()
+    return float(loss.detach())
 
-    def _others(self, users: np.ndarray, smooth: Any, rng: np.random.Generator) -> tuple[np.ndarray, Any]:
-        """Items to hold the pairs against: `[b, n]` and None (bpr), or shared ones `[n]` and which of them were met."""
-        c = self.config
-        if c.loss == "bpr":
-            if c.sampling != "hard":
-                return draw_items(self.pairs, users, c.negatives, rng, c.sampling == "popularity"), None
-            pool = draw_items(self.pairs, users, max(c.pool, c.negatives), rng)
-            return best_scored(smooth, users, self.n_users, pool, c.negatives), None
-        n = min(c.negatives, self.pairs.n_items)
-        by_use = self.pairs.items[rng.integers(0, len(self.pairs.items), n)]
-        shared = np.unique(by_use) if c.sampling == "popularity" else rng.choice(self.pairs.n_items, n, replace=False)
-        return shared, torch.from_numpy(met_among(self.matrix, users, shared)).to(c.device)
 
-    def _descend(self, nodes: Any, found: Any, own: Any) -> None:
-        """A step of Adam, given gradients `[m, f]` by smoothed and by own vectors of the `nodes` of a batch."""
-        if self.config.layers:
-            gradient = self.gradient.zero_().index_add_(0, nodes, found)
-            back = propagate(self.adjacency, gradient, self.config.mix, self.room)
-            self.table.grad = back.index_add_(0, nodes, own)
-        else:
-            self.table.grad = self._rows_only(nodes, found + own)
-        self.adam.step()
+def looks_ahead(c: LightGCNConfig) -> bool:
+    """Whether the draw needs the smoothed vectors of all nodes."""
+    return bool(c.layers) and c.loss == "bpr" and c.sampling == "hard"
 
-    def _rows_only(self, nodes: Any, gradient: Any) -> Any:
-        """A gradient `[m, f]` of the rows `nodes` of the table, as a sparse tensor in which each row stands once."""
-        return torch.sparse_coo_tensor(nodes[None], gradient, self.table.shape, check_invariants=False).coalesce()
+
+def items_against(learner: Learner, users: np.ndarray, smooth: Any, rng: np.random.Generator) -> tuple[np.ndarray, Any]:
+    """Items to hold the pairs of `users` against: `[b, n]` and None (bpr), or shared ones `[n]` and which of them were met."""
+    c, pairs = learner.config, learner.pairs
+    if c.loss == "bpr":
+        if c.sampling != "hard":
+            return draw_items(pairs, users, c.negatives, rng, c.sampling == "popularity"), None
+        pool = draw_items(pairs, users, max(c.pool, c.negatives), rng)
+        return best_scored(smooth, users, learner.n_users, pool, c.negatives), None
+    n = min(c.negatives, pairs.n_items)
+    by_use = pairs.items[rng.integers(0, len(pairs.items), n)]
+    shared = np.unique(by_use) if c.sampling == "popularity" else rng.choice(pairs.n_items, n, replace=False)
+    return shared, torch.from_numpy(met_among(learner.matrix, users, shared)).to(c.device)
+
+
+def rows_only(nodes: Any, gradient: Any, shape: Any) -> Any:
+    """A gradient `[m, f]` of the distinct rows `nodes` of a table, as a sparse tensor."""
+    return torch.sparse_coo_tensor(nodes[None], gradient, shape, check_invariants=False, is_coalesced=True)
 
 # %% ../../nbs/40_lightgcn.ipynb #9b85e0b6
 def best_scored(smooth: Any, users: np.ndarray, n_users: int, pool: np.ndarray, n: int) -> np.ndarray:
