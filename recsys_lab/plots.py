@@ -36,6 +36,7 @@ COLOURS = {
     "bpr_mf": "#cc99aa",
     "gf_cf": "#7799dd",
     "graph_filter": "#225588",
+    "blend": "#000000",
     "als": "#ee6677",
     "bpr": "#cc6677",
     "lightfm": "#ee8866",

@@ -22,6 +22,7 @@ FITTED = {  # settings under which a learned model has converged on the checkerb
     "lightfm_hybrid": {"factors": 8},
     "als": {"factors": 4, "regularization": 0.01},
     "ease": {"penalty": 1.0},
+    "blend": {"members": {"graph_filter": {}, "als": {"factors": 4, "regularization": 0.01}}},
 }
 
 

@@ -131,6 +131,7 @@ MODELS = {  # the name that a saved model carries -> where its class lives
     "lightgcn": "recsys_lab.models.lightgcn:LightGCN",
     "bpr_mf": "recsys_lab.models.lightgcn:BPRMF",
     "graph_filter": "recsys_lab.models.graph_filter:GraphFilter",
+    "blend": "recsys_lab.models.blend:Blend",
     "oracle": "recsys_lab.models.oracle:Oracle",
     "revisits": "recsys_lab.ranking.candidates:Revisits",
     "taxonomy": "recsys_lab.ranking.candidates:Taxonomy",

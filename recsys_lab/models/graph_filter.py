@@ -17,7 +17,7 @@ from .base import Config, Recommender
 from .neighbours import steps_back
 
 # %% auto #0
-__all__ = ['powers', 'neighbour_filter', 'smooth_basis', 'GFCFConfig', 'GFCF', 'low_pass', 'GraphFilterConfig', 'faded',
+__all__ = ['powers', 'neighbour_steps', 'smooth_basis', 'GFCFConfig', 'GFCF', 'low_pass', 'GraphFilterConfig', 'faded',
            'one_scale', 'GraphFilter']
 
 # %% ../../nbs/41_graph_filters.ipynb #092d4e2c
@@ -28,26 +28,29 @@ def powers(degrees: np.ndarray, exponent: float) -> np.ndarray:
     return out
 
 
-def neighbour_filter(matrix: sparse.csr_matrix, user: float, entry: float, leave: float) -> sparse.csr_matrix:
-    """Two steps on the graph, item to user to item, as CSR `[items, items]`: `Di^-entry Rt Du^-user R Di^-leave`.
+def neighbour_steps(
+    matrix: sparse.csr_matrix, user: float, entry: float, leave: float
+) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
+    """Two steps on the graph, from items to users and on to items, as CSR `[items, users]` and `[users, items]`.
 
-    `matrix` is the user-item matrix R of zeros and ones; Du and Di are the degrees of users and items.
+    Their product is `Di^-entry Rt Du^-user R Di^-leave`, where R is the user-item matrix of zeros and ones, and Du and Di are the
+    degrees of users and items. It is left undone: taken one after the other, the steps cost a long history far less, and no
+    matrix of items by items is kept.
     """
     of_user, of_item = (np.bincount(a, minlength=n) for a, n in zip(matrix.nonzero(), matrix.shape, strict=True))
-    left = matrix.T.tocsr().multiply(powers(of_item, entry)[:, None]).tocsr()
-    right = matrix.multiply(powers(of_user, user)[:, None]).multiply(powers(of_item, leave)).tocsr()
-    return (left.astype(np.float32) @ right.astype(np.float32)).tocsr()
+    to_users = matrix.T.multiply(powers(of_item, entry)[:, None]).multiply(powers(of_user, user)).tocsr()
+    return to_users.astype(np.float32), matrix.multiply(powers(of_item, leave)).tocsr().astype(np.float32)
 
 # %% ../../nbs/41_graph_filters.ipynb #a59dfe0a
 def smooth_basis(matrix: sparse.csr_matrix, user: float, item: float, factors: int, seed: int = 0) -> np.ndarray:
-    """Leading right singular vectors of `Du^-user R Di^-item`: float64 `[factors, items]`, fewer where the matrix has fewer.
+    """Leading right singular vectors of `Du^-user R Di^-item`: float64 `[items, factors]`, fewer where the matrix has fewer.
 
     By randomised SVD with four power iterations (Halko, Martinsson and Tropp, SIAM Review 2011), with scikit-learn.
     """
     of_user, of_item = (np.bincount(a, minlength=n) for a, n in zip(matrix.nonzero(), matrix.shape, strict=True))
     scaled = matrix.multiply(powers(of_user, user)[:, None]).multiply(powers(of_item, item)).tocsr().astype(np.float32)
     found = randomized_svd(scaled, min(factors, *matrix.shape), n_iter=4, random_state=seed)
-    return found[2].astype(float)
+    return np.ascontiguousarray(found[2].T, float)
 
 # %% ../../nbs/41_graph_filters.ipynb #eef63106
 @dataclass(frozen=True)
@@ -75,14 +78,16 @@ class GFCF(Recommender):
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         matrix = dataset.matrix().matrix
-        near = neighbour_filter(matrix, 1.0, 0.5, 0.5)
-        return {"near": near, "basis": smooth_basis(matrix, 0.5, 0.5, self.config.factors, self.config.seed)}
+        to_users, to_items = neighbour_steps(matrix, 1.0, 0.5, 0.5)
+        basis = smooth_basis(matrix, 0.5, 0.5, self.config.factors, self.config.seed)
+        return {"to_users": to_users, "to_items": to_items, "basis": basis}
 
     def _score(self, histories: Histories) -> np.ndarray:
-        met = histories.matrix(len(self.items)).astype(np.float32)
-        return (met @ self.state["near"]).toarray() + self.config.share * low_pass(
-            met, self.state["basis"], self.popular, 0.5, 0.5
-        )
+        s, met = self.state, histories.matrix(len(self.items)).astype(np.float32)
+        low = low_pass(met, s["basis"], self.popular, 0.5, 0.5)
+        low *= self.config.share
+        low += (met @ s["to_users"] @ s["to_items"]).toarray()
+        return low
 
 # %% ../../nbs/41_graph_filters.ipynb #6e37fe46
 def low_pass(met: sparse.csr_matrix, basis: np.ndarray, degrees: np.ndarray, entry: float, leave: float) -> np.ndarray:
@@ -90,8 +95,9 @@ def low_pass(met: sparse.csr_matrix, basis: np.ndarray, degrees: np.ndarray, ent
 
     Rounded to nine decimals: what should be zero is zero, in a batch of one as in a batch of thousands.
     """
-    spread = met.multiply(powers(degrees, entry)).tocsr() @ basis.T
-    return np.round((spread @ basis) * powers(degrees, -leave), 9)
+    out = (met.multiply(powers(degrees, entry)).tocsr() @ basis) @ basis.T
+    out *= powers(degrees, -leave)
+    return np.round(out, 9, out=out)
 
 # %% ../../nbs/41_graph_filters.ipynb #c2dae7c3
 @dataclass(frozen=True)
@@ -132,9 +138,10 @@ def faded(histories: Histories, n_items: int, fade: float) -> sparse.csr_matrix:
 
 
 def one_scale(scores: np.ndarray) -> np.ndarray:
-    """Rows divided by their root mean square; a row of zeros stays."""
-    size = np.sqrt(np.mean(np.square(scores), axis=1, keepdims=True))
-    return np.divide(scores, size, out=np.zeros_like(scores), where=size > 0)
+    """Rows divided by their root mean square, in place; a row of zeros stays."""
+    size = np.sqrt(np.einsum("ij,ij->i", scores, scores, dtype=float) / max(1, scores.shape[1]))[:, None]
+    scores /= np.where(size > 0, size, 1.0).astype(scores.dtype)
+    return scores
 
 
 class GraphFilter(Recommender):
@@ -151,10 +158,13 @@ class GraphFilter(Recommender):
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         c, matrix = self.config, dataset.matrix().matrix
-        near = neighbour_filter(matrix, c.user, c.entry, c.leave)
-        return {"near": near, "basis": smooth_basis(matrix, c.low_user, c.low_item, c.factors, c.seed)}
+        to_users, to_items = neighbour_steps(matrix, c.user, c.entry, c.leave)
+        basis = smooth_basis(matrix, c.low_user, c.low_item, c.factors, c.seed)
+        return {"to_users": to_users, "to_items": to_items, "basis": basis}
 
     def _score(self, histories: Histories) -> np.ndarray:
-        c, met = self.config, faded(histories, len(self.items), self.config.fade)
-        low = low_pass(met, self.state["basis"], self.popular, c.low_item, c.low_leave)
-        return one_scale((met @ self.state["near"]).toarray()) + c.share * one_scale(low)
+        c, s, met = self.config, self.state, faded(histories, len(self.items), self.config.fade)
+        low = one_scale(low_pass(met, s["basis"], self.popular, c.low_item, c.low_leave))
+        low *= c.share
+        low += one_scale((met @ s["to_users"] @ s["to_items"]).toarray())
+        return low

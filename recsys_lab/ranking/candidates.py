@@ -22,7 +22,7 @@ from ..models.neighbours import fading, keep_strongest, steps_back
 # %% auto #0
 __all__ = ['WIDTHS', 'SETTINGS', 'NEVER', 'RevisitsConfig', 'Revisits', 'nearby', 'in_turns', 'TaxonomyConfig', 'Taxonomy',
            'shelved', 'widths_of', 'usable', 'Candidates', 'own_lists', 'lists_to_one', 'gather', 'fit_sources',
-           'found_ranks', 'candidate_recall', 'knee']
+           'one_catalogue', 'found_ranks', 'candidate_recall', 'knee']
 
 # %% ../../nbs/30_candidates.ipynb #ae97260b
 @dataclass(frozen=True)
@@ -290,7 +290,11 @@ def fit_sources(
     catalogue than the log.
     """
     told = SETTINGS | dict(settings or {})
-    fitted = {name: model_class(name)(**told.get(name, {})).fit(log) for name in widths}
+    return one_catalogue({name: model_class(name)(**told.get(name, {})).fit(log) for name in widths}, log)
+
+
+def one_catalogue(fitted: dict[str, Recommender], log: Dataset) -> dict[str, Recommender]:
+    """Models fitted on a log as they are; `ValueError` where one has another catalogue than the log's items."""
     for name, model in fitted.items():
         if not model.items.equals(log.items):
             raise ValueError(
