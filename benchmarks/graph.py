@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from common import load, paired, record
+from common import load, paired, record, seconds
 from torch_geometric.nn import LightGCN as TheirLightGCN
 
 from recsys_lab import datasets, simulator, splits
@@ -86,6 +86,10 @@ def beside_others() -> dict[str, Any]:
         told[name]["times_faster"] = round(1 / told[name]["ratio"], 1)
     without = our_steps(weights, LightGCNConfig(batch=BATCH, layers=0))
     told["bpr_mf"] = paired(without, ours, 5)
+    learner = Learner(weights, config)
+    steps = -(-len(learner.pairs.users) // BATCH)
+    told["epoch"] = {"steps": steps, "ours_seconds": round(seconds(learner.epoch), 1)}
+    told["epoch"]["plain_seconds"] = round(steps * told["plain"]["theirs_seconds"] / STEPS, 1)
     return told
 
 

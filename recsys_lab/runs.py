@@ -26,9 +26,9 @@ from .splits import Split
 
 # %% auto #0
 __all__ = ['METRIC_COLUMNS', 'RECORDS', 'COMPARISON_COLUMNS', 'Question', 'QUESTIONS', 'MEANING', 'plain', 'write_rows',
-           'read_json', 'source_hash', 'package_folder', 'fit_key', 'Run', 'fit_path', 'kept_fit', 'evaluation_name',
-           'trial_rows', 'question_of', 'questions', 'judge', 'headline', 'verdict', 'sentence', 'first_question',
-           'against', 'sizes', 'code_version', 'provenance', 'compare_runs']
+           'read_json', 'source_hash', 'package_folder', 'fit_key', 'Run', 'fit_path', 'settled', 'kept_fit',
+           'evaluation_name', 'trial_rows', 'question_of', 'questions', 'judge', 'headline', 'verdict', 'sentence',
+           'first_question', 'against', 'sizes', 'code_version', 'provenance', 'compare_runs']
 
 # %% ../nbs/14_runs.ipynb #fa8e4f8f
 METRIC_COLUMNS = (
@@ -228,6 +228,11 @@ def fit_path(run: Run, name: str) -> Path:
             "Fits are made by recsys-lab run and not kept in git"
         )
     return paths[name]
+
+
+def settled(run: Run, name: str) -> dict[str, Any]:
+    """The settings of a model's fit, the last that a chapter of the run recorded; none where there is none."""
+    return next((dict(row["settings"]) for row in run.rows("fits")[::-1] if row["model"] == name), {})
 
 
 def kept_fit(folder: Path | None, model: Any, known: Dataset) -> Any:

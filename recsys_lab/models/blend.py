@@ -39,7 +39,9 @@ def standardised(scores: Scores, shape: tuple[int, int]) -> np.ndarray:
         out = np.where(known, out, np.where(np.isfinite(least), least, 0)[:, None])
     out -= out.mean(axis=1, keepdims=True, dtype=float).astype(np.float32)
     size = np.sqrt(np.einsum("ij,ij->i", out, out, dtype=float) / max(1, shape[1]))[:, None]
-    return np.divide(out, size, out=np.zeros_like(out), where=size > 1e-12 * np.abs(out).max(initial=1)).astype(np.float32)
+    return np.divide(out, size, out=np.zeros_like(out), where=size > 1e-12 * np.abs(out).max(initial=1)).astype(
+        np.float32
+    )
 
 # %% ../../nbs/42_blend.ipynb #30b70934
 @dataclass(frozen=True)
@@ -64,7 +66,9 @@ class BlendConfig(Config):
             raise ValueError(f"weights name {unknown[0]!r}; the members are {', '.join(self.members) or 'none'}")
         total = [float(self.weights.get(name, 1.0)) for name in self.members]
         if not total or not np.isfinite(total).all() or min(total) < 0 or not sum(total):
-            raise ValueError(f"a blend needs members with weights of at least 0, one of them above 0, not {self.weights}")
+            raise ValueError(
+                f"a blend needs members with weights of at least 0, one of them above 0, not {self.weights}"
+            )
 
 
 class Blend(Recommender):
@@ -141,9 +145,7 @@ class Pool(NamedTuple):
         return float(accuracy(listed, self.cases.indptr, self.cases.relevant, (k,))["ndcg", k].mean())
 
 
-def pooled(
-    parts: Mapping[str, Recommender], cases: Cases, most: int = 4000, each: int = 100, seed: int = 0
-) -> Pool:
+def pooled(parts: Mapping[str, Recommender], cases: Cases, most: int = 4000, each: int = 100, seed: int = 0) -> Pool:
     """Up to `most` of the cases, with the `each` best items by every member as candidates; what a case leaves out is none."""
     if len(cases) > most:
         rows = np.sort(np.random.default_rng(seed).choice(len(cases), most, replace=False))

@@ -298,7 +298,7 @@ def one_catalogue(fitted: dict[str, Recommender], log: Dataset) -> dict[str, Rec
     for name, model in fitted.items():
         if not model.items.equals(log.items):
             raise ValueError(
-                f"{name} cannot be a source: its catalogue is not the {len(log.items):,} items with events"
+                f"{name} cannot stand beside others: its catalogue is not the {len(log.items):,} items with events"
             )
     return fitted
 

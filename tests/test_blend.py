@@ -1,0 +1,136 @@
+"""Blends: one scale, weights chosen on a pool, members kept inside."""
+
+import numpy as np
+import pytest
+from conftest import random_log
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import sparse
+
+from recsys_lab.evaluation import evaluate, make_cases
+from recsys_lab.models.base import load
+from recsys_lab.models.blend import Blend, fitted_members, pooled, standardised, weigh
+
+MEMBERS = {"item_knn": {"shrinkage": 5.0}, "graph_filter": {"factors": 8}, "popularity": {}}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    scores=arrays(np.float32, (3, 6), elements=st.integers(-50, 50)),
+    factor=st.floats(0.01, 100),
+    shift=st.floats(-50, 50),
+)
+def test_a_scale_of_its_own_does_not_matter(scores, factor, shift):
+    """Mean 0 and deviation 1 in each row that has differences, whatever unit and origin a model's scores have."""
+    out = standardised(scores.copy(), (3, 6))
+    flat = scores.std(axis=1) == 0
+    np.testing.assert_allclose(out.mean(axis=1), 0, atol=1e-5)
+    np.testing.assert_allclose(out.std(axis=1), np.where(flat, 0, 1), atol=1e-5)
+    np.testing.assert_allclose(standardised(scores * factor + shift, (3, 6))[~flat], out[~flat], atol=2e-3)
+
+
+def test_no_opinion_and_no_score():
+    opinions = sparse.csr_matrix(np.array([[0, 2.0, 0], [0, 0, 0]], np.float32))
+    assert standardised(opinions, (2, 3)).tolist() == [
+        pytest.approx([-(0.5**0.5), 2**0.5, -(0.5**0.5)], abs=1e-6),
+        [0, 0, 0],
+    ]
+    unscored = np.array([[-np.inf, 2.0, 1.0], [np.nan, -np.inf, np.nan]])
+    found = standardised(unscored, (2, 3))
+    assert found[0, 0] == found[0, 2] < found[0, 1] and found[1].tolist() == [0, 0, 0]
+    for_all = standardised(np.array([1.0, 2.0]), (3, 2))  # one row for everybody
+    assert for_all.shape == (3, 2) and (for_all == for_all[0]).all()
+
+
+def test_scores_are_the_weighted_sum_of_the_members(shop_split):
+    weights = {"item_knn": 0.5, "popularity": 0.25}
+    blend = Blend(members=MEMBERS, weights=weights).fit(shop_split.train)
+    some = blend.known.take(slice(0, 30)).encode(blend.items)
+    apart = {n: standardised(p._score(some), (30, len(blend.items))) for n, p in blend.parts.items()}
+    wanted = 0.5 * apart["item_knn"] + apart["graph_filter"] + 0.25 * apart["popularity"]
+    np.testing.assert_allclose(blend._score(some), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("question", [("next_item", "none"), ("next_period", "seen")])
+def test_a_pool_judges_as_the_evaluation_does(shop_split, question):
+    """Wherever the whole catalogue is among the candidates; and a hundred of each member are as good for a list of ten."""
+    weights = {"item_knn": 0.7, "graph_filter": 0.2, "popularity": 0.1}
+    blend = Blend(members=MEMBERS, weights=weights)
+    judged = evaluate(blend, shop_split, question[0], exclude=question[1], part="valid", ks=(10,))
+    cases = make_cases(shop_split, question[0], part="valid", exclude=question[1])
+    parts = fitted_members(MEMBERS, shop_split.train)
+    whole = pooled(parts, cases, most=10**6, each=10**6)
+    cold = np.flatnonzero(cases.history > 0)  # visitors without a history are not scored but offered what is popular
+    assert abs(whole.ndcg(weights) - judged.mean("ndcg", 10)) < 0.02 + (len(cases) - len(cold)) / len(cases)
+    warm = cases.subset(cold, np.ones(len(cases.relevant), bool))
+    mean = judged.values["ndcg", 10][cold].mean()
+    assert abs(pooled(parts, warm, most=10**6, each=10**6).ndcg(weights) - mean) < 1e-3
+    assert abs(pooled(parts, warm, most=10**6, each=100).ndcg(weights) - mean) < 5e-3
+
+
+def test_weights_leave_out_what_misleads(shop_split):
+    """A member that scores at random: the search gives it little, and less than equal weights do the blend loses by it."""
+    cases = make_cases(shop_split, "next_item", part="valid")
+    parts = fitted_members({"session_walk": {}, "item_knn": {}}, shop_split.train)
+    rng = np.random.default_rng(0)
+
+    class Noise:
+        items = parts["item_knn"].items
+
+        def _score(self, histories):
+            return rng.random((len(histories), len(self.items)))
+
+    table = weigh(pooled({**parts, "noise": Noise()}, cases, most=1500), 30)
+    first, best = table.iloc[0], table[table.chosen].iloc[0]
+    assert first[["session_walk", "item_knn", "noise"]].tolist() == [1, 1, 1]
+    assert best["ndcg@10"] > first["ndcg@10"] and best["noise"] < max(best["session_walk"], best["item_knn"]) / 2
+    assert weigh(pooled(parts, cases, most=100), 5, seed=3).equals(weigh(pooled(parts, cases, most=100), 5, seed=3))
+    assert not len(weigh(pooled(parts, cases, most=100), 0))
+
+
+def test_fold_in_is_that_of_the_members(shop_split, tmp_path):
+    exact = Blend(members={"item_knn": {}, "graph_filter": {"factors": 8}})
+    assert (exact.fold_in, exact.scoring) == ("exact", "fold_in")
+    some = Blend(members={"item_knn": {}, "bpr": {"factors": 8, "iterations": 5}}).fit(shop_split.train)
+    assert (some.fold_in, some.scoring) == ("approximate", "stored")
+    users = some.known.user_ids[:5]
+    assert set(some.recommend(users, k=3).frame().source) == {"stored"}
+    stranger = some.known.take(slice(0, 5))
+    stranger = type(stranger)(**{**vars(stranger), "user_ids": None})
+    assert set(some.rank(stranger, k=3).frame().source) == {"fold_in"}
+    back = load(some.save(tmp_path / "blend"))
+    assert (back.recommend(users, k=9).codes == some.recommend(users, k=9).codes).all()
+    assert set(back.parts) == {"item_knn", "bpr"}
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"members": {"nothing": {}}}, "there is no model 'nothing'"),
+        ({"members": {"als": {"factors": 0}}}, "factors"),
+        ({"members": {"blend": {}}}, "cannot be a member of a blend"),
+        ({"members": {}}, "needs members"),
+        ({"weights": {"ease": 1.0}}, "weights name 'ease'; the members are graph_filter, user_knn, als"),
+        ({"weights": {"als": -1.0}}, "at least 0"),
+        ({"weights": {"als": float("nan")}}, "at least 0"),
+        ({"members": {"als": {}}, "weights": {"als": 0.0}}, "one of them above 0"),
+        ({"members": ["als"]}, "members must be of type dict"),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(told, message):
+    with pytest.raises(ValueError, match=message):
+        Blend(**told)
+
+
+def test_members_with_another_catalogue_are_refused(shop):
+    with pytest.raises(ValueError, match="lightfm_hybrid cannot stand beside others: its catalogue is not the"):
+        Blend(members={"item_knn": {}, "lightfm_hybrid": {"epochs": 1}}).fit(shop.before(shop.moments[len(shop) // 3]))
+
+
+def test_members_keep_checkpoints_beside_the_blend_s(tmp_path):
+    pytest.importorskip("torch")
+    blend = Blend(members={"lightgcn": {"factors": 4, "epochs": 2}, "item_knn": {}})
+    blend.checkpoint = tmp_path / "point.safetensors"
+    blend.fit(random_log(3))
+    assert [p.name for p in tmp_path.iterdir()] == ["point-lightgcn.safetensors"]
