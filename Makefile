@@ -13,10 +13,10 @@ ONLY ?=
 RESUME ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install reports test lab export readme benchmarks ledger clean
+.PHONY: help install reports test test-postgres lab export readme benchmarks ledger clean
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 	@echo
 	@echo '  make reports DATASET=my_log          your own log in data/my_log'
 	@echo '  make reports PARAMS="k=20 seed=1"    other parameters; 22.trials=20 goes to one chapter'
@@ -27,7 +27,7 @@ help: ## show this list
 $(VENV)/.installed: constraints.txt settings.ini setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "recsys_lab needs Python 3.11 or newer; say make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[lightfm,graph,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[lightfm,graph,postgres,dev]'
 	@touch $@
 
 $(PEERS)/.installed: tests/peers.txt
@@ -47,6 +47,9 @@ test: $(VENV)/.installed $(PEERS)/.installed ## exports in sync, chapters, tests
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+test-postgres: $(VENV)/.installed ## the database's tests against a PostgreSQL server of their own
+	$(BIN)/python tests/with_postgres.py
 
 lab: $(VENV)/.installed ## open the chapters in JupyterLab
 	$(BIN)/jupyter lab nbs

@@ -30,7 +30,8 @@ __all__ = ['OWN', 'EXTRAS', 'EXAMPLES', 'LEDGER_FILE', 'AS_IT_IS', 'UserError', 
            'default_folder', 'make_plan', 'chapter_key', 'missing_for', 'describe', 'run_chapters', 'forget',
            'chapters_before', 'check_folder', 'save_states', 'cmd_run', 'split_words', 'cmd_params', 'list_data',
            'cmd_data', 'cmd_readme', 'user_batches', 'write_lists', 'cmd_recommend', 'add_run', 'add_data',
-           'cmd_ledger', 'add_ledger', 'add_recommend', 'parser', 'cmd_compare', 'main']
+           'cmd_ledger', 'add_ledger', 'add_recommend', 'pairs_of', 'cmd_products', 'add_products', 'parser',
+           'cmd_compare', 'main']
 
 # %% ../nbs/81_cli.ipynb #1054d7c3
 class UserError(Exception):
@@ -498,6 +499,7 @@ EXAMPLES = """examples:
   recsys-lab data describe shop --size small       the dataset card
   recsys-lab compare reports/shop reports/trial    two runs side by side
   recsys-lab recommend --run reports/shop --model als --users users.csv -k 20 --out recs.parquet
+  recsys-lab products load reviews.json.gz meta.json.gz --db sqlite:///data/cards/products.db
 """
 
 # %% ../nbs/81_cli.ipynb #2baffd71
@@ -605,6 +607,64 @@ def add_recommend(sub: Any) -> None:
     lists.set_defaults(call=cmd_recommend)
 
 # %% ../nbs/81_cli.ipynb #6589543d
+def pairs_of(words: Sequence[str], option: str) -> dict[str, str]:
+    """`ours=theirs` words as a mapping; a word without `=` is a `UserError`."""
+    if wrong := [word for word in words if "=" not in word.strip("=")]:
+        raise UserError(f"{option} takes NAME=FIELD, as product_id=sku, not {wrong[0]!r}")
+    return dict(word.split("=", 1) for word in words)
+
+
+def cmd_products(args: argparse.Namespace) -> int:
+    """Fill a database with products and ratings, or tell what is in it."""
+    from recsys_lab import products
+
+    files = [None if name in ("", "-") else name for name in (args.source, args.meta)]
+    if args.action == "load":
+        if not any(files):
+            raise UserError("say which file of reviews to load (or -) and which of products")
+        known = files[0] or files[1] or ""
+        url = args.db or f"sqlite:///data/{args.name or Path(known).name.partition('.')[0]}/products.db"
+        mappings = (pairs_of(args.columns, "--columns"), pairs_of(args.product_columns, "--product-columns"))
+        done = products.load(url, *files, *mappings, args.unit, args.rejected or None, progress=True)
+        for told, number in {**done.counts, **{f"set aside, {r}": n for r, n in done.rejected.items()}}.items():
+            print(f"{number:>12,}  {told}")
+        if done.side_file:
+            print(f"lines set aside: {done.side_file}")
+    else:
+        if args.action == "store" and not args.source:
+            raise UserError(f"say which dataset to store; there are {', '.join(datasets.available())}")
+        url = args.db or f"sqlite:///data/{args.source or 'shop'}/products.db"
+        if args.action == "store":
+            products.store(datasets.load(args.source, size=args.size), url)
+    print(f"{url}: {', '.join(f'{name} {value:,}' for name, value in products.facts(url).items())}")
+    return 0
+
+
+def add_products(sub: Any) -> None:
+    """The command `products`."""
+    command = sub.add_parser("products", help="a database of products and ratings: load, store, facts")
+    actions = {"load": "files of reviews and products", "store": "a dataset's own", "facts": "what is in it"}
+    command.add_argument("action", choices=list(actions), help="; ".join(f"{a}: {what}" for a, what in actions.items()))
+    command.add_argument("source", nargs="?", default="", help="file of reviews, - for none; or name of a dataset")
+    command.add_argument("meta", nargs="?", default="", help="file of products")
+    command.add_argument("--db", default="", help="URL of the database (default: sqlite:///data/NAME/products.db)")
+    command.add_argument("--name", default="", help="NAME in it (default: that of the file or dataset)")
+    for option, what in (("--columns", "reviews"), ("--product-columns", "products")):
+        command.add_argument(
+            option,
+            nargs="*",
+            default=[],
+            metavar="NAME=FIELD",
+            help=f"which field of the {what} is which, as product_id=sku",
+        )
+    command.add_argument("--unit", default="", help="of the reviews' times: s or ms (default: that of the layout)")
+    command.add_argument(
+        "--rejected", default="", help="file for lines set aside (default: rejected.csv by the database)"
+    )
+    command.add_argument("--size", default="small", help="of the embedded shop (default: small)")
+    command.set_defaults(call=cmd_products)
+
+# %% ../nbs/81_cli.ipynb #40603512
 AS_IT_IS = argparse.RawDescriptionHelpFormatter
 
 
@@ -618,6 +678,7 @@ def parser() -> argparse.ArgumentParser:
     add_data(sub)
     add_recommend(sub)
     add_ledger(sub)
+    add_products(sub)
     bind = sub.add_parser("book", help="bind the book of a run again")
     bind.set_defaults(call=lambda args: print(book.build(args.run, args.k)) or 0)
     board = sub.add_parser("leaderboard", help="print the leaderboards of a run")
