@@ -12,8 +12,9 @@ def read(name: str) -> dict:
     return json.loads((HERE / "results" / f"{name}.json").read_text())
 
 
-speed, knn, item, collaborative, ranking, graph, full = (
-    read(n) for n in ("evaluation_speed", "item_knn", "next_item", "collaborative", "ranking", "graph", "full_size")
+speed, knn, item, collaborative, ranking, graph, products, full = (
+    read(n)
+    for n in ("evaluation_speed", "item_knn", "next_item", "collaborative", "ranking", "graph", "products", "full_size")
 )
 
 
@@ -178,6 +179,15 @@ rows = [
         for name in ("lightgcn", "gf_cf", "graph_filter")
         for told in graph.get(name, [])
     ),
+    *(
+        (
+            "`products.py`",
+            f"{told['rows']:,} lines of reviews and products into SQLite, {what}",
+            f"{told['seconds']} s, {told['rows_a_second']:,} rows a second, {told['peak_mb']} MB at most",
+            f"{products['goal_rows_a_second']:,} rows a second, {products['goal_mb']} MB",
+        )
+        for what, told in (("empty before", products["first"]), ("once more", products["again"]))
+    ),
     (
         "`ranking.py`",
         "chapters 30 to 35 on the small shop, alone",
@@ -188,7 +198,7 @@ rows = [
 machine = full["machine"]
 text = f"""# Benchmarks
 
-`make benchmarks` runs them all and writes this page; each file runs alone too. All but `full_size.py` need the real data (`RECSYS_LAB_DATA`). Measured on
+`make benchmarks` runs them all and writes this page; each file runs alone too. All but `full_size.py` and `products.py` need the real data (`RECSYS_LAB_DATA`). Measured on
 {machine["cores"]} cores ({machine["processor"]}), Python {machine["python"]}; machines are noisy, so where there is another library the figure is
 the median ratio of runs in turn. Brackets are the smallest and largest ratio, or a 95% interval over users.
 

@@ -499,7 +499,7 @@ EXAMPLES = """examples:
   recsys-lab data describe shop --size small       the dataset card
   recsys-lab compare reports/shop reports/trial    two runs side by side
   recsys-lab recommend --run reports/shop --model als --users users.csv -k 20 --out recs.parquet
-  recsys-lab products load reviews.json.gz meta.json.gz --db sqlite:///data/cards/products.db
+  recsys-lab products load reviews.json.gz meta.json.gz --db sqlite:///data/gifts/products.db
 """
 
 # %% ../nbs/81_cli.ipynb #2baffd71

@@ -1268,17 +1268,19 @@ OPTIONS = {
     "retailrocket": {"time_unit", "properties"} | SHARED_OPTIONS,
     "adjacency": SHARED_OPTIONS,
     "sessions": SHARED_OPTIONS,
+    "reviews": set(),
 }  # what dataset.toml may say, by format
 FORMATS = {"events.csv": "retailrocket", "train.txt": "adjacency", "sessions.txt": "sessions"}  # told by a file
 
 
 def format_of(folder: Path) -> str | None:
     """The format of a folder by the names of its files; None where they tell nothing."""
-    return next((kind for stem, kind in FORMATS.items() if find_source(folder, stem)), None)
+    told = next((kind for stem, kind in FORMATS.items() if find_source(folder, stem)), None)
+    return told or ("reviews" if any(folder.glob("meta_*.json*")) else None)
 
 
 def format_name(folder: Path) -> str:
-    """The format of a folder for people: `table`, `retailrocket`, `adjacency`, `sessions`, or `unknown format`."""
+    """The format of a folder for people: `table`, `retailrocket`, `adjacency`, `sessions`, `reviews`, or `unknown format`."""
     return str(told_options(folder)["format"] or "unknown format")
 
 
@@ -1309,7 +1311,7 @@ def told_options(folder: Path) -> dict[str, Any]:
 
 # %% ../nbs/00_datasets.ipynb #398dd575
 def read_folder(folder: Path, name: str) -> Dataset:
-    """Read a folder by its dataset.toml, or by what it holds: events.csv, train.txt and test.txt, or sessions.txt."""
+    """Read a folder by its dataset.toml, or by what it holds: events.csv, train.txt and test.txt, sessions.txt, or meta_*.json."""
     options = told_options(folder)
     kind = options.pop("format")
     if "quarantine" in options:
@@ -1325,7 +1327,11 @@ def read_folder(folder: Path, name: str) -> Dataset:
         return read_adjacency(folder, name, **options)
     if kind == "sessions" and (found := find_source(folder, "sessions.txt")):
         return read_sessions(found[0], name, found[1], **options)
-    raise DataError(f"{folder}: no dataset.toml, events.csv, train.txt or sessions.txt in it, so its format is unknown")
+    if kind == "reviews":  # by way of a database, whose chapter comes later
+        return import_module("recsys_lab.products").read_reviews(folder, name)
+    raise DataError(
+        f"{folder}: no dataset.toml, events.csv, train.txt, sessions.txt or meta_*.json in it, so its format is unknown"
+    )
 
 
 def available() -> list[str]:

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ __all__ = ['SCHEMA', 'METADATA', 'PRODUCTS', 'RATINGS', 'STAGED_PRODUCTS', 'STAG
            'first_image', 'product_of', 'rating_of', 'moment_of', 'json_lines', 'parsed', 'csv_lines', 'records_of',
            'Loaded', 'upsert', 'append_rows', 'stage_file', 'keep_state', 'forget_load', 'publish', 'last_products',
            'latest_ratings', 'load', 'check_mapping', 'side_path', 'write_rejects', 'to_dataset', 'properties_of',
-           'store', 'catalogue_rows', 'category_path', 'event_rows', 'titles', 'facts']
+           'read_reviews', 'store', 'catalogue_rows', 'category_path', 'event_rows', 'titles', 'facts']
 
 # %% ../nbs/50_products.ipynb #21b6c016
 SCHEMA = 1
@@ -556,6 +557,7 @@ def write_rejects(engine: sa.Engine, path: Path) -> tuple[dict[str, int], Path |
     """Write the lines set aside (`file, line, reason, record`), whole or not at all; returns counts by reason, and the file if any."""
     reasons: Counter[str] = Counter()
     beside = path.with_name(f".{path.name}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
     with engine.connect() as c, open(beside, "w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow([column.name for column in REJECTS.columns])
@@ -636,6 +638,26 @@ def properties_of(about: pd.DataFrame, first: pd.Timestamp) -> tuple[pd.DataFram
         {"category": pd.Series(list(paths), dtype="str"), "parent": pd.Series(list(paths.values()), dtype="str")}
     )
     return rows, tree if len(tree) else None
+
+# %% ../nbs/50_products.ipynb #82c30075
+def read_reviews(folder: Path, name: str) -> Dataset:
+    """Read a folder with Amazon's reviews and metadata (`meta_*.json`, plain or packed) as a log; the rules are those of `to_dataset`.
+
+    `DataError` where there is not one file of each.
+    """
+    files = sorted(p for p in folder.iterdir() if p.is_file() and {".json", ".jsonl"} & set(p.suffixes))
+    meta = [p for p in files if p.name.startswith("meta_")]
+    reviews = [p for p in files if p not in meta]
+    if len(meta) != 1 or len(reviews) != 1:
+        raise DataError(
+            f"{folder}: one file meta_*.json and one of reviews must be in it, not {[p.name for p in files]}"
+        )
+    with tempfile.TemporaryDirectory() as place:
+        done = load(f"sqlite:///{place}/products.db", reviews[0], meta[0])
+        log = to_dataset(f"sqlite:///{place}/products.db", name)
+    notices = {f"lines set aside, {reason}": n for reason, n in done.rejected.items()}
+    told = log.properties, log.categories, log.has_times, {**log.notices, **notices}, folder
+    return Dataset(name, log.events, *told)
 
 # %% ../nbs/50_products.ipynb #b1fcf63e
 STARS = {"transaction": 5.0, "addtocart": 4.0, "view": 3.0}

@@ -18,7 +18,7 @@ from conftest import real_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_lab import products, splits
+from recsys_lab import datasets, products, splits
 from recsys_lab.datasets import DataError
 from recsys_lab.evaluation import evaluate
 from recsys_lab.models.popularity import Popularity
@@ -434,7 +434,8 @@ def test_real_reviews_are_a_log_like_any_other(tmp_path):
         "n_products": 1547,
         "avg_rating": 0,
     }
-    log = products.to_dataset(url, "gift-cards")
+    log = products.to_dataset(url, "amazon-gift-cards")
+    assert datasets.load("amazon-gift-cards").fingerprint == log.fingerprint  # the folder is a dataset like any other
     assert evaluate(Popularity(), splits.make(log), "next_item", ks=(10,)).mean("recall", 10) > 0
 
 

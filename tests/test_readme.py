@@ -1,5 +1,7 @@
 """Every example in README.md does what it says."""
 
+import gzip
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from recsys_lab import datasets, runs
 from recsys_lab.models.als import ALS
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+REVIEW = {"reviewerID": "A1", "asin": "B1", "overall": 5.0, "unixReviewTime": 1529193600}
 BIN = Path(sys.executable).parent
 
 
@@ -44,6 +47,12 @@ def test_shell_examples_run(tmp_path):
                 ("recs.parquet", "recs.parquet"),
             ):
                 line = line.replace(word, str(tmp_path / there))
+        if line.startswith("recsys-lab products"):
+            (tmp_path / "reviews.json.gz").write_bytes(gzip.compress(json.dumps(REVIEW).encode() + b"\n"))
+            (tmp_path / "meta.json.gz").write_bytes(gzip.compress(b'{"asin": "B1", "title": "Pen"}\n'))
+            for word in ("reviews.json.gz", "meta.json.gz"):
+                line = line.replace(word, str(tmp_path / word))
+            line = line.replace("data/gifts", f"{tmp_path}/gifts")
         done = subprocess.run(f"{BIN}/{line}", shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, (line, done.stderr)
 
