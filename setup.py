@@ -25,7 +25,7 @@ setup(
     package_data={lib: ["py.typed"]},
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
-    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("lightfm", "graph", "postgres", "dev")},
+    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("lightfm", "graph", "search", "postgres", "dev")},
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),
         "nbdev": [f"{lib}={lib}._modidx:d"],

@@ -30,8 +30,8 @@ __all__ = ['OWN', 'EXTRAS', 'EXAMPLES', 'LEDGER_FILE', 'AS_IT_IS', 'UserError', 
            'default_folder', 'make_plan', 'chapter_key', 'missing_for', 'describe', 'run_chapters', 'forget',
            'chapters_before', 'check_folder', 'save_states', 'cmd_run', 'split_words', 'cmd_params', 'list_data',
            'cmd_data', 'cmd_readme', 'user_batches', 'write_lists', 'cmd_recommend', 'add_run', 'add_data',
-           'cmd_ledger', 'add_ledger', 'add_recommend', 'pairs_of', 'cmd_products', 'add_products', 'parser',
-           'cmd_compare', 'main']
+           'cmd_ledger', 'add_ledger', 'add_recommend', 'pairs_of', 'cmd_products', 'add_products', 'cmd_search',
+           'add_search', 'parser', 'cmd_compare', 'main']
 
 # %% ../nbs/81_cli.ipynb #1054d7c3
 class UserError(Exception):
@@ -171,7 +171,11 @@ def execute(path: Path, target: Path, parameters: dict[str, Any]) -> None:
         raise ChapterFailed(path.stem, failed)
 
 # %% ../nbs/81_cli.ipynb #1f67e2ce
-EXTRAS = {"lightfm": "lightfm", "graph": "torch"}  # extra of the package -> a module that it brings
+EXTRAS = {
+    "lightfm": "lightfm",
+    "graph": "torch",
+    "search": "sentence_transformers",
+}  # extra of the package -> a module that it brings
 
 
 class Plan(NamedTuple):
@@ -664,6 +668,41 @@ def add_products(sub: Any) -> None:
     command.add_argument("--size", default="small", help="of the embedded shop (default: small)")
     command.set_defaults(call=cmd_products)
 
+# %% ../nbs/81_cli.ipynb #73768a93
+def cmd_search(args: argparse.Namespace) -> int:
+    """Make an index of a database's products, or search in one."""
+    from recsys_lab import search
+
+    if args.action == "index":
+        goods = search.catalogue(args.db)
+        encoded = search.build(goods, args.index, args.encoder)
+        print(f"{len(goods):,} products in {args.index}, {encoded:,} of them encoded anew")
+        return 0
+    if not args.query:
+        raise UserError("say what to find")
+    filters = search.Filters(args.category, args.min_price, args.max_price, args.in_stock)
+    found = search.Search(args.index).find(" ".join(args.query), args.k, args.how, filters)
+    print(found[["product_id", "title", "price", "score"]].to_string(index=False) if len(found) else "nothing found")
+    return 0
+
+
+def add_search(sub: Any) -> None:
+    """The command `search`."""
+    command = sub.add_parser("search", help="find products by what they mean and what they are called")
+    actions = {"index": "make or update an index", "find": "search in it"}
+    command.add_argument("action", choices=list(actions), help="; ".join(f"{a}: {what}" for a, what in actions.items()))
+    command.add_argument("query", nargs="*", help="what to find")
+    command.add_argument("--index", required=True, help="folder of the index, as data/gifts/search")
+    command.add_argument("--db", default="", help="URL of the database, to make an index")
+    command.add_argument("--encoder", default="all-MiniLM-L6-v2", help="sentence encoder, by name or folder")
+    command.add_argument("-k", type=int, default=10, help="how many products (default: 10)")
+    command.add_argument("--how", default="hybrid", choices=["lexical", "semantic", "hybrid"], help="(default: hybrid)")
+    command.add_argument("--category", default="", help="only below this category, as 'Office > Pens'")
+    command.add_argument("--min-price", type=float, help="only from this price")
+    command.add_argument("--max-price", type=float, help="only up to this price")
+    command.add_argument("--in-stock", action="store_true", help="only what is in stock")
+    command.set_defaults(call=cmd_search)
+
 # %% ../nbs/81_cli.ipynb #40603512
 AS_IT_IS = argparse.RawDescriptionHelpFormatter
 
@@ -679,6 +718,7 @@ def parser() -> argparse.ArgumentParser:
     add_recommend(sub)
     add_ledger(sub)
     add_products(sub)
+    add_search(sub)
     bind = sub.add_parser("book", help="bind the book of a run again")
     bind.set_defaults(call=lambda args: print(book.build(args.run, args.k)) or 0)
     board = sub.add_parser("leaderboard", help="print the leaderboards of a run")
@@ -709,6 +749,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         return args.call(args)
-    except (UserError, ChapterFailed, ValueError, OSError, RuntimeError) as error:
+    except (UserError, ChapterFailed, ValueError, OSError, RuntimeError, ImportError) as error:
         print(f"recsys-lab: {error}", file=sys.stderr)
         return 2

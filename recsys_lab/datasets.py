@@ -1269,6 +1269,7 @@ OPTIONS = {
     "adjacency": SHARED_OPTIONS,
     "sessions": SHARED_OPTIONS,
     "reviews": set(),
+    "sequences": set(),
 }  # what dataset.toml may say, by format
 FORMATS = {"events.csv": "retailrocket", "train.txt": "adjacency", "sessions.txt": "sessions"}  # told by a file
 
@@ -1276,11 +1277,12 @@ FORMATS = {"events.csv": "retailrocket", "train.txt": "adjacency", "sessions.txt
 def format_of(folder: Path) -> str | None:
     """The format of a folder by the names of its files; None where they tell nothing."""
     told = next((kind for stem, kind in FORMATS.items() if find_source(folder, stem)), None)
-    return told or ("reviews" if any(folder.glob("meta_*.json*")) else None)
+    by_pattern = {"meta_*.json*": "reviews", "*.sequences.jsonl*": "sequences"}
+    return told or next((kind for pattern, kind in by_pattern.items() if any(folder.glob(pattern))), None)
 
 
 def format_name(folder: Path) -> str:
-    """The format of a folder for people: `table`, `retailrocket`, `adjacency`, `sessions`, `reviews`, or `unknown format`."""
+    """The format of a folder for people: `table`, `retailrocket`, `adjacency`, `sessions`, `reviews`, `sequences`, or `unknown format`."""
     return str(told_options(folder)["format"] or "unknown format")
 
 
@@ -1311,7 +1313,7 @@ def told_options(folder: Path) -> dict[str, Any]:
 
 # %% ../nbs/00_datasets.ipynb #398dd575
 def read_folder(folder: Path, name: str) -> Dataset:
-    """Read a folder by its dataset.toml, or by what it holds: events.csv, train.txt and test.txt, sessions.txt, or meta_*.json."""
+    """Read a folder by its dataset.toml, or by the files it holds (see `FORMATS` and `format_of`)."""
     options = told_options(folder)
     kind = options.pop("format")
     if "quarantine" in options:
@@ -1327,10 +1329,10 @@ def read_folder(folder: Path, name: str) -> Dataset:
         return read_adjacency(folder, name, **options)
     if kind == "sessions" and (found := find_source(folder, "sessions.txt")):
         return read_sessions(found[0], name, found[1], **options)
-    if kind == "reviews":  # by way of a database, whose chapter comes later
-        return import_module("recsys_lab.products").read_reviews(folder, name)
+    if kind in ("reviews", "sequences"):  # their chapter comes later
+        return getattr(import_module("recsys_lab.products"), f"read_{kind}")(folder, name)
     raise DataError(
-        f"{folder}: no dataset.toml, events.csv, train.txt, sessions.txt or meta_*.json in it, so its format is unknown"
+        f"{folder}: no dataset.toml, events.csv, train.txt, sessions.txt, meta_*.json or *.sequences.jsonl in it, so its format is unknown"
     )
 
 

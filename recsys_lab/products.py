@@ -34,7 +34,8 @@ __all__ = ['SCHEMA', 'METADATA', 'PRODUCTS', 'RATINGS', 'STAGED_PRODUCTS', 'STAG
            'first_image', 'product_of', 'rating_of', 'moment_of', 'json_lines', 'parsed', 'csv_lines', 'records_of',
            'Loaded', 'upsert', 'append_rows', 'stage_file', 'keep_state', 'forget_load', 'publish', 'last_products',
            'latest_ratings', 'load', 'check_mapping', 'side_path', 'write_rejects', 'to_dataset', 'properties_of',
-           'read_reviews', 'store', 'catalogue_rows', 'category_path', 'event_rows', 'titles', 'facts']
+           'read_reviews', 'read_sequences', 'one_of', 'store', 'catalogue_rows', 'category_path', 'event_rows',
+           'titles', 'facts']
 
 # %% ../nbs/50_products.ipynb #21b6c016
 SCHEMA = 1
@@ -658,6 +659,50 @@ def read_reviews(folder: Path, name: str) -> Dataset:
     notices = {f"lines set aside, {reason}": n for reason, n in done.rejected.items()}
     told = log.properties, log.categories, log.has_times, {**log.notices, **notices}, folder
     return Dataset(name, log.events, *told)
+
+# %% ../nbs/50_products.ipynb #a30a1c7d
+def read_sequences(folder: Path, name: str) -> Dataset:
+    """Read `X.sequences.jsonl` (`user, items, part`) with `X.items.jsonl` beside it as a log that arrives split.
+
+    Items have `item_id, title, brand, description`; files may be packed. A step labelled `test` is test, all others are train.
+    `DataError` names the file, the line and what is wrong.
+    """
+    (path,) = one_of(folder, "*.sequences.jsonl*")
+    (about,) = one_of(folder, "*.items.jsonl*")
+    users, items, parts = [], [], []
+    for number, record in json_lines(path):
+        told = [record.get(n) for n in ("user", "items", "part")] if isinstance(record, dict) else [None] * 3
+        if (
+            not isinstance(told[1], list)
+            or not isinstance(told[2], list)
+            or len(told[1]) != len(told[2])
+            or not told[0]
+        ):
+            why = record if isinstance(record, Refused) else "user, and as many items as parts, must be in it"
+            raise DataError(f"{path}, line {number}: {why}")
+        users += [str(told[0])] * len(told[1])
+        items += told[1]
+        parts += ["test" if part == "test" else "train" for part in told[2]]
+    events = pd.DataFrame({"user_id": users, "item_id": items, "event": "view"})
+    events["part"] = pd.Categorical(parts, ["train", "test"])
+    rows = pd.DataFrame(
+        [{**product_of(r, {}), "item_id": r["item_id"]} for _, r in json_lines(about) if isinstance(r, dict)]
+    )
+    kept = ["title", "brand", "description"]
+    long = rows.melt("item_id", kept, "property").query("value != ''").sort_values(["item_id", "property"])
+    long["property"] = long["property"].astype("category")
+    long = long.astype({"value": "str"}).assign(
+        timestamp=pd.Timestamp("1969-12-31", tz="UTC")
+    )  # before all that has an order
+    return Dataset(name, events, long.reset_index(drop=True), has_times=False, source=folder)
+
+
+def one_of(folder: Path, pattern: str) -> list[Path]:
+    """The one file of a folder whose name fits; `DataError` for none or several."""
+    found = sorted(folder.glob(pattern))
+    if len(found) != 1:
+        raise DataError(f"{folder}: one file {pattern} must be in it, not {[p.name for p in found] or 'none'}")
+    return found
 
 # %% ../nbs/50_products.ipynb #b1fcf63e
 STARS = {"transaction": 5.0, "addtocart": 4.0, "view": 3.0}

@@ -52,7 +52,7 @@ def test_shell_examples_run(tmp_path):
             (tmp_path / "meta.json.gz").write_bytes(gzip.compress(b'{"asin": "B1", "title": "Pen"}\n'))
             for word in ("reviews.json.gz", "meta.json.gz"):
                 line = line.replace(word, str(tmp_path / word))
-            line = line.replace("data/gifts", f"{tmp_path}/gifts")
+        line = line.replace("data/gifts", f"{tmp_path}/gifts")
         done = subprocess.run(f"{BIN}/{line}", shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, (line, done.stderr)
 
