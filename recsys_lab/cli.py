@@ -622,14 +622,14 @@ def cmd_products(args: argparse.Namespace) -> int:
     """Fill a database with products and ratings, or tell what is in it."""
     from recsys_lab import products
 
-    files = [None if name in ("", "-") else name for name in (args.source, args.meta)]
+    reviews, meta = (None if name in ("", "-") else name for name in (args.source, args.meta))
     if args.action == "load":
-        if not any(files):
+        if not reviews and not meta:
             raise UserError("say which file of reviews to load (or -) and which of products")
-        known = files[0] or files[1] or ""
-        url = args.db or f"sqlite:///data/{args.name or Path(known).name.partition('.')[0]}/products.db"
+        known = args.name or Path(reviews or meta or "").name.partition(".")[0]
+        url = args.db or f"sqlite:///data/{known}/products.db"
         mappings = (pairs_of(args.columns, "--columns"), pairs_of(args.product_columns, "--product-columns"))
-        done = products.load(url, *files, *mappings, args.unit, args.rejected or None, progress=True)
+        done = products.load(url, reviews, meta, *mappings, args.unit, args.rejected or None, progress=True)
         for told, number in {**done.counts, **{f"set aside, {r}": n for r, n in done.rejected.items()}}.items():
             print(f"{number:>12,}  {told}")
         if done.side_file:

@@ -445,7 +445,11 @@ def publish(engine: sa.Engine) -> dict[str, int]:
         def number(of: Any) -> int:
             return c.scalar(sa.select(sa.func.count()).select_from(of)) or 0
 
-        pairs = sa.select(STAGED_RATINGS.c.user_id).group_by(STAGED_RATINGS.c["user_id", "product_id"]).subquery()
+        pairs = (
+            sa.select(STAGED_RATINGS.c.user_id)
+            .group_by(STAGED_RATINGS.c.user_id, STAGED_RATINGS.c.product_id)
+            .subquery()
+        )
         ids = sa.select(STAGED_PRODUCTS.c.product_id).distinct().subquery()
         counts = {"products": number(ids), "reviews": number(STAGED_RATINGS), "ratings": number(pairs)}
         c.execute(
@@ -781,12 +785,12 @@ def event_rows(log: Dataset) -> pd.DataFrame:
 def titles(url: str, product_ids: Iterable[Any]) -> pd.DataFrame:
     """Title, brand, category, price and stock of products, in the order asked: indexed by id; unknown ids have none."""
     asked = [str(p) for p in product_ids]
-    shown = PRODUCTS.c["product_id", "title", "brand", "category", "price", "in_stock"]
+    shown = [PRODUCTS.c[name] for name in ("product_id", "title", "brand", "category", "price", "in_stock")]
     engine = connect(url, new=False)
     with engine.connect() as c:
         found = pd.concat(
             [
-                pd.read_sql(sa.select(shown).where(PRODUCTS.c.product_id.in_(asked[at : at + 500])), c)
+                pd.read_sql(sa.select(*shown).where(PRODUCTS.c.product_id.in_(asked[at : at + 500])), c)
                 for at in range(0, max(1, len(asked)), 500)
             ]
         )

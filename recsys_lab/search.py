@@ -25,10 +25,10 @@ from .products import PRODUCTS, connect
 
 # %% auto #0
 __all__ = ['NAME_WEIGHT', 'TEXT_WEIGHT', 'WORD_WEIGHTS', 'SHOWN', 'ENCODER', 'Encoder', 'FORMAT', 'EXACT_UP_TO', 'LINKS',
-           'EFFORT', 'WORD', 'MARKED', 'MOST_WORDS', 'HOW', 'RRF', 'WORDS_COUNT', 'CODE', 'called', 'text_keys',
-           'encoder', 'product_vectors', 'build', 'kept_vectors', 'write_words', 'write_graph', 'words_asked',
-           'Filters', 'allowed', 'Search', 'check_index', 'read_graph', 'lexical', 'semantic', 'fused', 'catalogue',
-           'description_queries', 'code_queries', 'drawn', 'judged']
+           'EFFORT', 'WORD', 'MARKED', 'MOST_WORDS', 'COMMON', 'HOW', 'RRF', 'WORDS_COUNT', 'CODE', 'called',
+           'text_keys', 'encoder', 'product_vectors', 'build', 'kept_vectors', 'write_words', 'write_graph',
+           'words_asked', 'Filters', 'allowed', 'Search', 'check_index', 'read_graph', 'lexical', 'semantic', 'fused',
+           'catalogue', 'description_queries', 'code_queries', 'drawn', 'judged']
 
 # %% ../nbs/51_search.ipynb #f5adfa30
 NAME_WEIGHT, TEXT_WEIGHT = 0.7, 0.3  # of a product's two vectors; the name's is all where there is no description
@@ -101,7 +101,7 @@ def product_vectors(products: pd.DataFrame, encode: Encoder) -> np.ndarray:
 # %% ../nbs/51_search.ipynb #ac7070a9
 FORMAT = 1
 EXACT_UP_TO = 50_000  # products; above, the vectors are searched by a graph (HNSW)
-LINKS, EFFORT = 32, 128  # of the graph: links of a node, and nodes looked at for a query
+LINKS, EFFORT = 32, 256  # of the graph: links of a node, and nodes looked at for a query
 
 
 def build(products: pd.DataFrame, folder: Path | str, model: str = ENCODER, exact_up_to: int = EXACT_UP_TO) -> int:
@@ -177,14 +177,21 @@ def write_graph(vectors: np.ndarray, path: Path) -> None:
 WORD = re.compile(r"\w+")
 MARKED = re.compile(r"\w+(?:[-/.]\w+)+")
 MOST_WORDS = 32
+COMMON = frozenset(
+    "a an and are as at be by for from has i in is it its my of on or that the this to which with".split()
+)
 HOW = ("lexical", "semantic", "hybrid")
 RRF = 5  # of reciprocal rank fusion: the smaller, the more the first few places count
 WORDS_COUNT = 1.5  # weight of the lexical list in it; the semantic one counts 1
 
 
 def words_asked(query: str) -> str:
-    """A query as an FTS5 expression of quoted words, any of which may match; '' where it has none."""
+    """A query as an FTS5 expression of quoted words, any of which may match; '' where it has none.
+
+    `COMMON` words, which tell no product from another and cost most, are left out where there are others.
+    """
     words = list(dict.fromkeys(WORD.findall(query)))[:MOST_WORDS]
+    words = [w for w in words if w.lower() not in COMMON] or words
     phrases = [" ".join(WORD.findall(m)) for m in MARKED.findall(query)][:MOST_WORDS]
     return " OR ".join(f'"{w}"' for w in [*words, *phrases])
 
@@ -248,7 +255,8 @@ class Search:
         if not isinstance(k, (int, np.integer)) or k < 1:
             raise ValueError(f"k must be a whole number of at least 1, not {k!r}")
         ok = allowed(self.products, filters or Filters())
-        codes, scores = self._ranked(query, max(k, depth), how, ok)
+        asked = query.encode("utf-8", "replace").decode("utf-8")  # half a character is none
+        codes, scores = self._ranked(asked, max(k, depth), how, ok)
         out = self.products.iloc[codes[:k]][["product_id", *SHOWN]]
         return out.assign(score=scores[:k]).reset_index(drop=True)
 
@@ -258,7 +266,7 @@ class Search:
             return np.zeros(0, np.int64), np.zeros(0)
         if how == "lexical":
             return lexical(self.words, query, depth, ok)
-        vector = encoder(self.encoder_name)([query])[0] if how != "lexical" else None
+        vector = encoder(self.encoder_name)([query])[0]
         meant = semantic(self.vectors, self.graph, vector, depth, ok)
         said = lexical(self.words, query, depth, ok) if how == "hybrid" else meant
         return meant if how == "semantic" else fused([said, meant], [WORDS_COUNT, 1.0])
@@ -287,7 +295,7 @@ def read_graph(path: Path) -> Any:
         return None
     import faiss
 
-    graph = faiss.read_index(str(path))
+    graph: Any = faiss.read_index(str(path))
     graph.hnsw.efSearch = EFFORT
     return graph
 
@@ -311,8 +319,9 @@ def semantic(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(codes, cosines) of the `depth` products nearest to a query's vector; all are compared where few may be found."""
     if graph is not None and (ok is None or ok.sum() > EXACT_UP_TO):
-        import faiss
+        import faiss as untyped
 
+        faiss: Any = untyped
         chosen = None if ok is None else faiss.IDSelectorBitmap(np.packbits(ok, bitorder="little"))
         told = faiss.SearchParametersHNSW(sel=chosen, efSearch=max(EFFORT, depth))
         scores, codes = graph.search(query[None], depth, params=told)
@@ -384,5 +393,5 @@ def judged(search: Search, asked: pd.DataFrame, how: str, k: int = 10) -> pd.Dat
     for product, query in zip(asked["product_id"], asked["query"], strict=True):
         at = np.flatnonzero(search.find(query, k, how)["product_id"].to_numpy() == product)
         ranks.append(at[0] + 1 if len(at) else np.inf)
-    ranks = np.array(ranks)
-    return pd.DataFrame({"recall": np.isfinite(ranks).astype(float), "mrr": 1 / ranks})
+    rank = np.array(ranks, float)
+    return pd.DataFrame({"recall": np.isfinite(rank).astype(float), "mrr": 1 / rank})

@@ -31,7 +31,8 @@ def standardised(scores: Scores, shape: tuple[int, int]) -> np.ndarray:
     An item on which a sparse model has no opinion scores 0 before that, one that a dense model will not score gets the least of its
     row; rows without differences become 0.
     """
-    dense = scores.toarray() if sparse.issparse(scores) else np.broadcast_to(scores, shape)
+    dense: Any = scores
+    dense = dense.toarray() if sparse.issparse(dense) else np.broadcast_to(dense, shape)
     out = np.array(dense, np.float32)
     known = np.isfinite(out)
     if not known.all():

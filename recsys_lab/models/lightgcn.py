@@ -315,8 +315,8 @@ def step(learner: Learner, rows: np.ndarray, rng: np.random.Generator) -> float:
     smooth = propagate(learner.adjacency, learner.table, c.mix, learner.room) if looks_ahead(c) else learner.table
     others, met = items_against(learner, users, smooth, rng)
     drawn = learner.at[np.concatenate([users, learner.n_users + np.append(items, others.ravel())])]
-    distinct, inverse, times = np.unique(drawn, return_inverse=True, return_counts=True)
-    nodes, place, times = (torch.from_numpy(a).to(c.device) for a in (distinct, inverse, times))
+    distinct, inverse, counts = np.unique(drawn, return_inverse=True, return_counts=True)
+    nodes, place, times = (torch.from_numpy(a).to(c.device) for a in (distinct, inverse, counts))
     if c.layers:
         near = learner.whole[distinct]
         some, back = (as_tensor(a, c.device) for a in (near, near.T.tocsr()))
