@@ -77,7 +77,8 @@ RATINGS = sa.Table(
 sa.Index("product_by_brand", PRODUCTS.c.brand)
 sa.Index("product_by_category", PRODUCTS.c.category)
 sa.Index("rating_by_product", RATINGS.c.product_id)
-# stages have no key: rows are appended as they come, and sorted out when they are published
+
+# %% ../nbs/50_products.ipynb #3fe4a0c8
 STAGED_PRODUCTS = sa.Table(
     "stage_product",
     METADATA,
@@ -467,7 +468,7 @@ def publish(engine: sa.Engine) -> dict[str, int]:
         forget_load(c)
     return counts
 
-
+# %% ../nbs/50_products.ipynb #d7a0d583
 def last_products() -> Any:
     """The rows to publish of the staged products: of each id the last line."""
     by_id = sa.func.row_number().over(
@@ -543,7 +544,7 @@ def load(
     engine.dispose()
     return Loaded(counts, reasons, written)
 
-
+# %% ../nbs/50_products.ipynb #42a9ceec
 def check_mapping(told: Mapping[str, str], known: Sequence[str], needed: Sequence[str], what: str) -> None:
     """`ValueError` that names what a mapping of columns has too much or lacks."""
     if unknown := sorted(set(told) - set(known)):
@@ -619,7 +620,7 @@ def to_dataset(url: str, name: str, liked: float = 4.0, met: float = 3.0) -> Dat
         name, events.reset_index(drop=True), described, tree, notices={k: v for k, v in notices.items() if v}
     )
 
-
+# %% ../nbs/50_products.ipynb #b221eca4
 def properties_of(about: pd.DataFrame, first: pd.Timestamp) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """(a log of properties known a day before `first`, the tree of categories or None) of catalogue rows.
 
@@ -753,7 +754,7 @@ def catalogue_rows(log: Dataset) -> pd.DataFrame:
     out = pd.DataFrame({name: np.asarray(v, object) for name, v in columns.items()}, dtype=object)
     return out.where(out.notna(), None)
 
-
+# %% ../nbs/50_products.ipynb #2f5cfa6b
 def category_path(category: str, parents: Mapping[str, Any]) -> str:
     """Names from the root to a category, joined by " > "."""
     path = [category]

@@ -252,7 +252,9 @@ RECIPES |= {
 }
 
 
-CLOSED: dict[str, dict[str, Any]] = {  # members of a blend, with the settings of their own rows; ALS with longer vectors
+CLOSED: dict[
+    str, dict[str, Any]
+] = {  # members of a blend, with the settings of their own rows; ALS with longer vectors
     "graph_filter": {"factors": 768, "leave": 0.1917, "low_leave": 0.6375, "share": 0.7289},
     "user_knn": {"neighbours": 100, "item_norm": 0.5},
     "als": {"factors": 256, "alpha": 5.6666, "regularization": 1.7614, "bm25": True},
@@ -263,7 +265,7 @@ RECIPES |= {
     "blend": Recipe("gowalla", "blend", 200, "40 minutes", {}, {"members": LEARNED}, last=True),
 }
 
-
+# %% ../nbs/91_published_numbers.ipynb #dacc2913
 def most_met(log: Dataset, n: int) -> Dataset:
     """A log that arrives split, cut to the `n` items with the most events in its train part (all for 0)."""
     if not n:
@@ -324,7 +326,7 @@ def compute(name: str, log: Dataset, trials: int = 0, seed: int = 0) -> list[dic
     told = {"trials": len(found), **{n: round(v, 4) if isinstance(v, float) else v for n, v in settings.items()}}
     return [ledger_row(f, values.loc[f.metric, f.k], minutes, told) for f in FIGURES if f.recipe == name]
 
-
+# %% ../nbs/91_published_numbers.ipynb #5123f390
 def weights_on(
     split: Any, members: Mapping[str, Mapping[str, Any]], trials: int, seed: int, checkpoint: Path
 ) -> pd.DataFrame:

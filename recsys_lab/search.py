@@ -150,7 +150,7 @@ def kept_vectors(folder: Path, keys: np.ndarray, about: Mapping[str, Any]) -> tu
     out[rows >= 0] = old[rows[rows >= 0]]
     return (out if len(old) else None), np.flatnonzero(rows < 0)
 
-
+# %% ../nbs/51_search.ipynb #1e9e9ead
 def write_words(products: pd.DataFrame, path: Path) -> None:
     """The full-text table of a catalogue, rowid = position + 1: words without accents and by their stems."""
     with sqlite3.connect(path) as c:
@@ -271,7 +271,7 @@ class Search:
         said = lexical(self.words, query, depth, ok) if how == "hybrid" else meant
         return meant if how == "semantic" else fused([said, meant], [WORDS_COUNT, 1.0])
 
-
+# %% ../nbs/51_search.ipynb #a4ca49a5
 def check_index(folder: Path) -> dict[str, Any]:
     """The manifest of an index whose files are all there and whole."""
     try:

@@ -253,7 +253,7 @@ def first_table(edges: sparse.csr_matrix, config: LightGCNConfig) -> np.ndarray:
     table[alone] = 0
     return table
 
-
+# %% ../../nbs/40_lightgcn.ipynb #e8d673b9
 class Learner:
     """LightGCN on one matrix of edge weights (CSR `[users, items]`, sorted); `epoch` runs one pass over its pairs.
 
