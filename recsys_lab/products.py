@@ -582,8 +582,8 @@ def write_rejects(engine: sa.Engine, path: Path) -> tuple[dict[str, int], Path |
 def to_dataset(url: str, name: str, liked: float = 4.0, met: float = 3.0) -> Dataset:
     """The ratings of a database as a log: `transaction` from `liked` stars, `view` from `met`, nothing below.
 
-    Timed if every rating is, otherwise in the order of the file's lines. Titles, brands, categories and prices are properties known
-    from the start, for a catalogue has no times; the notices say so. Ids are text. `DataError` where no rating is left.
+    Timed if every rating is, otherwise in the order of the file's lines. Titles, brands, descriptions, categories and prices are properties
+    known from the start, for a catalogue has no times; the notices say so. Ids are text. `DataError` where no rating is left.
     """
     if not 1 <= met <= liked <= 5:
         raise ValueError(f"1 <= met <= liked <= 5 must hold, not met {met} and liked {liked}")
@@ -626,7 +626,14 @@ def properties_of(about: pd.DataFrame, first: pd.Timestamp) -> tuple[pd.DataFram
 
     A category is named by its path, so that equal names below other parents stay apart.
     """
-    long, whole = [], {"title": "title", "brand": "brand", "categoryid": "category", "price": "price"}
+    whole = {
+        "title": "title",
+        "brand": "brand",
+        "description": "description",
+        "categoryid": "category",
+        "price": "price",
+    }
+    long = []
     for name, column in whole.items():
         values = about[column].map(lambda v: f"n{v:.3f}") if column == "price" else about[column].astype("str")
         there = (about[column].notna() & (values != "")).to_numpy(bool)
