@@ -12,9 +12,19 @@ def read(name: str) -> dict:
     return json.loads((HERE / "results" / f"{name}.json").read_text())
 
 
-speed, knn, item, collaborative, ranking, graph, products, full = (
+speed, knn, item, collaborative, ranking, graph, products, search, full = (
     read(n)
-    for n in ("evaluation_speed", "item_knn", "next_item", "collaborative", "ranking", "graph", "products", "full_size")
+    for n in (
+        "evaluation_speed",
+        "item_knn",
+        "next_item",
+        "collaborative",
+        "ranking",
+        "graph",
+        "products",
+        "search",
+        "full_size",
+    )
 )
 
 
@@ -173,7 +183,7 @@ rows = [
         (
             "`graph.py`",
             f"{name} on {told['events']:,} events of the full shop ({told['users']:,} users, {told['items']:,} items): fit{', one epoch' if name == 'lightgcn' else ''}",
-            f"{told['fit_seconds']} s, {told['peak_gb']} GB at most ({told['before_gb']} GB of them the log)",
+            f"{told['fit_seconds']} s, {told['peak_gb']} GB at most",
             f"{graph['goal_peak_gb']} GB" if told["events"] == graph[name][-1]["events"] else "",
         )
         for name in ("lightgcn", "gf_cf", "graph_filter")
@@ -188,6 +198,22 @@ rows = [
         )
         for what, told in (("empty before", products["first"]), ("once more", products["again"]))
     ),
+    *(
+        (
+            "`search.py`",
+            f"a query to {search['products']:,} products, {how}, encoding included, one thread",
+            f"{search[how]['median_ms']} ms, 95% within {search[how]['p95_ms']} ms",
+            f"{search['goal_ms']} ms" if how == "hybrid" else "",
+        )
+        for how in ("lexical", "semantic", "hybrid")
+    ),
+    (
+        "`search.py`",
+        "the same products: the ten nearest by the graph that comparing all finds; memory of the process; index on disk",
+        f"{search['recall_of_graph']:.1%}; {search['peak_mb']:,} MB at most; {search['index_mb']} MB",
+        "",
+    ),
+    ("`search.py`", "products encoded, both threads", f"{search['encoded_a_second']} a second", ""),
     (
         "`ranking.py`",
         "chapters 30 to 35 on the small shop, alone",
