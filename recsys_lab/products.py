@@ -28,8 +28,8 @@ from tqdm import tqdm
 from .datasets import DataError, Dataset, open_source
 
 # %% auto #0
-__all__ = ['SCHEMA', 'METADATA', 'PRODUCTS', 'RATINGS', 'STAGED_PRODUCTS', 'STAGED_RATINGS', 'REJECTS', 'STATE', 'TAG', 'SPACE',
-           'AMOUNT', 'PRODUCT_NAMES', 'PRODUCT_LAYOUTS', 'RATING_NAMES', 'LONGEST', 'STARS', 'product_columns',
+__all__ = ['SCHEMA', 'METADATA', 'PRODUCTS', 'RATINGS', 'INDEXES', 'STAGED_PRODUCTS', 'STAGED_RATINGS', 'REJECTS', 'STATE', 'TAG',
+           'SPACE', 'AMOUNT', 'PRODUCT_NAMES', 'PRODUCT_LAYOUTS', 'RATING_NAMES', 'LONGEST', 'STARS', 'product_columns',
            'rating_columns', 'connect', 'sqlite_manners', 'clean_text', 'parse_price', 'as_amount', 'Refused', 'one_id',
            'first_image', 'product_of', 'rating_of', 'moment_of', 'json_lines', 'parsed', 'csv_lines', 'records_of',
            'Loaded', 'upsert', 'append_rows', 'stage_file', 'keep_state', 'forget_load', 'publish', 'last_products',
@@ -74,9 +74,11 @@ RATINGS = sa.Table(
     sa.Column("reviews", sa.Integer, nullable=False),  # how many reviews of the pair the file held
     sa.CheckConstraint("rating >= 1 AND rating <= 5", name="stars"),
 )
-sa.Index("product_by_brand", PRODUCTS.c.brand)
-sa.Index("product_by_category", PRODUCTS.c.category)
-sa.Index("rating_by_product", RATINGS.c.product_id)
+INDEXES = (
+    sa.Index("product_by_brand", PRODUCTS.c.brand),
+    sa.Index("product_by_category", PRODUCTS.c.category),
+    sa.Index("rating_by_product", RATINGS.c.product_id),
+)
 
 # %% ../nbs/50_products.ipynb #3fe4a0c8
 STAGED_PRODUCTS = sa.Table(
