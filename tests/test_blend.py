@@ -60,11 +60,9 @@ def test_a_pool_judges_as_the_evaluation_does(shop_split, question):
     judged = evaluate(blend, shop_split, question[0], exclude=question[1], part="valid", ks=(10,))
     cases = make_cases(shop_split, question[0], part="valid", exclude=question[1])
     parts = fitted_members(MEMBERS, shop_split.train)
-    whole = pooled(parts, cases, most=10**6, each=10**6)
-    cold = np.flatnonzero(cases.history > 0)  # visitors without a history are not scored but offered what is popular
-    assert abs(whole.ndcg(weights) - judged.mean("ndcg", 10)) < 0.02 + (len(cases) - len(cold)) / len(cases)
-    warm = cases.subset(cold, np.ones(len(cases.relevant), bool))
-    mean = judged.values["ndcg", 10][cold].mean()
+    scored = np.flatnonzero(cases.history > 0)  # visitors without a history are offered what is popular instead
+    warm = cases.subset(scored, np.ones(len(cases.relevant), bool))
+    mean = judged.values["ndcg", 10][scored].mean()
     assert abs(pooled(parts, warm, most=10**6, each=10**6).ndcg(weights) - mean) < 1e-3
     assert abs(pooled(parts, warm, most=10**6, each=100).ndcg(weights) - mean) < 5e-3
 
