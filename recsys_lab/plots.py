@@ -49,6 +49,7 @@ COLOURS = {
     "lightgbm": "#6644aa",
     "hybrid": "#dd5588",
     "hybrid_tuned": "#cc3311",
+    "content": "#bb7733",
     "oracle": "#222222",
 }
 SPARE = ("#332288", "#88ccee", "#ddaa33", "#004488", "#bbcc33", "#99ddff")

@@ -29,13 +29,13 @@ from .datasets import DataError, Dataset, open_source
 
 # %% auto #0
 __all__ = ['SCHEMA', 'METADATA', 'PRODUCTS', 'RATINGS', 'INDEXES', 'STAGED_PRODUCTS', 'STAGED_RATINGS', 'REJECTS', 'STATE', 'TAG',
-           'SPACE', 'AMOUNT', 'PRODUCT_NAMES', 'PRODUCT_LAYOUTS', 'RATING_NAMES', 'LONGEST', 'STARS', 'product_columns',
-           'rating_columns', 'connect', 'sqlite_manners', 'clean_text', 'parse_price', 'as_amount', 'Refused', 'one_id',
-           'first_image', 'product_of', 'rating_of', 'moment_of', 'json_lines', 'parsed', 'csv_lines', 'records_of',
-           'Loaded', 'upsert', 'append_rows', 'stage_file', 'keep_state', 'forget_load', 'publish', 'last_products',
-           'latest_ratings', 'load', 'check_mapping', 'side_path', 'write_rejects', 'to_dataset', 'properties_of',
-           'read_reviews', 'read_sequences', 'one_of', 'store', 'catalogue_rows', 'category_path', 'event_rows',
-           'titles', 'facts']
+           'SPACE', 'AMOUNT', 'PRODUCT_NAMES', 'PRODUCT_LAYOUTS', 'RATING_NAMES', 'LONGEST', 'STARS', 'TOLD',
+           'product_columns', 'rating_columns', 'connect', 'sqlite_manners', 'clean_text', 'parse_price', 'as_amount',
+           'Refused', 'one_id', 'first_image', 'product_of', 'rating_of', 'moment_of', 'json_lines', 'parsed',
+           'csv_lines', 'records_of', 'Loaded', 'upsert', 'append_rows', 'stage_file', 'keep_state', 'forget_load',
+           'publish', 'last_products', 'latest_ratings', 'load', 'check_mapping', 'side_path', 'write_rejects',
+           'to_dataset', 'properties_of', 'read_reviews', 'read_sequences', 'one_of', 'store', 'items_told',
+           'catalogue_rows', 'category_path', 'event_rows', 'titles', 'facts']
 
 # %% ../nbs/50_products.ipynb #21b6c016
 SCHEMA = 1
@@ -678,7 +678,8 @@ def read_reviews(folder: Path, name: str) -> Dataset:
 def read_sequences(folder: Path, name: str) -> Dataset:
     """Read `X.sequences.jsonl` (`user, items, part`) with `X.items.jsonl` beside it as a log that arrives split.
 
-    Items have `item_id, title, brand, description`; files may be packed. A step labelled `test` is test, all others are train.
+    Items have `item_id, title, brand, description`; files may be packed. Steps labelled `valid` and `test` are these parts, all others
+    are train.
     `DataError` names the file, the line and what is wrong.
     """
     (path,) = one_of(folder, "*.sequences.jsonl*")
@@ -696,9 +697,9 @@ def read_sequences(folder: Path, name: str) -> Dataset:
             raise DataError(f"{path}, line {number}: {why}")
         users += [str(told[0])] * len(told[1])
         items += told[1]
-        parts += ["test" if part == "test" else "train" for part in told[2]]
+        parts += [part if part in ("valid", "test") else "train" for part in told[2]]
     events = pd.DataFrame({"user_id": users, "item_id": items, "event": "view"})
-    events["part"] = pd.Categorical(parts, ["train", "test"])
+    events["part"] = pd.Categorical(parts, ["train", "valid", "test"])
     rows = pd.DataFrame(
         [{**product_of(r, {}), "item_id": r["item_id"]} for _, r in json_lines(about) if isinstance(r, dict)]
     )
@@ -740,12 +741,22 @@ def store(log: Dataset, url: str, batch: int = 10_000) -> dict[str, int]:
     return counts
 
 
+TOLD = ("title", "brand", "description", "price", "available", "categoryid")
+
+
+def items_told(log: Dataset) -> pd.Index:
+    """All items of a log, with events or with a property of `TOLD`, sorted."""
+    found = [log.item_property(name).index for name in TOLD]
+    return pd.Index(log.items.append([i for i in found if len(i)]).unique()).sort_values()
+
+
 def catalogue_rows(log: Dataset) -> pd.DataFrame:
-    """The rows of `product_catalog` that a log's properties tell, as known at its end; an item without a title goes by its id."""
-    last = {
-        name: log.item_property(name) for name in ("title", "brand", "description", "price", "available", "categoryid")
-    }
-    items = pd.Index(log.items.append([s.index for s in last.values() if len(s)]).unique()).sort_values()
+    """The rows of `product_catalog` that a log's properties tell, as known at its end: one for each of `items_told`, in their order.
+
+    An item without a title goes by its id.
+    """
+    items = items_told(log)
+    last = {name: log.item_property(name) for name in TOLD}
     ids = items.astype("str")
     told = {name: values.reindex(items) for name, values in last.items()}
     parents = {} if log.categories is None else dict(log.categories[["category", "parent"]].itertuples(index=False))

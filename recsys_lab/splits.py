@@ -194,14 +194,17 @@ def session_cut(opening: np.ndarray, share: float | int) -> int:
 def given(log: Dataset, valid: float = 0.1, seed: int = 0, last: bool = False) -> Split:
     """The split that the log arrived with (its column `part`); `valid` is the share of each user's train rows carved out.
 
-    They are drawn at random with `seed`, or are each user's `last` rows in the order of the log.
+    They are drawn at random with `seed`, or are each user's `last` rows in the order of the log. Rows that arrived as `valid` are
+    that part, and nothing is carved.
     """
     if "part" not in log.events:
         raise ValueError(f"{log.name} did not arrive split: it has no column 'part'")
     if not 0 < valid < 1:
         raise ValueError(f"valid must be a share between 0 and 1, not {valid}")
-    is_train = (log.events["part"] == "train").to_numpy()
-    train = log.where(is_train)
+    labelled, is_test = (log.events["part"] == "valid").to_numpy(), (log.events["part"] == "test").to_numpy()
+    train = log.where(~is_test)
+    if labelled.any():
+        return Split("given", log.where(~is_test & ~labelled), log.where(labelled), log.where(is_test), train)
     draw = -np.arange(len(train)) if last else np.random.default_rng(seed).random(len(train))
     order = np.lexsort((draw, train.user_codes))
     sizes = np.bincount(train.user_codes, minlength=len(train.users))
@@ -210,7 +213,7 @@ def given(log: Dataset, valid: float = 0.1, seed: int = 0, last: bool = False) -
     carved = rank < (sizes * valid).astype(np.int64)[train.user_codes]
     if not carved.any():
         raise ValueError(f"{log.name}: no user has enough items to carve a share of {valid} for validation")
-    return Split("given", train.where(~carved), train.where(carved), log.where(~is_train), train)
+    return Split("given", train.where(~carved), train.where(carved), log.where(is_test), train)
 
 
 def make(log: Dataset, test: float | Any = 0.0, valid: float | Any = 0.0, seed: int = 0) -> Split:

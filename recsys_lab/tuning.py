@@ -107,6 +107,10 @@ SPACES: dict[str, Space] = {
         "share": Range(0.0, 2.0),
         "fade": Range(0.0, 1.5),
     },
+    "content": {
+        "category": Range(0.0, 3.0),
+        "decay": Range(0.5, 20.0, True),
+    },
     "revisits": {"decay": Range(1.0, 50.0, True), "addtocart": Range(0.5, 5.0, True)},
     "taxonomy": {"same": Range(0.3, 0.9), "siblings": Range(0.05, 0.5), "decay": Range(0.5, 20.0, True)},
     "lr": {"penalty": Range(0.001, 100.0, True)},

@@ -14,7 +14,7 @@ from recsys_lab.models.neighbours import ItemKNN, item_similarity
 from recsys_lab.models.popularity import Popularity
 
 SHOP_ONLY = {"oracle"}
-NEEDS_CATEGORIES = {"popularity_category", "lightfm_hybrid", "taxonomy"}
+NEEDS_CATEGORIES = {"popularity_category", "lightfm_hybrid", "taxonomy", "content"}
 IMPERSONAL = {"popularity", "popularity_recent", "popularity_blend", "revisits"}
 FITTED = {  # settings under which a learned model has converged on the checkerboard
     "bpr": {"factors": 8, "learning_rate": 0.1, "iterations": 300},

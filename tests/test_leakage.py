@@ -18,6 +18,7 @@ NEEDS = {
     "popularity_category": {"categories"},
     "lightfm_hybrid": {"categories"},
     "taxonomy": {"categories"},
+    "content": {"categories"},
 }
 NEEDS |= {name: {"order"} for name in TWO_STAGE}
 

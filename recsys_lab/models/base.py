@@ -18,6 +18,7 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 import pandas as pd
 from scipy import sparse
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from ..datasets import FOREVER, Dataset, Histories, whole_folder
@@ -132,6 +133,7 @@ MODELS = {  # the name that a saved model carries -> where its class lives
     "bpr_mf": "recsys_lab.models.lightgcn:BPRMF",
     "graph_filter": "recsys_lab.models.graph_filter:GraphFilter",
     "blend": "recsys_lab.models.blend:Blend",
+    "content": "recsys_lab.models.content:Content",
     "oracle": "recsys_lab.models.oracle:Oracle",
     "revisits": "recsys_lab.ranking.candidates:Revisits",
     "taxonomy": "recsys_lab.ranking.candidates:Taxonomy",
@@ -334,7 +336,7 @@ def rank_all(model: Recommender, histories: Histories, k: int, exclude: str, blo
     if len(starts) == 1:
         parts = [rank_block(model, histories, k, exclude)]
     else:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:  # one kind of threads
             parts = list(tqdm(pool.map(ranked, starts), total=len(starts), disable=not progress, desc=model.name))
     codes, scores, sources = (np.concatenate(part) for part in zip(*parts, strict=True))
     return TopK(codes, scores, model.items, histories.user_ids, sources)

@@ -181,6 +181,7 @@ SETTINGS: dict[
     "session_knn": {"sample": 150, "neighbours": 100},
     "als": {"factors": 32, "iterations": 8},
     "lightgcn": {"factors": 32, "epochs": 10},
+    "content": {"new_items": False},
 }
 
 
@@ -199,6 +200,7 @@ def widths_of(words: Sequence[str]) -> dict[str, int]:
 def usable(widths: Mapping[str, int], log: Dataset) -> tuple[dict[str, int], dict[str, str]]:
     """(widths of the sources that a log can feed, why each of the others is left out)."""
     lacking = {"taxonomy": "categories", "popularity_category": "categories", "lightfm_hybrid": "categories"}
+    lacking |= {"content": "properties"}
     out = {name: f"needs {need}" for name, need in lacking.items() if name in widths and need not in log.offers}
     return {name: width for name, width in widths.items() if name not in out}, out
 
