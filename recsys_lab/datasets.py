@@ -172,7 +172,7 @@ class Histories:
 
     def encode(self, index: pd.Index) -> Histories:
         """The same visitors with items as codes (positions in `index`, int32); items that it does not hold are left out."""
-        codes = index.get_indexer(pd.Index(self.items)) if len(self.items) else np.zeros(0, np.intp)
+        codes = index.get_indexer(self.items) if len(self.items) else np.zeros(0, np.intp)
         known = codes >= 0
         return replace(replace(self, items=codes.astype(np.int32)).keep(known))
 

@@ -18,7 +18,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from . import metrics
 from .datasets import FOREVER, PURCHASE, Dataset, Histories
@@ -643,11 +642,13 @@ def extremes(evaluation: Evaluation, metric: str, k: int, n: int = 3, at_least: 
 # %% ../nbs/12_evaluation.ipynb #c2987a1b
 def cluster_t_test(sums: np.ndarray, counts: np.ndarray) -> float:
     """Two-sided p-value that the ratio of sums is 0, from the spread between clusters; with one case each it is the paired t-test."""
+    from scipy.stats import t
+
     n, mean = len(sums), sums.sum() / counts.sum()
     spread = np.sqrt(n / max(1, n - 1) * ((sums - mean * counts) ** 2).sum()) / counts.sum()
     if spread == 0 or n < 2:
         return 1.0 if mean == 0 or n < 2 else 0.0
-    return float(2 * stats.t.sf(abs(mean) / spread, n - 1))
+    return float(2 * t.sf(abs(mean) / spread, n - 1))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import sparse, stats
+from scipy import sparse
 
 # %% auto #0
 __all__ = ['SOURCES', 'Metric', 'ACCURACY', 'TopK', 'lower_bounds', 'top_k', 'top_k_sparse', 'find_hits', 'discounts', 'recall',
@@ -281,11 +281,13 @@ def precision_recall_table(labels: np.ndarray, scores: np.ndarray) -> pd.DataFra
 
 def calibration_table(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> pd.DataFrame:
     """Rows in `bins` groups of equal size by predicted probability: columns `predicted, observed, low, high, n` (Wilson 95%)."""
+    from scipy.stats import binomtest
+
     order = np.argsort(probabilities, kind="stable")
     rows: list[dict[str, Any]] = []
     for group in np.array_split(order, bins):
         if len(group):
-            seen = stats.binomtest(int(labels[group].sum()), len(group)).proportion_ci(method="wilson")
+            seen = binomtest(int(labels[group].sum()), len(group)).proportion_ci(method="wilson")
             rows.append(
                 {
                     "predicted": float(probabilities[group].mean()),
@@ -312,6 +314,8 @@ def expected_sampled(
     ----------
     ranks : true ranks (from 1) among `n_items`. Source: Krichene and Rendle, KDD 2020.
     """
+    from scipy.stats import binom
+
     above = np.arange(negatives + 1)
-    chance = stats.binom.pmf(above, negatives, (np.asarray(ranks)[:, None] - 1) / (n_items - 1))
+    chance = binom.pmf(above, negatives, (np.asarray(ranks)[:, None] - 1) / (n_items - 1))
     return chance @ metric(above + 1)

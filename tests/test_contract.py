@@ -103,6 +103,8 @@ def test_save_and_load(fitted, shop_split, tmp_path):
         else True
     )
     assert repr(back) == repr(fitted) and back.config == fitted.config
+    mapped = load(tmp_path / "model", mapped=True)
+    assert same(mapped.recommend(users, k=9), fitted.recommend(users, k=9))
     fitted.save(tmp_path / "model")  # replaces whole
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
@@ -210,7 +212,7 @@ def test_a_damaged_or_foreign_model_is_refused(tmp_path):
     path = Popularity().fit(random_log(0)).save(tmp_path / "m")
     head = json.loads((path / "model.json").read_text())
     (path / "model.json").write_text(json.dumps({**head, "name": "os.system"}))
-    with pytest.raises(ValueError, match="no model of format 1 with a known name"):
+    with pytest.raises(ValueError, match="no model of format 2 with a known name"):
         load(path)
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "nowhere")

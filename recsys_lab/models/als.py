@@ -77,12 +77,12 @@ class ALSConfig(Config):
             )
 
 
-def solver(config: Any, item_vectors: np.ndarray | None = None) -> AlternatingLeastSquares:
-    """implicit's ALS with these settings, and item vectors if they are known."""
+def solver(config: Any, item_vectors: np.ndarray | None = None, gram: np.ndarray | None = None) -> Any:
+    """implicit's ALS with these settings, and item vectors with their Gram matrix if they are known."""
     model = AlternatingLeastSquares(
         config.factors, config.regularization, config.alpha, iterations=config.iterations, random_state=config.seed
     )
-    model.item_factors = item_vectors
+    model.item_factors, model._YtY = item_vectors, gram
     return model
 
 
@@ -96,6 +96,7 @@ class ALS(Recommender):
     name = "als"
     Config = ALSConfig
     company = True
+    near: Any = None  # an index of the item vectors by inner product (FAISS), where lists need not be exact
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         confidence = dataset.matrix(self._weights(dataset.event_names)).matrix
@@ -105,7 +106,8 @@ class ALS(Recommender):
         with threadpool_limits(1, "blas"):
             model = solver(self.config)
             model.fit(confidence, show_progress=self.progress)
-        return {"item_vectors": model.item_factors, "idf": idf, "average": np.float64(average)}
+        gram = model.item_factors.T @ model.item_factors
+        return {"item_vectors": model.item_factors, "gram": gram, "idf": idf, "average": np.float64(average)}
 
     def _weights(self, kinds: tuple[str, ...]) -> dict[str, float]:
         """Confidence of one event of each kind."""
@@ -116,12 +118,18 @@ class ALS(Recommender):
         confidence = histories.matrix(len(self.items), self._weights(histories.event_names))
         if self.config.bm25:
             confidence = bm25(confidence, self.state["idf"], float(self.state["average"]))
-        with threadpool_limits(1, "blas"):
-            model = solver(self.config, self.state["item_vectors"])
-            return model.recalculate_user(np.arange(len(histories)), confidence.astype(np.float32))
+        model = solver(self.config, self.state["item_vectors"], self.state["gram"])
+        return model.recalculate_user(np.arange(len(histories)), confidence.astype(np.float32))
 
     def _score(self, histories: Histories) -> np.ndarray:
         return self.fold(histories) @ self.state["item_vectors"].T
+
+    def _near(self, histories: Histories, k: int) -> sparse.csr_matrix:
+        """Scores of about the best k items for each encoded history by the index `near`; none for an empty one."""
+        scores, codes = self.near.search(self.fold(histories), k)
+        row, place = np.nonzero((codes >= 0) & (np.diff(histories.indptr) > 0)[:, None])
+        shape = (len(histories), len(self.items))
+        return sparse.csr_matrix((scores[row, place], (row, codes[row, place])), shape=shape)
 
     def _similar(self, codes: np.ndarray) -> np.ndarray:
         return cosines(self.state["item_vectors"], codes)

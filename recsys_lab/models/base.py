@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from importlib import import_module
@@ -26,10 +26,10 @@ from ..evaluation import excluded_entries, item_users
 from ..metrics import SOURCES, TopK, top_k, top_k_sparse
 
 # %% auto #0
-__all__ = ['Scores', 'MODELS', 'BEHIND_A_FIT', 'Config', 'make_config', 'rank_in_order', 'exclusion', 'best_of', 'fill_up',
-           'Recommender', 'check_fit', 'remember', 'check_rank', 'rank_block', 'neighbours_of', 'rank_all',
-           'users_known', 'pack', 'unpack', 'write_model', 'save_model', 'model_class', 'load', 'restore',
-           'mean_vectors', 'fold_map', 'cosines', 'stored_rows', 'FactorRecommender']
+__all__ = ['Scores', 'MODELS', 'BEHIND_A_FIT', 'FORMAT', 'Config', 'make_config', 'rank_in_order', 'exclusion', 'in_order',
+           'best_of', 'fill_up', 'Recommender', 'check_fit', 'remember', 'cold_answer', 'check_rank', 'rank_block',
+           'made_lists', 'neighbours_of', 'rank_all', 'users_known', 'pack', 'unpack', 'write_model', 'save_model',
+           'model_class', 'load', 'restore', 'mean_vectors', 'fold_map', 'cosines', 'stored_rows', 'FactorRecommender']
 
 # %% ../../nbs/20_recommender.ipynb #661c1bcc
 @dataclass(frozen=True)
@@ -83,12 +83,22 @@ def exclusion(histories: Histories, exclude: str, n_items: int) -> sparse.csr_ma
     return histories.keep(excluded_entries(histories, exclude)).matrix(n_items)
 
 
-def best_of(scores: Scores, excluded: sparse.csr_matrix, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(codes, scores) `[n, k]` of the best items by a model's answer, excluded ones left out; short lists are padded."""
+def in_order(scores: np.ndarray) -> np.ndarray:
+    """Codes of the finite scores `[items]`, best first; ties break by code."""
+    return np.argsort(-scores, kind="stable")[: np.isfinite(scores).sum()]
+
+
+def best_of(
+    scores: Scores, excluded: sparse.csr_matrix, k: int, order: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(codes, scores) `[n, k]` of the best items by a model's answer, excluded ones left out; short lists are padded.
+
+    `order` is `in_order` of scores that are alike for all, where it is known.
+    """
     if sparse.issparse(scores):
         return top_k_sparse(scores, k, excluded)
     if scores.ndim == 1:
-        order = np.argsort(-scores, kind="stable")[: np.isfinite(scores).sum()]
+        order = in_order(scores) if order is None else order
         codes = rank_in_order(order, excluded, k)
         return codes, np.where(codes >= 0, scores[codes], np.nan).astype(np.float32)
     scores = np.asarray(scores, np.float32)
@@ -174,6 +184,8 @@ class Recommender:
         self.fit_seconds = 0.0
         self.parts: dict[str, Recommender] = {}
         self.items = self._users = pd.Index([])
+        self._alike: tuple[Any, Any] = (None, None)
+        self._offered: tuple[np.ndarray, np.ndarray] | None = None
         self._order = np.zeros(0, np.int64)
 
     def __repr__(self) -> str:
@@ -220,7 +232,7 @@ class Recommender:
         return neighbours_of(self, list(item_ids), k)
 
     def save(self, path: Path | str) -> Path:
-        """Write the model to a folder (JSON and npz, nothing executable); replaces an earlier one whole."""
+        """Write the model to a folder (JSON and npy, nothing executable); replaces an earlier one whole."""
         return save_model(self, Path(path))
 
     @staticmethod
@@ -260,6 +272,14 @@ class Recommender:
         """Scores `[items]` for visitors of whom nothing is known: how many users met each item."""
         return self.popular.astype(np.float32)
 
+    def _ordered(self, scores: Scores) -> np.ndarray | None:
+        """`in_order` of an answer that is alike for all, remembered as long as it is the same array; None for any other."""
+        if not isinstance(scores, np.ndarray) or scores.ndim != 1:
+            return None
+        if self._alike[0] is not scores:
+            self._alike = (scores, in_order(scores))
+        return self._alike[1]
+
     def _source(self, histories: Histories) -> np.ndarray:
         """Where the model's own entries for each encoded history come from: positions in `SOURCES`, `[n]`."""
         return np.full(len(histories), SOURCES.index(self.source), np.int8)
@@ -281,10 +301,18 @@ def check_fit(model: Recommender, log: Dataset) -> None:
         )
 
 
-def remember(model: Recommender) -> None:
+def remember(model: Recommender, index: Callable[[Any], Any] = pd.Index) -> None:
     """Derive what a fitted or loaded model looks up often: the order of popularity, and the index of its users."""
     model._order = np.lexsort((np.arange(len(model.items)), -model.popular))
-    model._users = pd.Index(model.known.user_ids)
+    model._users, model._offered = index(model.known.user_ids), None
+
+
+def cold_answer(model: Recommender) -> tuple[np.ndarray, np.ndarray]:
+    """(scores `[items]` for visitors of whom nothing is known, their `in_order`), made once."""
+    if model._offered is None:
+        scores = model._cold()
+        model._offered = (scores, in_order(scores))
+    return model._offered
 
 
 def check_rank(model: Recommender, k: int) -> None:
@@ -298,13 +326,21 @@ def check_rank(model: Recommender, k: int) -> None:
 def rank_block(
     model: Recommender, histories: Histories, k: int, exclude: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(codes, scores, sources) `[n, k]` for a block of histories: scored, excluded, cut and filled up."""
+    """(codes, scores, sources) `[n, k]` for a block of histories: scored, and made into lists."""
     encoded = histories.encode(model.items)
+    return made_lists(model, encoded, model._answer(encoded, exclude), k, exclude)
+
+
+def made_lists(
+    model: Recommender, encoded: Histories, answer: Scores, k: int, exclude: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(codes, scores, sources) `[n, k]` from a model's answer for encoded histories: excluded, cut and filled up."""
     excluded = exclusion(encoded, exclude, len(model.items))
-    codes, scores = best_of(model._answer(encoded, exclude), excluded, k)
+    codes, scores = best_of(answer, excluded, k, model._ordered(answer))
     cold = (np.diff(encoded.indptr) == 0) & (model.fold_in != "none")
     if cold.any():  # nothing to fold in: popularity, with its counts as scores
-        codes[cold], scores[cold] = best_of(model._cold(), excluded[np.flatnonzero(cold)], k)
+        offered, order = cold_answer(model)
+        codes[cold], scores[cold] = best_of(offered, excluded[np.flatnonzero(cold)], k, order)
     filled = fill_up(codes, model._order, excluded)
     sources = np.repeat(model._source(encoded)[:, None], k, axis=1)
     sources[(filled != codes) & (filled >= 0)] = SOURCES.index("popular")
@@ -314,7 +350,7 @@ def rank_block(
 # %% ../../nbs/20_recommender.ipynb #db769911
 def neighbours_of(model: Recommender, asked: list[Any], k: int) -> TopK:
     """`Recommender.similar_items`."""
-    codes = model.items.get_indexer(pd.Index(asked)) if asked else np.zeros(0, int)
+    codes = model.items.get_indexer(np.asarray(asked)) if asked else np.zeros(0, int)
     if (codes < 0).any():
         raise KeyError(f"{model.name} does not know the item {asked[int((codes < 0).argmax())]!r}")
     itself = Histories.from_lists([[c] for c in codes], event_names=model.known.event_names)
@@ -344,21 +380,14 @@ def rank_all(model: Recommender, histories: Histories, k: int, exclude: str, blo
 
 def users_known(model: Recommender, user_ids: Iterable[Any]) -> Histories:
     """The histories of the users asked for; empty ones for users who are not known."""
-    known, asked = model.known, pd.Index(np.asarray(list(user_ids)))
+    known, asked = model.known, np.asarray(list(user_ids))
     rows = model._users.get_indexer(asked)
-    empty = Histories(
-        np.append(known.indptr, known.indptr[-1]),
-        known.items,
-        known.events,
-        known.times,
-        np.append(known.at, known.at.max(initial=0)),
-        None,
-        known.event_names,
-    )
-    chosen = empty.take(np.where(rows >= 0, rows, len(known)))
-    return Histories(
-        chosen.indptr, chosen.items, chosen.events, chosen.times, chosen.at, asked.to_numpy(), chosen.event_names
-    )
+    there = rows >= 0
+    found = known.take(rows[there])
+    length, at = np.zeros(len(rows), np.int64), np.full(len(rows), known.at[:1].max(initial=0))
+    length[there], at[there] = np.diff(found.indptr), found.at
+    indptr = np.concatenate([[0], np.cumsum(length)])
+    return Histories(indptr, found.items, found.events, found.times, at, asked, found.event_names)
 
 # %% ../../nbs/20_recommender.ipynb #41eb32fe
 def pack(name: str, value: Any) -> dict[str, Any]:
@@ -380,14 +409,17 @@ def unpack(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     names = {n.rsplit(".", 1)[0] for n in arrays if n.endswith(".indptr")}
     out: dict[str, Any] = {n: a for n, a in arrays.items() if n.rsplit(".", 1)[0] not in names}
     for n in names:
-        out[n] = sparse.csr_matrix(
-            (arrays[f"{n}.data"], arrays[f"{n}.indices"], arrays[f"{n}.indptr"]), shape=tuple(arrays[f"{n}.shape"])
-        )
+        out[n] = sparse.csr_matrix(tuple(arrays[f"{n}.shape"]), dtype=arrays[f"{n}.data"].dtype)
+        for part in ("data", "indices", "indptr"):  # as they are: a constructor would read them all
+            setattr(out[n], part, arrays[f"{n}.{part}"])
     return out
 
 # %% ../../nbs/20_recommender.ipynb #89686595
+FORMAT = 2
+
+
 def write_model(model: Recommender, folder: Path, part: bool = False) -> None:
-    """Write a model's two files, and its parts below them; a part's users are those of the whole."""
+    """Write `model.json`, a file for each array, and a model's parts below them; a part's users are those of the whole."""
     known = model.known
     users = {"users": known.user_ids, "ptr": known.indptr, "items": known.items}
     users |= {"events": known.events, "times": known.times}
@@ -395,7 +427,7 @@ def write_model(model: Recommender, folder: Path, part: bool = False) -> None:
     entries |= {} if part else {f"known/{n}": v for n, v in users.items()}
     entries |= {f"state/{n}": v for n, v in model.state.items()}
     head = {
-        "format": 1,
+        "format": FORMAT,
         "name": model.name,
         "config": asdict(model.config),
         "fitted_on": model.fitted_on,
@@ -403,7 +435,9 @@ def write_model(model: Recommender, folder: Path, part: bool = False) -> None:
         "event_names": known.event_names,
         "parts": list(model.parts),
     }
-    np.savez(folder / "arrays.npz", **{k: a for name, value in entries.items() for k, a in pack(name, value).items()})
+    for name, array in {k: a for n, value in entries.items() for k, a in pack(n, value).items()}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        np.save(folder / f"{name}.npy", array)
     (folder / "model.json").write_text(json.dumps(head, indent=1))
     for name, below in model.parts.items():
         (folder / name).mkdir()
@@ -426,29 +460,42 @@ def model_class(name: str) -> type[Recommender]:
     return getattr(import_module(module), kind)
 
 
-def load(path: Path | str, known: Histories | None = None) -> Recommender:
+def load(
+    path: Path | str, known: Histories | None = None, mapped: bool = False, index: Callable[[Any], Any] = pd.Index
+) -> Recommender:
     """Load a model that `save` wrote. `FileNotFoundError` or `ValueError` name what is missing or unknown.
 
-    `known` are the users of the model that this one is a part of.
+    Parameters
+    ----------
+    known : users of the model that this one is a part of
+    mapped : leave the arrays in their files and read what is asked for (copy on write, so that libraries find them writable)
+    index : makes the index of an array of ids, of which `get_indexer` and `[]` are asked
     """
     path = Path(path)
     head = json.loads((path / "model.json").read_text())
-    if head.get("format") != 1 or head.get("name") not in MODELS:
+    if head.get("format") != FORMAT or head.get("name") not in MODELS:
         raise ValueError(
-            f"{path}: no model of format 1 with a known name (it says {head.get('name')!r}, "
+            f"{path}: no model of format {FORMAT} with a known name (it says {head.get('name')!r}, "
             f"format {head.get('format')}); known are {sorted(MODELS)}"
         )
     model = model_class(head["name"])(**head["config"])
-    with np.load(path / "arrays.npz", allow_pickle=False) as z:
-        arrays = unpack({n: z[n] for n in z.files})
-    restore(model, arrays, head, known)
-    model.parts = {name: load(path / name, model.known) for name in head.get("parts", [])}
+    files = [*path.glob("*.npy"), *path.glob("known/*.npy"), *path.glob("state/**/*.npy")]
+    mode: Any = "c" if mapped else None
+    arrays = {f.relative_to(path).as_posix()[:-4]: np.load(f, mode, allow_pickle=False) for f in files}
+    restore(model, unpack(arrays), head, known, index)
+    model.parts = {name: load(path / name, model.known, mapped, index) for name in head.get("parts", [])}
     return model
 
 
-def restore(model: Recommender, arrays: dict[str, Any], head: dict[str, Any], known: Histories | None = None) -> None:
-    """Put what was loaded back into a model."""
-    model.items, model.popular = pd.Index(arrays["items"]), arrays["popular"]
+def restore(
+    model: Recommender,
+    arrays: dict[str, Any],
+    head: dict[str, Any],
+    known: Histories | None,
+    index: Callable[[Any], Any],
+) -> None:
+    """Put what was loaded back into a model; `KeyError` names an array that is missing."""
+    model.items, model.popular = index(arrays["items"]), arrays["popular"]
     model.known = (
         known
         if known is not None
@@ -457,12 +504,12 @@ def restore(model: Recommender, arrays: dict[str, Any], head: dict[str, Any], kn
             arrays["known/items"],
             arrays["known/events"],
             arrays["known/times"],
-            np.full(len(arrays["known/ptr"]) - 1, FOREVER),
+            np.broadcast_to(np.int64(FOREVER), len(arrays["known/ptr"]) - 1),
             arrays["known/users"],
             tuple(head["event_names"]),
         )
     )
-    remember(model)
+    remember(model, index)
     model.state = {name.removeprefix("state/"): value for name, value in arrays.items() if name.startswith("state/")}
     model.fitted_on, model.fit_seconds = head["fitted_on"], head["fit_seconds"]
 
@@ -495,8 +542,8 @@ def stored_rows(model: Recommender, histories: Histories) -> np.ndarray:
     """Row of each visitor among the users of the fit, int64 `[n]`; -1 for strangers, and for users whose history is not as it was."""
     if histories.user_ids is None:
         return np.full(len(histories), -1)
-    rows = model._users.get_indexer(pd.Index(histories.user_ids))
-    before = np.diff(model.known.indptr)[rows]
+    rows = model._users.get_indexer(histories.user_ids)
+    before = model.known.indptr[rows + 1] - model.known.indptr[rows]
     return np.where((rows >= 0) & (before == np.diff(histories.indptr)), rows, -1)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from sklearn.utils.extmath import randomized_svd
 
 from ..datasets import Dataset, Histories
 from .base import Config, Recommender
@@ -47,6 +46,8 @@ def smooth_basis(matrix: sparse.csr_matrix, user: float, item: float, factors: i
 
     By randomised SVD with four power iterations (Halko, Martinsson and Tropp, SIAM Review 2011), with scikit-learn.
     """
+    from sklearn.utils.extmath import randomized_svd
+
     of_user, of_item = (np.bincount(a, minlength=n) for a, n in zip(matrix.nonzero(), matrix.shape, strict=True))
     scaled = matrix.multiply(powers(of_user, user)[:, None]).multiply(powers(of_item, item)).tocsr().astype(np.float32)
     found = randomized_svd(scaled, min(factors, *matrix.shape), n_iter=4, random_state=seed)

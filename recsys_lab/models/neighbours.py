@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from scipy import sparse
 from tqdm import tqdm
 
@@ -203,7 +202,7 @@ class UserKNN(Recommender):
         """Scores for some of the rows."""
         alike = (asking[rows] @ self.state["by_item"]).tocsr()
         if histories.user_ids is not None:
-            oneself = self._users.get_indexer(pd.Index(histories.user_ids[rows]))
+            oneself = self._users.get_indexer(histories.user_ids[rows])
             alike.data[alike.indices == np.repeat(oneself, np.diff(alike.indptr))] = 0
         return (keep_strongest(alike, self.config.neighbours) @ self.state["met"]).tocsr()
 

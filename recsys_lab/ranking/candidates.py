@@ -246,11 +246,18 @@ class Candidates(NamedTuple):
 
 
 def own_lists(model: Recommender, histories: Histories, k: int, exclude: str) -> tuple[np.ndarray, np.ndarray]:
-    """(codes, scores) `[n, k]` of a model's own opinions on encoded histories: none filled up, none for strangers by personal models."""
+    """(codes, scores) `[n, k]` of a model's own opinions on encoded histories: none filled up, none for strangers by personal models.
+
+    A model with an index of its vectors (`near`) is asked for about the best instead of all.
+    """
+    out = exclusion(histories, exclude, len(model.items))
+    if getattr(model, "near", None) is not None:
+        indexed: Any = model
+        return best_of(indexed._near(histories, k + int(np.diff(out.indptr).max(initial=0))), out, k)
     scores = model._answer(histories, exclude)
     if isinstance(scores, np.ndarray) and scores.ndim == 2:
         scores[np.diff(histories.indptr) == 0] = -np.inf
-    return best_of(scores, exclusion(histories, exclude, len(model.items)), k)
+    return best_of(scores, out, k, model._ordered(scores))
 
 
 def lists_to_one(scores: np.ndarray) -> np.ndarray:

@@ -265,11 +265,11 @@ def similarity_columns(b: Block) -> dict[str, np.ndarray]:
 def popularity_columns(b: Block) -> dict[str, np.ndarray]:
     """How often, how lately and for how long the item has been met."""
     f, item = b.facts, b.c.items
-    trend = np.log((f["newest"] + 1) / (f["newer"] / 5 + 1))
+    newest = f["newest"][item]
     return {
-        "item_users": np.log1p(f["users"])[item],
-        "item_recent": np.log1p(f["newest"])[item],
-        "item_trend": trend[item],
+        "item_users": np.log1p(f["users"][item]),
+        "item_recent": np.log1p(newest),
+        "item_trend": np.log((newest + 1) / (f["newer"][item] / 5 + 1)),
         "item_since": log_age(b, f["last"][item]),
         "item_age": log_age(b, f["first"][item]),
     }

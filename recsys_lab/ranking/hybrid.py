@@ -7,25 +7,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from ..datasets import Dataset, Histories
 from ..evaluation import Cases, bootstrap, cluster_sums, interval
-from ..models.base import Config, Recommender, remember
+from ..metrics import TopK
+from ..models.base import Config, Recommender, made_lists, remember
 from .boosting import Boosting, BoostingConfig, case_ndcg
 from .candidates import Candidates
 from .features import feature_block, over_cases
 
 # %% auto #0
-__all__ = ['NORMALISATIONS', 'on_one_scale', 'blended', 'PopularityBlendConfig', 'popularity_recency', 'PopularityBlend',
-           'score_at', 'HybridConfig', 'Hybrid', 'HybridTuned', 'blend_of', 'both_halves', 'sweep', 'swept_table',
-           'classification_draws', 'phase_table']
+__all__ = ['NORMALISATIONS', 'tied_ranks', 'on_one_scale', 'blended', 'PopularityBlendConfig', 'popularity_recency',
+           'PopularityBlend', 'score_at', 'HybridConfig', 'Reasons', 'with_reasons', 'Hybrid', 'HybridTuned',
+           'blend_of', 'both_halves', 'sweep', 'swept_table', 'classification_draws', 'phase_table']
 
 # %% ../../nbs/34_hybrid_alpha.ipynb #08709c70
 NORMALISATIONS = ("minmax", "rank")
+
+
+def tied_ranks(scores: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """Rank of each score within its row (ascending), from 1 for the lowest; equal scores share their mean: float64 `[m]`."""
+    order = np.lexsort((scores, row))
+    new = np.diff(row[order], prepend=-1) != 0
+    start = np.flatnonzero(new)
+    place = np.arange(len(order)) - np.repeat(start, np.diff(np.append(start, len(order)))) + 1
+    tie = np.cumsum(new | (np.diff(scores[order], prepend=np.nan) != 0)) - 1
+    out = np.empty(len(order))
+    out[order] = (np.bincount(tie, place) / np.maximum(np.bincount(tie), 1))[tie]
+    return out
 
 
 def on_one_scale(scores: np.ndarray, indptr: np.ndarray, how: str) -> np.ndarray:
@@ -37,7 +50,7 @@ def on_one_scale(scores: np.ndarray, indptr: np.ndarray, how: str) -> np.ndarray
     sizes = np.diff(indptr)
     row = np.repeat(np.arange(len(sizes)), sizes)
     if how == "rank":
-        scores = pd.Series(scores).groupby(row).rank().to_numpy() if len(scores) else scores
+        scores = tied_ranks(scores, row)
     full = np.flatnonzero(sizes > 0)
     low, high = np.zeros(len(sizes)), np.zeros(len(sizes))
     if len(full):
@@ -138,6 +151,42 @@ class HybridConfig(BoostingConfig):
         on_one_scale(np.zeros(0), np.zeros(1, int), self.normalisation)
 
 # %% ../../nbs/34_hybrid_alpha.ipynb #fc6be8c6
+class Reasons(NamedTuple):
+    """Lists, and what each entry rests on.
+
+    Attributes
+    ----------
+    codes, scores, sources : `[n, k]`, as `TopK` has them
+    ranker, collaborative : float64 `[n, k]`, the halves of the score; NaN where an entry was filled in, or is for a stranger
+    named : bool `[n, k, sources]`, which sources proposed it
+    total : int64 `[n]`, candidates that were scored
+    """
+
+    codes: np.ndarray
+    scores: np.ndarray
+    sources: np.ndarray
+    ranker: np.ndarray
+    collaborative: np.ndarray
+    named: np.ndarray
+    total: np.ndarray
+
+
+def with_reasons(
+    codes: np.ndarray, scores: np.ndarray, sources: np.ndarray, c: Candidates, halves: tuple[np.ndarray, np.ndarray]
+) -> Reasons:
+    """Lists with the halves of the scores of those entries that are candidates."""
+    n, k = codes.shape
+    span = 1 + max(int(codes.max(initial=0)), int(c.items.max(initial=0)))
+    key, asked = c.rows * span + c.items, np.arange(n)[:, None] * span + codes
+    at = np.minimum(np.searchsorted(key, asked), max(0, len(key) - 1))
+    there = (codes >= 0) & (key[at] == asked) if len(key) else np.zeros(codes.shape, bool)
+    out = [np.full((n, k), np.nan), np.full((n, k), np.nan), np.zeros((n, k, len(c.sources)), bool)]
+    for values, found in zip(out, (*halves, c.ranks > 0), strict=True):
+        values[there] = found[at[there]]
+    ranker, collaborative, named = out
+    return Reasons(codes, scores, sources, ranker, collaborative, named, np.diff(c.indptr))
+
+# %% ../../nbs/34_hybrid_alpha.ipynb #43ecaee9
 class Hybrid(Boosting):
     """`(1 - alpha)` times the trees' score plus `alpha` times a collaborative one, on one scale; popularity for the cold.
 
@@ -160,34 +209,28 @@ class Hybrid(Boosting):
     def _cold(self) -> np.ndarray:
         return popularity_recency(self.state["facts/users"], self.state["facts/newest"], self.config.recent)
 
+    def reasons(self, encoded: Histories, k: int, exclude: str, alpha: float | None = None) -> Reasons:
+        """The lists of `rank` for encoded histories, and why; `alpha` in place of the model's own."""
+        found, block = self.short_lists(encoded, exclude)
+        halves = self.halves(encoded, found, block)
+        share = self.config.alpha if alpha is None else alpha
+        scores = blended(*halves, found.indptr, share, self.config.normalisation).astype(np.float32)
+        codes, best, sources = made_lists(self, encoded, found.matrix(scores, len(self.items)), k, exclude)
+        return with_reasons(codes, best, sources, found, halves)
+
     def explain(self, histories: Histories, k: int = 10, exclude: str = "seen") -> pd.DataFrame:
         """The lists of `rank` with reasons: `user_id, item_id, rank, score, ranker_score, collaborative_score, sources, user_type`.
 
         `sources` names who proposed the item; visitors without a history are `cold` and have no halves.
         """
-        listed = self.rank(histories, k, exclude).frame()
         encoded = histories.encode(self.items)
-        found, _ = self.candidates(encoded, exclude)
-        ranker, other = self.halves(encoded, found, feature_block(self.first.facts, encoded, found, self.first.names))
-        named = [", ".join(np.asarray(found.sources)[r > 0]) for r in found.ranks]
-        who = np.arange(len(histories)) if histories.user_ids is None else histories.user_ids
-        told = pd.DataFrame(
-            {
-                "user_id": who[found.rows],
-                "item_id": self.items[found.items],
-                "ranker_score": ranker,
-                "collaborative_score": other,
-                "sources": named,
-            }
-        )
-        cold = pd.Series(np.where(np.diff(encoded.indptr) == 0, "cold", "warm"), index=pd.Index(who))
-        out = listed.merge(
-            told.drop_duplicates(["user_id", "item_id"]), on=["user_id", "item_id"], how="left", validate="many_to_one"
-        )
-        out["user_type"] = out["user_id"].map(cold[~cold.index.duplicated()])
-        out.loc[out["source"] != "model", ["ranker_score", "collaborative_score"]] = np.nan
-        out["sources"] = out["sources"].where(out["source"] == "model", "popular")
-        return out.drop(columns="source")
+        r = self.reasons(encoded, k, exclude)
+        out = TopK(r.codes, r.scores, self.items, histories.user_ids).frame()
+        row, place = np.nonzero(r.codes >= 0)
+        names = np.asarray(tuple(self.parts))
+        out["ranker_score"], out["collaborative_score"] = r.ranker[row, place], r.collaborative[row, place]
+        out["sources"] = [", ".join(names[n]) or "popular" for n in r.named[row, place]]
+        return out.assign(user_type=np.where(np.diff(encoded.indptr) == 0, "cold", "warm")[row])
 
 
 class HybridTuned(Hybrid):

@@ -124,12 +124,15 @@ class TwoStage(Recommender):
 
     def candidates(self, histories: Histories, exclude: str) -> tuple[Candidates, np.ndarray]:
         """(short lists of encoded histories, the scores of their items `[m]`)."""
+        found, block = self.short_lists(histories, exclude)
+        return found, self.scored(histories, found, block)
+
+    def short_lists(self, histories: Histories, exclude: str) -> tuple[Candidates, np.ndarray]:
+        """(short lists of encoded histories, their features `[m, features]`); strangers have none, for they are answered as cold."""
         first = self.first
         found = gather(first.sources, first.widths, histories, exclude)
-        found = found.keep(
-            (np.diff(histories.indptr) > 0)[found.rows]
-        )  # strangers are not ranked, but answered as cold
-        return found, self.scored(histories, found, feature_block(first.facts, histories, found, first.names))
+        found = found.keep((np.diff(histories.indptr) > 0)[found.rows])
+        return found, feature_block(first.facts, histories, found, first.names)
 
     def _answer(self, histories: Histories, exclude: str) -> sparse.csr_matrix:
         found, scores = self.candidates(histories, exclude)
