@@ -19,10 +19,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import sqlalchemy as sa
 
 from .datasets import DataError, file_hash, whole_folder
-from .products import PRODUCTS, connect
 
 # %% auto #0
 __all__ = ['NAME_WEIGHT', 'TEXT_WEIGHT', 'WORD_WEIGHTS', 'SHOWN', 'ENCODER', 'Encoder', 'FORMAT', 'EXACT_UP_TO', 'LINKS',
@@ -354,6 +352,10 @@ def fused(lists: Sequence[tuple[np.ndarray, np.ndarray]], weights: Sequence[floa
 # %% ../nbs/51_search.ipynb #1b9813c3
 def catalogue(url: str) -> pd.DataFrame:
     """All products of a database, ordered by id."""
+    import sqlalchemy as sa
+
+    from recsys_lab.products import PRODUCTS, connect
+
     engine = connect(url, new=False)
     with engine.connect() as c:
         rows = pd.read_sql(sa.select(PRODUCTS).order_by(PRODUCTS.c.product_id), c)

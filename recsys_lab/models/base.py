@@ -301,10 +301,10 @@ def check_fit(model: Recommender, log: Dataset) -> None:
         )
 
 
-def remember(model: Recommender, index: Callable[[Any], Any] = pd.Index) -> None:
+def remember(model: Recommender, index: Callable[[Any], Any] | None = None) -> None:
     """Derive what a fitted or loaded model looks up often: the order of popularity, and the index of its users."""
     model._order = np.lexsort((np.arange(len(model.items)), -model.popular))
-    model._users, model._offered = index(model.known.user_ids), None
+    model._users, model._offered = (index or pd.Index)(model.known.user_ids), None
 
 
 def cold_answer(model: Recommender) -> tuple[np.ndarray, np.ndarray]:
@@ -461,7 +461,7 @@ def model_class(name: str) -> type[Recommender]:
 
 
 def load(
-    path: Path | str, known: Histories | None = None, mapped: bool = False, index: Callable[[Any], Any] = pd.Index
+    path: Path | str, known: Histories | None = None, mapped: bool = False, index: Callable[[Any], Any] | None = None
 ) -> Recommender:
     """Load a model that `save` wrote. `FileNotFoundError` or `ValueError` name what is missing or unknown.
 
@@ -469,7 +469,7 @@ def load(
     ----------
     known : users of the model that this one is a part of
     mapped : leave the arrays in their files and read what is asked for (copy on write, so that libraries find them writable)
-    index : makes the index of an array of ids, of which `get_indexer` and `[]` are asked
+    index : makes the index of an array of ids, of which `get_indexer` and `[]` are asked; None: pandas' Index
     """
     path = Path(path)
     head = json.loads((path / "model.json").read_text())
@@ -481,7 +481,7 @@ def load(
     model = model_class(head["name"])(**head["config"])
     files = [*path.glob("*.npy"), *path.glob("known/*.npy"), *path.glob("state/**/*.npy")]
     mode: Any = "c" if mapped else None
-    arrays = {f.relative_to(path).as_posix()[:-4]: np.load(f, mode, allow_pickle=False) for f in files}
+    arrays = {f.relative_to(path).as_posix()[:-4]: np.asarray(np.load(f, mode, allow_pickle=False)) for f in files}
     restore(model, unpack(arrays), head, known, index)
     model.parts = {name: load(path / name, model.known, mapped, index) for name in head.get("parts", [])}
     return model
@@ -492,10 +492,10 @@ def restore(
     arrays: dict[str, Any],
     head: dict[str, Any],
     known: Histories | None,
-    index: Callable[[Any], Any],
+    index: Callable[[Any], Any] | None,
 ) -> None:
     """Put what was loaded back into a model; `KeyError` names an array that is missing."""
-    model.items, model.popular = index(arrays["items"]), arrays["popular"]
+    model.items, model.popular = (index or pd.Index)(arrays["items"]), arrays["popular"]
     model.known = (
         known
         if known is not None
