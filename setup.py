@@ -9,6 +9,7 @@ parser = ConfigParser(delimiters=["="])
 parser.read(Path(__file__).parent / "settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
 lib = cfg["lib_name"]
+extras = ("lightfm", "graph", "search", "postgres", "serve", "ui", "dev")
 
 setup(
     name=lib,
@@ -25,7 +26,7 @@ setup(
     package_data={lib: ["py.typed"]},
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
-    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("lightfm", "graph", "search", "postgres", "dev")},
+    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in extras},
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),
         "nbdev": [f"{lib}={lib}._modidx:d"],

@@ -31,7 +31,7 @@ __all__ = ['OWN', 'EXTRAS', 'EXAMPLES', 'LEDGER_FILE', 'AS_IT_IS', 'UserError', 
            'chapters_before', 'check_folder', 'save_states', 'cmd_run', 'split_words', 'cmd_params', 'list_data',
            'cmd_data', 'cmd_readme', 'user_batches', 'write_lists', 'cmd_recommend', 'add_run', 'add_data',
            'cmd_ledger', 'add_ledger', 'add_recommend', 'pairs_of', 'cmd_products', 'add_products', 'cmd_search',
-           'add_search', 'parser', 'cmd_compare', 'main']
+           'add_search', 'cmd_bundle', 'add_bundle', 'start_server', 'parser', 'cmd_compare', 'main']
 
 # %% ../nbs/81_cli.ipynb #1054d7c3
 class UserError(Exception):
@@ -175,6 +175,8 @@ EXTRAS = {
     "lightfm": "lightfm",
     "graph": "torch",
     "search": "sentence_transformers",
+    "serve": "fastapi_offline",
+    "ui": "streamlit",
 }  # extra of the package -> a module that it brings
 
 
@@ -704,6 +706,55 @@ def add_search(sub: Any) -> None:
     command.set_defaults(call=cmd_search)
 
 # %% ../nbs/81_cli.ipynb #40603512
+def cmd_bundle(args: argparse.Namespace) -> int:
+    """Make a bundle of a run, or verify, compare, refit or roll back bundles."""
+    from recsys_lab.serving import bundle
+
+    action, *rest = args.words
+    wanted = {"verify": 1, "diff": 2, "refit": 1, "rollback": 1}.get(action)
+    if len(rest) != (wanted or 0):
+        raise UserError(
+            "say: bundle RUN -o FOLDER, bundle verify FOLDER, bundle diff A B, bundle refit FOLDER, or bundle rollback FOLDER"
+        )
+    if wanted is None:
+        if not args.out:
+            raise UserError(f"say where to: recsys-lab bundle {action} -o FOLDER")
+        made = bundle.bundle_run(action, args.out, [m for m in args.models.split(",") if m], args.exact_up_to)
+        print(f"{args.out}: bundle {made['version']} of {made['model']}, {made['facts']['unique_items']:,} items")
+    elif action == "verify":
+        place = bundle.local(rest[0])
+        print(f"{place}: bundle {bundle.verify(place)['version']} is whole")
+    elif action == "diff":
+        for name, (a, b) in bundle.difference(*map(bundle.local, rest)).items():
+            print(f"{name}: {a} -> {b}")
+    elif action == "rollback":
+        print(f"{rest[0]}: bundle {bundle.roll_back(rest[0])} is in place again")
+    else:
+        print(json.dumps(bundle.refit(rest[0], args.kind, args.force)))
+    return 0
+
+
+def add_bundle(sub: Any) -> None:
+    """The commands `bundle` and `serve`."""
+    command = sub.add_parser("bundle", help="make what a server needs of a run; verify, compare, refit or roll back")
+    command.add_argument("words", nargs="+", help="RUN, or: verify FOLDER, diff A B, refit FOLDER, rollback FOLDER")
+    command.add_argument("-o", "--out", default="", help="folder of the new bundle")
+    command.add_argument("--models", default="", help="other models of the run to bundle, as 'lightfm,user_knn'")
+    command.add_argument("--exact-up-to", type=int, default=50_000, help="items up to which all vectors are compared")
+    command.add_argument("--kind", default="hybrid", choices=["hybrid", "mf", "ss"], help="what to refit")
+    command.add_argument("--force", action="store_true", help="refit on a log that is as it was")
+    command.set_defaults(call=cmd_bundle)
+    sub.add_parser("serve", help="serve a bundle over HTTP (recsys-lab serve --help)", add_help=False)
+
+# %% ../nbs/81_cli.ipynb #11f4da1a
+def start_server(words: Sequence[str]) -> int:
+    """Replace this process by the server's; does not return, unless the extra is missing."""
+    if find_spec("fastapi_offline") is None:
+        raise UserError("the service is not installed; say: pip install 'recsys_lab[serve]'")
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "recsys_lab.serving.lean", *words])
+
+# %% ../nbs/81_cli.ipynb #809a6820
 AS_IT_IS = argparse.RawDescriptionHelpFormatter
 
 
@@ -719,6 +770,7 @@ def parser() -> argparse.ArgumentParser:
     add_ledger(sub)
     add_products(sub)
     add_search(sub)
+    add_bundle(sub)
     bind = sub.add_parser("book", help="bind the book of a run again")
     bind.set_defaults(call=lambda args: print(book.build(args.run, args.k)) or 0)
     board = sub.add_parser("leaderboard", help="print the leaderboards of a run")
@@ -746,8 +798,11 @@ def cmd_compare(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `recsys-lab`; errors a user can mend are one sentence and exit code 2."""
-    args = parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
+        if words[:1] == ["serve"]:
+            return start_server(words[1:])
+        args = parser().parse_args(words)
         return args.call(args)
     except (UserError, ChapterFailed, ValueError, OSError, RuntimeError, ImportError) as error:
         print(f"recsys-lab: {error}", file=sys.stderr)

@@ -118,8 +118,15 @@ class ALS(Recommender):
         confidence = histories.matrix(len(self.items), self._weights(histories.event_names))
         if self.config.bm25:
             confidence = bm25(confidence, self.state["idf"], float(self.state["average"]))
-        model = solver(self.config, self.state["item_vectors"], self.state["gram"])
-        return model.recalculate_user(np.arange(len(histories)), confidence.astype(np.float32))
+        return self._solver().recalculate_user(np.arange(len(histories)), confidence.astype(np.float32))
+
+    def _solver(self) -> Any:
+        """implicit's model with the fitted vectors, made once."""
+        if self.__dict__.get("_solver_of") is not self.state["item_vectors"]:
+            with threadpool_limits(1, "blas"):  # implicit looks at them, and warns of more
+                self._solving = solver(self.config, self.state["item_vectors"], self.state["gram"])
+            self._solver_of = self.state["item_vectors"]
+        return self._solving
 
     def _score(self, histories: Histories) -> np.ndarray:
         return self.fold(histories) @ self.state["item_vectors"].T

@@ -59,15 +59,14 @@ def make_config(kind: type[Config], model: str, settings: dict[str, Any]) -> Con
 def rank_in_order(order: np.ndarray, excluded: sparse.csr_matrix, k: int) -> np.ndarray:
     """The first k codes of `order` that are not excluded (CSR `[n, items]`), for each row: int32 `[n, k]`, padded with -1."""
     n, out = excluded.shape[0], np.full((excluded.shape[0], k), -1, np.int32)
-    place = np.empty(excluded.shape[1], np.int64)
-    place[order] = np.arange(len(order))
     skipped = np.diff(excluded.indptr)
     for width in np.unique(np.minimum(len(order), k + 2 ** np.ceil(np.log2(skipped + 1)).astype(int))) if n else ():
         rows = np.flatnonzero(np.minimum(len(order), k + 2 ** np.ceil(np.log2(skipped + 1)).astype(int)) == width)
         free = np.ones((len(rows), width), bool)
         block = excluded[rows]
-        at = place[block.indices]
-        near = at < width
+        by_code = np.argsort(order[:width])  # where an excluded code stands among the first of the order
+        at = by_code[np.minimum(np.searchsorted(order[:width], block.indices, sorter=by_code), width - 1)]
+        near = order[at] == block.indices
         free[np.repeat(np.arange(len(rows)), np.diff(block.indptr))[near], at[near]] = False
         first = np.argsort(~free, axis=1, kind="stable")[:, :k]
         codes = np.where(np.take_along_axis(free, first, axis=1), order[first], -1)
@@ -183,7 +182,8 @@ class Recommender:
         self.fitted_on: str | None = None
         self.fit_seconds = 0.0
         self.parts: dict[str, Recommender] = {}
-        self.items = self._users = pd.Index([])
+        self.items: Any = None
+        self._users: Any = None
         self._alike: tuple[Any, Any] = (None, None)
         self._offered: tuple[np.ndarray, np.ndarray] | None = None
         self._order = np.zeros(0, np.int64)
@@ -533,9 +533,11 @@ def fold_map(means: np.ndarray, users: np.ndarray, ridge: float = 1e-3) -> np.nd
 
 def cosines(vectors: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """Cosine of the vectors at `codes` with all vectors: `[n, items]`; zero vectors are similar to nothing."""
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit = np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
-    return unit[codes] @ unit.T
+    length = np.linalg.norm(vectors, axis=1)
+    inverse = np.divide(1, length, out=np.zeros_like(length), where=length > 0)
+    out = (vectors[codes] * inverse[codes, None]) @ vectors.T
+    out *= inverse
+    return out
 
 # %% ../../nbs/20_recommender.ipynb #d2f97f68
 def stored_rows(model: Recommender, histories: Histories) -> np.ndarray:

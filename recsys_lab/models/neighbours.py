@@ -456,8 +456,11 @@ def freshness(visits: Histories, n_items: int, fresh: float) -> np.ndarray:
 def to_one(scores: sparse.csr_matrix) -> sparse.csr_matrix:
     """The rows of a CSR matrix, each divided by its greatest entry."""
     out = scores.tocsr()
-    most = out.max(axis=1).toarray().ravel() if out.shape[0] else np.zeros(0)
-    out.data = (out.data / np.repeat(np.maximum(most, 1e-30), np.diff(out.indptr))).astype(np.float32)
+    full, sizes = np.flatnonzero(np.diff(out.indptr)), np.diff(out.indptr)
+    most = np.zeros(out.shape[0], out.dtype)
+    if len(full):
+        most[full] = np.maximum.reduceat(out.data, out.indptr[full])
+    out.data = (out.data / np.repeat(np.maximum(most, 1e-30), sizes)).astype(np.float32)
     return out
 
 # %% ../../nbs/22_neighbours.ipynb #55485fd3
@@ -515,8 +518,9 @@ class SessionWalk(Recommender):
     def _score(self, histories: Histories) -> sparse.csr_matrix:
         c, shape = self.config, (len(histories), len(self.items))
         row, item, back = steps_back(histories, 50)
+        indptr = np.searchsorted(row, np.arange(len(histories) + 1))  # entries come row by row, items ascending
         start, own = (
-            sparse.csr_matrix((fading(back, decay).astype(np.float32), (row, item)), shape=shape)
+            sparse.csr_matrix((fading(back, decay).astype(np.float32), item, indptr), shape=shape)
             for decay in (c.prefix_decay, c.own_decay)
         )
         return (to_one(start @ self.state["walk"]) + c.own * own).tocsr()

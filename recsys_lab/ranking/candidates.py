@@ -16,7 +16,7 @@ from scipy import sparse
 from ..catalogue import Tree
 from ..datasets import Dataset, Histories
 from ..evaluation import Cases, bootstrap, cluster_sums, interval, item_users
-from ..models.base import Config, Recommender, best_of, exclusion, model_class
+from ..models.base import Config, Recommender, Scores, best_of, exclusion, model_class
 from ..models.neighbours import fading, keep_strongest, steps_back
 
 # %% auto #0
@@ -245,16 +245,24 @@ class Candidates(NamedTuple):
         return sparse.csr_matrix((values, self.items, self.indptr), shape=(len(self.indptr) - 1, n_items))
 
 
-def own_lists(model: Recommender, histories: Histories, k: int, exclude: str) -> tuple[np.ndarray, np.ndarray]:
+def own_lists(
+    model: Recommender,
+    histories: Histories,
+    k: int,
+    exclude: str,
+    out: sparse.csr_matrix | None = None,
+    answer: Scores | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """(codes, scores) `[n, k]` of a model's own opinions on encoded histories: none filled up, none for strangers by personal models.
 
-    A model with an index of its vectors (`near`) is asked for about the best instead of all.
+    A model with an index of its vectors (`near`) is asked for about the best instead of all. `out` and `answer` are the
+    exclusion and the model's answer, where they are known already.
     """
-    out = exclusion(histories, exclude, len(model.items))
+    out = exclusion(histories, exclude, len(model.items)) if out is None else out
     if getattr(model, "near", None) is not None:
         indexed: Any = model
         return best_of(indexed._near(histories, k + int(np.diff(out.indptr).max(initial=0))), out, k)
-    scores = model._answer(histories, exclude)
+    scores = model._answer(histories, exclude) if answer is None else answer
     if isinstance(scores, np.ndarray) and scores.ndim == 2:
         scores[np.diff(histories.indptr) == 0] = -np.inf
     return best_of(scores, out, k, model._ordered(scores))
@@ -270,14 +278,22 @@ def lists_to_one(scores: np.ndarray) -> np.ndarray:
 
 # %% ../../nbs/30_candidates.ipynb #079bb455
 def gather(
-    sources: Mapping[str, Recommender], widths: Mapping[str, int], histories: Histories, exclude: str
+    sources: Mapping[str, Recommender],
+    widths: Mapping[str, int],
+    histories: Histories,
+    exclude: str,
+    answers: dict[str, Scores] | None = None,
 ) -> Candidates:
-    """The union of the sources' lists for encoded histories; all sources have the same catalogue."""
+    """The union of the sources' lists for encoded histories; all sources have the same catalogue.
+
+    `answers` are scores by sources that are known already (`_answer`).
+    """
     names, n = tuple(sources), len(histories)
     n_items = len(next(iter(sources.values())).items)
+    out = exclusion(histories, exclude, n_items)
     keys, ranks, scores, which = [], [], [], []
     for at, name in enumerate(names):
-        codes, values = own_lists(sources[name], histories, widths[name], exclude)
+        codes, values = own_lists(sources[name], histories, widths[name], exclude, out, (answers or {}).get(name))
         row, place = np.nonzero(codes >= 0)
         keys.append(row * n_items + codes[row, place])
         ranks.append(place + 1)

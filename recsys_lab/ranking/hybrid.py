@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from ..datasets import Dataset, Histories
 from ..evaluation import Cases, bootstrap, cluster_sums, interval
 from ..metrics import TopK
-from ..models.base import Config, Recommender, made_lists, remember
+from ..models.base import Config, Recommender, Scores, made_lists, remember
 from .boosting import Boosting, BoostingConfig, case_ndcg
 from .candidates import Candidates
 from .features import feature_block, over_cases
@@ -106,18 +107,16 @@ class PopularityBlend(Recommender):
         return self.state["scores"]
 
 # %% ../../nbs/34_hybrid_alpha.ipynb #568d299f
-def score_at(model: Recommender, histories: Histories, c: Candidates) -> np.ndarray:
-    """A model's scores of candidates for encoded histories: float64 `[m]`; 0 where a sparse model has no opinion, NaN where a
-    dense one has none.
-    """
-    scores, row = model._score(histories), c.rows
+def score_at(scores: Scores, c: Candidates) -> np.ndarray:
+    """Candidates' scores in a model's answer: float64 `[m]`; 0 where a sparse model has no opinion, NaN where a dense one has none."""
+    row = c.rows
     if isinstance(scores, np.ndarray):
         found = (scores[c.items] if scores.ndim == 1 else scores[row, c.items]).astype(float)
         return np.where(np.isfinite(found), found, np.nan)
     opinions = scores.tocsr()
     opinions.sum_duplicates()
     span = opinions.shape[1]
-    key = np.repeat(np.arange(len(histories)), np.diff(opinions.indptr)) * span + opinions.indices
+    key = np.repeat(np.arange(opinions.shape[0]), np.diff(opinions.indptr)) * span + opinions.indices
     asked = row * span + c.items
     at = np.minimum(np.searchsorted(key, asked), max(0, len(key) - 1))
     return np.where(key[at] == asked, opinions.data[at], 0.0).astype(float) if len(key) else np.zeros(len(asked))
@@ -197,13 +196,14 @@ class Hybrid(Boosting):
     Config = HybridConfig
     leans_on = (*Boosting.leans_on, "recsys_lab.ranking.hybrid")
 
-    def halves(self, histories: Histories, c: Candidates, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(the trees' scores, the collaborative ones; NaN for items nobody had met) of candidates: float64 `[m]` each."""
-        other = score_at(self.parts[self.config.collaborative], histories, c)
+    def halves(self, answer: Scores, c: Candidates, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(the trees' scores, those of the collaborative part's `answer`; NaN for items nobody had met) of candidates: float64 `[m]`."""
+        other = score_at(answer, c)
         return self._predict(block), np.where(self.state["facts/users"][c.items] > 0, other, np.nan)
 
     def scored(self, histories: Histories, candidates: Candidates, block: np.ndarray) -> np.ndarray:
-        ranker, other = self.halves(histories, candidates, block)
+        answer = self.parts[self.config.collaborative]._score(histories)
+        ranker, other = self.halves(answer, candidates, block)
         return blended(ranker, other, candidates.indptr, self.config.alpha, self.config.normalisation)
 
     def _cold(self) -> np.ndarray:
@@ -211,8 +211,11 @@ class Hybrid(Boosting):
 
     def reasons(self, encoded: Histories, k: int, exclude: str, alpha: float | None = None) -> Reasons:
         """The lists of `rank` for encoded histories, and why; `alpha` in place of the model's own."""
-        found, block = self.short_lists(encoded, exclude)
-        halves = self.halves(encoded, found, block)
+        name = self.config.collaborative
+        answer = self.parts[name]._score(encoded)
+        answers = {name: answer} if sparse.issparse(answer) else None  # a dense one is written into as lists are made
+        found, block = self.short_lists(encoded, exclude, answers)
+        halves = self.halves(answer, found, block)
         share = self.config.alpha if alpha is None else alpha
         scores = blended(*halves, found.indptr, share, self.config.normalisation).astype(np.float32)
         codes, best, sources = made_lists(self, encoded, found.matrix(scores, len(self.items)), k, exclude)
@@ -258,7 +261,7 @@ def both_halves(model: Any, cases: Cases, exclude: str, others: Sequence[str]) -
     ) -> tuple[pd.DataFrame, np.ndarray]:
         told = {"case": rows.start + c.rows, "item": c.items, "met": label}
         told["ranker"] = model._predict(feature_block(first.facts, asking, c, first.names))
-        told |= {name: score_at(model.parts[name], asking, c) for name in others}
+        told |= {name: score_at(model.parts[name]._score(asking), c) for name in others}
         return pd.DataFrame(told), np.diff(c.indptr)
 
     parts = over_cases(first, cases, exclude, work)

@@ -15,7 +15,7 @@ from scipy import sparse
 
 from ..datasets import Dataset, Histories
 from ..evaluation import Cases
-from ..models.base import Config, Recommender
+from ..models.base import Config, Recommender, Scores
 from ..runs import Question, questions
 from ..splits import Split
 from .candidates import WIDTHS, Candidates, gather
@@ -127,10 +127,15 @@ class TwoStage(Recommender):
         found, block = self.short_lists(histories, exclude)
         return found, self.scored(histories, found, block)
 
-    def short_lists(self, histories: Histories, exclude: str) -> tuple[Candidates, np.ndarray]:
-        """(short lists of encoded histories, their features `[m, features]`); strangers have none, for they are answered as cold."""
+    def short_lists(
+        self, histories: Histories, exclude: str, answers: dict[str, Scores] | None = None
+    ) -> tuple[Candidates, np.ndarray]:
+        """(short lists of encoded histories, their features `[m, features]`); strangers have none, for they are answered as cold.
+
+        `answers` are scores by sources that are known already.
+        """
         first = self.first
-        found = gather(first.sources, first.widths, histories, exclude)
+        found = gather(first.sources, first.widths, histories, exclude, answers)
         found = found.keep((np.diff(histories.indptr) > 0)[found.rows])
         return found, feature_block(first.facts, histories, found, first.names)
 

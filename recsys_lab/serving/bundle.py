@@ -14,6 +14,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,12 +25,14 @@ from ..datasets import FOREVER, DataError, Histories, file_hash
 from ..models.base import best_of, cold_answer, exclusion, load, made_lists
 from ..metrics import SOURCES
 from ..runs import package_folder, read_json
+from ..search import lexical
 
 # %% auto #0
-__all__ = ['CODE', 'FORMAT', 'EXACT_UP_TO', 'ENOUGH', 'SHOWN', 'REMAKE', 'Ids', 'Texts', 'code_prints', 'code_print', 'made_near',
-           'shared', 'write_catalogue', 'shown_rows', 'pack', 'near_of', 'manifest_of', 'facts_of', 'swap_in', 'fit_of',
-           'bundle_run', 'read_manifest', 'verify', 'difference', 'local', 'Listed', 'Bundle', 'read_texts',
-           'with_index', 'served_model', 'told_history', 'one_stage', 'two_stages']
+__all__ = ['CODE', 'FORMAT', 'EXACT_UP_TO', 'ENOUGH', 'FLAT_UP_TO', 'SHOWN', 'REMAKE', 'Ids', 'Texts', 'code_prints',
+           'code_print', 'made_near', 'shared', 'write_catalogue', 'shown_rows', 'pack', 'near_of', 'manifest_of',
+           'facts_of', 'swap_in', 'fit_of', 'bundle_run', 'refit', 'refitted', 'roll_back', 'read_manifest', 'verify',
+           'difference', 'local', 'Listed', 'Bundle', 'read_texts', 'with_index', 'served_model', 'told_history',
+           'one_stage', 'two_stages']
 
 # %% ../../nbs/60_bundle.ipynb #93ef3fee
 class Ids:
@@ -116,32 +119,43 @@ def code_print(node: ast.AST) -> str:
 
 # %% ../../nbs/60_bundle.ipynb #6ba4caba
 FORMAT = 1
-EXACT_UP_TO = 50_000  # items; above, nearest vectors are looked for in an index (inverted lists)
-ENOUGH = 0.95  # recall of the exact list that the index is set to reach
+EXACT_UP_TO = 50_000  # items; above, nearest vectors are looked for in an index
+ENOUGH = 0.99  # recall of the exact list that the index is set to reach
+FLAT_UP_TO = 20_000  # vectors in the index; above, they lie in lists, of which a few are searched
 
 
 def made_near(vectors: np.ndarray, queries: np.ndarray, k: int, path: Path, seed: int = 0) -> dict[str, float]:
-    """Write an inverted-list index of vectors `[n, f]` by inner product (FAISS); returns its facts, with recall@k against all pairs.
+    """Write an index of vectors `[n, f]` by inner product (FAISS); returns its facts, with recall@k against all pairs.
 
-    As many lists are searched as it takes to reach `ENOUGH` on the queries `[m, f]`, up to a half of them.
+    Short vectors are nobody's best: only the longest are in it, as many as it takes to reach `ENOUGH` on the queries `[m, f]`, by
+    doubling. Where these are many they lie in inverted lists, of which as many are searched as it takes, up to a half.
     """
     import faiss as untyped
 
     faiss: Any = untyped
-    vectors = np.ascontiguousarray(vectors, np.float32)
-    lists = max(1, min(int(2 * np.sqrt(len(vectors))), len(vectors) // 40))
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(vectors.shape[1]), vectors.shape[1], lists, faiss.METRIC_INNER_PRODUCT)
-    index.cp.seed, index.cp.min_points_per_centroid = seed + 1, 1
-    index.train(vectors)
-    index.add(vectors)
-    exact = faiss.IndexFlatIP(vectors.shape[1])
-    exact.add(vectors)
-    wanted = exact.search(np.ascontiguousarray(queries, np.float32), k)[1]
-    index.nprobe = min(8, lists)
-    while (recall := shared(index.search(queries, k)[1], wanted)) < ENOUGH and index.nprobe * 2 <= max(1, lists // 2):
-        index.nprobe *= 2
+    vectors, queries = (np.ascontiguousarray(a, np.float32) for a in (vectors, queries))
+    whole = faiss.IndexFlatIP(vectors.shape[1])
+    whole.add(vectors)
+    wanted, by_length = whole.search(queries, k)[1], np.argsort(-np.linalg.norm(vectors, axis=1), kind="stable")
+    n = min(len(vectors), max(k, len(vectors) // 64))
+    while n < len(vectors) and np.isin(wanted, by_length[:n]).mean() < ENOUGH:
+        n = min(len(vectors), 2 * n)
+    kept = np.sort(by_length[:n])
+    index = lists = faiss.IndexFlatIP(vectors.shape[1])
+    if n > FLAT_UP_TO:
+        lists = faiss.IndexIVFFlat(index, vectors.shape[1], int(np.sqrt(n)), faiss.METRIC_INNER_PRODUCT)
+        lists.cp.seed = seed + 1
+        lists.train(vectors[kept])
+    index = faiss.IndexIDMap(lists)
+    index.add_with_ids(vectors[kept], kept)
+    facts = {"items": len(vectors), "kept": n, "k": k}
+    if n > FLAT_UP_TO:
+        lists.nprobe = 8
+        while shared(index.search(queries, k)[1], wanted) < ENOUGH and lists.nprobe < lists.nlist // 2:
+            lists.nprobe *= 2
+        facts |= {"lists": lists.nlist, "searched": lists.nprobe}
     faiss.write_index(index, str(path))
-    return {"items": len(vectors), "lists": lists, "searched": int(index.nprobe), "k": k, "recall": round(recall, 4)}
+    return facts | {"recall": round(shared(index.search(queries, k)[1], wanted), 4)}
 
 
 def shared(found: np.ndarray, wanted: np.ndarray) -> float:
@@ -244,8 +258,17 @@ def manifest_of(
 
 
 def facts_of(model: Any) -> dict[str, Any]:
-    """How much a model has seen: events, users, items, and from when to when (milliseconds; None without times)."""
-    times = model.known.times
+    """How much a model has seen: events, users, items, from when to when (milliseconds; None without times), and ratings.
+
+    Ratings are the pairs of user and item that met, their mean as `products.STARS` values the furthest event of each.
+    """
+    from recsys_lab.products import STARS
+
+    h, times = model.known, model.known.times
+    stars = np.array([STARS.get(name, 0.0) for name in h.event_names])[h.events]
+    pair = h.rows * len(model.items) + model.items.get_indexer(h.items)
+    order = np.lexsort((-stars, pair))
+    best = stars[order][np.diff(pair[order], prepend=-1) != 0]
     dated = bool(model.state["facts/times"]) and len(times) > 0
     return {
         "total_events": len(times),
@@ -253,6 +276,8 @@ def facts_of(model: Any) -> dict[str, Any]:
         "unique_items": len(model.items),
         "start": int(times.min()) if dated else None,
         "end": int(times.max()) if dated else None,
+        "ratings": len(best),
+        "avg_rating": round(float(best.mean()), 4) if len(best) else None,
     }
 
 
@@ -292,6 +317,60 @@ def bundle_run(
     log = datasets.load(told["name"], size=told.get("size") or "small")
     about = {"run": run.name, "dataset": told["name"], "size": told.get("size") or ""}
     return pack(hybrid, log, out, beside, about, exact_up_to)
+
+# %% ../../nbs/60_bundle.ipynb #2bf7b7eb
+def refit(folder: Path | str, kind: str = "hybrid", force: bool = False) -> dict[str, Any]:
+    """Make a bundle again from its log as it is now; returns `status` (`trained` or `unchanged`), `message` and `stats`.
+
+    `kind` is `hybrid` (all), `mf` (the ALS factors; the catalogue must be the same) or `ss` (catalogue and search). A log that
+    is as it was is not trained on again unless `force` is set. `ValueError` for a log with which it cannot be done.
+    """
+    from recsys_lab import datasets
+
+    folder, manifest = Path(folder), verify(folder)
+    about = manifest["about"]
+    if not about.get("dataset"):
+        raise ValueError(f"{folder}: the bundle does not say which log it was made from; {REMAKE}")
+    log = datasets.load(about["dataset"], size=about.get("size") or "small")
+    if log.fingerprint == about.get("trained_on", {}).get(kind) and not force:
+        return {"status": "unchanged", "message": f"{log.name} is as it was", "stats": manifest["facts"]}
+    with tempfile.TemporaryDirectory(prefix="recsys-refit-") as place:
+        fit, others = refitted(folder, manifest, log, kind, Path(place))
+        trained = {**about.get("trained_on", {}), kind: log.fingerprint}
+        done = pack(fit, log, folder, others, {**about, "trained_on": trained})
+    return {"status": "trained", "message": f"bundle {done['version']} is in place", "stats": done["facts"]}
+
+
+def refitted(
+    folder: Path, manifest: Mapping[str, Any], log: Any, kind: str, place: Path
+) -> tuple[Path, dict[str, Path]]:
+    """(folder of the hybrid to bundle, folders of the models beside it), fitted as far as the kind of training asks."""
+    others = {name: folder / "others" / name for name in manifest["others"]}
+    if kind == "ss":
+        return folder / "model", others
+    model: Any = load(folder / "model")
+    if kind == "hybrid":
+        for name, path in others.items():
+            old = load(path)
+            others[name] = type(old)(**asdict(old.config)).fit(log).save(place / name)
+        return type(model)(**asdict(model.config)).fit(log).save(place / "model"), others
+    if kind != "mf" or "als" not in model.parts:
+        raise ValueError(f"kind must be hybrid, mf (where als is a source) or ss, not {kind!r}")
+    if not log.items.equals(model.items):
+        raise ValueError(f"{log.name} has other items than the bundle, so its factors do not fit in; train the hybrid")
+    model.parts["als"] = type(model.parts["als"])(**asdict(model.parts["als"].config)).fit(log)
+    return model.save(place / "model"), others
+
+
+def roll_back(folder: Path | str) -> str:
+    """Put the bundle before in the place of the present one, which becomes the one before; returns its version."""
+    folder = Path(folder)
+    previous, aside = folder.with_name(f"{folder.name}.previous"), folder.with_name(f".{folder.name}.aside")
+    version = verify(previous)["version"]
+    folder.rename(aside)
+    previous.rename(folder)
+    aside.rename(previous)
+    return version
 
 # %% ../../nbs/60_bundle.ipynb #5d4ba5a2
 REMAKE = "make it again: recsys-lab bundle RUN -o FOLDER"
@@ -419,10 +498,10 @@ class Bundle:
         self.words = sqlite3.connect(words, uri=True, check_same_thread=False)
         cold_answer(self.model)
 
-    def history(self, user: int) -> Histories:
-        """The encoded history of the user at a place of `users`; -1: of a stranger."""
+    def history(self, user: int, at: int = FOREVER) -> Histories:
+        """The encoded history of the user at a place of `users` who asks at a moment; -1: of a stranger."""
         run = slice(*self.known.indptr[user : user + 2].tolist()) if user >= 0 else slice(0, 0)
-        return told_history(self, self.known.items[run], self.known.events[run], self.known.times[run])
+        return told_history(self, self.known.items[run], self.known.events[run], self.known.times[run], at)
 
     def rank(self, history: Histories, k: int, name: str = "", exclude: str = "", alpha: float | None = None) -> Listed:
         """The k best items for one encoded history, by the hybrid or another model of the bundle.
@@ -434,6 +513,10 @@ class Bundle:
         if not len(history.items) or model is not self.model:
             return one_stage(model, history, k, exclude)
         return two_stages(model, history, k, exclude, alpha)
+
+    def find(self, query: str, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """(codes, BM25 scores) of the k items that best match the words of a query."""
+        return lexical(self.words, query, k, None)
 
     def similar(self, item: int, k: int, name: str) -> tuple[np.ndarray, np.ndarray]:
         """(codes, scores) of the k items most like the one at a place of `items`, by a model of the bundle; never itself."""
@@ -455,7 +538,7 @@ def with_index(model: Any, folder: Path) -> Any:
         import faiss as untyped
 
         faiss: Any = untyped
-        model.parts["als"].near = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
+        model.parts["als"].near = faiss.read_index(str(path))
     return model
 
 

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 # %% auto #0
-__all__ = ['ABSENT', 'SINGLE', 'Absent', 'lean', 'unshared_mb']
+__all__ = ['ABSENT', 'SINGLE', 'Absent', 'lean', 'unshared_mb', 'app', 'main']
 
 # %% ../../nbs/59_small_process.ipynb #18aa3c9c
 ABSENT = (
@@ -66,3 +66,23 @@ def unshared_mb() -> float:
         return int(told["RssAnon"].split()[0]) / 1024
     except (OSError, KeyError):
         return float("nan")
+
+# %% ../../nbs/59_small_process.ipynb #bbe53337
+def app() -> Any:
+    """The service in a lean process, for an ASGI server (`recsys_lab.serving.lean:app`, a factory)."""
+    lean()
+    from recsys_lab.serving.api import app_from_environment
+
+    return app_from_environment()
+
+
+def main() -> None:
+    """`python -m recsys_lab.serving.lean BUNDLE ...`: what `recsys-lab serve` starts."""
+    lean()
+    from recsys_lab.serving.api import serve
+
+    serve()
+
+
+if __name__ == "__main__" and "get_ipython" not in globals():
+    main()
