@@ -31,7 +31,8 @@ __all__ = ['OWN', 'EXTRAS', 'EXAMPLES', 'LEDGER_FILE', 'AS_IT_IS', 'UserError', 
            'chapters_before', 'check_folder', 'save_states', 'cmd_run', 'split_words', 'cmd_params', 'list_data',
            'cmd_data', 'cmd_readme', 'user_batches', 'write_lists', 'cmd_recommend', 'add_run', 'add_data',
            'cmd_ledger', 'add_ledger', 'add_recommend', 'pairs_of', 'cmd_products', 'add_products', 'cmd_search',
-           'add_search', 'cmd_bundle', 'add_bundle', 'start_server', 'parser', 'cmd_compare', 'main']
+           'add_search', 'cmd_bundle', 'add_bundle', 'start_server', 'cmd_ui', 'add_ui', 'parser', 'cmd_compare',
+           'main']
 
 # %% ../nbs/81_cli.ipynb #1054d7c3
 class UserError(Exception):
@@ -755,6 +756,29 @@ def start_server(words: Sequence[str]) -> int:
     os.execv(sys.executable, [sys.executable, "-m", "recsys_lab.serving.lean", *words])
 
 # %% ../nbs/81_cli.ipynb #809a6820
+def cmd_ui(args: argparse.Namespace) -> int:
+    """Replace this process by the page's."""
+    found = find_spec("streamlit")
+    if found is None:
+        raise UserError("the page is not installed; say: pip install 'recsys_lab[ui]'")
+    os.environ["RECSYS_LAB_API"] = args.api
+    script = runs.package_folder() / "serving" / "ui.py"
+    told = {"server.address": args.host, "server.port": args.port, "server.headless": "true"}
+    told |= {"browser.gatherUsageStats": "false", "server.fileWatcherType": "none", "client.toolbarMode": "minimal"}
+    words = [word for name, value in told.items() for word in (f"--{name}", str(value))]
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "streamlit", "run", str(script), *words])
+
+
+def add_ui(sub: Any) -> None:
+    """The command `ui`."""
+    command = sub.add_parser("ui", help="show recommendations on a page, from a service that runs")
+    command.add_argument("--api", default="http://127.0.0.1:8000", help="URL of the service")
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    command.add_argument("--port", type=int, default=8501, help="port (default: 8501)")
+    command.set_defaults(call=cmd_ui)
+
+# %% ../nbs/81_cli.ipynb #6538bd31
 AS_IT_IS = argparse.RawDescriptionHelpFormatter
 
 
@@ -771,6 +795,7 @@ def parser() -> argparse.ArgumentParser:
     add_products(sub)
     add_search(sub)
     add_bundle(sub)
+    add_ui(sub)
     bind = sub.add_parser("book", help="bind the book of a run again")
     bind.set_defaults(call=lambda args: print(book.build(args.run, args.k)) or 0)
     board = sub.add_parser("leaderboard", help="print the leaderboards of a run")

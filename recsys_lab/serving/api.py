@@ -49,9 +49,9 @@ __all__ = ['LOG', 'MOST_BODY', 'MOST_ID', 'MOST_HISTORY', 'MOST_LISTED', 'AT_ONC
            'Recommended', 'Fast', 'Named', 'Alike', 'AlikeList', 'Found', 'FoundList', 'UserStats', 'Trained',
            'Problem', 'Arm', 'share_of', 'Settings', 'Service', 'number', 'own_id', 'listed_items', 'alike_items',
            'model_of', 'history_of', 'stats_of', 'moment', 'Around', 'refused_early', 'bounded', 'account', 'Cache',
-           'train', 'allowed', 'database_facts', 'database_of', 'add_state', 'factors_of', 'metadata_of', 'health_of',
-           'add_recommend', 'recommended', 'answered', 'add_rest', 'known_user', 'similar', 'create_app', 'add_errors',
-           'serve', 'arguments', 'app_from_environment']
+           'train', 'allowed', 'database_facts', 'database_of', 'add_state', 'factors_of', 'examples_of', 'metadata_of',
+           'health_of', 'add_recommend', 'recommended', 'answered', 'add_rest', 'known_user', 'similar', 'create_app',
+           'add_errors', 'serve', 'arguments', 'app_from_environment']
 
 # %% ../../nbs/61_api.ipynb #8d8d5f19
 LOG = logging.getLogger("recsys_lab.serve")
@@ -203,6 +203,8 @@ class Alike(BaseModel):
     item_id: int | str
     score: float | None
     title: str
+    category: str
+    price: float | None
     image_url: str
 
 
@@ -217,6 +219,8 @@ class Found(BaseModel):
 
     product_id: int | str
     title: str
+    category: str
+    price: float | None
     score: float
     image_url: str
 
@@ -373,8 +377,8 @@ def alike_items(b: Bundle, codes: np.ndarray, scores: np.ndarray) -> list[dict[s
         {
             "item_id": own_id(b.items[code]),
             "score": number(score),
-            "title": b.shown["title"][int(code)],
-            "image_url": b.shown["image_url"][int(code)],
+            **{name: texts[code] for name, texts in b.shown.items()},
+            "price": number(b.price[code]),
         }
         for code, score in zip(codes.tolist(), scores, strict=True)
     ]
@@ -642,7 +646,8 @@ def add_state(app: FastAPI, service: Service) -> None:
     async def root() -> Any:
         arm = service.arm("")
         told = {a.name: {"version": a.bundle.manifest["version"], "model": a.model} for a in service.arms or ()}
-        return as_json({"service": "recsys_lab", "models": list(arm.bundle.models), "arms": told, "docs": "/docs"})
+        shown = {"models": list(arm.bundle.models), "arms": told, "examples": examples_of(arm.bundle)}
+        return as_json({"service": "recsys_lab", **shown, "docs": "/docs"})
 
     @app.get("/health", tags=["state"], summary="Whether it lives, and what it serves")
     async def health() -> Any:
@@ -681,6 +686,14 @@ def factors_of(b: Bundle) -> int:
     """Length of the vectors of ALS in a bundle; 0 where there is none."""
     als = b.models.get("als")
     return int(als.state["item_vectors"].shape[1]) if als is not None else 0
+
+
+def examples_of(b: Bundle) -> dict[str, Any]:
+    """A user of some events, and an item that they met, to try the service with."""
+    length = np.diff(b.known.indptr[:10_001])
+    user = int(np.argmin(np.abs(length - 8))) if len(length) else -1
+    items = b.history(user).items
+    return {"user_id": own_id(b.users[user]), "item_id": own_id(b.items[items[-1]])} if len(items) else {}
 
 
 def metadata_of(b: Bundle) -> dict[str, Any]:

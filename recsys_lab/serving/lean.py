@@ -33,6 +33,8 @@ SINGLE = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 class Absent(ModuleType):
     """A library that a server does without; `ImportError` for whoever asks for something in it."""
 
+    stand_in = True  # known by this, for the module that starts a server is there twice: as it and as `__main__`
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
@@ -45,8 +47,11 @@ def lean() -> None:
     `RuntimeError` where one of them is there already. LightGBM is imported on the way: it would use pandas and scikit-learn if it found
     them.
     """
-    if there := [name for name in ABSENT if name in sys.modules and not isinstance(sys.modules[name], Absent)]:
-        raise RuntimeError(f"{there[0]} is imported already; call lean() first in a process of its own")
+    there = {name: getattr(sys.modules[name], "stand_in", False) for name in ABSENT if name in sys.modules}
+    if there and all(there.values()):
+        return  # done before
+    if there:
+        raise RuntimeError(f"{next(iter(there))} is imported already; call lean() first in a process of its own")
     os.environ.update(dict.fromkeys(SINGLE, "1"))
     for name in ABSENT:
         sys.modules[name] = None  # type: ignore[assignment]  # which Python takes for a library that is not installed
