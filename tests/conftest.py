@@ -1,11 +1,17 @@
 """Shared small logs, and where the real data are."""
 
 import os
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import requests
 
 from recsys_lab import datasets, splits
 
@@ -81,3 +87,70 @@ def shop() -> datasets.Dataset:
 @pytest.fixture(scope="session")
 def shop_split(shop) -> splits.Split:
     return splits.make(shop)
+
+
+LEAN = [sys.executable, "-m", "recsys_lab.serving.lean"]
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@contextmanager
+def serving(folder, *words, **env):
+    """A server in a process of its own, ready; yields its URL and its process."""
+    port = free_port()
+    done = subprocess.Popen(
+        [*LEAN, str(folder), "--port", str(port), *words],
+        cwd=ROOT,
+        env=os.environ | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(200):
+            assert done.poll() is None, done.stdout.read()
+            try:
+                if requests.get(f"{url}/ready", timeout=2).status_code == 200:
+                    break
+            except requests.ConnectionError:
+                pass
+            time.sleep(0.1)
+        else:
+            raise AssertionError("the server is not ready after 20 seconds")
+        yield url, done
+    finally:
+        if done.poll() is None:
+            done.terminate()
+        done.communicate(timeout=30)
+
+
+def packed(fits, shop, out, **more):
+    """A bundle of `fits` at a place; returns its manifest."""
+    from recsys_lab.serving.bundle import pack
+
+    return pack(fits[0], shop, out, {"item_knn": fits[1]}, {"dataset": "shop", "size": "tiny"}, **more)
+
+
+@pytest.fixture(scope="session")
+def fits(shop, tmp_path_factory):
+    """A hybrid and item KNN of the tiny shop, saved."""
+    from recsys_lab.models.neighbours import ItemKNN
+    from recsys_lab.ranking.hybrid import HybridTuned
+
+    place, known = tmp_path_factory.mktemp("fits"), splits.make(shop).known("test")
+    sources = FEW_SOURCES | {"als": 10}
+    hybrid = HybridTuned(**quick("hybrid_tuned") | {"sources": sources, "settings": {"als": {"factors": 8}}}).fit(known)
+    return hybrid.save(place / "hybrid"), ItemKNN().fit(known).save(place / "knn"), hybrid
+
+
+@pytest.fixture(scope="session")
+def folder(fits, shop, tmp_path_factory):
+    """A bundle that tests read and leave alone."""
+    place = tmp_path_factory.mktemp("bundle") / "b"
+    packed(fits, shop, place)
+    return place

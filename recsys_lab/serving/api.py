@@ -33,20 +33,20 @@ from fastapi import Body, FastAPI, Header, Query
 from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from .. import __version__
 from ..datasets import FOREVER, DataError
 from .bundle import Bundle, Listed, local, read_manifest, told_history
 
 # %% auto #0
-__all__ = ['LOG', 'MOST_BODY', 'MOST_ID', 'MOST_HISTORY', 'MOST_LISTED', 'AT_ONCE', 'CODES', 'Id', 'UserPath', 'ItemPath',
+__all__ = ['LOG', 'MOST_BODY', 'MOST_ID', 'MOST_HISTORY', 'MOST_LISTED', 'AT_ONCE', 'CODES', 'Text', 'UserPath', 'ItemPath',
            'Length', 'Alpha', 'ModelName', 'REQUESTS', 'SECONDS', 'CACHED', 'KNOWN_ID', 'Receive', 'FACTS', 'Refused',
-           'as_json', 'error_answer', 'Seen', 'Ask', 'AskSimilar', 'AskUser', 'AskSearch', 'AskTraining', 'Item',
-           'Recommended', 'Fast', 'Named', 'Alike', 'AlikeList', 'Found', 'FoundList', 'UserStats', 'Trained',
+           'as_json', 'error_answer', 'whole', 'Seen', 'Ask', 'AskSimilar', 'AskUser', 'AskSearch', 'AskTraining',
+           'Item', 'Recommended', 'Fast', 'Named', 'Alike', 'AlikeList', 'Found', 'FoundList', 'UserStats', 'Trained',
            'Problem', 'Arm', 'share_of', 'Settings', 'Service', 'number', 'own_id', 'listed_items', 'alike_items',
            'model_of', 'history_of', 'stats_of', 'moment', 'Around', 'refused_early', 'bounded', 'account', 'Cache',
            'train', 'allowed', 'database_facts', 'database_of', 'add_state', 'factors_of', 'examples_of', 'metadata_of',
@@ -85,9 +85,16 @@ def error_answer(status: int, message: str, request_id: str) -> Response:
     )
 
 # %% ../../nbs/61_api.ipynb #e32989c8
-Id = Annotated[int | str, Field(description="as in the log", examples=[17])]
-UserPath = Annotated[str, InPath(max_length=MOST_ID, description="as in the log", examples=["17"])]
-ItemPath = Annotated[str, InPath(max_length=MOST_ID, description="as in the log", examples=["211"])]
+def whole(text: str) -> str:
+    """A text that UTF-8 can hold; `ValueError` for one with half a character in it."""
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        raise ValueError("half a character is no text")
+    return text
+
+
+Text = Annotated[str, AfterValidator(whole)]
+UserPath = Annotated[Text, InPath(max_length=MOST_ID, description="as in the log", examples=["17"])]
+ItemPath = Annotated[Text, InPath(max_length=MOST_ID, description="as in the log", examples=["211"])]
 Length = Annotated[int, Query(ge=1, le=MOST_LISTED, description="length of the list")]
 Alpha = Annotated[float | None, Query(ge=0, le=1, description="share of the collaborative score; none: the tuned one")]
 ModelName = Annotated[str, Query(max_length=40, description="a model of the bundle; none: the hybrid")]
@@ -97,8 +104,8 @@ class Seen(BaseModel):
     """One entry of a history."""
 
     model_config = ConfigDict(extra="forbid")
-    item_id: Annotated[int | str, Field(description="as in the log", examples=[211])]
-    event: Annotated[str, Field(max_length=40, description="kind of event, the log's first by default")] = ""
+    item_id: Annotated[int | Text, Field(description="as in the log", examples=[211])]
+    event: Annotated[Text, Field(max_length=40, description="kind of event, the log's first by default")] = ""
     time: Annotated[int | None, Field(ge=0, le=2**53, description="milliseconds since 1970")] = None
 
 
@@ -106,14 +113,16 @@ class Ask(BaseModel):
     """A request for recommendations, for an id or for a history."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"user_id": 17, "k": 5}]})
-    user_id: Annotated[int | str | None, Field(description="as in the log")] = None
+    user_id: Annotated[int | Text | None, Field(description="as in the log")] = None
     k: Annotated[int, Field(ge=1, le=MOST_LISTED)] = 10
-    history: Annotated[list[int | str | Seen] | None, Field(max_length=MOST_HISTORY, description="oldest first")] = None
+    history: Annotated[list[int | Text | Seen] | None, Field(max_length=MOST_HISTORY, description="oldest first")] = (
+        None
+    )
     at: Annotated[int | None, Field(ge=0, le=2**53, description="when it is asked, ms since 1970; none: log's end")] = (
         None
     )
     exclude: Annotated[str, Field(pattern="^(|none|seen|purchased)$", description="what the list leaves out")] = ""
-    model: Annotated[str, Field(max_length=40)] = ""
+    model: Annotated[Text, Field(max_length=40)] = ""
     alpha: Annotated[float | None, Field(ge=0, le=1)] = None
 
 
@@ -121,7 +130,7 @@ class AskSimilar(BaseModel):
     """A request for items like one."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"item_id": 211, "n": 5}]})
-    item_id: Annotated[int | str, Field(description="as in the log")]
+    item_id: Annotated[int | Text, Field(description="as in the log")]
     n: Annotated[int, Field(ge=1, le=MOST_LISTED)] = 10
 
 
@@ -129,7 +138,7 @@ class AskUser(BaseModel):
     """A request for the factors' list of a user."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"user_id": 17, "n": 5}]})
-    user_id: Annotated[int | str, Field(description="as in the log")]
+    user_id: Annotated[int | Text, Field(description="as in the log")]
     n: Annotated[int, Field(ge=1, le=MOST_LISTED)] = 10
     filter_already_liked: bool = True
 
@@ -138,7 +147,7 @@ class AskSearch(BaseModel):
     """A search by words."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"query": "lamp", "top_k": 5}]})
-    query: Annotated[str, Field(max_length=500)]
+    query: Annotated[Text, Field(max_length=500)]
     top_k: Annotated[int, Field(ge=1, le=MOST_LISTED)] = 10
 
 
@@ -482,6 +491,11 @@ class Around:
                 await refusal(scope, receive, sending)
             else:
                 await self.app(scope, bounded(receive), sending)
+        except Exception:
+            LOG.exception("request %s failed", state["request_id"])
+            if status == 500:  # nothing was sent yet
+                sorry = "something went wrong here; tell us the request_id"
+                await error_answer(500, sorry, state["request_id"])(scope, receive, sending)
         finally:
             self.service.at_work -= 1
             account(scope, state, status, time.perf_counter() - began)
@@ -516,7 +530,7 @@ def bounded(receive: Receive) -> Receive:
         message = await receive()
         size += len(message.get("body", b""))
         if size > MOST_BODY:
-            raise Refused(413, f"the body must have at most {MOST_BODY} bytes")
+            raise HTTPException(413)
         return message
 
     return next_part
@@ -657,7 +671,7 @@ def add_state(app: FastAPI, service: Service) -> None:
     async def ready() -> Any:
         return as_json({"status": "ready", "model_version": service.arm("").bundle.manifest["version"]})
 
-    @app.get("/metrics", tags=["state"], summary="Counters for Prometheus")
+    @app.get("/metrics", tags=["state"], summary="Counters for Prometheus", response_class=PlainTextResponse)
     async def metrics() -> Any:
         registry = prometheus.REGISTRY
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
@@ -912,14 +926,10 @@ def add_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
         told = {404: "there is nothing here; see /docs", 405: "not this method; see /docs"}
+        told |= {400: "the body is no JSON", 413: f"the body must have at most {MOST_BODY} bytes"}
         found = error_answer(error.status_code, told.get(error.status_code, "bad request"), request.state.request_id)
         found.headers.update(error.headers or {})
         return found
-
-    @app.exception_handler(Exception)
-    async def broken(request: Request, error: Exception) -> Response:
-        LOG.exception("request %s failed", request.state.request_id)
-        return error_answer(500, "something went wrong here; tell us the request_id", request.state.request_id)
 
 # %% ../../nbs/61_api.ipynb #d5ae991b
 def serve(argv: Sequence[str] | None = None) -> None:
