@@ -61,6 +61,8 @@ class Ids:
             if not re.fullmatch(r"-?[0-9]{1,18}", str(told)):
                 return -1
             told = int(told)
+        elif "\0" in str(told):
+            return -1  # NumPy would not see it at the end of a text
         return int(self.get_indexer(np.asarray([told if isinstance(told, int) else str(told)]))[0])
 
 # %% ../../nbs/60_bundle.ipynb #e27c0222
