@@ -31,9 +31,9 @@ from recsys_lab.runs import (
 
 # %% auto #0
 __all__ = ['DIRECTIVE', 'PARTS', 'CONF', 'CSS', 'COST_FIGURE', 'markdown_table', 'leaderboard_frame', 'asked_in', 'own_k',
-           'leaderboards', 'turned', 'findings', 'facts_frame', 'figures_of', 'summary', 'list_runs', 'directives_of',
-           'page_cell', 'page', 'toctree', 'chapter_parts', 'modules', 'cost_rows', 'cover', 'write_sources', 'build',
-           'refresh']
+           'leaderboards', 'searches', 'turned', 'findings', 'facts_frame', 'figures_of', 'summary', 'list_runs',
+           'directives_of', 'page_cell', 'page', 'toctree', 'chapter_parts', 'modules', 'cost_rows', 'cover',
+           'write_sources', 'build', 'refresh']
 
 # %% ../nbs/80_book.ipynb #100cc65d
 def markdown_table(frame: pd.DataFrame) -> str:
@@ -120,6 +120,21 @@ def leaderboards(folder: Path | str, k: int | None = None) -> str:
             )
     return "\n".join(parts) or "No model was judged in this run.\n"
 
+# %% ../nbs/80_book.ipynb #c99be50c
+def searches(folder: Path | str) -> str:
+    """How well products were found, as markdown: a row for each set of queries and kind of search; empty where none was judged."""
+    rows = [r for r in Run(folder).rows("metrics") if r["protocol"] == "known_item"]
+    if not rows:
+        return ""
+    table = pd.DataFrame(rows)
+    table["shown"] = [f"{r.value:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in table.itertuples()]
+    wide = table.pivot_table(
+        index=["slice", "model", "n_users"], columns="metric", values="shown", aggfunc="last", sort=False
+    ).reset_index()
+    named = wide[["slice", "model", "mrr", "recall", "n_users"]]
+    named.columns = pd.Index(["queries", "search", "MRR@10", "Recall@10", "number"])
+    return markdown_table(named)
+
 # %% ../nbs/80_book.ipynb #26de6581
 def turned(row: dict[str, Any]) -> dict[str, Any]:
     """A comparison seen from its other model."""
@@ -176,6 +191,8 @@ def summary(folder: Path | str, k: int | None = None) -> str:
         "## Leaderboards",
         leaderboards(folder, k),
     ]
+    if searched := searches(folder):
+        parts += ["## Search", "Queries with one right answer each; intervals are over queries.", searched]
     if data.get("card"):
         parts += ["## The log", markdown_table(facts_frame(data["card"]))]
     if data.get("funnel"):

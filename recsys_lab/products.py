@@ -25,6 +25,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from tqdm import tqdm
 
+from .catalogue import PRICES
 from .datasets import DataError, Dataset, open_source
 
 # %% auto #0
@@ -741,7 +742,7 @@ def store(log: Dataset, url: str, batch: int = 10_000) -> dict[str, int]:
     return counts
 
 
-TOLD = ("title", "brand", "description", "price", "available", "categoryid")
+TOLD = ("title", "brand", "description", "available", "categoryid", *PRICES)
 
 
 def items_told(log: Dataset) -> pd.Index:
@@ -757,6 +758,7 @@ def catalogue_rows(log: Dataset) -> pd.DataFrame:
     """
     items = items_told(log)
     last = {name: log.item_property(name) for name in TOLD}
+    last["price"] = next((last[name] for name in PRICES if len(last[name])), last[PRICES[0]])
     ids = items.astype("str")
     told = {name: values.reindex(items) for name, values in last.items()}
     parents = {} if log.categories is None else dict(log.categories[["category", "parent"]].itertuples(index=False))

@@ -24,10 +24,10 @@ from .datasets import DataError, file_hash, whole_folder
 
 # %% auto #0
 __all__ = ['NAME_WEIGHT', 'TEXT_WEIGHT', 'WORD_WEIGHTS', 'SHOWN', 'ENCODER', 'Encoder', 'FORMAT', 'EXACT_UP_TO', 'LINKS',
-           'EFFORT', 'WORD', 'MARKED', 'MOST_WORDS', 'COMMON', 'HOW', 'RRF', 'WORDS_COUNT', 'CODE', 'called',
+           'EFFORT', 'WORD', 'MARKED', 'MOST_WORDS', 'COMMON', 'HOW', 'RRF', 'WORDS_COUNT', 'SURE', 'CODE', 'called',
            'text_keys', 'encoder', 'product_vectors', 'build', 'kept_vectors', 'write_words', 'write_graph',
-           'words_asked', 'Filters', 'allowed', 'Search', 'check_index', 'read_graph', 'lexical', 'semantic', 'fused',
-           'catalogue', 'description_queries', 'code_queries', 'drawn', 'judged']
+           'words_asked', 'Filters', 'allowed', 'Search', 'check_index', 'read_graph', 'lexical', 'semantic', 'lead',
+           'fused', 'catalogue', 'description_queries', 'code_queries', 'drawn', 'judged']
 
 # %% ../nbs/51_search.ipynb #f5adfa30
 NAME_WEIGHT, TEXT_WEIGHT = 0.7, 0.3  # of a product's two vectors; the name's is all where there is no description
@@ -184,8 +184,9 @@ COMMON = frozenset(
     "a an and are as at be by for from has i in is it its my of on or that the this to which with".split()
 )
 HOW = ("lexical", "semantic", "hybrid")
-RRF = 5  # of reciprocal rank fusion: the smaller, the more the first few places count
+RRF = 2  # of reciprocal rank fusion: the smaller, the more the first few places count
 WORDS_COUNT = 1.5  # weight of the lexical list in it; the semantic one counts 1
+SURE = 4.0  # how much more it counts where its first product is far ahead of its second
 
 
 def words_asked(query: str) -> str:
@@ -272,7 +273,7 @@ class Search:
         vector = encoder(self.encoder_name)([query])[0]
         meant = semantic(self.vectors, self.graph, vector, depth, ok)
         said = lexical(self.words, query, depth, ok) if how == "hybrid" else meant
-        return meant if how == "semantic" else fused([said, meant], [WORDS_COUNT, 1.0])
+        return meant if how == "semantic" else fused([said, meant], [WORDS_COUNT * (1 + SURE * lead(said[1])), 1.0])
 
 # %% ../nbs/51_search.ipynb #a4ca49a5
 def check_index(folder: Path) -> dict[str, Any]:
@@ -335,6 +336,13 @@ def semantic(
     best = np.argpartition(-scores, min(depth, len(rows)) - 1)[:depth] if len(rows) else rows
     order = best[np.lexsort((best, -scores[best]))]
     return rows[order], scores[order].astype(float)
+
+
+def lead(scores: np.ndarray) -> float:
+    """How far the first of some descending scores is ahead of the second, as a share of it: 0 for none, 1 for one that is alone."""
+    if len(scores) < 2:
+        return float(len(scores))
+    return float((scores[0] - scores[1]) / scores[0]) if scores[0] > 0 else 0.0
 
 
 def fused(lists: Sequence[tuple[np.ndarray, np.ndarray]], weights: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
