@@ -13,7 +13,7 @@ ONLY ?=
 RESUME ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install reports test test-postgres lab export readme benchmarks ledger clean
+.PHONY: help install reports serve test test-postgres lab export readme benchmarks ledger clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -40,6 +40,10 @@ install: $(VENV)/.installed ## make .venv with everything, pinned by constraints
 reports: $(VENV)/.installed ## make the data, execute every chapter and bind the book
 	$(BIN)/recsys-lab run --dataset '$(DATASET)' --size '$(SIZE)' --out '$(OUT)' --only '$(ONLY)' --params '$(PARAMS)' $(if $(RESUME),--resume)
 
+serve: $(VENV)/.installed ## bundle the run of DATASET and serve it on port 8000 (after make reports)
+	$(BIN)/recsys-lab bundle '$(if $(OUT),$(OUT),reports/$(DATASET))' -o bundle
+	$(BIN)/recsys-lab serve bundle --port 8000
+
 test: $(VENV)/.installed $(PEERS)/.installed ## exports in sync, chapters, tests, linters, types
 	$(BIN)/python tests/in_sync.py
 	$(BIN)/recsys-lab data make shop --size tiny
@@ -62,11 +66,11 @@ readme: $(VENV)/.installed ## make README.md from nbs/index.ipynb and reports/sh
 	$(BIN)/recsys-lab readme
 
 benchmarks: $(VENV)/.installed ## speed and quality beside other libraries (most need RECSYS_LAB_DATA)
-	for name in full_size evaluation_speed item_knn next_item collaborative ranking graph products search report; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in full_size evaluation_speed item_knn next_item collaborative ranking graph products search serving report; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 ledger: $(VENV)/.installed ## published numbers, computed again where they are missing (up to an hour; needs RECSYS_LAB_DATA)
 	$(BIN)/recsys-lab ledger
 
 clean: ## remove what was made: environments, embedded data, books, fits, caches
-	rm -rf $(VENV) $(PEERS) build data/shop data/.cache data/.downloads reports/*/book reports/*/fits reports/*/evaluations *.egg-info
+	rm -rf $(VENV) $(PEERS) build bundle bundle.previous data/shop data/.cache data/.downloads reports/*/book reports/*/fits reports/*/evaluations *.egg-info
 	find . -name __pycache__ -o -name .ipynb_checkpoints -o -name .pytest_cache -o -name .mypy_cache -o -name .ruff_cache | xargs rm -rf

@@ -2,12 +2,15 @@
 
 import gzip
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from conftest import ROOT
+import pytest
+from conftest import ROOT, serving
 
 from recsys_lab import datasets, runs
 from recsys_lab.models.als import ALS
@@ -34,8 +37,8 @@ def test_shell_examples_run(tmp_path):
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("recsys-lab")]
     assert len(lines) >= 3
     for line in lines:
-        if "my_log" in line:
-            continue  # tested below with a log
+        if "my_log" in line or line.startswith(("recsys-lab bundle", "recsys-lab serve")):
+            continue  # tested below with a log, and with a bundle
         line = line.replace("reports/trial", str(tmp_path / "trial"))
         if line.startswith("recsys-lab recommend"):  # from a run that fitted the model, which a fresh clone has not
             log = datasets.load("shop", size="tiny")
@@ -55,6 +58,37 @@ def test_shell_examples_run(tmp_path):
         line = line.replace("data/gifts", f"{tmp_path}/gifts")
         done = subprocess.run(f"{BIN}/{line}", shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, (line, done.stderr)
+
+
+def test_every_example_request_is_answered(folder, tmp_path):
+    """By a service that was started as the README says, with a bundle of the smallest shop."""
+    if not shutil.which("curl"):
+        pytest.skip("no curl")
+    started = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("recsys-lab serve")]
+    assert started == ["recsys-lab serve bundle --port 8000"] and "recsys-lab bundle reports/shop -o bundle" in TEXT
+    asked = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("curl ")]
+    assert len(asked) >= 13
+    shutil.copytree(folder, tmp_path / "bundle")
+    with serving(tmp_path / "bundle", "--quiet", "--token", "secret") as (url, _):
+        for line in asked:
+            line = line.replace("curl ", "curl -fsS --max-time 60 ", 1).replace(
+                "localhost:8000", url.removeprefix("http://")
+            )
+            done = subprocess.run(
+                line,
+                shell=True,
+                capture_output=True,
+                text=True,
+                env=os.environ | {"RECSYS_LAB_TOKEN": "secret"},
+                check=False,
+            )
+            assert done.returncode == 0, (line, done.stderr)
+            if "/metrics" not in line:
+                told = json.loads(done.stdout)
+                lists = [v for v in (told.values() if isinstance(told, dict) else [told]) if isinstance(v, list)]
+                assert all(lists), (line, done.stdout)  # no list is empty
+            if "/training" in line:
+                assert told["status"] == "trained"
 
 
 def test_the_own_log_of_the_readme_loads(tmp_path, monkeypatch):
