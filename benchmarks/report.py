@@ -12,7 +12,7 @@ def read(name: str) -> dict:
     return json.loads((HERE / "results" / f"{name}.json").read_text())
 
 
-speed, knn, item, collaborative, ranking, graph, products, search, full = (
+speed, knn, item, collaborative, ranking, graph, products, search, serving, full = (
     read(n)
     for n in (
         "evaluation_speed",
@@ -23,6 +23,7 @@ speed, knn, item, collaborative, ranking, graph, products, search, full = (
         "graph",
         "products",
         "search",
+        "serving",
         "full_size",
     )
 )
@@ -214,6 +215,44 @@ rows = [
         "",
     ),
     ("`search.py`", "products encoded, both threads", f"{search['encoded_a_second']} a second", ""),
+    (
+        "`serving.py`",
+        f"the whole hybrid over HTTP, {serving['items']:,} items, {serving['users']:,} visitors, {serving['candidates']:g} candidates on average, 50 requests a second",
+        f"p50 {serving['at_50_a_second']['p50_ms']} ms, p99 {serving['at_50_a_second']['p99_ms']} ms, {serving['at_50_a_second']['errors']} errors",
+        "p50 8 ms, p99 25 ms",
+    ),
+    (
+        "`serving.py`",
+        f"the same as fast as {serving['workers']} workers go",
+        f"{serving['hybrid']['a_second']:,} a second, {serving['hybrid']['errors']} errors",
+        "150 a second",
+    ),
+    (
+        "`serving.py`",
+        "popular items for strangers",
+        f"{serving['strangers']['a_second']:,} a second, {serving['strangers']['errors']} errors",
+        "1,000 a second",
+    ),
+    (
+        "`serving.py`",
+        f"unshared memory of each worker after {serving['mixed']['requests']:,} requests of all kinds ({serving['mixed']['errors']} errors), bundle of {serving['bundle_mb']} MB",
+        f"{', '.join(map(str, serving['unshared_mb']))} MB"
+        + (f"; all of it within a limit of {serving['limit_mb']} MB" if serving["limit_holds"] else ""),
+        "256 MB; 512 MB",
+    ),
+    ("`serving.py`", "from start to ready", f"{serving['ready_seconds']} s", "3 s"),
+    (
+        "`serving.py`",
+        f"the {serving['near']['als']['k']} best by the index of vectors that comparing all finds",
+        f"{serving['near']['als']['recall']:.1%}",
+        "",
+    ),
+    (
+        "`serving.py`",
+        "requests drawn from the OpenAPI description without a 500 or an answer of another shape",
+        f"{serving['drawn']['cases']:,}, {'all passed' if serving['drawn']['passed'] else 'one failed'}",
+        "10,000",
+    ),
     (
         "`ranking.py`",
         "chapters 30 to 35 on the small shop, alone",
