@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import requests
-from conftest import FEW_SOURCES, LEAN, ROOT, free_port, packed, quick, serving
+from conftest import FEW_SOURCES, LEAN, ROOT, TWO_STAGE, free_port, packed, quick, serving
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +27,7 @@ from fastapi.testclient import TestClient
 from recsys_lab import datasets, evaluation, products, runs, splits
 from recsys_lab.datasets import DataError
 from recsys_lab.models.als import ALS
+from recsys_lab.models.base import MODELS, model_class
 from recsys_lab.ranking.hybrid import HybridTuned
 from recsys_lab.serving import bundle as bundles
 from recsys_lab.serving.api import MOST_BODY, Settings, create_app, share_of
@@ -152,6 +153,13 @@ def test_without_fits_the_command_that_makes_them_is_told(tmp_path):
         bundles.bundle_run(tmp_path, tmp_path / "b")
 
 
+def test_a_model_with_another_catalogue_is_not_bundled(fits, shop, tmp_path):
+    known = splits.make(shop).known("test")
+    wide = model_class("content")().fit(known).save(tmp_path / "content")
+    with pytest.raises(ValueError, match="content cannot be bundled beside hybrid_tuned: its catalogue is not"):
+        pack(fits[0], shop, tmp_path / "b", {"content": wide})
+
+
 def test_a_url_is_copied_once_and_checked(folder, tmp_path):
     import fsspec
 
@@ -200,6 +208,43 @@ def test_a_server_holds_no_large_library(folder):
     )
     done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "lean", done.stderr
+
+
+def test_every_single_model_is_served_as_it_ranks_in_a_small_process(fits, shop, tmp_path):
+    """Stored vectors, neighbours, filters, graphs: the lists of known users by name are those of `recommend`."""
+    known = splits.make(shop).known("test")
+    settings = {
+        "lightfm": {"factors": 4, "epochs": 2},
+        "bpr": {"factors": 4, "iterations": 3},
+        "lightgcn": {"factors": 4, "epochs": 1},
+        "gf_cf": {"factors": 8},
+        "graph_filter": {"factors": 8},
+        "content": {"new_items": False},
+    }
+    names = [n for n in MODELS if n not in TWO_STAGE | {"oracle", "lightfm_hybrid"}]  # whose catalogue is larger
+    models = {n: model_class(n)(**settings.get(n, {})).fit(known) for n in names}
+    others = {n: m.save(tmp_path / "fits" / n) for n, m in models.items()}
+    pack(fits[0], shop, tmp_path / "b", others)
+    users = known.users[::30].tolist()
+    ask = (
+        "from recsys_lab.serving.lean import lean; lean()\n"
+        "import json, sys\n"
+        "from recsys_lab.serving.bundle import Bundle\n"
+        f"b = Bundle({str(tmp_path / 'b')!r})\n"
+        f"found = {{n: [b.rank(b.history(b.users.find(u)), 10, n, 'seen') for u in {users}] for n in {names}}}\n"
+        "items = {n: b.models[n].items for n in found}\n"
+        "told = {n: [[[i.item() for i in items[n][r.codes]], r.scores.tolist()] for r in rs] for n, rs in found.items()}\n"
+        "print(json.dumps(told))"
+    )
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    for name, model in models.items():
+        wanted = model.recommend(users, 10, "seen")
+        size = np.nanmax(np.abs(wanted.scores), initial=0)
+        for row, (ids, scores) in enumerate(told[name]):
+            assert ids == wanted.items[wanted.codes[row]].tolist(), name
+            np.testing.assert_allclose(np.array(scores, float), wanted.scores[row], rtol=0, atol=1e-6 * max(1, size))
 
 
 # Parity

@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import sparse
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from ..datasets import Dataset, Histories
 from .base import Config, Recommender
 from .neighbours import fading, steps_back
-from ..products import catalogue_rows, items_told
 from ..search import COMMON, NAME_WEIGHT, TEXT_WEIGHT, called, encoder, product_vectors
 
 # %% auto #0
@@ -26,6 +24,8 @@ __all__ = ['word_vectors', 'encoded', 'text_vectors', 'unit_rows', 'path_vectors
 # %% ../../nbs/52_content.ipynb #3ce0f307
 def word_vectors(texts: list[str]) -> sparse.csr_matrix:
     """TF-IDF of texts: CSR float32 `[n, words]`, rows of length 1, or zero where a text has no word of its own."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     count = TfidfVectorizer(
         token_pattern=r"\w+",
         strip_accents="unicode",
@@ -109,9 +109,13 @@ class Content(Recommender):
     def _catalogue(self, dataset: Dataset) -> pd.Index:
         if not any(len(dataset.item_property(name)) for name in ("title", "categoryid")):
             raise ValueError(f"content needs a title or a category of items, and {dataset.name} has neither")
+        from recsys_lab.products import items_told
+
         return (items_told(dataset) if self.config.new_items else dataset.items).rename(dataset.items.name)
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
+        from recsys_lab.products import catalogue_rows, items_told
+
         rows = catalogue_rows(dataset).iloc[items_told(dataset).get_indexer(self.items)].astype("str")
         return {
             "text": text_vectors(rows, self.config.encoder),

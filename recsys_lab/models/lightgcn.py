@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 from scipy.sparse.csgraph import reverse_cuthill_mckee
-from sklearn.utils.extmath import randomized_svd
 
 from ..datasets import Dataset, Histories, write_bytes
 from .base import Config, FactorRecommender, fold_map, mean_vectors, stored_rows
@@ -245,6 +244,8 @@ def first_table(edges: sparse.csr_matrix, config: LightGCNConfig) -> np.ndarray:
     table = rng.normal(0, 0.1, (n, config.factors)).astype(np.float32)
     if config.start == "spectral":
         width = min(config.factors, *edges.shape)
+        from sklearn.utils.extmath import randomized_svd
+
         left, size, right = randomized_svd(edges, width, n_iter=4, random_state=config.seed)
         table[:, :width] = np.concatenate([left, right.T]) * np.sqrt(size)
         table *= 0.1 / np.sqrt(np.mean(np.square(table[:, :width])))

@@ -14,7 +14,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -207,6 +207,11 @@ def pack(
     model: Any = load(fit)
     if not hasattr(model, "reasons"):
         raise ValueError(f"{fit}: {model.name} is not a hybrid; bundle one, and {model.name} beside it")
+    for name, path in (others or {}).items():
+        if not load(path).items.equals(model.items):
+            raise ValueError(
+                f"{name} cannot be bundled beside {model.name}: its catalogue is not the {len(model.items):,} items"
+            )
     out.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
@@ -503,7 +508,8 @@ class Bundle:
     def history(self, user: int, at: int = FOREVER) -> Histories:
         """The encoded history of the user at a place of `users` who asks at a moment; -1: of a stranger."""
         run = slice(*self.known.indptr[user : user + 2].tolist()) if user >= 0 else slice(0, 0)
-        return told_history(self, self.known.items[run], self.known.events[run], self.known.times[run], at)
+        h = told_history(self, self.known.items[run], self.known.events[run], self.known.times[run], at)
+        return replace(h, user_ids=self.users[user : user + 1]) if user >= 0 else h
 
     def rank(self, history: Histories, k: int, name: str = "", exclude: str = "", alpha: float | None = None) -> Listed:
         """The k best items for one encoded history, by the hybrid or another model of the bundle.
