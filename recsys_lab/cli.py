@@ -294,14 +294,14 @@ def forget(folder: Path, chapter: str) -> None:
 
 
 def chapters_before(plan: Plan) -> dict[str, dict[str, Any]]:
-    """The states of chapters that the folder's last run left; what they left on other data is removed."""
+    """The states of chapters that the folder's last run left; what is of other data, or of chapters that are no more, is removed."""
     told = runs.read_json(plan.folder / "provenance.json", {})
     states = told.get("chapters", {})
-    if told and told["dataset"]["fingerprint"] != plan.log.fingerprint:
-        for chapter in states:
-            forget(plan.folder, chapter)
-        states = {}
-    return {n: s for n, s in states.items() if n in plan.takes}
+    same = not told or told["dataset"]["fingerprint"] == plan.log.fingerprint
+    kept = {n: s for n, s in states.items() if same and n in plan.takes}
+    for chapter in sorted(set(states) - set(kept)):
+        forget(plan.folder, chapter)
+    return kept
 
 
 def check_folder(plan: Plan) -> None:

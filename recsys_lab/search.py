@@ -243,6 +243,7 @@ class Search:
             f"file:{self.folder / 'words.db'}?mode=ro&immutable=1", uri=True, check_same_thread=False
         )
         self.graph = read_graph(self.folder / "graph.faiss")
+        self.meaning = lru_cache(maxsize=4096)(lambda query: encoder(self.encoder_name)([query])[0])
 
     def __len__(self) -> int:
         return len(self.products)
@@ -270,7 +271,7 @@ class Search:
             return np.zeros(0, np.int64), np.zeros(0)
         if how == "lexical":
             return lexical(self.words, query, depth, ok)
-        vector = encoder(self.encoder_name)([query])[0]
+        vector = self.meaning(query)
         meant = semantic(self.vectors, self.graph, vector, depth, ok)
         said = lexical(self.words, query, depth, ok) if how == "hybrid" else meant
         return meant if how == "semantic" else fused([said, meant], [WORDS_COUNT * (1 + SURE * lead(said[1])), 1.0])

@@ -293,3 +293,15 @@ def test_a_chapter_whose_extra_is_missing_is_left_out_by_name(monkeypatch):
     assert cli.missing_for(plan, "25_lightfm") == []
     monkeypatch.setitem(cli.EXTRAS, "lightfm", "a_module_that_is_not_there")
     assert cli.missing_for(plan, "25_lightfm") == ["extra:lightfm"]
+
+
+def test_what_a_chapter_left_that_is_no_more_is_removed(tmp_path):
+    plan = cli.make_plan("shop", "tiny", str(tmp_path / "run"), [], "21")
+    (tmp_path / "run" / "notebooks").mkdir(parents=True)
+    states = {n: {"status": "done", "key": "x"} for n in ("21_popularity", "59_gone")}
+    for name in states:
+        (tmp_path / "run" / "notebooks" / f"{name}.ipynb").write_text("{}")
+    told = {"dataset": {"name": "shop", "fingerprint": plan.log.fingerprint}, "chapters": states}
+    (tmp_path / "run" / "provenance.json").write_text(json.dumps(told))
+    assert list(cli.chapters_before(plan)) == ["21_popularity"]
+    assert [p.stem for p in (tmp_path / "run" / "notebooks").iterdir()] == ["21_popularity"]
