@@ -99,7 +99,7 @@ Length = Annotated[int, Query(ge=1, le=MOST_LISTED, description="length of the l
 Alpha = Annotated[float | None, Query(ge=0, le=1, description="share of the collaborative score; none: the tuned one")]
 ModelName = Annotated[str, Query(max_length=40, description="a model of the bundle; none: the hybrid")]
 
-
+# %% ../../nbs/61_api.ipynb #b666353e
 class Seen(BaseModel):
     """One entry of a history."""
 
@@ -125,7 +125,7 @@ class Ask(BaseModel):
     model: Annotated[Text, Field(max_length=40)] = ""
     alpha: Annotated[float | None, Field(ge=0, le=1)] = None
 
-
+# %% ../../nbs/61_api.ipynb #0ac5fd40
 class AskSimilar(BaseModel):
     """A request for items like one."""
 
@@ -162,7 +162,7 @@ class AskTraining(BaseModel):
     ]
     force_retrain: bool = False
 
-# %% ../../nbs/61_api.ipynb #b666353e
+# %% ../../nbs/61_api.ipynb #12acaf19
 class Item(BaseModel):
     """A recommended item."""
 
@@ -197,7 +197,7 @@ class Fast(BaseModel):
     latency_ms: float
     arm: str
 
-
+# %% ../../nbs/61_api.ipynb #24114aae
 class Named(BaseModel):
     """An item by one model."""
 
@@ -239,7 +239,7 @@ class FoundList(BaseModel):
 
     results: list[Found]
 
-
+# %% ../../nbs/61_api.ipynb #c0a71366
 class UserStats(BaseModel):
     """What a user has done."""
 
@@ -306,7 +306,7 @@ class Settings:
     database: str = ""
     every: float = 1.0
 
-
+# %% ../../nbs/61_api.ipynb #bdeba187
 class Service:
     """The state of a worker; `arms` is None until the first bundle is open."""
 
@@ -860,7 +860,7 @@ def add_rest(app: FastAPI, service: Service) -> None:
         allowed(service, authorization)
         return as_json(await train(service, ask.model_type, ask.force_retrain))
 
-
+# %% ../../nbs/61_api.ipynb #f178da90
 def known_user(b: Bundle, user_id: Any) -> int:
     """Place of a user; `Refused` for one who is not known."""
     if (user := b.users.find(user_id)) < 0:

@@ -263,7 +263,7 @@ def manifest_of(
     version = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
     return {"version": version, **told}
 
-
+# %% ../../nbs/60_bundle.ipynb #42d0ef3f
 def facts_of(model: Any) -> dict[str, Any]:
     """How much a model has seen: events, users, items, from when to when (milliseconds; None without times), and ratings.
 
@@ -478,7 +478,7 @@ class Listed(NamedTuple):
     total: int
     warm: bool
 
-
+# %% ../../nbs/60_bundle.ipynb #5d8125e5
 class Bundle:
     """An opened bundle; `DataError` for one that is not whole.
 
