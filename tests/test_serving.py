@@ -587,6 +587,8 @@ def test_training(fits, shop, tmp_path):
         ):
             assert requests.post(f"{url}/training", json={"model_type": "mf"}, headers=headers).status_code == status
         assert requests.post(f"{url}/training", json={"model_type": "cars"}, headers=bearer).status_code == 422
+        mf = requests.post(f"{url}/training", json={"model_type": "mf"}, headers=bearer).json()
+        assert mf["status"] == "failed" and "has other items than the bundle" in mf["message"]
         told = {}
         training = threading.Thread(
             target=lambda: told.update(

@@ -601,7 +601,9 @@ async def train(service: Service, kind: str, force: bool) -> dict[str, Any]:
         lock.close()
     if done.returncode:
         LOG.error(json.dumps({"event": "training failed", "why": wrong.decode(errors="replace")[-2000:]}))
-        return {"status": "failed", "message": "the log says why", "model_type": kind, "stats": {}}
+        last = wrong.decode(errors="replace").strip().rpartition("\n")[2]
+        why = last.removeprefix("recsys-lab: ") if done.returncode == 2 else "the service's log says why"
+        return {"status": "failed", "message": why, "model_type": kind, "stats": {}}
     found = json.loads(told.decode().strip().splitlines()[-1])
     return {"status": found["status"], "message": found["message"], "model_type": kind, "stats": found["stats"]}
 
