@@ -585,7 +585,7 @@ def write_rejects(engine: sa.Engine, path: Path) -> tuple[dict[str, int], Path |
 def to_dataset(url: str, name: str, liked: float = 4.0, met: float = 3.0) -> Dataset:
     """The ratings of a database as a log: `transaction` from `liked` stars, `view` from `met`, nothing below.
 
-    Timed if every rating is, otherwise in the order of the file's lines. Titles, brands, descriptions, categories and prices are properties
+    Timed if every rating is, otherwise in the order of the file's lines. Titles, brands, descriptions, categories, prices and pictures are properties
     known from the start, for a catalogue has no times; the notices say so. Ids are text. `DataError` where no rating is left.
     """
     if not 1 <= met <= liked <= 5:
@@ -635,6 +635,7 @@ def properties_of(about: pd.DataFrame, first: pd.Timestamp) -> tuple[pd.DataFram
         "description": "description",
         "categoryid": "category",
         "price": "price",
+        "image_url": "image_url",
     }
     long = []
     for name, column in whole.items():
@@ -742,7 +743,7 @@ def store(log: Dataset, url: str, batch: int = 10_000) -> dict[str, int]:
     return counts
 
 
-TOLD = ("title", "brand", "description", "available", "categoryid", *PRICES)
+TOLD = ("title", "brand", "description", "available", "categoryid", "image_url", *PRICES)
 
 
 def items_told(log: Dataset) -> pd.Index:
@@ -770,7 +771,7 @@ def catalogue_rows(log: Dataset) -> pd.DataFrame:
         "category": [category_path(c, parents) if isinstance(c, str) else "" for c in told["categoryid"]],
         "price": [parse_price(v.removeprefix("n")) if isinstance(v, str) else None for v in told["price"]],
         "in_stock": stock.where(stock.notna(), None).tolist(),
-        "image_url": "",
+        "image_url": told["image_url"].fillna(""),
         "place": np.arange(1, len(items) + 1),
     }
     out = pd.DataFrame({name: np.asarray(v, object) for name, v in columns.items()}, dtype=object)

@@ -480,3 +480,19 @@ def test_the_command(tmp_path):
         failed = run(*words)
         assert failed.returncode == 2 and message in failed.stderr and "Traceback" not in failed.stderr
     assert not (tmp_path / "typo.db").exists()
+
+
+def test_the_service_tells_the_facts_of_the_database(url, shop):
+    pytest.importorskip("fastapi_offline")
+    from recsys_lab.serving.api import database_facts
+
+    products.store(shop, url)
+    assert database_facts(url) == products.facts(url)
+
+
+def test_pictures_go_along_with_a_log(url, tmp_path):
+    meta = write(tmp_path / "m.json", [item("a", imageURLHighRes=["https://pictures.example/a.jpg"]), item("b")])
+    products.load(url, write(tmp_path / "r.json", [review("u", "a"), review("u", "b", 5.0, T0 + 1)]), meta)
+    log = products.to_dataset(url, "shown")
+    assert log.item_property("image_url").to_dict() == {"a": "https://pictures.example/a.jpg"}
+    assert products.catalogue_rows(log)["image_url"].tolist() == ["https://pictures.example/a.jpg", ""]

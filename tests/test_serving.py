@@ -323,7 +323,7 @@ def test_alpha_is_the_share_of_the_collaborative_half(client, someone):
 # The contract
 
 
-def test_routes_answer_as_they_say(client, someone):
+def test_routes_answer_as_they_say(client, someone, fits):
     health = client.get("/health").json()
     assert health["status"] == "ok" and health["mode"] == "single" and health["stats"]["total_events"] > 1000
     assert set(health["model"]) == {"version", "features", "mf_users", "mf_items", "hybrid_alpha"}
@@ -332,6 +332,10 @@ def test_routes_answer_as_they_say(client, someone):
     assert "recsys_requests_total" in client.get("/metrics").text
     stats = client.get(f"/user/{someone}/stats").json()
     assert stats["total_events"] >= stats["unique_items_viewed"] >= stats["unique_categories_viewed"] >= 1
+    mine = fits[2].known.take(np.array([np.argmax(np.diff(fits[2].known.indptr))]))
+    bought = set(mine.items[mine.events == mine.event_names.index("transaction")].tolist())
+    assert stats["conversion_rate"] == pytest.approx(len(bought) / len(set(mine.items.tolist())), abs=1e-7)
+    assert stats["purchases"] == (mine.events == mine.event_names.index("transaction")).sum()
     item = client.get("/").json()["examples"]["item_id"]
     for path, body in ((f"/similar/{item}?k=5", None), ("/matrix_factor/similar", {"item_id": item, "n": 5})):
         found = (client.get(path) if body is None else client.post(path, json=body)).json()["recommendations"]
@@ -777,6 +781,8 @@ def test_what_is_asked_for_wrongly_at_the_start(folder):
             [*LEAN, *([str(folder)] if words else []), *words], capture_output=True, text=True, cwd=ROOT
         )
         assert done.returncode == 2 and "usage" in done.stderr
+    done = subprocess.run([*LEAN, "nowhere"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1 and done.stderr.startswith("recsys-lab: nowhere is no bundle")
 
 
 def test_paths_of_the_package():

@@ -40,6 +40,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from .. import __version__
 from ..datasets import FOREVER, DataError
+from ..ranking.features import of_kind
 from .bundle import Bundle, Listed, local, read_manifest, told_history
 
 # %% auto #0
@@ -247,7 +248,7 @@ class UserStats(BaseModel):
     user_type: str
     total_events: int
     purchases: int
-    conversion_rate: Annotated[float | None, Field(description="purchases for each view; null without a view")]
+    conversion_rate: Annotated[float, Field(description="share of the items met that were bought")]
     unique_items_viewed: int
     unique_categories_viewed: int
     first_seen: str | None
@@ -431,14 +432,14 @@ def stats_of(b: Bundle, user: int) -> dict[str, Any]:
     counts = dict(zip(h.event_names, np.bincount(h.events, minlength=len(h.event_names)).tolist(), strict=True))
     kinds = b.model.state["facts/kind"][h.items]
     dated = bool(b.model.state["facts/times"])
-    bought, viewed = counts.get("transaction", 0), counts.get("view", 0)
+    met, bought = np.unique(h.items), np.unique(h.items[of_kind(h, "transaction") > 0])
     return {
         "user_id": own_id(b.users[user]),
         "user_type": "warm",
         "total_events": len(h.items),
-        "purchases": bought,
-        "conversion_rate": number(bought / viewed) if viewed else None,
-        "unique_items_viewed": len(np.unique(h.items)),
+        "purchases": counts.get("transaction", 0),
+        "conversion_rate": number(len(bought) / max(1, len(met))),
+        "unique_items_viewed": len(met),
         "unique_categories_viewed": len(np.unique(kinds[kinds >= 0])),
         "first_seen": moment(h.times[0]) if dated else None,
         "last_seen": moment(h.times[-1]) if dated else None,
@@ -935,10 +936,15 @@ def add_errors(app: FastAPI) -> None:
 
 # %% ../../nbs/61_api.ipynb #d5ae991b
 def serve(argv: Sequence[str] | None = None) -> None:
-    """Serve until told to stop; requests at work are answered before it ends."""
+    """Serve until told to stop; requests at work are answered before it ends. A folder that holds no bundle is refused at once."""
     import uvicorn
 
     args = arguments(argv)
+    try:
+        if "://" not in args.bundle:
+            read_manifest(Path(args.bundle))
+    except DataError as error:
+        sys.exit(f"recsys-lab: {error}")
     token = args.token or os.environ.get("RECSYS_LAB_TOKEN", "")
     settings = Settings(
         args.bundle, args.against, args.share, args.redis or os.environ.get("REDIS_URL", ""), args.keep, token, args.db

@@ -236,10 +236,9 @@ def for_visitor(st: Any, client: Client, about: Mapping[str, Any]) -> None:
 def profile(st: Any, told: Mapping[str, Any] | None) -> None:
     """A line of figures of a known visitor."""
     if told:
-        rate = told["conversion_rate"]
         facts = {"events": told["total_events"], "items": told["unique_items_viewed"], "purchases": told["purchases"]}
         facts |= {
-            "purchases a view": "–" if rate is None else f"{rate:.0%}",
+            "bought of those met": f"{told['conversion_rate']:.0%}",
             "last seen": (told["last_seen"] or "–")[:10],
         }
         st.caption(" · ".join(f"{name} **{value}**" for name, value in facts.items()))
