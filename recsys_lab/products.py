@@ -585,8 +585,8 @@ def write_rejects(engine: sa.Engine, path: Path) -> tuple[dict[str, int], Path |
 def to_dataset(url: str, name: str, liked: float = 4.0, met: float = 3.0) -> Dataset:
     """The ratings of a database as a log: `transaction` from `liked` stars, `view` from `met`, nothing below.
 
-    Timed if every rating is, otherwise in the order of the file's lines. Titles, brands, descriptions, categories, prices and pictures are properties
-    known from the start, for a catalogue has no times; the notices say so. Ids are text. `DataError` where no rating is left.
+    Timed if every rating is, otherwise in the order of the file's lines. Titles, brands, descriptions, categories, prices and pictures are
+    properties known from the start, for a catalogue has no times; the notices say so. Ids are text. `DataError` where no rating is left.
     """
     if not 1 <= met <= liked <= 5:
         raise ValueError(f"1 <= met <= liked <= 5 must hold, not met {met} and liked {liked}")

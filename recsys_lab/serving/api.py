@@ -747,7 +747,13 @@ def add_recommend(app: FastAPI, service: Service) -> None:
     """Routes that recommend."""
     wrong: Any = {code: {"model": Problem} for code in (400, 404, 413, 422, 503)}
 
-    @app.get("/recommend/{user_id}", tags=["recommend"], response_model=Recommended, responses=wrong)
+    @app.get(
+        "/recommend/{user_id}",
+        summary="The best items for a user, with reasons",
+        tags=["recommend"],
+        response_model=Recommended,
+        responses=wrong,
+    )
     async def recommend(
         request: Request, user_id: UserPath, n: Length = 5, model: ModelName = "", alpha: Alpha = None
     ) -> Any:
@@ -765,7 +771,13 @@ def add_recommend(app: FastAPI, service: Service) -> None:
             await service.cache.put(key, bytes(answer.body))
         return answer
 
-    @app.post("/recommend", tags=["recommend"], response_model=Fast, responses=wrong)
+    @app.post(
+        "/recommend",
+        summary="Ids of the best items for a user or a history",
+        tags=["recommend"],
+        response_model=Fast,
+        responses=wrong,
+    )
     async def recommend_fast(request: Request, ask: Annotated[Ask, Body()]) -> Any:
         """Ids of the best items for a user, or for a history of somebody without an id."""
         began = time.perf_counter()
@@ -775,13 +787,25 @@ def add_recommend(app: FastAPI, service: Service) -> None:
         spent = round((time.perf_counter() - began) * 1000, 3)
         return as_json({**told, "recommendations": ids, "latency_ms": spent, "arm": arm.name})
 
-    @app.post("/recommend/explain", tags=["recommend"], response_model=Recommended, responses=wrong)
+    @app.post(
+        "/recommend/explain",
+        summary="The best items for a user or a history, with reasons",
+        tags=["recommend"],
+        response_model=Recommended,
+        responses=wrong,
+    )
     async def recommend_explain(request: Request, ask: Annotated[Ask, Body()]) -> Any:
         """The same with scores, titles and reasons."""
         arm, found, name = answered(service, ask, request)
         return as_json(recommended(arm, ask.user_id, found, name))
 
-    @app.get("/recommend/{model}/{user_id}", tags=["recommend"], response_model=list[Named], responses=wrong)
+    @app.get(
+        "/recommend/{model}/{user_id}",
+        summary="The best items for a user by one model",
+        tags=["recommend"],
+        response_model=list[Named],
+        responses=wrong,
+    )
     async def recommend_by(
         request: Request, model: Annotated[str, InPath(max_length=40)], user_id: UserPath, k: Length = 10
     ) -> Any:
@@ -820,12 +844,24 @@ def add_rest(app: FastAPI, service: Service) -> None:
     """Routes for items, search, users and training."""
     wrong: Any = {code: {"model": Problem} for code in (400, 404, 413, 422, 503)}
 
-    @app.post("/matrix_factor/similar", tags=["items"], response_model=AlikeList, responses=wrong)
+    @app.post(
+        "/matrix_factor/similar",
+        summary="Items whose factors are alike",
+        tags=["items"],
+        response_model=AlikeList,
+        responses=wrong,
+    )
     async def factor_similar(ask: Annotated[AskSimilar, Body()]) -> Any:
         """Items whose factors point the same way."""
         return as_json({"recommendations": similar(service, ask.item_id, ask.n, "als")})
 
-    @app.post("/matrix_factor/user", tags=["recommend"], response_model=AlikeList, responses=wrong)
+    @app.post(
+        "/matrix_factor/user",
+        summary="The factors' list for a user",
+        tags=["recommend"],
+        response_model=AlikeList,
+        responses=wrong,
+    )
     async def factor_user(request: Request, ask: Annotated[AskUser, Body()]) -> Any:
         """The factors' list for a user whom they know."""
         arm = service.arm(ask.user_id, request)
@@ -834,12 +870,18 @@ def add_rest(app: FastAPI, service: Service) -> None:
         found = b.rank(b.history(user), ask.n, name, "seen" if ask.filter_already_liked else "none")
         return as_json({"recommendations": alike_items(b, found.codes, found.scores)})
 
-    @app.get("/similar/{item_id}", tags=["items"], response_model=AlikeList, responses=wrong)
+    @app.get(
+        "/similar/{item_id}",
+        summary="Items that the same people met",
+        tags=["items"],
+        response_model=AlikeList,
+        responses=wrong,
+    )
     async def similar_items(item_id: ItemPath, k: Length = 10, model: ModelName = "item_knn") -> Any:
         """Items that the same people met."""
         return as_json({"recommendations": similar(service, item_id, k, model)})
 
-    @app.post("/search", tags=["items"], response_model=FoundList, responses=wrong)
+    @app.post("/search", summary="Products by their words", tags=["items"], response_model=FoundList, responses=wrong)
     async def search(ask: Annotated[AskSearch, Body()]) -> Any:
         """Products by the words of their titles and categories (BM25)."""
         b = service.arm("").bundle
@@ -847,7 +889,13 @@ def add_rest(app: FastAPI, service: Service) -> None:
         told = alike_items(b, codes, scores)
         return as_json({"results": [{"product_id": t.pop("item_id"), **t} for t in told]})
 
-    @app.get("/user/{user_id}/stats", tags=["users"], response_model=UserStats, responses=wrong)
+    @app.get(
+        "/user/{user_id}/stats",
+        summary="What a user has done",
+        tags=["users"],
+        response_model=UserStats,
+        responses=wrong,
+    )
     async def user_stats(user_id: UserPath) -> Any:
         """What a user has done up to the end of the log."""
         b = service.arm(user_id).bundle
@@ -855,7 +903,13 @@ def add_rest(app: FastAPI, service: Service) -> None:
 
     more: Any = {code: {"model": Problem} for code in (401, 403, 409)}
 
-    @app.post("/training", tags=["training"], response_model=Trained, responses=wrong | more)
+    @app.post(
+        "/training",
+        summary="Train again on the log as it is now",
+        tags=["training"],
+        response_model=Trained,
+        responses=wrong | more,
+    )
     async def training(
         ask: Annotated[AskTraining, Body()], authorization: Annotated[str | None, Header(max_length=500)] = None
     ) -> Any:
