@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import re
 import shutil
@@ -154,6 +155,10 @@ def test_a_feature_function_that_changes_refuses_the_bundle(folder, tmp_path, mo
 def test_without_fits_the_command_that_makes_them_is_told(tmp_path):
     with pytest.raises(FileNotFoundError, match="recsys-lab run --dataset NAME --out"):
         bundles.bundle_run(tmp_path, tmp_path / "b")
+    with pytest.raises(FileNotFoundError, match=r"there is no run .*nowhere; name the folder of one"):
+        bundles.bundle_run(tmp_path / "nowhere", tmp_path / "b")
+    with pytest.raises(ValueError, match="there is no model 'lightfn'; there are"):
+        bundles.fit_of(tmp_path, ("lightfn",))
     rows = [{"model": "hybrid_tuned", "fit": "hybrid_tuned-0"}]
     (tmp_path / "fits.json").write_text(json.dumps(rows))
     (tmp_path / "provenance.json").write_text(json.dumps({"dataset": {"name": "shop", "size": "small"}}))
@@ -495,13 +500,14 @@ def test_whatever_fits_the_schema_never_breaks_it(folder):
                 case.call_and_validate(checks=wanted)
 
             ask()
+        assert asked > 0
         print(f"{asked} cases")
 
 
 # Arms
 
 
-def test_arms_are_stable_and_told(folder):
+def test_arms_are_stable_and_told(folder, caplog):
     app = create_app(Settings(str(folder), "item_knn", 0.3, every=0), wait=True)
     with TestClient(app) as c:
         arms = {}
@@ -514,6 +520,17 @@ def test_arms_are_stable_and_told(folder):
         assert re.search(r'recsys_requests_total\{arm="b",route="/recommend/\{user_id\}"', c.get("/metrics").text)
         body = {"user_id": 7, "k": 3}
         assert c.post("/recommend", json=body).json()["arm"] == arms[7]
+        caplog.set_level(logging.INFO, "recsys_lab.serve")
+        caplog.clear()
+        c.get("/recommend/7", headers={"x-request-id": "seven"})
+        (line,) = [json.loads(r.message) for r in caplog.records if r.name == "recsys_lab.serve"]
+        assert line.pop("ms") >= 0 and line == {
+            "request_id": "seven",
+            "method": "GET",
+            "route": "/recommend/{user_id}",
+            "status": 200,
+            "arm": arms[7],
+        }
 
 
 @given(st.text(max_size=20), st.floats(0, 1), st.floats(0, 1))

@@ -15,11 +15,11 @@ from scipy import sparse
 
 from ..datasets import Dataset, Histories
 from .base import Config, Recommender
-from .neighbours import fading, steps_back
+from .neighbours import fading, steps_back, unit_rows
 from ..search import COMMON, NAME_WEIGHT, TEXT_WEIGHT, called, encoder, product_vectors
 
 # %% auto #0
-__all__ = ['word_vectors', 'encoded', 'text_vectors', 'unit_rows', 'path_vectors', 'ContentConfig', 'Content', 'likeness']
+__all__ = ['word_vectors', 'encoded', 'text_vectors', 'path_vectors', 'ContentConfig', 'Content', 'likeness']
 
 # %% ../../nbs/52_content.ipynb #3ce0f307
 def word_vectors(texts: list[str]) -> sparse.csr_matrix:
@@ -52,14 +52,7 @@ def text_vectors(products: pd.DataFrame, model: str) -> sparse.csr_matrix | np.n
         return encoded(tuple(rows), model)
     name, about = (word_vectors(texts) for texts in (called(products), products["description"].tolist()))
     both = sparse.hstack([name * np.sqrt(NAME_WEIGHT), about * np.sqrt(TEXT_WEIGHT)], format="csr", dtype=np.float32)
-    return unit_rows(both)
-
-
-def unit_rows(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Rows brought to length 1; zero rows stay."""
-    size = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1))).ravel()
-    inverse = np.divide(1, size, out=np.zeros_like(size), where=size > 0)
-    return sparse.csr_matrix(sparse.diags_array(inverse) @ matrix, dtype=np.float32)
+    return unit_rows(both, np.ones(both.shape[1], np.float32))
 
 # %% ../../nbs/52_content.ipynb #474466f3
 def path_vectors(categories: list[str]) -> sparse.csr_matrix:
@@ -69,9 +62,10 @@ def path_vectors(categories: list[str]) -> sparse.csr_matrix:
     row = np.repeat(np.arange(len(firsts)), [len(own) for own in firsts])
     there = np.array([bool(f) for own in firsts for f in own], bool)
     users = np.bincount(code, minlength=len(names))
-    weight = (np.log((1 + len(firsts)) / (1 + users)) + 1)[code].astype(np.float32)
-    shape = (len(firsts), max(1, len(names)))
-    return unit_rows(sparse.csr_matrix((weight[there], (row[there], code[there])), shape=shape))
+    weight = np.append(np.log((1 + len(firsts)) / (1 + users)) + 1, 0).astype(np.float32)
+    shape = (len(firsts), len(names) + 1)
+    found = sparse.csr_matrix((np.ones(there.sum(), np.float32), (row[there], code[there])), shape=shape)
+    return unit_rows(found, weight)
 
 # %% ../../nbs/52_content.ipynb #35ae459b
 @dataclass(frozen=True)

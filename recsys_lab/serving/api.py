@@ -45,14 +45,15 @@ from .bundle import Bundle, Listed, local, read_manifest, told_history
 
 # %% auto #0
 __all__ = ['LOG', 'MOST_BODY', 'MOST_ID', 'MOST_HISTORY', 'MOST_LISTED', 'AT_ONCE', 'CODES', 'Text', 'UserPath', 'ItemPath',
-           'Length', 'Alpha', 'ModelName', 'REQUESTS', 'SECONDS', 'CACHED', 'KNOWN_ID', 'Receive', 'FACTS', 'Refused',
-           'as_json', 'error_answer', 'whole', 'Seen', 'Ask', 'AskSimilar', 'AskUser', 'AskSearch', 'AskTraining',
-           'Item', 'Recommended', 'Fast', 'Named', 'Alike', 'AlikeList', 'Found', 'FoundList', 'UserStats', 'Trained',
-           'Problem', 'Arm', 'share_of', 'Settings', 'Service', 'number', 'own_id', 'listed_items', 'alike_items',
-           'model_of', 'history_of', 'stats_of', 'moment', 'Around', 'refused_early', 'bounded', 'account', 'Cache',
-           'train', 'allowed', 'database_facts', 'database_of', 'add_state', 'factors_of', 'examples_of', 'metadata_of',
-           'health_of', 'add_recommend', 'recommended', 'answered', 'add_rest', 'known_user', 'similar', 'create_app',
-           'add_errors', 'serve', 'arguments', 'app_from_environment']
+           'Length', 'Alpha', 'ModelName', 'WRONG', 'GUARDED', 'REQUESTS', 'SECONDS', 'CACHED', 'KNOWN_ID', 'Receive',
+           'FACTS', 'Refused', 'as_json', 'error_answer', 'whole', 'Seen', 'Ask', 'AskSimilar', 'AskUser', 'AskSearch',
+           'AskTraining', 'Item', 'Recommended', 'Fast', 'Named', 'Alike', 'AlikeList', 'Found', 'FoundList',
+           'UserStats', 'Trained', 'Problem', 'Arm', 'share_of', 'Settings', 'Service', 'number', 'own_id',
+           'listed_items', 'alike_items', 'model_of', 'history_of', 'stats_of', 'moment', 'Around', 'refused_early',
+           'bounded', 'account', 'Cache', 'train', 'allowed', 'database_facts', 'database_of', 'add_state',
+           'factors_of', 'examples_of', 'metadata_of', 'health_of', 'add_recommend', 'add_asked', 'recommended',
+           'answered', 'add_items', 'add_users', 'known_user', 'similar', 'create_app', 'add_errors', 'serve',
+           'arguments', 'app_from_environment']
 
 # %% ../../nbs/61_api.ipynb #8d8d5f19
 LOG = logging.getLogger("recsys_lab.serve")
@@ -269,6 +270,10 @@ class Problem(BaseModel):
     """Any error."""
 
     error: dict[str, str]
+
+
+WRONG: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in (400, 404, 413, 422, 503)}
+GUARDED: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in (401, 403, 409)}
 
 # %% ../../nbs/61_api.ipynb #2a6686ec
 class Arm(NamedTuple):
@@ -597,7 +602,11 @@ async def train(service: Service, kind: str, force: bool) -> dict[str, Any]:
         done = await asyncio.create_subprocess_exec(
             *words, *(["--force"] if force else []), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
-        told, wrong = await done.communicate()
+        try:
+            told, wrong = await done.communicate()
+        finally:
+            if done.returncode is None:  # the service ends first
+                done.kill()
     finally:
         lock.close()
     if done.returncode:
@@ -745,14 +754,13 @@ def health_of(service: Service) -> dict[str, Any]:
 # %% ../../nbs/61_api.ipynb #3a7fb801
 def add_recommend(app: FastAPI, service: Service) -> None:
     """Routes that recommend."""
-    wrong: Any = {code: {"model": Problem} for code in (400, 404, 413, 422, 503)}
 
     @app.get(
         "/recommend/{user_id}",
         summary="The best items for a user, with reasons",
         tags=["recommend"],
         response_model=Recommended,
-        responses=wrong,
+        responses=WRONG,
     )
     async def recommend(
         request: Request, user_id: UserPath, n: Length = 5, model: ModelName = "", alpha: Alpha = None
@@ -771,12 +779,34 @@ def add_recommend(app: FastAPI, service: Service) -> None:
             await service.cache.put(key, bytes(answer.body))
         return answer
 
+    @app.get(
+        "/recommend/{model}/{user_id}",
+        summary="The best items for a user by one model",
+        tags=["recommend"],
+        response_model=list[Named],
+        responses=WRONG,
+    )
+    async def recommend_by(
+        request: Request, model: Annotated[str, InPath(max_length=40)], user_id: UserPath, k: Length = 10
+    ) -> Any:
+        """The best items for a user by one model."""
+        arm = service.arm(user_id, request)
+        b, name = arm.bundle, model_of(arm, model)
+        found = b.rank(b.history(b.users.find(user_id)), k, name)
+        named = zip(b.items[found.codes], found.scores, found.sources, strict=True)
+        told = [(i, s, name if not {"popular", "cold"} & set(by) else by[0]) for i, s, by in named]
+        return as_json([{"product": own_id(i), "score": number(s), "strategy": by} for i, s, by in told])
+
+# %% ../../nbs/61_api.ipynb #d032b428
+def add_asked(app: FastAPI, service: Service) -> None:
+    """Routes that recommend what a body asks for."""
+
     @app.post(
         "/recommend",
         summary="Ids of the best items for a user or a history",
         tags=["recommend"],
         response_model=Fast,
-        responses=wrong,
+        responses=WRONG,
     )
     async def recommend_fast(request: Request, ask: Annotated[Ask, Body()]) -> Any:
         """Ids of the best items for a user, or for a history of somebody without an id."""
@@ -792,30 +822,12 @@ def add_recommend(app: FastAPI, service: Service) -> None:
         summary="The best items for a user or a history, with reasons",
         tags=["recommend"],
         response_model=Recommended,
-        responses=wrong,
+        responses=WRONG,
     )
     async def recommend_explain(request: Request, ask: Annotated[Ask, Body()]) -> Any:
         """The same with scores, titles and reasons."""
         arm, found, name = answered(service, ask, request)
         return as_json(recommended(arm, ask.user_id, found, name))
-
-    @app.get(
-        "/recommend/{model}/{user_id}",
-        summary="The best items for a user by one model",
-        tags=["recommend"],
-        response_model=list[Named],
-        responses=wrong,
-    )
-    async def recommend_by(
-        request: Request, model: Annotated[str, InPath(max_length=40)], user_id: UserPath, k: Length = 10
-    ) -> Any:
-        """The best items for a user by one model."""
-        arm = service.arm(user_id, request)
-        b, name = arm.bundle, model_of(arm, model)
-        found = b.rank(b.history(b.users.find(user_id)), k, name)
-        named = zip(b.items[found.codes], found.scores, found.sources, strict=True)
-        told = [(i, s, name if not {"popular", "cold"} & set(by) else by[0]) for i, s, by in named]
-        return as_json([{"product": own_id(i), "score": number(s), "strategy": by} for i, s, by in told])
 
 # %% ../../nbs/61_api.ipynb #b292324a
 def recommended(arm: Arm, user_id: Any, found: Listed, name: str) -> dict[str, Any]:
@@ -840,16 +852,15 @@ def answered(service: Service, ask: Ask, request: Request) -> tuple[Arm, Listed,
     return arm, arm.bundle.rank(history, ask.k, name, ask.exclude, ask.alpha), name
 
 # %% ../../nbs/61_api.ipynb #5ac5a309
-def add_rest(app: FastAPI, service: Service) -> None:
-    """Routes for items, search, users and training."""
-    wrong: Any = {code: {"model": Problem} for code in (400, 404, 413, 422, 503)}
+def add_items(app: FastAPI, service: Service) -> None:
+    """Routes for similar items, the factors' lists, and search."""
 
     @app.post(
         "/matrix_factor/similar",
         summary="Items whose factors are alike",
         tags=["items"],
         response_model=AlikeList,
-        responses=wrong,
+        responses=WRONG,
     )
     async def factor_similar(ask: Annotated[AskSimilar, Body()]) -> Any:
         """Items whose factors point the same way."""
@@ -860,7 +871,7 @@ def add_rest(app: FastAPI, service: Service) -> None:
         summary="The factors' list for a user",
         tags=["recommend"],
         response_model=AlikeList,
-        responses=wrong,
+        responses=WRONG,
     )
     async def factor_user(request: Request, ask: Annotated[AskUser, Body()]) -> Any:
         """The factors' list for a user whom they know."""
@@ -875,13 +886,13 @@ def add_rest(app: FastAPI, service: Service) -> None:
         summary="Items that the same people met",
         tags=["items"],
         response_model=AlikeList,
-        responses=wrong,
+        responses=WRONG,
     )
     async def similar_items(item_id: ItemPath, k: Length = 10, model: ModelName = "item_knn") -> Any:
         """Items that the same people met."""
         return as_json({"recommendations": similar(service, item_id, k, model)})
 
-    @app.post("/search", summary="Products by their words", tags=["items"], response_model=FoundList, responses=wrong)
+    @app.post("/search", summary="Products by their words", tags=["items"], response_model=FoundList, responses=WRONG)
     async def search(ask: Annotated[AskSearch, Body()]) -> Any:
         """Products by the words of their titles and categories (BM25)."""
         b = service.arm("").bundle
@@ -889,26 +900,28 @@ def add_rest(app: FastAPI, service: Service) -> None:
         told = alike_items(b, codes, scores)
         return as_json({"results": [{"product_id": t.pop("item_id"), **t} for t in told]})
 
+# %% ../../nbs/61_api.ipynb #a10dd9c2
+def add_users(app: FastAPI, service: Service) -> None:
+    """Routes for users, and for training."""
+
     @app.get(
         "/user/{user_id}/stats",
         summary="What a user has done",
         tags=["users"],
         response_model=UserStats,
-        responses=wrong,
+        responses=WRONG,
     )
     async def user_stats(user_id: UserPath) -> Any:
         """What a user has done up to the end of the log."""
         b = service.arm(user_id).bundle
         return as_json(stats_of(b, known_user(b, user_id)))
 
-    more: Any = {code: {"model": Problem} for code in (401, 403, 409)}
-
     @app.post(
         "/training",
         summary="Train again on the log as it is now",
         tags=["training"],
         response_model=Trained,
-        responses=wrong | more,
+        responses=WRONG | GUARDED,
     )
     async def training(
         ask: Annotated[AskTraining, Body()], authorization: Annotated[str | None, Header(max_length=500)] = None
@@ -961,8 +974,8 @@ def create_app(settings: Settings, wait: bool = False) -> FastAPI:
     app.state.service = service
     add_errors(app)
     add_state(app, service)
-    add_recommend(app, service)
-    add_rest(app, service)
+    for add in (add_recommend, add_asked, add_items, add_users):
+        add(app, service)
     app.add_middleware(Around, service=service)
     return app
 
@@ -1021,7 +1034,7 @@ def serve(argv: Sequence[str] | None = None) -> None:
         backlog=512,
     )
 
-
+# %% ../../nbs/61_api.ipynb #d73b7da3
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The arguments of `recsys-lab serve`."""
     p = argparse.ArgumentParser("recsys-lab serve", description="serve a bundle over HTTP")

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import __version__
-from ..datasets import FOREVER, DataError, Histories, file_hash
-from ..models.base import best_of, cold_answer, exclusion, load, made_lists
+from ..datasets import FOREVER, DataError, Histories, file_hash, whole_folder
+from ..models.base import best_of, cold_answer, exclusion, load, made_lists, model_class
 from ..metrics import SOURCES
 from ..runs import package_folder, read_json
 from ..search import lexical
@@ -298,7 +298,14 @@ def swap_in(new: Path, place: Path) -> None:
 
 # %% ../../nbs/60_bundle.ipynb #03a4ff1c
 def fit_of(run: Path, names: Sequence[str]) -> Path:
-    """The folder of the first recorded fit with one of these names; `FileNotFoundError` says which command makes it."""
+    """The folder of the first recorded fit with one of these names; `FileNotFoundError` says which command makes it.
+
+    `ValueError` for a name that no model has.
+    """
+    for name in names:
+        model_class(name)
+    if not run.is_dir():
+        raise FileNotFoundError(f"there is no run {run}; name the folder of one, as reports/shop, or make it: recsys-lab run --out {run}")
     rows = read_json(run / "fits.json", [])
     told = read_json(run / "provenance.json", {}).get("dataset", {})
     size = f" --size {told['size']}" if told.get("size") else ""
@@ -444,17 +451,11 @@ def local(place: str | Path, cache: Path | str | None = None) -> Path:
         raise DataError(f"{place} is no bundle, its manifest.json cannot be read ({type(error).__name__})") from None
     if (root / version / "manifest.json").exists():
         return root / version
-    root.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{version}-", dir=root))
-    try:
+    with whole_folder(root / version, replace=False) as beside:
         for name in [*names, "manifest.json"]:
             (beside / name).parent.mkdir(parents=True, exist_ok=True)
             fs.get_file(f"{path}/{name}", str(beside / name))
         verify(beside)
-        if not (root / version).exists():
-            beside.rename(root / version)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return root / version
 
 # %% ../../nbs/60_bundle.ipynb #aa21d3ae
