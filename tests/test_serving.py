@@ -100,6 +100,18 @@ def test_a_bundle_is_the_same_twice_and_whole_or_not_at_all(fits, shop, folder, 
     assert verify(tmp_path / "b") == first and [p.name for p in tmp_path.iterdir()] == ["b"]
 
 
+def test_an_equal_fit_makes_an_equal_bundle(fits, shop, folder, tmp_path):
+    """Whatever time it took: the version stands for what is served."""
+    from dataclasses import asdict
+
+    again = HybridTuned(**asdict(fits[2].config)).fit(splits.make(shop).known("test"))
+    assert again.fit_seconds != fits[2].fit_seconds
+    made = pack(
+        again.save(tmp_path / "fit"), shop, tmp_path / "b", {"item_knn": fits[1]}, {"dataset": "shop", "size": "tiny"}
+    )
+    assert made["version"] == verify(folder)["version"], bundles.difference(folder, tmp_path / "b")
+
+
 def test_every_damage_is_refused_by_name(folder, tmp_path):
     for damage in ("truncated", "edited", "missing"):
         for name in ("model/model.json", "model/state/booster.npy", "catalogue/words.db", "others/item_knn/items.npy"):

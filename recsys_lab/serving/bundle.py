@@ -200,7 +200,7 @@ def pack(
 ) -> dict[str, Any]:
     """Make a bundle of a saved hybrid, and `others` by name, with the catalogue of `log`; returns its manifest.
 
-    A folder that stands at `out` is kept beside it as `OUT.previous`. `about` is written into the manifest. Two bundles of the same
+    A folder that stands at `out` is kept beside it as `OUT.previous`. `about` is written into the manifest. Two bundles of equal
     fits have the same version.
     """
     out = Path(out)
@@ -218,6 +218,8 @@ def pack(
         shutil.copytree(fit, beside / "model")
         for name, path in (others or {}).items():
             shutil.copytree(path, beside / "others" / name)
+        for head in beside.rglob("model.json"):  # how long a fit took makes no other bundle
+            head.write_text(json.dumps(json.loads(head.read_text()) | {"fit_seconds": 0.0}, indent=1))
         write_catalogue(shown_rows(log, model.items), beside / "catalogue")
         near = {}
         if len(model.items) > exact_up_to and "als" in model.parts:
@@ -305,7 +307,9 @@ def fit_of(run: Path, names: Sequence[str]) -> Path:
     for name in names:
         model_class(name)
     if not run.is_dir():
-        raise FileNotFoundError(f"there is no run {run}; name the folder of one, as reports/shop, or make it: recsys-lab run --out {run}")
+        raise FileNotFoundError(
+            f"there is no run {run}; name the folder of one, as reports/shop, or make it: recsys-lab run --out {run}"
+        )
     rows = read_json(run / "fits.json", [])
     told = read_json(run / "provenance.json", {}).get("dataset", {})
     size = f" --size {told['size']}" if told.get("size") else ""
