@@ -812,8 +812,15 @@ def parser() -> argparse.ArgumentParser:
 
 # %% ../nbs/81_cli.ipynb #573bf507
 def cmd_compare(args: argparse.Namespace) -> int:
-    """Print the rows in which two runs differ."""
+    """Print what differs between two runs: how they were made, what they chose, and their values."""
     table = runs.compare_runs(args.a, args.b)
+    for told, found in (
+        ("how the runs were made", runs.made_otherwise(args.a, args.b)),
+        ("what was chosen", runs.chosen_otherwise(args.a, args.b)),
+    ):
+        print(f"{told}: {'no difference' if not len(found) else f'{len(found)} differences'}")
+        if len(found):
+            print(found.to_string(index=False))
     changed = table[(table["difference"] != 0) & ~(table["value_a"].isna() & table["value_b"].isna())]
     print(f"{len(changed)} of {len(table)} values differ")
     if len(changed):

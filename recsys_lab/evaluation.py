@@ -22,15 +22,16 @@ import pandas as pd
 from . import metrics
 from .datasets import FOREVER, PURCHASE, Dataset, Histories
 from .metrics import TopK
+from .numerics import fixed_point
 from .splits import Split
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'TARGETS', 'EXCLUDES', 'USER_TYPES', 'HISTORY_BINS', 'AGE_BINS', 'POPULARITY_BINS', 'HEADLINE', 'NoCases',
            'default_exclude', 'known_exclude', 'excluded_entries', 'Cases', 'period_cases', 'item_cases', 'look_back',
-           'make_cases', 'cluster_sums', 'bootstrap', 'interval', 'Label', 'make_labels', 'item_users', 'Evaluation',
-           'summarise', 'case_values', 'slice_summary', 'slice_values', 'save_evaluation', 'read_evaluation', 'Ranker',
-           'fit_for', 'rank_cases', 'beyond_accuracy', 'evaluate', 'extremes', 'cluster_t_test', 'holm',
-           'compare_pairs', 'values_on', 'compare_pair', 'compare_all']
+           'make_cases', 'cluster_sums', 'bootstrap', 'interval', 'behind_best', 'first_of_best', 'Label',
+           'make_labels', 'item_users', 'Evaluation', 'summarise', 'case_values', 'slice_summary', 'slice_values',
+           'save_evaluation', 'read_evaluation', 'Ranker', 'fit_for', 'rank_cases', 'beyond_accuracy', 'evaluate',
+           'extremes', 'cluster_t_test', 'holm', 'compare_pairs', 'values_on', 'compare_pair', 'compare_all']
 
 # %% ../nbs/12_evaluation.ipynb #1b5792c2
 PROTOCOLS = ("next_period", "next_item", "given")
@@ -225,16 +226,17 @@ def cluster_sums(values: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.
 def bootstrap(sums: np.ndarray, counts: np.ndarray, draws: int = 1000, seed: int = 0, block: int = 100) -> np.ndarray:
     """Means of `draws` bootstrap samples of users: float64 `[draws, columns]`; a sample without a value is NaN.
 
-    Each draw takes as many users as there are, with replacement. Memory is bounded by `block` draws at a time.
+    Each draw takes as many users as there are, with replacement. Memory is bounded by `block` draws at a time. Sums are put into
+    `fixed_point`, so that their order does not matter: the same samples on every processor.
     """
     n, rng = len(sums), np.random.default_rng(seed)
-    both = np.concatenate([sums, counts], axis=1)
+    both = fixed_point(np.concatenate([sums, counts], axis=1).T, 52 - int(np.ceil(np.log2(max(1, n))))).T
     out = np.empty((draws, both.shape[1]))
     for start in range(0, draws, block):
         size = min(block, draws - start)
         picked = rng.integers(0, n, size=(size, n), dtype=np.int32) + np.arange(size, dtype=np.int32)[:, None] * n
         times = np.bincount(picked.ravel(), minlength=size * n).reshape(size, n)
-        out[start : start + size] = times @ both if n < 2000 else times.astype(np.float32) @ both.astype(np.float32)
+        out[start : start + size] = times.astype(np.float64) @ both
     total, number = out[:, : sums.shape[1]], out[:, sums.shape[1] :]
     return np.divide(total, number, out=np.full_like(total, np.nan), where=number > 0)
 
@@ -244,6 +246,26 @@ def interval(samples: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.n
     tail = (1 - level) / 2
     low, high = np.nanquantile(samples, [tail, 1 - tail], axis=0)
     return low, high
+
+# %% ../nbs/12_evaluation.ipynb #e1de7b54
+def behind_best(sums: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each column: the mean, how far it lies behind the best, and the standard error of that paired difference; `[columns]` each.
+
+    `sums`, `counts` are `[users, columns]` as `cluster_sums` gives them; the mean is a ratio of sums over users, and its error is
+    that of the ratio's linear part, by users. Source of the rule: Breiman et al., *Classification and regression trees*, 1984.
+    """
+    total = np.maximum(counts.sum(0), 1e-300)
+    mean = sums.sum(0) / total
+    best = int(mean.argmax())
+    part = (sums - mean * counts) / total
+    change = part - part[:, [best]]
+    return mean, mean[best] - mean, np.sqrt((change**2).sum(0) * len(sums) / max(1, len(sums) - 1))
+
+
+def first_of_best(values: Sequence[np.ndarray], users: np.ndarray) -> int:
+    """The first of several settings, each with its value for every case, that is within one standard error of the best."""
+    _, behind, error = behind_best(*cluster_sums(np.stack(values, axis=1), pd.factorize(users)[0]))
+    return int(np.argmax(behind <= error))
 
 # %% ../nbs/12_evaluation.ipynb #180fc522
 USER_TYPES = ("cold", "warm")  # without and with events before the request

@@ -17,7 +17,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_info
 
 from . import __version__
 from .datasets import Dataset, project_root, write_text
@@ -28,7 +30,8 @@ from .splits import Split
 __all__ = ['METRIC_COLUMNS', 'RECORDS', 'COMPARISON_COLUMNS', 'Question', 'QUESTIONS', 'MEANING', 'plain', 'write_rows',
            'read_json', 'source_hash', 'package_folder', 'fit_key', 'Run', 'fit_path', 'settled', 'kept_fit',
            'evaluation_name', 'trial_rows', 'question_of', 'questions', 'judge', 'headline', 'verdict', 'sentence',
-           'first_question', 'against', 'sizes', 'code_version', 'provenance', 'compare_runs']
+           'first_question', 'against', 'sizes', 'code_version', 'machine_facts', 'processor_name', 'provenance',
+           'compare_runs', 'leaves', 'made_otherwise', 'choices', 'chosen_otherwise']
 
 # %% ../nbs/14_runs.ipynb #fa8e4f8f
 METRIC_COLUMNS = (
@@ -413,6 +416,32 @@ def code_version() -> str:
     return f"{__version__} {git('rev-parse', '--short=12', 'HEAD')}{'+' if git('status', '--porcelain', 'nbs', 'recsys_lab') else ''}"
 
 
+def machine_facts() -> dict[str, Any]:
+    """What of this machine may move a last bit: system, processor, cores, SIMD extensions that NumPy found, and the BLAS kernels."""
+    blas = [d for d in threadpool_info() if d["user_api"] == "blas"]
+    told = {
+        f"{d['internal_api']} {d['version']}, {d.get('architecture', '')}, {d['num_threads']} threads" for d in blas
+    }
+    simd: Any = np.show_config(mode="dicts")
+    return {
+        "system": platform.system(),
+        "processor": platform.machine(),
+        "model": processor_name(),
+        "cores": os.cpu_count(),
+        "simd": simd.get("SIMD Extensions", {}).get("found", []),
+        "blas": sorted(told),
+    }
+
+
+def processor_name(path: str = "/proc/cpuinfo") -> str:
+    """The processor's name as the system tells it; empty where it does not."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
 def provenance(log: Dataset | None = None) -> dict[str, Any]:
     """Code version, dataset, library versions and machine."""
     libraries = (
@@ -435,7 +464,7 @@ def provenance(log: Dataset | None = None) -> dict[str, Any]:
         "code": code_version(),
         "python": platform.python_version(),
         "libraries": {n: found.get(n, "not installed") for n in libraries},
-        "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
+        "machine": machine_facts(),
     }
     if log is not None:
         told["dataset"] = {"name": log.name, "fingerprint": log.fingerprint}
@@ -455,3 +484,49 @@ def compare_runs(a: Path | str, b: Path | str) -> pd.DataFrame:
         frames[1][[*keys, "value"]], on=keys, how="outer", suffixes=("_a", "_b"), validate="one_to_one"
     )
     return joined.assign(difference=joined["value_b"] - joined["value_a"])
+
+# %% ../nbs/14_runs.ipynb #06e671df
+def leaves(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested dicts as one, with names joined by dots; lists as text."""
+    if not isinstance(value, dict):
+        return {name: ", ".join(map(str, value)) if isinstance(value, list) else value}
+    return {k: v for n, inner in value.items() for k, v in leaves(inner, f"{name}.{n}" if name else n).items()}
+
+
+def made_otherwise(a: Path | str, b: Path | str) -> pd.DataFrame:
+    """What two runs' provenance.json tell otherwise of code, libraries, machine and data: columns `what, a, b`."""
+    told = []
+    for folder in (a, b):
+        whole = read_json(Path(folder) / "provenance.json", {})
+        data = {n: whole.get("dataset", {}).get(n) for n in ("name", "size", "fingerprint")}
+        told.append(leaves({**{n: whole.get(n) for n in ("code", "python", "libraries", "machine")}, "dataset": data}))
+    names = dict.fromkeys([*told[0], *told[1]])
+    rows = [(n, told[0].get(n), told[1].get(n)) for n in names if told[0].get(n) != told[1].get(n)]
+    return pd.DataFrame(rows, columns=["what", "a", "b"])
+
+
+def choices(run: Run) -> dict[tuple[str, ...], Any]:
+    """Everything that a run chose: (chapter, model, question or trial) -> the settings of the fit, or whether the trial was chosen."""
+    found: dict[tuple[str, ...], Any] = {}
+    for row in run.rows("fits"):
+        question = " ".join(str(row["settings"].get(n, "")) for n in ("protocol", "target", "exclude")).strip()
+        number = sum(key[:3] == (row["chapter"], row["model"], question) for key in found)
+        found[row["chapter"], row["model"], question, str(number)] = row["settings"]
+    for row in run.rows("trials"):
+        key = (row["chapter"], row["model"], f"{row['protocol']}, trial {row['trial']}", str(row["settings"]))
+        found[key] = row["chosen"]
+    return found
+
+
+def chosen_otherwise(a: Path | str, b: Path | str) -> pd.DataFrame:
+    """Settings and trials that only one of two runs chose, in the chapters that both hold: `chapter, model, what, a, b`."""
+    one, other = (choices(Run(folder)) for folder in (a, b))
+    shared = {key[0] for key in one} & {key[0] for key in other}
+    keys = [k for k in dict.fromkeys([*one, *other]) if k[0] in shared and one.get(k) != other.get(k)]
+    rows = []
+    for key in keys:
+        x, y = (found.get(key, "not there") for found in (one, other))
+        if isinstance(x, dict) and isinstance(y, dict):  # only the settings that differ
+            x, y = ({n: v for n, v in mine.items() if theirs.get(n) != v} for mine, theirs in ((x, y), (y, x)))
+        rows.append((*key[:3], x, y))
+    return pd.DataFrame(rows, columns=["chapter", "model", "what", "a", "b"])

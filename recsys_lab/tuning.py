@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 import pandas as pd
 
-from .evaluation import evaluate
+from .evaluation import case_values, evaluate, first_of_best
 from .splits import Split
 
 with warnings.catch_warnings():  # tqdm misses Jupyter's widgets, which nothing here uses
@@ -19,8 +20,8 @@ with warnings.catch_warnings():  # tqdm misses Jupyter's widgets, which nothing 
     import optuna
 
 # %% auto #0
-__all__ = ['Space', 'SPACES', 'Range', 'holds', 'suggest', 'space_table', 'new_study', 'tune', 'best_setting', 'search',
-           'chosen_table']
+__all__ = ['Space', 'SPACES', 'Range', 'holds', 'suggest', 'space_table', 'new_study', 'with_choice', 'tune', 'best_setting',
+           'search', 'chosen_table']
 
 # %% ../nbs/16_tuning.ipynb #41b9e675
 class Range(NamedTuple):
@@ -141,9 +142,20 @@ def space_table(spaces: Mapping[str, Space] = SPACES) -> pd.DataFrame:
 
 # %% ../nbs/16_tuning.ipynb #8bc10394
 def new_study(seed: int) -> optuna.Study:
-    """A quiet study that maximises, seeded."""
+    """A quiet study that maximises, seeded; what it proposes does not depend on the values that it is told.
+
+    Source: Bergstra and Bengio, *Random search for hyper-parameter optimization*, JMLR 2012.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=5))
+    return optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=seed))
+
+
+def with_choice(
+    rows: Sequence[dict[str, Any]], columns: Sequence[str], values: Sequence[np.ndarray], users: Any
+) -> pd.DataFrame:
+    """Trials as a table of `columns`, and `chosen` for the first whose values for the cases of `users` are `first_of_best`."""
+    table = pd.DataFrame(rows, columns=list(columns))
+    return table.assign(chosen=table.index == (first_of_best(values, users) if len(rows) else -1))
 
 
 def tune(
@@ -157,10 +169,11 @@ def tune(
     fixed: Mapping[str, Any] | None = None,
     space: Space | None = None,
 ) -> pd.DataFrame:
-    """Judge settings of a model on the validation part: columns `trial`, each setting, the metric, and `chosen` for the best.
+    """Judge settings of a model on the validation part: columns `trial`, each setting, the metric, and `chosen`.
 
-    Fitted on train alone; the test part is not touched. Of equal values the earlier trial wins. `trials=0` gives an empty table,
-    which stands for the defaults. `fixed` are settings that are not searched. Source of the search: Optuna's `TPESampler`.
+    Fitted on train alone; the test part is not touched. Chosen is the first trial within one standard error of the best
+    (`evaluation.first_of_best`). `trials=0` gives an empty table, which stands for the defaults. `fixed` are settings that are
+    not searched.
     """
     kind: Any = model
     space, name, held = space or SPACES.get(kind.name, {}), f"{metric}@{k}", dict(fixed or {})
@@ -172,19 +185,23 @@ def tune(
         raise ValueError(f"{kind.name} has no setting {unknown[0]!r}; it has {sorted(vars(kind().config))}")
     searched = {setting: values for setting, values in space.items() if setting not in held}
     rows: list[dict[str, Any]] = []
+    values: list[np.ndarray] = []
+    users: Any = None
 
     def objective(trial: optuna.Trial) -> float:
+        nonlocal users
         setting = suggest(trial, searched)
-        value = evaluate(kind(**setting, **held), split, protocol, part="valid", ks=(k,)).mean(metric, k)
-        rows.append({"trial": trial.number, **setting, **held, name: value})
-        return value
+        found = evaluate(kind(**setting, **held), split, protocol, part="valid", ks=(k,))
+        values.append(case_values(found, metric, k))
+        users = found.user_ids
+        rows.append({"trial": trial.number, **setting, **held, name: found.mean(metric, k)})
+        return rows[-1][name]
 
     study = new_study(seed)
     usual = {setting: getattr(kind().config, setting) for setting in searched}
     study.enqueue_trial({setting: usual[setting] for setting in searched if holds(searched[setting], usual[setting])})
     study.optimize(objective, n_trials=trials if searched else min(trials, 1))
-    table = pd.DataFrame(rows, columns=["trial", *searched, *held, name])
-    return table.assign(chosen=table.index == (table[name].idxmax() if rows else -1))
+    return with_choice(rows, ["trial", *searched, *held, name], values, users)
 
 # %% ../nbs/16_tuning.ipynb #33ef51ba
 def best_setting(trials: pd.DataFrame) -> dict[str, Any]:
@@ -211,7 +228,7 @@ def search(
 
 
 def chosen_table(trials_of: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """For each model: trials, what the defaults and the chosen settings were worth on validation, and the chosen settings."""
+    """For each model: trials, what the defaults, the chosen and the best settings were worth on validation, and the chosen ones."""
     rows = []
     for name, trials in trials_of.items():
         row: dict[str, Any] = {"model": name, "trials": len(trials), "settings": "defaults"}
@@ -222,7 +239,8 @@ def chosen_table(trials_of: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             )
             row |= {
                 f"{value} of defaults": round(trials[value].iloc[0], 4),
-                f"{value} chosen": round(trials[value].max(), 4),
+                f"{value} chosen": round(trials[value][trials["chosen"]].item(), 4),
+                f"{value} best": round(trials[value].max(), 4),
             }
             row["settings"] = told if trials["chosen"].idxmax() else f"defaults ({told})"
         rows.append(row)

@@ -207,21 +207,21 @@ def test_rp3beta_is_three_steps():
 # factors
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-def test_als_is_implicits_and_folds_in_like_recalculate_user(weighted):
+@pytest.mark.parametrize(("weighted", "penalty", "factors"), [(False, 0.05, 8), (True, 0.05, 8), (False, 0.0, 3), (True, 0.05, 30)])
+def test_als_is_implicits_and_folds_in_like_recalculate_user(weighted, penalty, factors):
     from implicit.cpu.als import AlternatingLeastSquares
     from implicit.nearest_neighbours import bm25_weight
 
     kinds = {"view": 1.0, "addtocart": 2.0, "transaction": 3.0}
     confidence = LOG.matrix(kinds).matrix
-    theirs = AlternatingLeastSquares(8, 0.05, 3.0, iterations=7, random_state=5)
-    told = bm25_weight(confidence).tocsr().astype(np.float32) if weighted else confidence
+    theirs = AlternatingLeastSquares(factors, penalty, 3.0, dtype=np.float64, iterations=7, random_state=5)
+    told = (bm25_weight(confidence).tocsr().astype(np.float32) if weighted else confidence).astype(float)
     theirs.fit(told, show_progress=False)
-    ours = ALS(factors=8, regularization=0.05, alpha=3.0, iterations=7, seed=5, bm25=weighted).fit(LOG)
-    np.testing.assert_allclose(ours.state["item_vectors"], theirs.item_factors, rtol=1e-4, atol=1e-5)
+    ours = ALS(factors=factors, regularization=penalty, alpha=3.0, iterations=7, seed=5, bm25=weighted).fit(LOG)
+    np.testing.assert_allclose(ours.state["item_vectors"], theirs.item_factors, rtol=1e-5, atol=1e-6)
     wanted = theirs.recalculate_user(np.arange(confidence.shape[0]), told)
     found = ours.fold(ours.known.encode(ours.items))
-    assert np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max()
+    assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
     back = ours.similar_items([ours.items[2]], k=5)
     theirs_similar = theirs.similar_items(2, N=6)
     assert back.codes[0].tolist() == theirs_similar[0][1:].tolist()

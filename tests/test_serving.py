@@ -31,7 +31,7 @@ from recsys_lab.models.als import ALS
 from recsys_lab.models.base import MODELS, model_class
 from recsys_lab.ranking.hybrid import HybridTuned
 from recsys_lab.serving import bundle as bundles
-from recsys_lab.serving.api import MOST_BODY, Settings, create_app, share_of
+from recsys_lab.serving.api import MOST_BODY, MOST_HISTORY, Settings, create_app, replay, share_of
 from recsys_lab.serving.bundle import Bundle, Ids, Texts, pack, verify
 
 
@@ -288,7 +288,7 @@ def test_a_thousand_visitors_over_http_get_what_was_evaluated(tmp_path_factory):
     hybrid.fit(split.known("test"))
     protocol, target, exclude = runs.questions(split)[0]
     cases = evaluation.make_cases(split, protocol, target, "test", exclude)
-    full = np.flatnonzero((cases.history > 0) & (cases.history <= 200))
+    full = np.flatnonzero((cases.history > 0) & (cases.history <= MOST_HISTORY))
     first = full[np.unique(cases.user_ids[full], return_index=True)[1]][:1000]
     cases = cases.subset(np.sort(first), np.ones(len(cases.relevant), bool))
     asked = cases.histories(slice(0, len(cases)))
@@ -299,19 +299,14 @@ def test_a_thousand_visitors_over_http_get_what_was_evaluated(tmp_path_factory):
         assert bool(manifest["near"]) == (name == "indexed")
         wanted = bundles.served_model(place / name).rank(asked, 10, exclude)
         with serving(place / name, "--quiet") as (url, _):
-            session, worst = requests.Session(), 0.0
-            for row in range(len(cases)):
-                run = slice(asked.indptr[row], asked.indptr[row + 1])
-                seen = [
-                    {"item_id": int(i), "event": asked.event_names[e], "time": int(t)}
-                    for i, e, t in zip(asked.items[run], asked.events[run], asked.times[run], strict=True)
-                ]
-                body = {"history": seen, "at": int(asked.at[row]), "k": 10, "exclude": exclude}
-                found = session.post(f"{url}/recommend/explain", json=body).json()["recommendations"]
-                there = wanted.codes[row] >= 0
-                assert [f["itemid"] for f in found] == wanted.items[wanted.codes[row][there]].tolist()
-                scores = np.array([np.nan if f["score"] is None else f["score"] for f in found])
-                worst = max(worst, np.nanmax(np.abs(scores - wanted.scores[row][there]), initial=0))
+            session = requests.Session()
+
+            def post(path, body, url=url, session=session):
+                return session.post(f"{url}{path}", json=body).json()
+
+            codes, scores = replay(post, asked, 10, exclude, hybrid.items)
+            assert (codes == wanted.codes).all() and (np.isnan(scores) == np.isnan(wanted.scores)).all()
+            worst = np.nanmax(np.abs(scores - wanted.scores))
             assert worst <= 1e-6
     exact = hybrid.rank(asked, 10, exclude)
     assert (bundles.served_model(place / "exact").rank(asked, 10, exclude).codes == exact.codes).all()

@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from ..datasets import Dataset, Histories
 from .base import Config, FactorRecommender, Recommender, cosines
+from ..numerics import exact_pairs, exact_product, fixed_point
 
 with warnings.catch_warnings():  # tqdm misses Jupyter's widgets, which nothing here uses
     warnings.simplefilter("ignore")
@@ -22,7 +23,7 @@ with warnings.catch_warnings():  # tqdm misses Jupyter's widgets, which nothing 
     from implicit.cpu.bpr import BayesianPersonalizedRanking
 
 # %% auto #0
-__all__ = ['bm25_idf', 'bm25', 'ALSConfig', 'solver', 'ALS', 'BPRConfig', 'BPR']
+__all__ = ['NEAR_EXTRA', 'bm25_idf', 'bm25', 'ALSConfig', 'solve_users', 'ALS', 'BPRConfig', 'BPR']
 
 # %% ../../nbs/24_als.ipynb #65d9fdd6
 def bm25_idf(matrix: sparse.csr_matrix) -> np.ndarray:
@@ -77,13 +78,39 @@ class ALSConfig(Config):
             )
 
 
-def solver(config: Any, item_vectors: np.ndarray | None = None, gram: np.ndarray | None = None) -> Any:
-    """implicit's ALS with these settings, and item vectors with their Gram matrix if they are known."""
-    model = AlternatingLeastSquares(
-        config.factors, config.regularization, config.alpha, iterations=config.iterations, random_state=config.seed
-    )
-    model.item_factors, model._YtY = item_vectors, gram
-    return model
+def solve_users(
+    confidence: sparse.csr_matrix, item_vectors: np.ndarray, gram: np.ndarray, penalty: float, most: int = 2**22
+) -> np.ndarray:
+    """The vector of each row of confidences `[n, items]` by the normal equations: float64 `[n, f]`, zeros for an empty row.
+
+    As implicit's `recalculate_user`, in double precision: an entry below 0 says that the item is not liked, with its absolute value
+    as confidence. `gram` is `Y.T @ Y` of the item vectors `[items, f]`. Each row is a system of its own; rows of one length
+    are solved together, `most` numbers at a time. A row with fewer entries than factors costs a system of its entries alone:
+    `(B + Y'DY)^-1 Y' = B^-1 Y' (I + D Y B^-1 Y')^-1`.
+    """
+    n, f = len(confidence.indptr) - 1, item_vectors.shape[1]
+    out, length = np.zeros((n, f)), np.diff(confidence.indptr)
+    base = gram + penalty * np.eye(f)
+    inverse = np.linalg.inv(base) if penalty > 0 else None
+    for size in np.unique(length[length > 0]):
+        rows, few = np.flatnonzero(length == size), size < f and inverse is not None
+        for some in np.array_split(rows, -(-len(rows) * (f + int(size)) * (int(size) if few else f) // most)):
+            at = confidence.indptr[some][:, None] + np.arange(size)
+            trust, y = confidence.data[at].astype(float), item_vectors[confidence.indices[at]].astype(float)
+            extra, wanted = (np.abs(trust) - 1)[..., None], np.maximum(trust, 0)[..., None]
+            if few:
+                turned = y @ inverse
+                left = np.eye(size) + extra * (turned @ y.swapaxes(1, 2))
+                out[some] = (np.linalg.solve(left, wanted) * turned).sum(axis=1)
+            else:
+                left = base + (y * extra).swapaxes(1, 2) @ y
+                out[some] = np.linalg.solve(left, y.swapaxes(1, 2) @ wanted)[..., 0]
+    return out
+
+
+NEAR_EXTRA = (
+    16  # places that are asked of an index beyond those wanted, so that its own rounding does not decide the last ones
+)
 
 
 class ALS(Recommender):
@@ -103,11 +130,20 @@ class ALS(Recommender):
         idf, average = bm25_idf(confidence), confidence.sum() / confidence.shape[0]
         if self.config.bm25:
             confidence = bm25(confidence, idf, average)
-        with threadpool_limits(1, "blas"):
-            model = solver(self.config)
-            model.fit(confidence, show_progress=self.progress)
-        gram = model.item_factors.T @ model.item_factors
-        return {"item_vectors": model.item_factors, "gram": gram, "idf": idf, "average": np.float64(average)}
+        c = self.config
+        with threadpool_limits(1, "blas"):  # implicit looks at them, and warns of more
+            model = AlternatingLeastSquares(
+                c.factors,
+                c.regularization,
+                c.alpha,
+                dtype=np.float64,  # in which kernels differ far below what `fixed_point` rounds away
+                iterations=c.iterations,
+                random_state=c.seed,
+            )
+            model.fit(confidence.astype(np.float64), show_progress=self.progress)
+        vectors = fixed_point(model.item_factors).astype(np.float32)
+        gram = vectors.T.astype(float) @ vectors
+        return {"item_vectors": vectors, "gram": gram, "idf": idf, "average": np.float64(average)}
 
     def _weights(self, kinds: tuple[str, ...]) -> dict[str, float]:
         """Confidence of one event of each kind."""
@@ -118,25 +154,25 @@ class ALS(Recommender):
         confidence = histories.matrix(len(self.items), self._weights(histories.event_names))
         if self.config.bm25:
             confidence = bm25(confidence, self.state["idf"], float(self.state["average"]))
-        return self._solver().recalculate_user(np.arange(len(histories)), confidence.astype(np.float32))
-
-    def _solver(self) -> Any:
-        """implicit's model with the fitted vectors, made once."""
-        if self.__dict__.get("_solver_of") is not self.state["item_vectors"]:
-            with threadpool_limits(1, "blas"):  # implicit looks at them, and warns of more
-                self._solving = solver(self.config, self.state["item_vectors"], self.state["gram"])
-            self._solver_of = self.state["item_vectors"]
-        return self._solving
+        c = self.config
+        confidence.data = c.alpha * confidence.data.astype(float)
+        found = solve_users(confidence, self.state["item_vectors"], self.state["gram"], c.regularization)
+        return fixed_point(found).astype(np.float32)
 
     def _score(self, histories: Histories) -> np.ndarray:
-        return self.fold(histories) @ self.state["item_vectors"].T
+        return exact_product(self.fold(histories), self.state["item_vectors"])
 
     def _near(self, histories: Histories, k: int) -> sparse.csr_matrix:
-        """Scores of about the best k items for each encoded history by the index `near`; none for an empty one."""
-        scores, codes = self.near.search(self.fold(histories), k)
+        """Scores of about the best k items for each encoded history by the index `near`; none for an empty one.
+
+        The index tells which; their scores are computed here as `_score` does, for its own depend on the processor.
+        """
+        queries = self.fold(histories)
+        _, codes = self.near.search(queries, k + NEAR_EXTRA)
         row, place = np.nonzero((codes >= 0) & (np.diff(histories.indptr) > 0)[:, None])
-        shape = (len(histories), len(self.items))
-        return sparse.csr_matrix((scores[row, place], (row, codes[row, place])), shape=shape)
+        column = codes[row, place]
+        scores = exact_pairs(queries, self.state["item_vectors"], row, column).astype(np.float32)
+        return sparse.csr_matrix((scores, (row, column)), shape=(len(histories), len(self.items)))
 
     def _similar(self, codes: np.ndarray) -> np.ndarray:
         return cosines(self.state["item_vectors"], codes)

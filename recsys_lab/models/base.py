@@ -24,6 +24,7 @@ from tqdm import tqdm
 from ..datasets import FOREVER, Dataset, Histories, whole_folder
 from ..evaluation import excluded_entries, item_users
 from ..metrics import SOURCES, TopK, top_k, top_k_sparse
+from ..numerics import exact_product, fixed_point, rounded, row_sums, weighted_sums
 
 # %% auto #0
 __all__ = ['Scores', 'MODELS', 'BEHIND_A_FIT', 'FORMAT', 'Config', 'make_config', 'rank_in_order', 'exclusion', 'in_order',
@@ -83,8 +84,8 @@ def exclusion(histories: Histories, exclude: str, n_items: int) -> sparse.csr_ma
 
 
 def in_order(scores: np.ndarray) -> np.ndarray:
-    """Codes of the finite scores `[items]`, best first; ties break by code."""
-    return np.argsort(-scores, kind="stable")[: np.isfinite(scores).sum()]
+    """Codes of the finite scores `[items]`, `rounded`, best first; ties break by code."""
+    return np.argsort(-rounded(scores), kind="stable")[: np.isfinite(scores).sum()]
 
 
 def best_of(
@@ -99,7 +100,7 @@ def best_of(
     if scores.ndim == 1:
         order = in_order(scores) if order is None else order
         codes = rank_in_order(order, excluded, k)
-        return codes, np.where(codes >= 0, scores[codes], np.nan).astype(np.float32)
+        return codes, np.where(codes >= 0, rounded(scores[codes]), np.float32(np.nan))
     scores = np.asarray(scores, np.float32)
     scores[np.repeat(np.arange(len(scores)), np.diff(excluded.indptr)), excluded.indices] = -np.inf
     return top_k(scores, k)
@@ -153,7 +154,7 @@ MODELS = {  # the name that a saved model carries -> where its class lives
     "hybrid": "recsys_lab.ranking.hybrid:Hybrid",
     "hybrid_tuned": "recsys_lab.ranking.hybrid:HybridTuned",
 }
-BEHIND_A_FIT = ("recsys_lab.datasets", "recsys_lab.metrics", "recsys_lab.evaluation", "recsys_lab.models.base")
+BEHIND_A_FIT = tuple(f"recsys_lab.{m}" for m in ("datasets", "numerics", "metrics", "evaluation", "models.base"))
 
 # %% ../../nbs/20_recommender.ipynb #1b52dd3d
 class Recommender:
@@ -517,25 +518,26 @@ def restore(
 def mean_vectors(histories: Histories, vectors: np.ndarray) -> np.ndarray:
     """Mean vector of the distinct items of each encoded history, and 1: float32 `[n, f + 1]`; zeros and 1 for an empty history."""
     met = histories.matrix(len(vectors))
-    sums = met @ vectors / np.maximum(np.diff(met.indptr), 1)[:, None]
+    sums = weighted_sums(met, vectors) / np.maximum(np.diff(met.indptr), 1)[:, None]
     return np.append(sums, np.ones((len(sums), 1)), axis=1).astype(np.float32)
 
 
 def fold_map(means: np.ndarray, users: np.ndarray, ridge: float = 1e-3) -> np.ndarray:
-    """The linear map from `means` `[n, f + 1]` to `users` `[n, g]`, by ridge regression: float32 `[f + 1, g]`.
+    """The linear map from `means` `[n, f + 1]` to `users` `[n, g]`, by ridge regression: float32 `[f + 1, g]`, columns in `fixed_point`.
 
     `ridge` is the penalty as a share of the mean of the Gram matrix's diagonal.
     """
     gram = means.T.astype(float) @ means
     gram += np.eye(len(gram)) * ridge * np.trace(gram) / len(gram)
-    return np.linalg.solve(gram, means.T.astype(float) @ users).astype(np.float32)
+    return fixed_point(np.linalg.solve(gram, means.T.astype(float) @ users).T).T.astype(np.float32)
 
 
 def cosines(vectors: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Cosine of the vectors at `codes` with all vectors: `[n, items]`; zero vectors are similar to nothing."""
-    length = np.linalg.norm(vectors, axis=1)
-    inverse = np.divide(1, length, out=np.zeros_like(length), where=length > 0)
-    out = (vectors[codes] * inverse[codes, None]) @ vectors.T
+    """Cosine of the vectors at `codes` with all vectors (in `fixed_point`): `[n, items]`; zero vectors are similar to nothing."""
+    length = np.sqrt(row_sums(vectors, squared=True))
+    inverse = np.divide(1, length, out=np.zeros_like(length), where=length > 0).astype(np.float32)
+    out = exact_product(vectors[codes], vectors)
+    out *= inverse[codes, None]
     out *= inverse
     return out
 
@@ -564,14 +566,15 @@ class FactorRecommender(Recommender):
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         users, items, bias = self._vectors(dataset)
+        users, items = (fixed_point(a).astype(np.float32) for a in (users, items))
         fold = fold_map(mean_vectors(self.known.encode(self.items), items), users)
         return {"user_vectors": users, "item_vectors": items, "bias": bias, "fold": fold}
 
     def _score(self, histories: Histories) -> np.ndarray:
         vectors, rows = self.state["item_vectors"], stored_rows(self, histories)
-        query = mean_vectors(histories, vectors) @ self.state["fold"]
+        query = exact_product(mean_vectors(histories, vectors), self.state["fold"].T)
         query[rows >= 0] = self.state["user_vectors"][rows[rows >= 0]]
-        return query @ vectors.T + self.state["bias"]
+        return exact_product(query, vectors, self.state["bias"])
 
     def _source(self, histories: Histories) -> np.ndarray:
         return np.where(stored_rows(self, histories) >= 0, SOURCES.index("stored"), SOURCES.index("fold_in")).astype(

@@ -18,8 +18,9 @@ from ..datasets import Dataset, Histories
 from ..evaluation import Cases
 from ..metrics import accuracy, top_k_sparse
 from .base import Config, Recommender, Scores, best_of, exclusion, model_class
+from ..numerics import row_sums
 from ..ranking.candidates import one_catalogue
-from ..tuning import new_study
+from ..tuning import new_study, with_choice
 
 # %% auto #0
 __all__ = ['standardised', 'BlendConfig', 'Blend', 'fitted_members', 'Pool', 'pooled', 'weigh']
@@ -38,11 +39,9 @@ def standardised(scores: Scores, shape: tuple[int, int]) -> np.ndarray:
     if not known.all():
         least = np.min(out, axis=1, initial=np.inf, where=known)
         out = np.where(known, out, np.where(np.isfinite(least), least, 0)[:, None])
-    out -= out.mean(axis=1, keepdims=True, dtype=float).astype(np.float32)
-    size = np.sqrt(np.einsum("ij,ij->i", out, out, dtype=float) / max(1, shape[1]))[:, None]
-    return np.divide(out, size, out=np.zeros_like(out), where=size > 1e-12 * np.abs(out).max(initial=1)).astype(
-        np.float32
-    )
+    out -= (row_sums(out) / max(1, shape[1]))[:, None].astype(np.float32)
+    size = np.sqrt(row_sums(out, squared=True) / max(1, shape[1]))[:, None].astype(np.float32)
+    return np.divide(out, size, out=np.zeros_like(out), where=size > 0)
 
 # %% ../../nbs/42_blend.ipynb #30b70934
 @dataclass(frozen=True)
@@ -136,14 +135,18 @@ class Pool(NamedTuple):
     to_case: np.ndarray
 
     def ndcg(self, weights: Mapping[str, float], k: int = 10) -> float:
-        """Mean NDCG@k of the candidates listed by the weighted sum of their scores; a member that is not named counts nothing."""
+        """Mean of `values`."""
+        return float(self.values(weights, k).mean())
+
+    def values(self, weights: Mapping[str, float], k: int = 10) -> np.ndarray:
+        """NDCG@k of each case's candidates listed by the weighted sum of their scores; a member that is not named counts nothing."""
         total = next(iter(self.scores.values())).copy()
         total.data = np.zeros_like(total.data)
         for name, weight in weights.items():
             total.data += np.float32(weight) * self.scores[name].data
         codes, _ = top_k_sparse(total, k)
         listed = np.where(codes >= 0, self.to_case[codes], -1)
-        return float(accuracy(listed, self.cases.indptr, self.cases.relevant, (k,))["ndcg", k].mean())
+        return accuracy(listed, self.cases.indptr, self.cases.relevant, (k,))["ndcg", k]
 
 
 def pooled(parts: Mapping[str, Recommender], cases: Cases, most: int = 4000, each: int = 100, seed: int = 0) -> Pool:
@@ -174,17 +177,19 @@ def pooled(parts: Mapping[str, Recommender], cases: Cases, most: int = 4000, eac
 def weigh(pool: Pool, trials: int = 60, seed: int = 0, k: int = 10) -> pd.DataFrame:
     """Weights between 0 and 1 tried on a pool: columns `trial`, each member, `ndcg@k`, `chosen`, as `tuning.tune` gives.
 
-    The members must not have learned from the pool's cases. The first trial weighs all alike; of equal values the earlier trial wins.
+    The members must not have learned from the pool's cases. The first trial weighs all alike, and the first within one standard
+    error of the best is chosen.
     """
     tried: list[dict[str, Any]] = []
+    values: list[np.ndarray] = []
 
     def objective(trial: Any) -> float:
         weights = {name: trial.suggest_float(name, 0.0, 1.0) for name in pool.scores}
-        tried.append({"trial": trial.number, **weights, f"ndcg@{k}": pool.ndcg(weights, k)})
+        values.append(pool.values(weights, k))
+        tried.append({"trial": trial.number, **weights, f"ndcg@{k}": float(values[-1].mean())})
         return tried[-1][f"ndcg@{k}"]
 
     study = new_study(seed)
     study.enqueue_trial(dict.fromkeys(pool.scores, 1.0))
     study.optimize(objective, n_trials=trials)
-    table = pd.DataFrame(tried, columns=["trial", *pool.scores, f"ndcg@{k}"])
-    return table.assign(chosen=table.index == (table[f"ndcg@{k}"].idxmax() if tried else -1))
+    return with_choice(tried, ["trial", *pool.scores, f"ndcg@{k}"], values, pool.cases.user_ids)

@@ -16,6 +16,7 @@ from scipy import sparse
 from ..datasets import Dataset, Histories
 from .base import Config, Recommender
 from .neighbours import fading, steps_back, unit_rows
+from ..numerics import exact_product, fixed_point, sparse_product, weighted_sums
 from ..search import COMMON, NAME_WEIGHT, TEXT_WEIGHT, called, encoder, product_vectors
 
 # %% auto #0
@@ -49,7 +50,7 @@ def text_vectors(products: pd.DataFrame, model: str) -> sparse.csr_matrix | np.n
     """A vector of each product's texts, of length 1 or zero: CSR `[n, words]` where `model` is `words`, else dense `[n, d]`."""
     if model != "words":
         rows = products[["title", "brand", "category", "description"]].itertuples(index=False, name=None)
-        return encoded(tuple(rows), model)
+        return fixed_point(encoded(tuple(rows), model)).astype(np.float32)
     name, about = (word_vectors(texts) for texts in (called(products), products["description"].tolist()))
     both = sparse.hstack([name * np.sqrt(NAME_WEIGHT), about * np.sqrt(TEXT_WEIGHT)], format="csr", dtype=np.float32)
     return unit_rows(both, np.ones(both.shape[1], np.float32))
@@ -128,7 +129,8 @@ class Content(Recommender):
 def likeness(met: sparse.csr_matrix, vectors: sparse.csr_matrix | np.ndarray) -> np.ndarray:
     """Summed products of the vectors of what was met with those of all items: float32 `[n, items]`, rounded to six decimals.
 
-    Rounded, so that equal products tie in a batch of any size.
+    Dense vectors must be in `fixed_point`.
     """
-    found = (met @ vectors) @ vectors.T
-    return np.round(found.toarray() if sparse.issparse(found) else found, 6).astype(np.float32)
+    if isinstance(vectors, np.ndarray):
+        return np.round(exact_product(weighted_sums(met, vectors), vectors), 6)
+    return np.round(sparse_product(sparse_product(met, vectors), vectors.T.tocsr()).toarray(), 6)

@@ -14,6 +14,15 @@ from scipy import sparse
 from ..datasets import Dataset, Histories
 from .base import Config, Recommender
 from .neighbours import steps_back
+from recsys_lab.numerics import (
+    exact_product,
+    fixed_point,
+    on_grid,
+    rounded,
+    row_sums,
+    sparse_product,
+    weighted_sums,
+)
 
 # %% auto #0
 __all__ = ['powers', 'neighbour_steps', 'smooth_basis', 'GFCFConfig', 'GFCF', 'low_pass', 'GraphFilterConfig', 'faded',
@@ -42,7 +51,7 @@ def neighbour_steps(
 
 # %% ../../nbs/41_graph_filters.ipynb #a59dfe0a
 def smooth_basis(matrix: sparse.csr_matrix, user: float, item: float, factors: int, seed: int = 0) -> np.ndarray:
-    """Leading right singular vectors of `Du^-user R Di^-item`: float64 `[items, factors]`, fewer where the matrix has fewer.
+    """Leading right singular vectors of `Du^-user R Di^-item`: float32 `[items, factors]` in `fixed_point`, as many as there are.
 
     By randomised SVD with four power iterations (Halko, Martinsson and Tropp, SIAM Review 2011), with scikit-learn.
     """
@@ -51,7 +60,7 @@ def smooth_basis(matrix: sparse.csr_matrix, user: float, item: float, factors: i
     of_user, of_item = (np.bincount(a, minlength=n) for a, n in zip(matrix.nonzero(), matrix.shape, strict=True))
     scaled = matrix.multiply(powers(of_user, user)[:, None]).multiply(powers(of_item, item)).tocsr().astype(np.float32)
     found = randomized_svd(scaled, min(factors, *matrix.shape), n_iter=4, random_state=seed)
-    return np.ascontiguousarray(found[2].T, float)
+    return fixed_point(found[2].T).astype(np.float32, order="C")
 
 # %% ../../nbs/41_graph_filters.ipynb #eef63106
 @dataclass(frozen=True)
@@ -87,18 +96,19 @@ class GFCF(Recommender):
         s, met = self.state, histories.matrix(len(self.items)).astype(np.float32)
         low = low_pass(met, s["basis"], self.popular, 0.5, 0.5)
         low *= self.config.share
-        low += (met @ s["to_users"] @ s["to_items"]).toarray()
+        low += sparse_product(sparse_product(met, s["to_users"]), s["to_items"]).toarray()
         return low
 
 # %% ../../nbs/41_graph_filters.ipynb #6e37fe46
 def low_pass(met: sparse.csr_matrix, basis: np.ndarray, degrees: np.ndarray, entry: float, leave: float) -> np.ndarray:
-    """Histories (CSR `[n, items]`) through the low pass: float64 `[n, items]`; `leave` gives popular items their weight back.
+    """Histories (CSR `[n, items]`) through the low pass: float32 `[n, items]`; `leave` gives popular items their weight back.
 
-    Rounded to nine decimals: what should be zero is zero, in a batch of one as in a batch of thousands.
+    Rounded to multiples of 2**-22 on the way, so that what should be zero is zero.
     """
-    out = (met.multiply(powers(degrees, entry)).tocsr() @ basis) @ basis.T
+    signal = weighted_sums(met.multiply(powers(degrees, entry)).tocsr(), basis)
+    out = on_grid(exact_product(signal, basis), 2.0**-22)
     out *= powers(degrees, -leave)
-    return np.round(out, 9, out=out)
+    return out
 
 # %% ../../nbs/41_graph_filters.ipynb #c2dae7c3
 @dataclass(frozen=True)
@@ -134,13 +144,13 @@ class GraphFilterConfig(Config):
 def faded(histories: Histories, n_items: int, fade: float) -> sparse.csr_matrix:
     """Encoded histories as CSR float32 `[n, n_items]`: `(1 + b) ** -fade` for an item last met `b` events before the last one."""
     row, item, back = steps_back(histories, len(histories.items) + 1)
-    weight = (1.0 + back) ** -fade
-    return sparse.csr_matrix((weight.astype(np.float32), (row, item)), shape=(len(histories), n_items))
+    weight = rounded((1.0 + back) ** -fade)
+    return sparse.csr_matrix((weight, (row, item)), shape=(len(histories), n_items))
 
 
 def one_scale(scores: np.ndarray) -> np.ndarray:
     """Rows divided by their root mean square, in place; a row of zeros stays."""
-    size = np.sqrt(np.einsum("ij,ij->i", scores, scores, dtype=float) / max(1, scores.shape[1]))[:, None]
+    size = np.sqrt(row_sums(scores, squared=True) / max(1, scores.shape[1]))[:, None]
     scores /= np.where(size > 0, size, 1.0).astype(scores.dtype)
     return scores
 
@@ -167,5 +177,5 @@ class GraphFilter(Recommender):
         c, s, met = self.config, self.state, faded(histories, len(self.items), self.config.fade)
         low = one_scale(low_pass(met, s["basis"], self.popular, c.low_item, c.low_leave))
         low *= c.share
-        low += one_scale((met @ s["to_users"] @ s["to_items"]).toarray())
+        low += one_scale(sparse_product(sparse_product(met, s["to_users"]), s["to_items"]).toarray())
         return low

@@ -21,6 +21,7 @@ from scipy.sparse.csgraph import reverse_cuthill_mckee
 from ..datasets import Dataset, Histories, write_bytes
 from .base import Config, FactorRecommender, fold_map, mean_vectors, stored_rows
 from .graph_filter import powers
+from ..numerics import exact_product, fixed_point, row_sums, weighted_sums
 
 try:  # learning needs torch; a fitted model does not
     import torch
@@ -31,8 +32,8 @@ except ImportError:
 __all__ = ['LOSSES', 'SAMPLING', 'STARTS', 'MOST_LAYERS', 'normalised', 'as_tensor', 'both_ways', 'propagate', 'propagate_to',
            'propagate_from', 'Pairs', 'draw_items', 'bpr_loss', 'softmax_loss', 'LightGCNConfig', 'check_settings',
            'first_table', 'Learner', 'step', 'looks_ahead', 'items_against', 'rows_only', 'best_scored', 'met_among',
-           'held_back', 'hit_rate', 'write_checkpoint', 'read_checkpoint', 'Curve', 'train', 'stopped', 'LightGCN',
-           'unit', 'fitted_learner', 'BPRMFConfig', 'BPRMF']
+           'held_back', 'hit_rate', 'write_checkpoint', 'read_checkpoint', 'Curve', 'train', 'stopped', 'enough_epochs',
+           'LightGCN', 'unit', 'fitted_learner', 'BPRMFConfig', 'BPRMF']
 
 # %% ../../nbs/40_lightgcn.ipynb #353842e3
 def normalised(weights: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -488,6 +489,13 @@ def stopped(curve: Sequence[Curve], patience: int) -> bool:
     hits = [row.hits for row in curve]
     return len(hits) > patience and max(hits[-patience:]) <= max(hits[:-patience])
 
+# %% ../../nbs/40_lightgcn.ipynb #64207ffb
+def enough_epochs(curve: Sequence[Curve], n: int) -> int:
+    """The first epoch whose hit rate on `n` held back items is within one standard error of the best (Breiman et al., CART, 1984)."""
+    hits = np.array([row.hits for row in curve])
+    spread = np.sqrt(hits.max() * (1 - hits.max()) / max(1, n))
+    return int(curve[int(np.argmax(hits >= hits.max() - spread))].epoch)
+
 # %% ../../nbs/40_lightgcn.ipynb #c1fd7866
 class LightGCN(FactorRecommender):
     """LightGCN: vectors of users and items, smoothed over the user-item graph. Fold-in is approximate.
@@ -524,7 +532,7 @@ class LightGCN(FactorRecommender):
         learner, curve = fitted_learner(self, dataset.fingerprint, known, weights)
         table = learner.smooth().cpu().numpy()
         own, users = learner.own().cpu().numpy()[: len(known)], len(known)
-        vectors = unit(table) if c.loss == "softmax" else table
+        vectors = fixed_point(unit(table) if c.loss == "softmax" else table).astype(np.float32)
         # what a history takes from its items: all layers but the first, one step short
         spread = learner.smooth(None, c.mix[1:]).cpu().numpy()[users:] if c.layers else table[users:] * 0
         return {
@@ -543,18 +551,18 @@ class LightGCN(FactorRecommender):
             histories.matrix(len(self.items), self._weights(histories.event_names)),
         )
         ties = met.multiply(powers(np.asarray(met.sum(1)).ravel(), 0.5)[:, None]).multiply(powers(s["degrees"], 0.5))
-        guess = mean_vectors(histories, s["item_vectors"]) @ s["fold"]
-        query = (c.mix[0] * guess + ties.tocsr() @ s["spread"]).astype(np.float32)
+        guess = exact_product(mean_vectors(histories, s["item_vectors"]), s["fold"].T)
+        query = (c.mix[0] * guess + weighted_sums(ties.tocsr(), s["spread"])).astype(np.float32)
         query = unit(query) if c.loss == "softmax" else query
         query[rows >= 0] = s["user_vectors"][rows[rows >= 0]]
-        scores = query @ s["item_vectors"].T
+        scores = exact_product(query, s["item_vectors"])
         scores[:, s["degrees"] == 0] = -np.inf  # of a node without edges nothing was learned
         return scores
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Rows divided by their length; a row of zeros stays."""
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    length = np.sqrt(row_sums(vectors, squared=True))[:, None].astype(np.float32)
     return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
 
 # %% ../../nbs/40_lightgcn.ipynb #6eb4d9fd
@@ -577,7 +585,7 @@ def fitted_learner(
     beside = model.checkpoint.with_suffix(".search.safetensors") if model.checkpoint else None
     about_search = {**about, "stage": "search"}
     _, curve = train(less.tocsr(), c, c.epochs, (rows, items), beside, about_search, model.progress)
-    best = 1 + int(np.argmax([row.hits for row in curve]))
+    best = enough_epochs(curve, len(rows))
     learner, _ = train(
         weights, c, best, None, model.checkpoint, {**about, "stage": f"all pairs, {best}"}, model.progress
     )

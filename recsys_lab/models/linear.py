@@ -162,7 +162,7 @@ def walk_weights(
     `most` bounds the products held at a time.
     """
     met = matrix.astype(bool).astype(np.float32)
-    users, items = (np.maximum(np.asarray(met.sum(axis)).ravel(), 1) for axis in (1, 0))
+    users, items = (np.maximum(np.asarray(met.sum(axis, dtype=np.float64)).ravel(), 1) for axis in (1, 0))
     from_user = sparse.diags_array((users**-alpha).astype(np.float32)) @ met @ sparse.diags_array(items**-beta)
     from_item = (sparse.diags_array((items**-alpha).astype(np.float32)) @ met.T).tocsr()
     from_user, parts = from_user.tocsr().astype(np.float32), []

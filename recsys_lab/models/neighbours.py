@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ..datasets import Dataset, Histories, flat_ranges
 from .base import Config, Recommender
+from ..numerics import rounded, sparse_product
 
 # %% auto #0
 __all__ = ['STALE', 'even_blocks', 'strongest', 'keep_strongest', 'item_similarity', 'ItemKNNConfig', 'ItemKNN', 'UserKNNConfig',
@@ -200,11 +201,11 @@ class UserKNN(Recommender):
 
     def _offers(self, asking: sparse.csr_matrix, histories: Histories, rows: slice) -> sparse.csr_matrix:
         """Scores for some of the rows."""
-        alike = (asking[rows] @ self.state["by_item"]).tocsr()
+        alike = sparse_product(asking[rows], self.state["by_item"])
         if histories.user_ids is not None:
             oneself = self._users.get_indexer(histories.user_ids[rows])
             alike.data[alike.indices == np.repeat(oneself, np.diff(alike.indptr))] = 0
-        return (keep_strongest(alike, self.config.neighbours) @ self.state["met"]).tocsr()
+        return sparse_product(keep_strongest(alike, self.config.neighbours), self.state["met"])
 
 # %% ../../nbs/22_neighbours.ipynb #44474ee8
 def unit_rows(matrix: sparse.csr_matrix, weight: np.ndarray) -> sparse.csr_matrix:
@@ -259,8 +260,8 @@ def steps_back(histories: Histories, last: int) -> tuple[np.ndarray, np.ndarray,
 
 
 def fading(steps: np.ndarray, decay: float) -> np.ndarray:
-    """`exp(-steps / decay)`; 1 everywhere where `decay` is 0."""
-    return np.exp(-steps / decay) if decay else np.ones(len(steps))
+    """`exp(-steps / decay)` with as many bits as a score has, so that it is the same on every processor; 1 where `decay` is 0."""
+    return rounded(np.exp(-steps / decay)).astype(float) if decay else np.ones(len(steps))
 
 # %% ../../nbs/22_neighbours.ipynb #a9614451
 def visits_alike(
@@ -278,7 +279,7 @@ def visits_alike(
     row, visit, flat, own = row[order], visit[order], flat[order], own[order]
     first = np.flatnonzero((np.diff(row, prepend=-1) != 0) | (np.diff(visit, prepend=-1) != 0))
     likeness = np.add.reduceat(weight[own], first) if len(first) else np.zeros(0)
-    return row[first], visit[first], likeness, index.places[flat[first]]
+    return row[first], visit[first], rounded(likeness), index.places[flat[first]]
 
 # %% ../../nbs/22_neighbours.ipynb #52683434
 @dataclass(frozen=True)
@@ -353,8 +354,8 @@ class SessionKNN(Recommender):
         away = np.abs(flat - s["visit_ptr"][visit][own] - place[own])
         near = np.where(away == 0, c.again, fading(away - 1, c.place_decay))
         offered = s["visit_items"][flat]
-        value = (likeness[own] * near * s["idf"][offered]).astype(np.float32)
-        return sparse.csr_matrix((value, (row[own], offered)), shape=(n, len(self.items)))
+        value = likeness[own] * near * s["idf"][offered]  # summed in double precision, rounded once
+        return sparse.csr_matrix((value, (row[own], offered)), shape=(n, len(self.items))).astype(np.float32)
 
 # %% ../../nbs/22_neighbours.ipynb #56e7aa75
 def best_per_row(
@@ -432,7 +433,7 @@ class SequentialRules(Recommender):
 # %% ../../nbs/22_neighbours.ipynb #37d56afa
 def item_walk(counts: sparse.csr_matrix, tame: float, second: float, neighbours: int) -> sparse.csr_matrix:
     """One step and `second` times two steps on the graph of symmetric `counts`, the strongest `neighbours` of each row: CSR float32."""
-    degree = np.maximum(np.asarray(counts.sum(1)).ravel(), 1e-9)
+    degree = np.maximum(np.asarray(counts.sum(1, dtype=np.float64)).ravel(), 1e-9)
     left, right = (sparse.diags_array((degree**-power).astype(np.float32)) for power in (1 - tame, tame))
     step = (left @ counts @ right).tocsr()
     work = np.asarray((step != 0).astype(float) @ np.diff(step.indptr)).ravel()
@@ -523,4 +524,4 @@ class SessionWalk(Recommender):
             sparse.csr_matrix((fading(back, decay).astype(np.float32), item, indptr), shape=shape)
             for decay in (c.prefix_decay, c.own_decay)
         )
-        return (to_one(start @ self.state["walk"]) + c.own * own).tocsr()
+        return (to_one(sparse_product(start, self.state["walk"])) + c.own * own).tocsr()

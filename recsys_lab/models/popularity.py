@@ -15,6 +15,7 @@ from scipy import sparse
 from ..datasets import Dataset, Histories
 from ..evaluation import item_users
 from .base import Config, Recommender
+from ..numerics import sparse_product
 
 # %% auto #0
 __all__ = ['Popularity', 'RecentConfig', 'RecentPopularity', 'CategoryPopularity']
@@ -82,4 +83,4 @@ class CategoryPopularity(Recommender):
 
     def _score(self, histories: Histories) -> sparse.csr_matrix:
         met = histories.matrix(len(self.items), dict.fromkeys(histories.event_names, 1.0))
-        return ((met @ self.state["member"]) @ self.state["shares"]).tocsr()
+        return sparse_product(sparse_product(met, self.state["member"]), self.state["shares"])

@@ -16,7 +16,8 @@ import pandas as pd
 
 from .. import metrics
 from ..datasets import Dataset, Histories
-from ..evaluation import Cases, bootstrap, cluster_sums, interval
+from ..evaluation import Cases, bootstrap, cluster_sums, first_of_best, interval
+from ..numerics import rounded
 from .candidates import Candidates
 from recsys_lab.ranking.features import (
     FirstStage,
@@ -29,12 +30,12 @@ from recsys_lab.ranking.features import (
     rolling,
 )
 from .logistic import TwoStage, TwoStageConfig, stage_of
-from ..tuning import SPACES, Space, holds, new_study, suggest
+from ..tuning import SPACES, Space, holds, new_study, suggest, with_choice
 
 # %% auto #0
-__all__ = ['watching', 'BoostingConfig', 'lgb_data', 'boosted', 'isotonic', 'Boosting', 'rows_ndcg', 'cross_validated',
-           'tune_boosting', 'served', 'case_ndcg', 'paired', 'with_features', 'without_groups', 'importances',
-           'partial_dependence', 'contributions']
+__all__ = ['TREE_STEP', 'watching', 'BoostingConfig', 'lgb_data', 'boosted', 'enough_trees', 'log_likelihood', 'rows_ndcg',
+           'isotonic', 'Boosting', 'cross_validated', 'tune_boosting', 'served', 'case_ndcg', 'paired', 'with_features',
+           'without_groups', 'importances', 'partial_dependence', 'contributions']
 
 # %% ../../nbs/33_lightgbm.ipynb #29a9e2a5
 def watching(users: np.ndarray, share: int = 5) -> np.ndarray:
@@ -112,7 +113,9 @@ def boosted(learn: Rows, stop: Rows, c: Any) -> lightgbm.Booster:
     if not len(stop.label):
         return lightgbm.train(params, data, c.rounds)
     patience = lightgbm.early_stopping(c.patience, verbose=False)
-    return lightgbm.train(params, data, c.rounds, [lgb_data(stop, data)], callbacks=[patience])
+    trees = lightgbm.train(params, data, c.rounds, [lgb_data(stop, data)], callbacks=[patience])
+    trees.best_iteration = enough_trees(trees, stop, c.objective)
+    return trees
 
 
 class _Quiet:
@@ -121,6 +124,40 @@ class _Quiet:
     def info(self, message: str) -> None: ...
 
     def warning(self, message: str) -> None: ...
+
+# %% ../../nbs/33_lightgbm.ipynb #bbc8d7d4
+TREE_STEP = 5  # numbers of trees that are compared are multiples of it
+
+
+def enough_trees(trees: lightgbm.Booster, stop: Rows, objective: str) -> int:
+    """The fewest trees, up to the best number by LightGBM's own metric, that are within one standard error of the best on `stop`.
+
+    Compared are NDCG@10 of requests (`lambdarank`) or their mean log-likelihood (`binary`).
+    """
+    last, done, score, values = trees.best_iteration, 0, np.zeros(len(stop.label)), []
+    numbers = [*range(TREE_STEP, last, TREE_STEP), last]
+    for number in numbers:
+        more = trees.predict(stop.block, start_iteration=done, num_iteration=number - done, raw_score=True)
+        score, done = score + np.asarray(more), number
+        values.append(rows_ndcg(stop, score) if objective == "lambdarank" else log_likelihood(stop, score))
+    return numbers[first_of_best(values, stop.user)]
+
+
+def log_likelihood(rows: Rows, scores: np.ndarray) -> np.ndarray:
+    """Mean log-likelihood of each request's labels by scores in log-odds: float64 `[requests]`."""
+    of_row = -np.logaddexp(0, np.where(rows.label, -scores, scores))
+    return np.bincount(rows.request, of_row) / np.bincount(rows.request)
+
+
+def rows_ndcg(rows: Rows, scores: np.ndarray, k: int = 10) -> np.ndarray:
+    """NDCG@k of each request among its own rows: float64 `[requests]`; scores are `rounded`, ties break by row."""
+    order = np.lexsort((-rounded(scores), rows.request))
+    starts = np.concatenate([[0], np.cumsum(np.bincount(rows.request))])
+    place = np.arange(len(order)) - starts[rows.request[order]]
+    gain = np.where(place < k, rows.label[order] / np.log2(place + 2), 0)
+    ideal = np.cumsum(metrics.discounts(k))
+    met = np.bincount(rows.request, rows.label).astype(int)
+    return np.bincount(rows.request[order], gain) / ideal[np.minimum(met, k) - 1]
 
 # %% ../../nbs/33_lightgbm.ipynb #793a54ed
 def isotonic(label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -189,20 +226,9 @@ class Boosting(TwoStage):
         return np.interp(scores, self.state["level"], self.state["chance"])
 
 # %% ../../nbs/33_lightgbm.ipynb #feed67e6
-def rows_ndcg(rows: Rows, scores: np.ndarray, k: int = 10) -> np.ndarray:
-    """NDCG@k of each request among its own rows: float64 `[requests]`; ties break by row."""
-    order = np.lexsort((-scores, rows.request))
-    starts = np.concatenate([[0], np.cumsum(np.bincount(rows.request))])
-    place = np.arange(len(order)) - starts[rows.request[order]]
-    gain = np.where(place < k, rows.label[order] / np.log2(place + 2), 0)
-    ideal = np.cumsum(metrics.discounts(k))
-    met = np.bincount(rows.request, rows.label).astype(int)
-    return np.bincount(rows.request[order], gain) / ideal[np.minimum(met, k) - 1]
-
-
-def cross_validated(rows: Rows, config: Any, k: int = 10) -> list[float]:
-    """Mean `rows_ndcg` on each window after the first, of trees learned on the windows before it."""
-    found = []
+def cross_validated(rows: Rows, config: Any, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """(`rows_ndcg` of requests of the windows after the first by trees learned on the windows before each, their users)."""
+    found, users = [np.zeros(0)], [rows.user[:0]]
     for number in range(1, int(rows.window.max(initial=0)) + 1):
         judged, stops = watching(rows.user, 3), watching(rows.user)
         judged &= ~stops
@@ -210,8 +236,9 @@ def cross_validated(rows: Rows, config: Any, k: int = 10) -> list[float]:
         stop, report = rows.take((rows.window == number) & stops), rows.take((rows.window == number) & judged)
         if learn.label.any() and len(report.label):
             trees = boosted(learn, stop, config)
-            found.append(float(rows_ndcg(report, np.asarray(trees.predict(report.block, raw_score=True)), k).mean()))
-    return found
+            found.append(rows_ndcg(report, np.asarray(trees.predict(report.block, raw_score=True)), k))
+            users.append(report.user)
+    return np.concatenate(found), np.concatenate(users)
 
 
 def tune_boosting(
@@ -220,19 +247,21 @@ def tune_boosting(
     """Settings of `lightgbm` tried by `cross_validated`: columns `trial`, each setting, `ndcg@k`, `chosen`, as `tuning.tune`
     gives them.
     """
-    space, name, tried = space or SPACES["lightgbm"], f"ndcg@{k}", []
+    space, name, tried, values = space or SPACES["lightgbm"], f"ndcg@{k}", [], []
+    users: Any = None
 
     def objective(trial: Any) -> float:
+        nonlocal users
         setting = suggest(trial, space)
-        value = float(np.mean(cross_validated(rows, BoostingConfig(**setting, **fixed), k) or [0.0]))
-        tried.append({"trial": trial.number, **setting, name: value})
-        return value
+        found, users = cross_validated(rows, BoostingConfig(**setting, **fixed), k)
+        values.append(found)
+        tried.append({"trial": trial.number, **setting, name: float(found.mean()) if len(found) else 0.0})
+        return tried[-1][name]
 
     study, usual = new_study(seed), BoostingConfig()
     study.enqueue_trial({s: getattr(usual, s) for s in space if holds(space[s], getattr(usual, s))})
     study.optimize(objective, n_trials=trials)
-    table = pd.DataFrame(tried, columns=["trial", *space, name])
-    return table.assign(chosen=table.index == (table[name].idxmax() if tried else -1))
+    return with_choice(tried, ["trial", *space, name], values, users)
 
 # %% ../../nbs/33_lightgbm.ipynb #205392c4
 def served(first: FirstStage, cases: Cases, exclude: str) -> tuple[pd.DataFrame, np.ndarray]:
@@ -250,7 +279,7 @@ def served(first: FirstStage, cases: Cases, exclude: str) -> tuple[pd.DataFrame,
 
 def case_ndcg(told: pd.DataFrame, scores: np.ndarray, cases: Cases, k: int) -> np.ndarray:
     """NDCG@k of each case if its candidates are listed by their scores; relevant items that are no candidates count as missed."""
-    order = np.lexsort((-scores, told["case"]))  # stable, and candidates come in order of item
+    order = np.lexsort((-rounded(scores), told["case"]))  # stable, and candidates come in order of item
     case, met = told["case"].to_numpy()[order], told["met"].to_numpy()[order]
     starts = np.concatenate([[0], np.cumsum(np.bincount(case, minlength=len(cases)))])
     place = np.arange(len(case)) - starts[case]

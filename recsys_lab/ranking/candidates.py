@@ -15,9 +15,10 @@ from scipy import sparse
 
 from ..catalogue import Tree
 from ..datasets import Dataset, Histories
-from ..evaluation import Cases, bootstrap, cluster_sums, interval, item_users
+from ..evaluation import Cases, behind_best, bootstrap, cluster_sums, interval, item_users
 from ..models.base import Config, Recommender, Scores, best_of, exclusion, model_class
 from ..models.neighbours import fading, keep_strongest, steps_back
+from ..numerics import sparse_product
 
 # %% auto #0
 __all__ = ['WIDTHS', 'SETTINGS', 'NEVER', 'RevisitsConfig', 'Revisits', 'nearby', 'in_turns', 'TaxonomyConfig', 'Taxonomy',
@@ -52,12 +53,12 @@ class Revisits(Recommender):
     def _score(self, histories: Histories) -> sparse.csr_matrix:
         back = histories.indptr[histories.rows + 1] - 1 - np.arange(len(histories.items))
         weight = np.array([getattr(self.config, name, 1.0) for name in histories.event_names])[histories.events]
-        value = (fading(back, self.config.decay) * weight).astype(np.float32)
+        value = fading(back, self.config.decay) * weight  # summed in double precision, rounded once
         out = sparse.csr_matrix(
             (value, histories.items, histories.indptr), (len(histories), len(self.items)), copy=True
         )
         out.sum_duplicates()
-        return out
+        return out.astype(np.float32)
 
 # %% ../../nbs/30_candidates.ipynb #4e4855e8
 def nearby(tree: Tree | None, names: pd.Index) -> list[sparse.csr_matrix]:
@@ -151,7 +152,7 @@ class Taxonomy(Recommender):
         weight = fading(back, self.config.decay)[kind >= 0].astype(np.float32)
         shape = (len(histories), self.state["around"].shape[0])
         asked = sparse.csr_matrix((weight, (row[kind >= 0], kind[kind >= 0])), shape=shape)
-        return (asked @ self.state["around"]).tocsr()
+        return sparse_product(asked, self.state["around"])
 
 
 def shelved(kind: np.ndarray, n_categories: int, users: np.ndarray, most: int) -> sparse.csr_matrix:
@@ -362,7 +363,7 @@ def candidate_recall(
     seed: int,
 ) -> pd.DataFrame:
     """Recall of the union at each width with all sources, without each and of each alone: columns `sources, user_type, width,
-    recall, low, high, n_users`.
+    recall, low, high, error, n_users`; `error` is the standard error of the paired difference to the best width.
     """
     total = np.diff(cases.indptr)
     plans = {"all": np.arange(len(names))}
@@ -378,15 +379,19 @@ def candidate_recall(
             hits = np.stack([np.bincount(owner, best <= w, minlength=len(cases)) / total for w in widths], axis=1)
             sums, counts = cluster_sums(hits[members], users)
             low, high = interval(bootstrap(sums, counts, draws, seed))
+            mean, _, error = behind_best(sums, counts)
             for at, width in enumerate(widths):
-                rows.append((told, kind, width, sums[:, at].sum() / counts[:, at].sum(), low[at], high[at], len(known)))
-    return pd.DataFrame(rows, columns=["sources", "user_type", "width", "recall", "low", "high", "n_users"])
+                rows.append((told, kind, width, mean[at], low[at], high[at], error[at], len(known)))
+    return pd.DataFrame(rows, columns=["sources", "user_type", "width", "recall", "low", "high", "error", "n_users"])
 
 # %% ../../nbs/30_candidates.ipynb #8c155ba8
 def knee(recall: pd.DataFrame, enough: float) -> int:
-    """The narrowest width with all sources at which warm users' recall (anybody's, where there are none) is `enough` of the widest's."""
+    """The narrowest width with all sources at which warm users' recall (anybody's, where there are none) is `enough` of the widest's.
+
+    A width that falls short of that by no more than one standard error (`error`) will do.
+    """
     if not 0 < enough <= 1:
         raise ValueError(f"enough must be a share above 0 and at most 1, not {enough}")
     mine = recall[recall.sources == "all"]
     mine = mine[mine.user_type == ("warm" if (mine.user_type == "warm").any() else "cold")].sort_values("width")
-    return int(mine.width[mine.recall >= enough * mine.recall.max()].min())
+    return int(mine.width[mine.recall >= enough * mine.recall.max() - mine.error].min())

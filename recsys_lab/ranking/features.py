@@ -22,6 +22,7 @@ from ..datasets import FOREVER, PURCHASE, Dataset, Histories, event_weights, fla
 from ..evaluation import Cases, default_exclude, item_users, known_exclude, make_cases
 from ..models.base import Recommender
 from ..models.neighbours import item_similarity, steps_back
+from ..numerics import on_grid, uniform_of
 from .candidates import Candidates, fit_sources, gather, usable
 from ..splits import Split, cut_moment, session_cut
 
@@ -391,7 +392,7 @@ def feature_block(
 ) -> np.ndarray:
     """Features of candidates for encoded histories: float32 `[m, features]` in the order of `names`; NaN is unknown.
 
-    `ValueError` for a name that no group makes.
+    Values are multiples of `numerics.FEATURE_STEP`. `ValueError` for a name that no group makes.
     """
     group_of = {f.name: f.group for f in expanded(candidates.sources)}
     if unknown := [n for n in names if n not in group_of]:
@@ -407,6 +408,7 @@ def feature_block(
             for name, values in COLUMNS[group](block).items():
                 if name in place:
                     out[part, place[name]] = values
+        on_grid(out[part])
 
     steps = np.searchsorted(candidates.indptr, np.arange(0, len(out) + SLICE, SLICE))
     bounds = np.unique(np.append(np.minimum(steps, len(histories)), len(histories)))
@@ -496,30 +498,25 @@ def hard_negatives(
     relevant: np.ndarray,
     owner: np.ndarray,
     n: int,
-    rng: np.random.Generator,
+    seed: int,
+    first: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(request, item) of up to `n` negatives for each relevant entry: a third near the history, of its category, and popular.
 
-    None that the visitor had met, that is relevant to the request, or that was first met at or after the request.
+    None that the visitor had met, that is relevant to the request, or that was first met at or after the request. Draws belong
+    to the request (`first` is the number of the first one), the relevant item and their place.
     """
     n_items, share = len(facts["users"]), -(-n // 3)
-    rows = np.repeat(owner, share)
+    rows, wanted = np.repeat(owner, share), np.repeat(relevant, share)
+    place = np.tile(np.arange(share), len(owner))
+    chance = [uniform_of(seed, first + rows, wanted, place, np.array(draw)) for draw in range(4)]
     full = np.diff(histories.indptr)[rows] > 0
-    met = (
-        histories.items[
-            np.minimum(
-                histories.indptr[rows] + (rng.random(len(rows)) * np.diff(histories.indptr)[rows]).astype(int),
-                max(0, len(histories.items) - 1),
-            )
-        ]
-        if len(histories.items)
-        else np.zeros(len(rows), int)
-    )
-    near = drawn_from(facts["similarity"].indptr, facts["similarity"].indices, np.where(full, met, 0), rng)
+    met = drawn_from(histories.indptr, histories.items, rows, chance[0])
+    near = drawn_from(facts["similarity"].indptr, facts["similarity"].indices, np.where(full, met, 0), chance[1])
     by_kind = np.argsort(facts["kind"], kind="stable")
     bounds = np.searchsorted(facts["kind"][by_kind], np.arange(-1, facts["kind"].max(initial=0) + 2))
-    same = drawn_from(bounds, by_kind, facts["kind"][np.repeat(relevant, share)] + 1, rng)
-    popular = np.searchsorted(np.cumsum(facts["users"]), rng.random(len(rows)) * facts["users"].sum(), side="right")
+    same = drawn_from(bounds, by_kind, facts["kind"][wanted] + 1, chance[2])
+    popular = np.searchsorted(np.cumsum(facts["users"]), chance[3] * facts["users"].sum(), side="right")
     row, item = np.tile(rows, 3), np.concatenate([np.where(full, near, -1), same, popular])
     key = row * n_items + item
     banned = np.concatenate([histories.rows * n_items + histories.items, owner * n_items + relevant])
@@ -529,11 +526,11 @@ def hard_negatives(
     return row, item
 
 
-def drawn_from(ptr: np.ndarray, values: np.ndarray, run: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One value of each asked run `values[ptr[i]:ptr[i + 1]]` at random; -1 for an empty one."""
+def drawn_from(ptr: np.ndarray, values: np.ndarray, run: np.ndarray, chance: np.ndarray) -> np.ndarray:
+    """One value of each asked run `values[ptr[i]:ptr[i + 1]]`, at a chance in [0, 1) of it; -1 for an empty one."""
     size = np.diff(ptr)[run]
-    at = ptr[run] + (rng.random(len(run)) * size).astype(np.int64)
-    return np.where(size > 0, values[np.minimum(at, max(0, len(values) - 1))], -1)
+    at = ptr[run] + (chance * size).astype(np.int64)
+    return np.where(size > 0, values[np.minimum(at, len(values) - 1)], -1) if len(values) else np.full(len(run), -1)
 
 # %% ../../nbs/31_features.ipynb #dcb2f9aa
 class Rows(NamedTuple):
@@ -633,12 +630,12 @@ def over_cases(first: FirstStage, cases: Cases, exclude: str, work: Work, block:
         return list(pool.map(one, range(0, len(cases), block)))
 
 # %% ../../nbs/31_features.ipynb #c000443f
-def kept_rows(c: Candidates, label: np.ndarray, negatives: int, rng: np.random.Generator) -> np.ndarray:
+def kept_rows(c: Candidates, label: np.ndarray, negatives: int, seed: int, first: int = 0) -> np.ndarray:
     """Which candidates to learn from: the met ones, and at random `negatives` unmet ones for each met one of a request; none of
-    requests without.
+    requests without. A candidate's chance belongs to it and its request; `first` is the number of the first request.
     """
     met = np.bincount(c.rows[label], minlength=len(c.indptr) - 1)
-    chance = rng.random(len(label))
+    chance = uniform_of(seed, first + c.rows, c.items)
     chance[label] = -1
     order = np.lexsort((chance, c.rows))
     place = np.empty(len(label), np.int64)
@@ -653,12 +650,12 @@ def with_negatives(
     cases: Cases,
     rows: slice,
     stage: Stage,
-    rng: np.random.Generator,
 ) -> tuple[Candidates, np.ndarray]:
     """(met candidates and hard negatives in place of the served ones, labels)."""
     items = next(iter(first.sources.values())).items
     label = labelled(c, cases, rows, items)
-    row, item = hard_negatives(first.facts, asking, c.items[label], c.rows[label], stage.negatives, rng)
+    draws = (stage.negatives, stage.seed, rows.start)
+    row, item = hard_negatives(first.facts, asking, c.items[label], c.rows[label], *draws)
     key = np.unique(np.concatenate([c.rows[label] * len(items) + c.items[label], row * len(items) + item]))
     known = c.rows * len(items) + c.items
     at = np.searchsorted(known, key)
@@ -674,11 +671,10 @@ def window_rows(first: FirstStage, cases: Cases, stage: Stage) -> list[tuple[Any
     """(block, labels, request within the part, users) of each part of a window's cases."""
 
     def learn(number: int, rows: slice, asking: Histories, c: Candidates, label: np.ndarray) -> tuple[Any, ...]:
-        rng = np.random.default_rng([stage.seed, number])
         if stage.sampler == "hard":
-            c, label = with_negatives(first, asking, c, cases, rows, stage, rng)
+            c, label = with_negatives(first, asking, c, cases, rows, stage)
         else:
-            kept = kept_rows(c, label, stage.negatives, rng)
+            kept = kept_rows(c, label, stage.negatives, stage.seed, rows.start)
             c, label = c.keep(kept), label[kept]
         there = np.unique(c.rows)
         block = feature_block(first.facts, asking, c, first.names)

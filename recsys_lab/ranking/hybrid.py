@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import sparse
 
 from ..datasets import Dataset, Histories
-from ..evaluation import Cases, bootstrap, cluster_sums, interval
+from ..evaluation import Cases, behind_best, bootstrap, cluster_sums, interval
 from ..metrics import TopK
 from ..models.base import Config, Recommender, Scores, made_lists, remember
 from .boosting import Boosting, BoostingConfig, case_ndcg
@@ -22,9 +22,9 @@ from .candidates import Candidates
 from .features import feature_block, over_cases
 
 # %% auto #0
-__all__ = ['NORMALISATIONS', 'tied_ranks', 'on_one_scale', 'blended', 'PopularityBlendConfig', 'popularity_recency',
+__all__ = ['NORMALISATIONS', 'THRESHOLDS', 'tied_ranks', 'on_one_scale', 'blended', 'PopularityBlendConfig', 'popularity_recency',
            'PopularityBlend', 'score_at', 'HybridConfig', 'Reasons', 'with_reasons', 'Hybrid', 'HybridTuned',
-           'blend_of', 'both_halves', 'sweep', 'swept_table', 'classification_draws', 'phase_table']
+           'blend_of', 'both_halves', 'sweep', 'swept_table', 'classification_draws', 'phase_table', 'threshold_table']
 
 # %% ../../nbs/34_hybrid_alpha.ipynb #08709c70
 NORMALISATIONS = ("minmax", "rank")
@@ -290,18 +290,12 @@ def swept_table(
     """
     keys, codes = list(values), pd.factorize(users)[0]
     sums, counts = cluster_sums(np.stack([values[key] for key in keys], axis=1), codes)
-    samples = bootstrap(sums, counts, draws, seed)
-    mean = sums.sum(0) / counts.sum(0)
-    low, high = interval(samples)
-    best = int(mean.argmax())
-    se = (samples[:, [best]] - samples).std(0)
+    mean, behind, error = behind_best(sums, counts)
+    low, high = interval(bootstrap(sums, counts, draws, seed))
     table = pd.DataFrame(keys, columns=["collaborative", "normalisation", "alpha"])
-    table = table.assign(ndcg=mean, low=low, high=high, behind=mean[best] - mean, se=se)
-    alike = (table[["collaborative", "normalisation"]] == table.loc[best, ["collaborative", "normalisation"]]).all(
-        axis=1
-    )
-    able = table[alike & (table["behind"] <= table["se"])]
-    return table.assign(chosen=table.index == able["alpha"].idxmin())
+    table = table.assign(ndcg=mean, low=low, high=high, behind=behind, se=error)
+    able = table["alpha"][behind <= error]
+    return table.assign(chosen=table.index == able.idxmin())  # the first of the least
 
 # %% ../../nbs/34_hybrid_alpha.ipynb #898cf2c6
 def classification_draws(met: np.ndarray, scores: np.ndarray, users: np.ndarray, draws: int, seed: int) -> np.ndarray:
@@ -343,3 +337,24 @@ def phase_table(results: Sequence[Any], drawn: dict[str, np.ndarray], k: int, dr
             row[f"{name}@{k}"] = f"{found.value[name]:.4f} [{found.low[name]:.4f}, {found.high[name]:.4f}]"
         rows.append(row)
     return pd.DataFrame(rows).set_index("phase")
+
+# %% ../../nbs/34_hybrid_alpha.ipynb #c57c4139
+THRESHOLDS = np.unique(np.concatenate([np.arange(1, 100) / 1000, np.arange(10, 100) / 100]))
+
+
+def threshold_table(met: np.ndarray, chance: np.ndarray, users: np.ndarray) -> pd.DataFrame:
+    """Each of `THRESHOLDS` on probabilities: `threshold, f1`, `behind` the best with its standard error `se` over users, `chosen`.
+
+    Chosen is the highest within one standard error of the best F1.
+    """
+    codes, grid = pd.factorize(users)[0], np.searchsorted(THRESHOLDS, chance, side="right")
+    shape = (int(codes.max(initial=-1)) + 1, len(THRESHOLDS) + 1)
+    called, right = (
+        np.bincount(codes * shape[1] + grid, weights, minlength=shape[0] * shape[1]).reshape(shape)
+        for weights in (np.ones(len(met)), met.astype(float))
+    )
+    above, hits = (a[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:] for a in (called, right))
+    f1, behind, error = behind_best(2 * hits, above + right.sum(axis=1, keepdims=True))
+    able = np.flatnonzero(behind <= error)
+    table = pd.DataFrame({"threshold": THRESHOLDS, "f1": f1, "behind": behind, "se": error})
+    return table.assign(chosen=table.index == able.max())

@@ -39,7 +39,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from .. import __version__
-from ..datasets import FOREVER, DataError
+from ..datasets import FOREVER, DataError, Histories
 from ..ranking.features import of_kind
 from .bundle import Bundle, Listed, local, read_manifest, told_history
 
@@ -52,7 +52,7 @@ __all__ = ['LOG', 'MOST_BODY', 'MOST_ID', 'MOST_HISTORY', 'MOST_LISTED', 'AT_ONC
            'listed_items', 'alike_items', 'model_of', 'history_of', 'stats_of', 'moment', 'Around', 'refused_early',
            'bounded', 'account', 'Cache', 'train', 'allowed', 'database_facts', 'database_of', 'add_state',
            'factors_of', 'examples_of', 'metadata_of', 'health_of', 'add_recommend', 'add_asked', 'recommended',
-           'answered', 'add_items', 'add_users', 'known_user', 'similar', 'create_app', 'add_errors', 'serve',
+           'answered', 'add_items', 'add_users', 'known_user', 'similar', 'create_app', 'add_errors', 'replay', 'serve',
            'arguments', 'app_from_environment']
 
 # %% ../../nbs/61_api.ipynb #8d8d5f19
@@ -1000,6 +1000,28 @@ def add_errors(app: FastAPI) -> None:
         found = error_answer(error.status_code, told.get(error.status_code, "bad request"), request.state.request_id)
         found.headers.update(error.headers or {})
         return found
+
+# %% ../../nbs/61_api.ipynb #7fcd5434
+def replay(
+    post: Callable[[str, dict[str, Any]], Any], histories: Histories, k: int, exclude: str, items: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a service answers to each history: (codes, scores) `[n, k]` as `TopK` has them.
+
+    `post(path, body)` sends a request and returns the answer's JSON; `items` is the index of the model's items. Histories have ids as
+    the log has them, and at most `MOST_HISTORY` events.
+    """
+    codes, scores = np.full((len(histories), k), -1, np.int32), np.full((len(histories), k), np.nan)
+    for row in range(len(histories)):
+        run = slice(histories.indptr[row], histories.indptr[row + 1])
+        seen = [
+            {"item_id": own_id(i), "event": histories.event_names[e], "time": int(t)}
+            for i, e, t in zip(histories.items[run], histories.events[run], histories.times[run], strict=True)
+        ]
+        body = {"history": seen, "at": int(histories.at[row]), "k": k, "exclude": exclude}
+        found = post("/recommend/explain", body)["recommendations"]
+        codes[row, : len(found)] = items.get_indexer([f["itemid"] for f in found])
+        scores[row, : len(found)] = [np.nan if f["score"] is None else f["score"] for f in found]
+    return codes, scores
 
 # %% ../../nbs/61_api.ipynb #d5ae991b
 def serve(argv: Sequence[str] | None = None) -> None:
