@@ -6,13 +6,15 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
-from common import record, seconds
+from common import paired, record, seconds
 
 from recsys_lab import datasets, splits
 from recsys_lab.evaluation import make_cases
 from recsys_lab.models.base import model_class
+from recsys_lab.ranking import features
 from recsys_lab.ranking.candidates import Candidates, gather
 from recsys_lab.ranking.features import feature_block
 
@@ -32,6 +34,18 @@ def rows_a_second(threads: int, tries: int = 5) -> dict[str, float]:
     ]
     n = len(candidates.items)
     return {"rows": n, "features": len(first.names), "rows_a_second": round(n / statistics.median(spent))}
+
+
+def grid() -> dict[str, float]:
+    """Time of a feature block against the same without its grid, in turn."""
+    candidates = gather(first.sources, first.widths, asking.take(slice(0, 4000)), "none")
+    words = (first.facts, asking.take(slice(0, 4000)), candidates, first.names)
+
+    def without() -> None:
+        with mock.patch.object(features, "on_grid", lambda values: values):
+            feature_block(*words)
+
+    return paired(lambda: feature_block(*words), without, 9)
 
 
 def one_visitor(size: int = 200, tries: int = 200) -> dict[str, float]:
@@ -73,6 +87,7 @@ def chapters(names: str = "30,31,32,33,34,35") -> dict[str, float]:
 result = {
     "features_one_thread": rows_a_second(1),
     "features_two_threads": rows_a_second(2),
+    "grid": grid(),
     "one_visitor": one_visitor(),
     "chapters": chapters(),
 }

@@ -12,7 +12,7 @@ def read(name: str) -> dict:
     return json.loads((HERE / "results" / f"{name}.json").read_text())
 
 
-speed, knn, item, collaborative, ranking, graph, products, search, serving, full = (
+speed, knn, item, collaborative, ranking, graph, products, search, serving, parity, full = (
     read(n)
     for n in (
         "evaluation_speed",
@@ -24,6 +24,7 @@ speed, knn, item, collaborative, ranking, graph, products, search, serving, full
         "products",
         "search",
         "serving",
+        "parity",
         "full_size",
     )
 )
@@ -137,6 +138,12 @@ rows = [
         )
         for threads, told in (("one thread", ranking["features_one_thread"]), ("two", ranking["features_two_threads"]))
     ),
+    (
+        "`ranking.py`",
+        "a block of features rounded to their grid, against the same without",
+        f"{ranking['grid']['ratio']} times its time [{ranking['grid']['ratio_min']}, {ranking['grid']['ratio_max']}]",
+        "at most 1.3 times",
+    ),
     *(
         (
             "`ranking.py`",
@@ -239,6 +246,15 @@ rows = [
         f"{', '.join(map(str, serving['unshared_mb']))} MB"
         + (f"; all of it within a limit of {serving['limit_mb']} MB" if serving["limit_holds"] else ""),
         "256 MB; 512 MB",
+    ),
+    *(
+        (
+            "`parity.py`",
+            f"{parity['visitors']:,} visitors over HTTP, served under the kernel {kernel}, against lists evaluated under {parity['evaluated_under']}",
+            f"{told['other_lists']} other lists, scores differ by at most {told['largest_difference']:.1g}; {told['median_ms']} ms each (median)",
+            "0, 1e-6",
+        )
+        for kernel, told in parity["served_under"].items()
     ),
     ("`serving.py`", "from start to ready", f"{serving['ready_seconds']} s", "3 s"),
     (

@@ -207,7 +207,9 @@ def test_rp3beta_is_three_steps():
 # factors
 
 
-@pytest.mark.parametrize(("weighted", "penalty", "factors"), [(False, 0.05, 8), (True, 0.05, 8), (False, 0.0, 3), (True, 0.05, 30)])
+@pytest.mark.parametrize(
+    ("weighted", "penalty", "factors"), [(False, 0.05, 8), (True, 0.05, 8), (False, 0.0, 3), (True, 0.05, 30)]
+)
 def test_als_is_implicits_and_folds_in_like_recalculate_user(weighted, penalty, factors):
     from implicit.cpu.als import AlternatingLeastSquares
     from implicit.nearest_neighbours import bm25_weight
