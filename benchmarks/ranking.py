@@ -11,8 +11,8 @@ from unittest import mock
 import numpy as np
 from common import paired, record, seconds
 
-from recsys_lab import datasets, splits
-from recsys_lab.evaluation import make_cases
+from recsys_lab import datasets, metrics, splits
+from recsys_lab.evaluation import evaluate, make_cases
 from recsys_lab.models.base import model_class
 from recsys_lab.ranking import features
 from recsys_lab.ranking.candidates import Candidates, gather
@@ -46,6 +46,17 @@ def grid() -> dict[str, float]:
             feature_block(*words)
 
     return paired(lambda: feature_block(*words), without, 9)
+
+
+def effect() -> dict[str, float]:
+    """NDCG@10 of next items by the same trees, with features and scores rounded, and with neither."""
+    with_grid = evaluate(model, split, "next_item", ks=(10,)).mean("ndcg", 10)
+    with (
+        mock.patch.object(features, "on_grid", lambda values: values),
+        mock.patch.object(metrics, "rounded", lambda scores: np.asarray(scores, np.float32)),
+    ):
+        without = evaluate(model, split, "next_item", ks=(10,)).mean("ndcg", 10)
+    return {"with_grid": round(with_grid, 6), "without": round(without, 6), "goal": 1e-4}
 
 
 def one_visitor(size: int = 200, tries: int = 200) -> dict[str, float]:
@@ -87,7 +98,7 @@ def chapters(names: str = "30,31,32,33,34,35") -> dict[str, float]:
 result = {
     "features_one_thread": rows_a_second(1),
     "features_two_threads": rows_a_second(2),
-    "grid": grid(),
+    "grid": grid() | effect(),
     "one_visitor": one_visitor(),
     "chapters": chapters(),
 }

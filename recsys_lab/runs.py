@@ -441,7 +441,7 @@ def processor_name(path: str = "/proc/cpuinfo") -> str:
         return platform.processor()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
-
+# %% ../nbs/14_runs.ipynb #29bc3f07
 def provenance(log: Dataset | None = None) -> dict[str, Any]:
     """Code version, dataset, library versions and machine."""
     libraries = (

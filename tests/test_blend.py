@@ -39,6 +39,10 @@ def test_no_opinion_and_no_score():
     unscored = np.array([[-np.inf, 2.0, 1.0], [np.nan, -np.inf, np.nan]])
     found = standardised(unscored, (2, 3))
     assert found[0, 0] == found[0, 2] < found[0, 1] and found[1].tolist() == [0, 0, 0]
+    rows = np.array([[0.3, 0.3, 0.3], [1e-8, 2e-8, 3e-8], [1e9, 2e9, 4e9]])  # small differences beside large ones
+    whole = standardised(rows.copy(), (3, 3))
+    assert (whole == np.concatenate([standardised(row[None].copy(), (1, 3)) for row in rows])).all()
+    assert (whole[0] == 0).all() and (np.abs(whole[1:]).max(1) > 1).all()
     for_all = standardised(np.array([1.0, 2.0]), (3, 2))  # one row for everybody
     assert for_all.shape == (3, 2) and (for_all == for_all[0]).all()
 

@@ -94,6 +94,8 @@ def test_the_task_fits_into_512_mb_and_names_no_secret():
 def test_the_workflow_tests_builds_and_asks_for_its_health():
     told = yaml.safe_load((ROOT / ".github" / "workflows" / "service.yaml").read_text())["jobs"]
     assert told["image"]["needs"] == "test"
+    runners = told["test"]["strategy"]["matrix"]["runner"]  # the same tests on two architectures
+    assert told["test"]["runs-on"] == "${{ matrix.runner }}" and [r.endswith("-arm") for r in runners] == [False, True]
     script = "\n".join(step.get("run", "") for job in told.values() for step in job["steps"])
     for word in (".ci/run", "docker build", "--memory 512m", "/health", "/ready", "recsys-lab bundle"):
         assert word in script

@@ -479,6 +479,96 @@ def test_the_rule_takes_the_least_alpha_within_one_standard_error():
     assert hybrid.swept_table(sure, users, 500, 0).query("chosen").alpha.item() == 0.5
 
 
+def test_no_half_is_chosen_by_chance_where_the_halves_do_not_matter():
+    """At alpha 0 all halves are the trees alone, up to noise: the first named is taken, whichever is luckier."""
+    rng = np.random.default_rng(3)
+    users, trees, noise = np.arange(300), rng.random(300), rng.normal(0, 0.02, 300)
+    for luck in (-1e-4, 1e-4):
+        values = {
+            ("session_walk", "minmax", 0.0): trees,
+            ("session_walk", "minmax", 0.3): trees - 0.2 * rng.random(300),
+        }
+        values |= {("als", "rank", 0.0): trees + noise - noise.mean() + luck, ("als", "rank", 0.3): trees - 0.1}
+        picked = hybrid.swept_table(values, users, 50, 0).query("chosen").iloc[0]
+        assert (picked.collaborative, picked.normalisation, picked.alpha) == ("session_walk", "minmax", 0.0)
+
+
+def test_the_fewest_trees_that_cannot_be_told_from_the_best(shop):
+    """More would be better by its own metric only; with patience for all of them, the choice is not LightGBM's."""
+    rows = features.training_rows(shop, STAGE)
+    stops = boosting.watching(rows.user)
+    learn, stop = rows.take(~stops), rows.take(stops)
+    config = boosting.BoostingConfig(rounds=60, patience=60, min_rows=5)
+    trees = boosting.boosted(learn, stop, config)
+    chosen = trees.best_iteration
+    values = {
+        n: boosting.rows_ndcg(stop, np.asarray(trees.predict(stop.block, num_iteration=n, raw_score=True)))
+        for n in range(boosting.TREE_STEP, 61, boosting.TREE_STEP)
+    }
+    assert chosen in values or chosen == 60
+    fewer = [v for n, v in values.items() if n < chosen]
+    for value in fewer:  # each is behind some larger number by more than one standard error
+        gaps = [(v - value) for n, v in values.items() if n >= chosen]
+        codes = pd.factorize(stop.user)[0]
+        assert any(
+            gap.mean() > evaluation.behind_best(*evaluation.cluster_sums(np.stack([gap, gap * 0], 1), codes))[2].max()
+            for gap in gaps
+        )
+    likely = boosting.boosted(learn, stop, replace_config(config, objective="binary"))
+    assert 1 <= likely.best_iteration <= 60
+    score = np.asarray(likely.predict(stop.block, raw_score=True))
+    of_row = np.where(stop.label, 1, -1) * score
+    wanted = [-np.log1p(np.exp(-of_row[stop.request == r])).mean() for r in range(stop.request.max() + 1)]
+    np.testing.assert_allclose(boosting.log_likelihood(stop, score), wanted, rtol=1e-9)
+
+
+def replace_config(config, **changed):
+    return type(config)(**{**vars(config), **changed})
+
+
+def test_a_threshold_is_the_highest_of_those_as_good_as_the_best():
+    from sklearn.metrics import f1_score
+
+    rng = np.random.default_rng(5)
+    chance, users = rng.random(3000) ** 3, rng.integers(0, 200, 3000)
+    met = rng.random(3000) < chance
+    table = hybrid.threshold_table(met, chance, users)
+    for row in table.iloc[::17].itertuples():
+        assert row.f1 == pytest.approx(f1_score(met, chance >= row.threshold), abs=1e-12)
+    picked, best = table[table.chosen].iloc[0], table.loc[table.f1.idxmax()]
+    assert picked.threshold >= best.threshold and picked.behind <= picked.se and table.chosen.sum() == 1
+    assert (table.behind > table.se)[table.threshold > picked.threshold].all()
+
+
+def test_a_width_may_fall_short_of_the_knee_by_one_standard_error():
+    table = pd.DataFrame(
+        {"sources": "all", "user_type": "warm", "width": [5, 10, 20, 40], "recall": [0.5, 0.758, 0.77, 0.8]}
+    )
+    assert candidates.knee(table.assign(error=0.0), 0.95) == 20  # 0.76 is asked for
+    assert candidates.knee(table.assign(error=[0.01, 0.003, 0.002, 0]), 0.95) == 10
+    assert candidates.knee(table.assign(error=0.0), 1.0) == 40
+
+
+def test_one_candidate_more_changes_no_other_draw(shop_split):
+    """What is drawn for a candidate belongs to it: another list of another source leaves the rest of the sample as it was."""
+    first = features.first_stage_of(shop_split.train, STAGE)
+    asking = shop_split.train.histories().encode(shop_split.train.items).take(slice(0, 60))
+    c = candidates.gather(first.sources, first.widths, asking, "none")
+    label = c.items % 7 == 0
+    whole = features.kept_rows(c, label, 2, 3, 100)
+    gone = np.flatnonzero(~label & ~whole)[::5]
+    less = np.ones(len(c.items), bool)
+    less[gone] = False
+    again = features.kept_rows(c.keep(less), label[less], 2, 3, 100)
+    assert len(gone) > 10 and (again == whole[less]).all()
+    parts = [
+        features.kept_rows(c.take(slice(s, s + 20)), label[c.indptr[s] : c.indptr[s + 20]], 2, 3, 100 + s)
+        for s in (0, 20, 40)
+    ]
+    assert (np.concatenate(parts) == whole).all()  # nor does the block matter
+    assert (features.kept_rows(c, label, 2, 4, 100) != whole).any()
+
+
 def test_classification_draws_agree_with_scikit_learn():
     from sklearn.metrics import average_precision_score, roc_auc_score
 
