@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_info
 
 from recsys_lab import datasets, evaluation, runs, splits
 from recsys_lab.ranking.hybrid import HybridTuned
-from recsys_lab.serving.api import MOST_HISTORY, replay
+from recsys_lab.serving.api import MOST_HISTORY, replay_requests
 from recsys_lab.serving.bundle import pack
 
 KERNELS = ("Nehalem", "Haswell")
@@ -55,7 +55,7 @@ def served(folder: Path, asked: Any, exclude: str, hybrid: Any, lists: Any) -> d
             spent.append(time.perf_counter() - start)
             return answer
 
-        codes, scores = replay(post, asked, 10, exclude, hybrid.items)
+        codes, scores = replay_requests(post, asked, 10, exclude, hybrid.items)
     limit.remove()
     return {
         "other_lists": int((codes != lists.codes).any(axis=1).sum()),

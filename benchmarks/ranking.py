@@ -42,7 +42,7 @@ def grid() -> dict[str, float]:
     words = (first.facts, asking.take(slice(0, 4000)), candidates, first.names)
 
     def without() -> None:
-        with mock.patch.object(features, "on_grid", lambda values: values):
+        with mock.patch.object(features, "round_to_grid", lambda values: values):
             feature_block(*words)
 
     return paired(lambda: feature_block(*words), without, 9)
@@ -52,8 +52,8 @@ def effect() -> dict[str, float]:
     """NDCG@10 of next items by the same trees, with features and scores rounded, and with neither."""
     with_grid = evaluate(model, split, "next_item", ks=(10,)).mean("ndcg", 10)
     with (
-        mock.patch.object(features, "on_grid", lambda values: values),
-        mock.patch.object(metrics, "rounded", lambda scores: np.asarray(scores, np.float32)),
+        mock.patch.object(features, "round_to_grid", lambda values: values),
+        mock.patch.object(metrics, "round_scores", lambda scores: np.asarray(scores, np.float32)),
     ):
         without = evaluate(model, split, "next_item", ks=(10,)).mean("ndcg", 10)
     return {"with_grid": round(with_grid, 6), "without": round(without, 6), "goal": 1e-4}

@@ -815,8 +815,8 @@ def cmd_compare(args: argparse.Namespace) -> int:
     """Print what differs between two runs: how they were made, what they chose, and their values."""
     table = runs.compare_runs(args.a, args.b)
     for told, found in (
-        ("how the runs were made", runs.made_otherwise(args.a, args.b)),
-        ("what was chosen", runs.chosen_otherwise(args.a, args.b)),
+        ("how the runs were made", runs.provenance_differences(args.a, args.b)),
+        ("what was chosen", runs.choice_differences(args.a, args.b)),
     ):
         print(f"{told}: {'no difference' if not len(found) else f'{len(found)} differences'}")
         if len(found):

@@ -22,13 +22,13 @@ import pandas as pd
 from . import metrics
 from .datasets import FOREVER, PURCHASE, Dataset, Histories
 from .metrics import TopK
-from .numerics import fixed_point
+from .numerics import to_fixed_point
 from .splits import Split
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'TARGETS', 'EXCLUDES', 'USER_TYPES', 'HISTORY_BINS', 'AGE_BINS', 'POPULARITY_BINS', 'HEADLINE', 'NoCases',
            'default_exclude', 'known_exclude', 'excluded_entries', 'Cases', 'period_cases', 'item_cases', 'look_back',
-           'make_cases', 'cluster_sums', 'bootstrap', 'interval', 'behind_best', 'first_of_best', 'Label',
+           'make_cases', 'cluster_sums', 'bootstrap', 'interval', 'gaps_to_best', 'choose_within_error', 'Label',
            'make_labels', 'item_users', 'Evaluation', 'summarise', 'case_values', 'slice_summary', 'slice_values',
            'save_evaluation', 'read_evaluation', 'Ranker', 'fit_for', 'rank_cases', 'beyond_accuracy', 'evaluate',
            'extremes', 'cluster_t_test', 'holm', 'compare_pairs', 'values_on', 'compare_pair', 'compare_all']
@@ -227,10 +227,10 @@ def bootstrap(sums: np.ndarray, counts: np.ndarray, draws: int = 1000, seed: int
     """Means of `draws` bootstrap samples of users: float64 `[draws, columns]`; a sample without a value is NaN.
 
     Each draw takes as many users as there are, with replacement. Memory is bounded by `block` draws at a time. Sums are put into
-    `fixed_point`, so that their order does not matter: the same samples on every processor.
+    `to_fixed_point`, so that their order does not matter: the same samples on every processor.
     """
     n, rng = len(sums), np.random.default_rng(seed)
-    both = fixed_point(np.concatenate([sums, counts], axis=1).T, 52 - int(np.ceil(np.log2(max(1, n))))).T
+    both = to_fixed_point(np.concatenate([sums, counts], axis=1).T, 52 - int(np.ceil(np.log2(max(1, n))))).T
     out = np.empty((draws, both.shape[1]))
     for start in range(0, draws, block):
         size = min(block, draws - start)
@@ -248,7 +248,7 @@ def interval(samples: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.n
     return low, high
 
 # %% ../nbs/12_evaluation.ipynb #e1de7b54
-def behind_best(sums: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def gaps_to_best(sums: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each column: the mean, how far it lies behind the best, and the standard error of that paired difference; `[columns]` each.
 
     `sums`, `counts` are `[users, columns]` as `cluster_sums` gives them; the mean is a ratio of sums over users, and its error is
@@ -262,9 +262,9 @@ def behind_best(sums: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.nd
     return mean, mean[best] - mean, np.sqrt((change**2).sum(0) * len(sums) / max(1, len(sums) - 1))
 
 
-def first_of_best(values: Sequence[np.ndarray], users: np.ndarray) -> int:
+def choose_within_error(values: Sequence[np.ndarray], users: np.ndarray) -> int:
     """The first of several settings, each with its value for every case, that is within one standard error of the best."""
-    _, behind, error = behind_best(*cluster_sums(np.stack(values, axis=1), pd.factorize(users)[0]))
+    _, behind, error = gaps_to_best(*cluster_sums(np.stack(values, axis=1), pd.factorize(users)[0]))
     return int(np.argmax(behind <= error))
 
 # %% ../nbs/12_evaluation.ipynb #180fc522

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from .numerics import SCORE_BITS, rounded
+from .numerics import SCORE_BITS, round_scores
 
 # %% auto #0
 __all__ = ['SOURCES', 'Metric', 'ACCURACY', 'TopK', 'lower_bounds', 'top_k', 'top_k_sparse', 'find_hits', 'discounts', 'recall',
@@ -88,7 +88,7 @@ def lower_bounds(scores: np.ndarray, k: int, size: int = 64) -> np.ndarray:
 def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """(codes int32, scores float32) `[n, k]` of the best entries of a dense block `[n, items]`; -inf and NaN are no entries.
 
-    Scores are `rounded` first; ties break by code, exactly, also at the edge of the list.
+    Scores are `round_scores` first; ties break by code, exactly, also at the edge of the list.
     """
     scores = np.where(np.isnan(scores), -np.inf, scores) if np.isnan(scores).any() else scores
     n, width = scores.shape
@@ -99,7 +99,7 @@ def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     edge = edge - np.abs(edge) * 2.0 ** (1 - SCORE_BITS)  # whatever could be rounded up to the k-th best
     edge = np.maximum(edge, np.finfo(scores.dtype).min).astype(scores.dtype)  # -inf is no entry
     rows, columns = np.divmod(np.flatnonzero(scores >= edge[:, None]), width)
-    values = rounded(scores[rows, columns])
+    values = round_scores(scores[rows, columns])
     order = np.lexsort((columns, -values, rows))
     counts = np.bincount(rows, minlength=n)
     place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -115,7 +115,7 @@ def top_k_sparse(
     """`top_k` of a CSR block (indices in any order): only stored entries count, zeros too, but none that `excluded` stores."""
     codes = np.full((scores.shape[0], k), -1, np.int32)
     best = np.full((scores.shape[0], k), np.nan, np.float32)
-    left_out, data = np.zeros(scores.shape[1], bool), rounded(scores.data)
+    left_out, data = np.zeros(scores.shape[1], bool), round_scores(scores.data)
     for row, (start, stop) in enumerate(zip(scores.indptr[:-1], scores.indptr[1:], strict=True)):
         values, columns = data[start:stop], scores.indices[start:stop]
         if excluded is not None and excluded.indptr[row] < excluded.indptr[row + 1]:

@@ -9,23 +9,24 @@ import numpy as np
 from scipy import sparse
 
 # %% auto #0
-__all__ = ['FEATURE_STEP', 'SCORE_BITS', 'exact_bits', 'fixed_point', 'exact_product', 'exact_pairs', 'used_rows',
-           'sparse_product', 'weighted_sums', 'row_sums', 'column_sum', 'on_grid', 'rounded', 'mixed', 'uniform_of']
+__all__ = ['FEATURE_STEP', 'SCORE_BITS', 'fixed_point_bits', 'to_fixed_point', 'exact_product', 'exact_pairs', 'select_columns',
+           'sparse_product', 'weighted_sums', 'sum_rows', 'weigh_columns', 'round_to_grid', 'round_scores', 'mix_bits',
+           'hash_uniform']
 
 # %% ../nbs/09_numerics.ipynb #58342d30
-def exact_bits(length: int) -> int:
+def fixed_point_bits(length: int) -> int:
     """Bits that each of two vectors of this length may have so that their inner product is exact in double precision."""
     return (53 - int(np.ceil(np.log2(max(1, length))))) // 2
 
 
-def fixed_point(vectors: np.ndarray, bits: int | None = None) -> np.ndarray:
+def to_fixed_point(vectors: np.ndarray, bits: int | None = None) -> np.ndarray:
     """Rows `[n, f]` rounded to multiples of `2 ** (e - bits)`, where `2 ** e` is the least power of two above the row's entries.
 
-    `bits` are `exact_bits` of the rows' length if not given. Float64; at most 24 bits survive a cast to float32 unchanged.
+    `bits` are `fixed_point_bits` of the rows' length if not given. Float64; at most 24 bits survive a cast to float32 unchanged.
     """
     rows = np.asarray(vectors, np.float64)
     most = np.abs(rows).max(axis=-1, keepdims=True, initial=0)
-    step = np.ldexp(1.0, np.frexp(most)[1] - (exact_bits(rows.shape[-1]) if bits is None else bits))
+    step = np.ldexp(1.0, np.frexp(most)[1] - (fixed_point_bits(rows.shape[-1]) if bits is None else bits))
     return np.rint(rows / step) * step
 
 # %% ../nbs/09_numerics.ipynb #6f27b6d6
@@ -34,12 +35,12 @@ def exact_product(
 ) -> np.ndarray:
     """Inner products of queries `[n, f]` with vectors `[m, f]`, plus the `bias` `[m]` of each vector: float32 `[n, m]`.
 
-    The queries are put into `fixed_point` here, the vectors must be already (a model does so once, as it is fitted). Every sum
+    The queries are put into `to_fixed_point` here, the vectors must be already (a model does so once, as it is fitted). Every sum
     is then exact, so the result does not depend on the rows beside it, on threads or on the BLAS kernel. `block` bounds the
     products, and the numbers of vectors, held in double precision at a time.
     """
     out = np.empty((len(queries), len(vectors)), np.float32)
-    fixed = fixed_point(queries)
+    fixed = to_fixed_point(queries)
     width = max(64, block // max(1, len(queries), vectors.shape[1]))
     for start in range(0, len(vectors), width):
         part = fixed @ vectors[start : start + width].astype(np.float64).T
@@ -49,10 +50,10 @@ def exact_product(
 
 def exact_pairs(queries: np.ndarray, vectors: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
     """The inner product of the query at each `row` with the vector at each `column`, as `exact_product` has it: float64 `[m]`."""
-    return (fixed_point(queries)[row] * vectors[column]).sum(axis=1)
+    return (to_fixed_point(queries)[row] * vectors[column]).sum(axis=1)
 
 # %% ../nbs/09_numerics.ipynb #fa5804fc
-def used_rows(block: sparse.csr_matrix) -> tuple[sparse.csr_matrix, np.ndarray]:
+def select_columns(block: sparse.csr_matrix) -> tuple[sparse.csr_matrix, np.ndarray]:
     """(a CSR block with float64 values on the columns that it uses, numbered anew in order; those columns)."""
     columns, place = np.unique(block.indices, return_inverse=True)
     shape = (block.shape[0], len(columns))
@@ -61,18 +62,18 @@ def used_rows(block: sparse.csr_matrix) -> tuple[sparse.csr_matrix, np.ndarray]:
 
 def sparse_product(block: sparse.csr_matrix, matrix: sparse.csr_matrix) -> sparse.csr_matrix:
     """A CSR block `[n, m]` times a CSR matrix `[m, p]`: CSR float32, summed in double precision and rounded once."""
-    asked, columns = used_rows(block)
+    asked, columns = select_columns(block)
     rows = matrix[columns] if len(columns) < matrix.shape[0] else matrix
     return (asked @ rows.astype(np.float64)).tocsr().astype(np.float32)
 
 
 def weighted_sums(block: sparse.csr_matrix, vectors: np.ndarray) -> np.ndarray:
     """A CSR block `[n, m]` times vectors `[m, f]`: float64 `[n, f]`, summed in the order of a row's entries."""
-    asked, columns = used_rows(block)
+    asked, columns = select_columns(block)
     return asked @ vectors[columns].astype(np.float64)
 
 # %% ../nbs/09_numerics.ipynb #04db34e8
-def row_sums(block: np.ndarray, squared: bool = False, most: int = 2**20) -> np.ndarray:
+def sum_rows(block: np.ndarray, squared: bool = False, most: int = 2**20) -> np.ndarray:
     """Sum of each row of a dense block `[n, m]`, or of its squares: float64 `[n]`; about `most` numbers are cast at a time."""
     out, rows = np.empty(len(block)), max(1, most // max(1, block.shape[1]))
     for start in range(0, len(block), rows):
@@ -81,7 +82,7 @@ def row_sums(block: np.ndarray, squared: bool = False, most: int = 2**20) -> np.
     return out
 
 
-def column_sum(columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def weigh_columns(columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """`columns @ weights` for a block `[n, c]` of few columns, added from the first to the last: float64 `[n]`."""
     out = np.zeros(len(columns))
     for column, weight in zip(columns.T, weights, strict=True):
@@ -93,7 +94,7 @@ FEATURE_STEP = 2.0**-20  # features are multiples of it
 SCORE_BITS = 20  # significant bits of a score, of the 24 that a float32 has
 
 
-def on_grid(values: np.ndarray, step: float = FEATURE_STEP) -> np.ndarray:
+def round_to_grid(values: np.ndarray, step: float = FEATURE_STEP) -> np.ndarray:
     """Round an array to the nearest multiples of `step` (a power of two), in place, and return it; NaN and infinities stay."""
     values *= 1 / step
     np.rint(values, out=values)
@@ -101,7 +102,7 @@ def on_grid(values: np.ndarray, step: float = FEATURE_STEP) -> np.ndarray:
     return values
 
 
-def rounded(scores: np.ndarray, bits: int = SCORE_BITS) -> np.ndarray:
+def round_scores(scores: np.ndarray, bits: int = SCORE_BITS) -> np.ndarray:
     """Scores with `bits` significant bits: float32 in the shape of `scores`; NaN and infinities stay."""
     out = np.array(scores, np.float32, order="C")
     lost = np.uint32(24 - bits)
@@ -111,20 +112,20 @@ def rounded(scores: np.ndarray, bits: int = SCORE_BITS) -> np.ndarray:
     return out
 
 # %% ../nbs/09_numerics.ipynb #74278030
-def mixed(state: np.ndarray) -> np.ndarray:
+def mix_bits(state: np.ndarray) -> np.ndarray:
     """The finaliser of SplitMix64: uint64 in, uint64 out."""
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return state ^ (state >> np.uint64(31))
 
 
-def uniform_of(seed: int, *names: np.ndarray) -> np.ndarray:
+def hash_uniform(seed: int, *names: np.ndarray) -> np.ndarray:
     """A number in [0, 1) for each tuple of whole numbers (arrays of one length), the same wherever it is asked: float64 `[n]`."""
     gamma = np.uint64(0x9E3779B97F4A7C15)
     with np.errstate(over="ignore"):
-        state = mixed(
+        state = mix_bits(
             np.full(np.broadcast_shapes(*(np.shape(n) for n in names)), seed, np.int64).view(np.uint64) + gamma
         )
         for name in names:
-            state = mixed((state ^ np.asarray(name, np.int64).view(np.uint64)) + gamma)
+            state = mix_bits((state ^ np.asarray(name, np.int64).view(np.uint64)) + gamma)
     return (state >> np.uint64(11)) * 2.0**-53

@@ -31,7 +31,7 @@ __all__ = ['METRIC_COLUMNS', 'RECORDS', 'COMPARISON_COLUMNS', 'Question', 'QUEST
            'read_json', 'source_hash', 'package_folder', 'fit_key', 'Run', 'fit_path', 'settled', 'kept_fit',
            'evaluation_name', 'trial_rows', 'question_of', 'questions', 'judge', 'headline', 'verdict', 'sentence',
            'first_question', 'against', 'sizes', 'code_version', 'machine_facts', 'processor_name', 'provenance',
-           'compare_runs', 'leaves', 'made_otherwise', 'choices', 'chosen_otherwise']
+           'compare_runs', 'flatten_facts', 'provenance_differences', 'collect_choices', 'choice_differences']
 
 # %% ../nbs/14_runs.ipynb #fa8e4f8f
 METRIC_COLUMNS = (
@@ -486,26 +486,28 @@ def compare_runs(a: Path | str, b: Path | str) -> pd.DataFrame:
     return joined.assign(difference=joined["value_b"] - joined["value_a"])
 
 # %% ../nbs/14_runs.ipynb #06e671df
-def leaves(value: Any, name: str = "") -> dict[str, Any]:
+def flatten_facts(value: Any, name: str = "") -> dict[str, Any]:
     """Nested dicts as one, with names joined by dots; lists as text."""
     if not isinstance(value, dict):
         return {name: ", ".join(map(str, value)) if isinstance(value, list) else value}
-    return {k: v for n, inner in value.items() for k, v in leaves(inner, f"{name}.{n}" if name else n).items()}
+    return {k: v for n, inner in value.items() for k, v in flatten_facts(inner, f"{name}.{n}" if name else n).items()}
 
 
-def made_otherwise(a: Path | str, b: Path | str) -> pd.DataFrame:
+def provenance_differences(a: Path | str, b: Path | str) -> pd.DataFrame:
     """What two runs' provenance.json tell otherwise of code, libraries, machine and data: columns `what, a, b`."""
     told = []
     for folder in (a, b):
         whole = read_json(Path(folder) / "provenance.json", {})
         data = {n: whole.get("dataset", {}).get(n) for n in ("name", "size", "fingerprint")}
-        told.append(leaves({**{n: whole.get(n) for n in ("code", "python", "libraries", "machine")}, "dataset": data}))
+        told.append(
+            flatten_facts({**{n: whole.get(n) for n in ("code", "python", "libraries", "machine")}, "dataset": data})
+        )
     names = dict.fromkeys([*told[0], *told[1]])
     rows = [(n, told[0].get(n), told[1].get(n)) for n in names if told[0].get(n) != told[1].get(n)]
     return pd.DataFrame(rows, columns=["what", "a", "b"])
 
 
-def choices(run: Run) -> dict[tuple[str, ...], Any]:
+def collect_choices(run: Run) -> dict[tuple[str, ...], Any]:
     """Everything that a run chose: (chapter, model, question or trial) -> the settings of the fit, or whether the trial was chosen."""
     found: dict[tuple[str, ...], Any] = {}
     for row in run.rows("fits"):
@@ -518,9 +520,9 @@ def choices(run: Run) -> dict[tuple[str, ...], Any]:
     return found
 
 
-def chosen_otherwise(a: Path | str, b: Path | str) -> pd.DataFrame:
+def choice_differences(a: Path | str, b: Path | str) -> pd.DataFrame:
     """Settings and trials that only one of two runs chose, in the chapters that both hold: `chapter, model, what, a, b`."""
-    one, other = (choices(Run(folder)) for folder in (a, b))
+    one, other = (collect_choices(Run(folder)) for folder in (a, b))
     shared = {key[0] for key in one} & {key[0] for key in other}
     keys = [k for k in dict.fromkeys([*one, *other]) if k[0] in shared and one.get(k) != other.get(k)]
     rows = []

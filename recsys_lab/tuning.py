@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import pandas as pd
 
-from .evaluation import case_values, evaluate, first_of_best
+from .evaluation import case_values, evaluate, choose_within_error
 from .splits import Split
 
 with warnings.catch_warnings():  # tqdm misses Jupyter's widgets, which nothing here uses
@@ -20,7 +20,7 @@ with warnings.catch_warnings():  # tqdm misses Jupyter's widgets, which nothing 
     import optuna
 
 # %% auto #0
-__all__ = ['Space', 'SPACES', 'Range', 'holds', 'suggest', 'space_table', 'new_study', 'with_choice', 'tune', 'best_setting',
+__all__ = ['Space', 'SPACES', 'Range', 'holds', 'suggest', 'space_table', 'new_study', 'choose_trial', 'tune', 'best_setting',
            'search', 'chosen_table']
 
 # %% ../nbs/16_tuning.ipynb #41b9e675
@@ -150,12 +150,12 @@ def new_study(seed: int) -> optuna.Study:
     return optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=seed))
 
 
-def with_choice(
+def choose_trial(
     rows: Sequence[dict[str, Any]], columns: Sequence[str], values: Sequence[np.ndarray], users: Any
 ) -> pd.DataFrame:
-    """Trials as a table of `columns`, and `chosen` for the first whose values for the cases of `users` are `first_of_best`."""
+    """Trials as a table of `columns`, and `chosen` for the first whose values for the cases of `users` are `choose_within_error`."""
     table = pd.DataFrame(rows, columns=list(columns))
-    return table.assign(chosen=table.index == (first_of_best(values, users) if len(rows) else -1))
+    return table.assign(chosen=table.index == (choose_within_error(values, users) if len(rows) else -1))
 
 
 def tune(
@@ -172,7 +172,7 @@ def tune(
     """Judge settings of a model on the validation part: columns `trial`, each setting, the metric, and `chosen`.
 
     Fitted on train alone; the test part is not touched. Chosen is the first trial within one standard error of the best
-    (`evaluation.first_of_best`). `trials=0` gives an empty table, which stands for the defaults. `fixed` are settings that are
+    (`evaluation.choose_within_error`). `trials=0` gives an empty table, which stands for the defaults. `fixed` are settings that are
     not searched.
     """
     kind: Any = model
@@ -201,7 +201,7 @@ def tune(
     usual = {setting: getattr(kind().config, setting) for setting in searched}
     study.enqueue_trial({setting: usual[setting] for setting in searched if holds(searched[setting], usual[setting])})
     study.optimize(objective, n_trials=trials if searched else min(trials, 1))
-    return with_choice(rows, ["trial", *searched, *held, name], values, users)
+    return choose_trial(rows, ["trial", *searched, *held, name], values, users)
 
 # %% ../nbs/16_tuning.ipynb #33ef51ba
 def best_setting(trials: pd.DataFrame) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from threadpoolctl import threadpool_info
 from recsys_lab import datasets, evaluation, runs, splits
 from recsys_lab.datasets import Histories
 from recsys_lab.models.base import MODELS, load, model_class
-from recsys_lab.serving.api import MOST_HISTORY, replay
+from recsys_lab.serving.api import MOST_HISTORY, replay_requests
 from recsys_lab.serving.bundle import pack
 
 PLACE = ROOT / "build" / "kernels"
@@ -121,7 +121,7 @@ def in_batches(model, histories: Histories, exclude: str, what: str, sizes: tupl
 def over_http(histories: Histories, exclude: str, items) -> Lists:
     """Lists of ten that a server in a process of its own gives for each history."""
     with serving(PLACE / "bundle", "--quiet") as (url, _), requests.Session() as session:
-        codes, scores = replay(
+        codes, scores = replay_requests(
             lambda path, body: session.post(f"{url}{path}", json=body).json(), histories, 10, exclude, items
         )
     return {"codes": codes, "scores": scores}
@@ -272,7 +272,7 @@ def compare_choices(size: str, under: list[str]) -> None:
     with ThreadPoolExecutor(2) as pool:
         done = list(pool.map(lambda k: searched(k, {"OPENBLAS_CORETYPE": k}, size), under))
     (a, spent_a), (b, spent_b) = done
-    made, wrong, far = len(runs.choices(runs.Run(a))), runs.chosen_otherwise(a, b), outside(a, b)
+    made, wrong, far = len(runs.collect_choices(runs.Run(a))), runs.choice_differences(a, b), outside(a, b)
     print(f"{a.name} ({spent_a:.0f} s) and {b.name} ({spent_b:.0f} s): {made} choices, {len(wrong)} differ")
     if len(wrong) or far:
         sys.exit("\n".join([wrong.to_string(index=False), *far]))

@@ -13,16 +13,16 @@ from recsys_lab.models.als import solve_users
 from recsys_lab.numerics import (
     FEATURE_STEP,
     SCORE_BITS,
-    column_sum,
-    exact_bits,
     exact_pairs,
     exact_product,
-    fixed_point,
-    on_grid,
-    rounded,
-    row_sums,
+    fixed_point_bits,
+    hash_uniform,
+    round_scores,
+    round_to_grid,
     sparse_product,
-    uniform_of,
+    sum_rows,
+    to_fixed_point,
+    weigh_columns,
     weighted_sums,
 )
 
@@ -34,7 +34,7 @@ def drawn(seed, n, m, f):
     rng = np.random.default_rng(seed)
     scale = [2.0 ** rng.integers(-20, 20, size) for size in (n, m)]
     a, b = (rng.normal(size=(size, f)) * s[:, None] for size, s in zip((n, m), scale, strict=True))
-    return a, fixed_point(b).astype(np.float32)
+    return a, to_fixed_point(b).astype(np.float32)
 
 
 @given(seeds, st.integers(1, 5), st.integers(1, 70), st.integers(1, 300))
@@ -48,7 +48,7 @@ def test_products_are_exact_whatever_the_order_and_the_batch(seed, n, m, f):
         assert (exact_product(queries[row : row + 1], vectors, block=1) == whole[row]).all()
     row, column = np.indices(whole.shape).reshape(2, -1)
     assert (exact_pairs(queries, vectors, row, column).astype(np.float32) == whole.ravel()).all()
-    fixed = fixed_point(queries)
+    fixed = to_fixed_point(queries)
     true = sum(Fraction(float(q)) * Fraction(float(v)) for q, v in zip(fixed[-1], vectors[-1], strict=True))
     assert np.float32(float(true)) == whole[-1, -1]  # no sum was rounded before the last step
 
@@ -57,13 +57,13 @@ def test_products_are_exact_whatever_the_order_and_the_batch(seed, n, m, f):
 @settings(max_examples=60, deadline=None)
 def test_fixed_point_keeps_what_it_gives_and_moves_by_half_a_step(seed, f):
     rows = drawn(seed, 4, 1, f)[0]
-    fixed = fixed_point(rows)
+    fixed = to_fixed_point(rows)
     most = np.abs(rows).max(1, keepdims=True)
-    assert (np.abs(fixed - rows) <= most * 2.0 ** -exact_bits(f)).all()
-    np.testing.assert_array_equal(fixed_point(fixed), fixed)
+    assert (np.abs(fixed - rows) <= most * 2.0 ** -fixed_point_bits(f)).all()
+    np.testing.assert_array_equal(to_fixed_point(fixed), fixed)
     single = fixed.astype(np.float32)  # a cast keeps it fixed: exact for long rows, coarser for short ones
-    np.testing.assert_array_equal(fixed_point(single), single.astype(float))
-    assert (fixed_point(np.zeros((2, f))) == 0).all() and fixed_point(np.zeros((0, f))).shape == (0, f)
+    np.testing.assert_array_equal(to_fixed_point(single), single.astype(float))
+    assert (to_fixed_point(np.zeros((2, f))) == 0).all() and to_fixed_point(np.zeros((0, f))).shape == (0, f)
 
 
 def test_a_single_precision_product_would_not_do():
@@ -103,38 +103,43 @@ def test_sparse_products_are_those_of_double_precision(seed):
 def test_row_sums_do_not_depend_on_the_rows_beside(seed, m):
     block = np.random.default_rng(seed).normal(size=(5, m)).astype(np.float32)
     for squared in (False, True):
-        whole = row_sums(block, squared)
-        assert (np.concatenate([row_sums(block[r : r + 1], squared) for r in range(5)]) == whole).all()
-        assert (row_sums(np.asfortranarray(block), squared, most=m) == whole).all()
+        whole = sum_rows(block, squared)
+        assert (np.concatenate([sum_rows(block[r : r + 1], squared) for r in range(5)]) == whole).all()
+        assert (sum_rows(np.asfortranarray(block), squared, most=m) == whole).all()
         exact = [sum(Fraction(float(x)) ** (2 if squared else 1) for x in row) for row in block]
         np.testing.assert_allclose(whole, [float(x) for x in exact], atol=1e-10 * m)
     weights = np.random.default_rng(seed + 1).normal(size=m)
-    np.testing.assert_allclose(column_sum(block, weights), block @ weights, atol=1e-9 * m)
-    assert (column_sum(block[2:3], weights) == column_sum(block, weights)[2:3]).all()
+    np.testing.assert_allclose(weigh_columns(block, weights), block @ weights, atol=1e-9 * m)
+    assert (weigh_columns(block[2:3], weights) == weigh_columns(block, weights)[2:3]).all()
 
 
 @given(st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=40))
 def test_rounding_never_turns_scores_round(values):
     scores = np.array(sorted(values), np.float32)
-    near = rounded(scores)
-    assert (np.diff(near) >= 0).all() and (rounded(near) == near).all() and (rounded(-scores) == -near).all()
+    near = round_scores(scores)
+    assert (np.diff(near) >= 0).all() and (round_scores(near) == near).all() and (round_scores(-scores) == -near).all()
     normal = np.abs(scores) > 1e-37
     assert (np.abs(near - scores)[normal] <= np.abs(scores)[normal] * 2.0**-SCORE_BITS).all()
     assert scores.tolist() == sorted(values)  # the argument is left alone
 
 
 def test_rounding_keeps_what_is_no_number():
-    odd = rounded(np.array([np.inf, -np.inf, np.nan, 0.0]))
+    odd = round_scores(np.array([np.inf, -np.inf, np.nan, 0.0]))
     assert odd[:2].tolist() == [np.inf, -np.inf] and np.isnan(odd[2]) and odd[3] == 0
-    assert rounded(np.zeros((0, 3))).shape == (0, 3) and rounded(np.ones((2, 2), int)).tolist() == [[1, 1], [1, 1]]
-    assert np.isnan(rounded(np.array([np.uint32(0xFFFFFFFF)]).view(np.float32)))[0]  # every payload stays no number
+    assert round_scores(np.zeros((0, 3))).shape == (0, 3) and round_scores(np.ones((2, 2), int)).tolist() == [
+        [1, 1],
+        [1, 1],
+    ]
+    assert np.isnan(round_scores(np.array([np.uint32(0xFFFFFFFF)]).view(np.float32)))[
+        0
+    ]  # every payload stays no number
 
 
 @given(st.lists(st.floats(-1000, 1000), min_size=1, max_size=40))
 def test_the_grid_moves_by_half_a_step_at_most(values):
     before = np.array(values)
-    after = on_grid(before.copy())
-    assert (np.abs(after - before) <= FEATURE_STEP / 2).all() and (on_grid(after.copy()) == after).all()
+    after = round_to_grid(before.copy())
+    assert (np.abs(after - before) <= FEATURE_STEP / 2).all() and (round_to_grid(after.copy()) == after).all()
     assert ((after / FEATURE_STEP) % 1 == 0).all()
 
 
@@ -146,7 +151,7 @@ def test_near_ties_break_by_code_in_dense_and_sparse_lists():
     for item in range(10):  # ten items with equal scores, each added up in an order of its own
         dense[:, item] = np.cumsum(terms[:, rng.permutation(12)], axis=1, dtype=np.float32)[:, -1]
     assert (dense.max(1) > dense.min(1)).any()
-    tied = rounded(dense).max(1) == rounded(dense).min(1)  # a few lie across an edge of the rounding
+    tied = round_scores(dense).max(1) == round_scores(dense).min(1)  # a few lie across an edge of the rounding
     assert tied.mean() > 0.7
     for codes in (metrics.top_k(dense, 10)[0], metrics.top_k_sparse(sparse.csr_matrix(dense), 10)[0]):
         assert (codes[tied] == np.arange(10)).all()
@@ -157,14 +162,14 @@ def test_near_ties_break_by_code_in_dense_and_sparse_lists():
 def test_drawn_numbers_belong_to_their_names(seed):
     rng = np.random.default_rng(seed)
     a, b = rng.integers(0, 10**9, (2, 50))
-    whole = uniform_of(seed, a, b)
+    whole = hash_uniform(seed, a, b)
     order = rng.permutation(50)
-    assert (uniform_of(seed, a[order], b[order]) == whole[order]).all() and ((whole >= 0) & (whole < 1)).all()
-    assert (uniform_of(seed, b, a) != whole).mean() > 0.9 and (uniform_of(seed + 1, a, b) != whole).all()
+    assert (hash_uniform(seed, a[order], b[order]) == whole[order]).all() and ((whole >= 0) & (whole < 1)).all()
+    assert (hash_uniform(seed, b, a) != whole).mean() > 0.9 and (hash_uniform(seed + 1, a, b) != whole).all()
 
 
 def test_drawn_numbers_are_even():
-    found = uniform_of(0, np.repeat(np.arange(200), 200), np.tile(np.arange(200), 200))
+    found = hash_uniform(0, np.repeat(np.arange(200), 200), np.tile(np.arange(200), 200))
     counts = np.histogram(found, 50, (0, 1))[0]
     assert ((counts - 800) ** 2 / 800).sum() < 100  # chi squared with 49 degrees of freedom: 85 in one of a thousand
     assert (
@@ -174,13 +179,13 @@ def test_drawn_numbers_are_even():
 
 def test_known_numbers_of_splitmix():
     """The first outputs of SplitMix64 seeded with 0, as its authors' code gives them: 0xE220A8397B1DCDAF first."""
-    assert uniform_of(0)[()] == (0xE220A8397B1DCDAF >> 11) * 2.0**-53
+    assert hash_uniform(0)[()] == (0xE220A8397B1DCDAF >> 11) * 2.0**-53
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.1])
 def test_users_are_solved_alone_as_in_a_batch(penalty):
     rng = np.random.default_rng(1)
-    vectors = fixed_point(rng.normal(size=(30, 6))).astype(np.float32)
+    vectors = to_fixed_point(rng.normal(size=(30, 6))).astype(np.float32)
     met = sparse.random_array((40, 30), density=0.25, rng=rng, format="csr")
     met.data = rng.choice([-2.0, 1.0, 3.0, 9.0], met.nnz)
     gram = vectors.T.astype(float) @ vectors
@@ -208,7 +213,7 @@ def test_standard_errors_agree_with_the_bootstrap():
     users = rng.integers(0, 300, 2000)
     good = rng.random((2000, 3)) * np.array([1.0, 1.05, 0.9]) + rng.random(300)[users][:, None]
     sums, counts = evaluation.cluster_sums(good, users)
-    mean, behind, error = evaluation.behind_best(sums, counts)
+    mean, behind, error = evaluation.gaps_to_best(sums, counts)
     samples = evaluation.bootstrap(sums, counts, 4000, 0)
     assert mean == pytest.approx(good.mean(0)) and mean.argmax() == 1 and behind[1] == error[1] == 0
     assert error[[0, 2]] == pytest.approx((samples[:, [1]] - samples)[:, [0, 2]].std(0), rel=0.1)
@@ -221,10 +226,10 @@ def test_a_last_bit_changes_no_choice():
     first_is_last = 0
     for _ in range(20):
         noisy = [base + rng.normal(0, 0.05, 300) for _ in range(3)]
-        first_is_last += np.argmax([v.mean() for v in noisy]) != evaluation.first_of_best(noisy, users)
-        first = evaluation.first_of_best(noisy, users)
+        first_is_last += np.argmax([v.mean() for v in noisy]) != evaluation.choose_within_error(noisy, users)
+        first = evaluation.choose_within_error(noisy, users)
         for _ in range(5):
             moved = [v + rng.normal(0, 1e-9, 300) for v in noisy]
-            assert evaluation.first_of_best(moved, users) == first
+            assert evaluation.choose_within_error(moved, users) == first
     assert first_is_last  # the rule does not take the largest mean
-    assert evaluation.first_of_best([base, base + 0.1, base + 0.1], users) == 1  # surely worse is left behind
+    assert evaluation.choose_within_error([base, base + 0.1, base + 0.1], users) == 1  # surely worse is left behind

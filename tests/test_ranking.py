@@ -77,7 +77,7 @@ def ms(text):
     return int(pd.Timestamp(text, tz="UTC").value // 1_000_000)
 
 
-def on_grid(wanted):
+def close_to(wanted):
     """What a feature is after rounding: less than a step away (half a step, and the last bit of a float32 below 16)."""
     return pytest.approx(wanted, rel=0, abs=FEATURE_STEP)
 
@@ -90,21 +90,21 @@ def test_features_are_what_their_table_says():
         (30, "view", "2024-01-04 09:30"),
     ]
     f = described(log, history, "2024-01-04 10:00")
-    assert f.item_users.tolist() == on_grid(np.log1p([2, 1, 2, 1]).tolist())
-    assert f.pair_events.tolist() == on_grid(np.log1p([1, 0, 2, 0]).tolist())
-    assert f.pair_carts.tolist() == on_grid(np.log1p([0, 0, 1, 0]).tolist())
-    assert f.pair_near.tolist() == on_grid([1 / 3, 0, 1, 0])
-    assert f.pair_since[30] == on_grid(np.log1p(0.5)) and np.isnan(f.pair_since[20])
-    assert f.category_share.tolist() == on_grid([1 / 3, 1 / 3, 2 / 3, 2 / 3])
-    assert f.category_near.tolist() == on_grid([1 / 3, 1 / 3, 1, 1]) and (f.root_share == 1).all()
-    assert f.price.tolist()[:3] == on_grid(np.log([10, 20, 40]).tolist()) and np.isnan(f.price[40])
+    assert f.item_users.tolist() == close_to(np.log1p([2, 1, 2, 1]).tolist())
+    assert f.pair_events.tolist() == close_to(np.log1p([1, 0, 2, 0]).tolist())
+    assert f.pair_carts.tolist() == close_to(np.log1p([0, 0, 1, 0]).tolist())
+    assert f.pair_near.tolist() == close_to([1 / 3, 0, 1, 0])
+    assert f.pair_since[30] == close_to(np.log1p(0.5)) and np.isnan(f.pair_since[20])
+    assert f.category_share.tolist() == close_to([1 / 3, 1 / 3, 2 / 3, 2 / 3])
+    assert f.category_near.tolist() == close_to([1 / 3, 1 / 3, 1, 1]) and (f.root_share == 1).all()
+    assert f.price.tolist()[:3] == close_to(np.log([10, 20, 40]).tolist()) and np.isnan(f.price[40])
     usual = (np.log(10) + 2 * np.log(40)) / 3
-    assert f.price_gap[20] == on_grid(np.log(20) - usual)
+    assert f.price_gap[20] == close_to(np.log(20) - usual)
     assert f.available.tolist()[:2] == [1, 0] and np.isnan(f.available[40])
     assert (f.hour == 10).all() and (f.weekday == 3).all()  # a Thursday
-    assert f.since_last.tolist() == on_grid([np.log1p(0.5)] * 4)
-    assert f.item_since[40] == on_grid(np.log1p(24.5)) and f.item_age[10] == on_grid(np.log1p(72))
-    assert f.user_events[10] == on_grid(np.log(4)) and f.user_items[10] == on_grid(np.log(3))
+    assert f.since_last.tolist() == close_to([np.log1p(0.5)] * 4)
+    assert f.item_since[40] == close_to(np.log1p(24.5)) and f.item_age[10] == close_to(np.log1p(72))
+    assert f.user_events[10] == close_to(np.log(4)) and f.user_items[10] == close_to(np.log(3))
 
 
 def test_rates_are_smoothed_towards_category_and_shop():
@@ -112,9 +112,9 @@ def test_rates_are_smoothed_towards_category_and_shop():
     f = described(log, [(10, "view", "2024-01-04 08:00")], "2024-01-04 10:00")
     shop = 1 / 6  # one buyer of six pairs
     in_b = (1 + 50 * shop) / (3 + 50)
-    assert f.category_buy_rate[30] == on_grid(in_b)
-    assert f.item_buy_rate[30] == on_grid((1 + 20 * in_b) / (2 + 20))
-    assert f.item_buy_rate[40] == on_grid((0 + 20 * in_b) / (1 + 20))  # never bought is not unknown
+    assert f.category_buy_rate[30] == close_to(in_b)
+    assert f.item_buy_rate[30] == close_to((1 + 20 * in_b) / (2 + 20))
+    assert f.item_buy_rate[40] == close_to((0 + 20 * in_b) / (1 + 20))  # never bought is not unknown
     assert np.isnan(features.smoothed(np.zeros(1), np.zeros(1), shop, 20))  # never met is
 
 
@@ -131,6 +131,21 @@ def test_similarity_features_are_those_of_the_similarity():
         np.testing.assert_allclose(block[row, :, 0], dense[recent].max(0), rtol=0, atol=FEATURE_STEP)
         np.testing.assert_allclose(block[row, :, 1], dense[recent].mean(0), rtol=0, atol=FEATURE_STEP)
         np.testing.assert_allclose(block[row, :, 2], dense[mine[-1]], rtol=0, atol=FEATURE_STEP)
+
+
+def test_every_feature_lies_on_the_grid(shop_split):
+    """Multiples of the step, so that no last bit of a logarithm or a sum can cross a threshold; and the same in any block."""
+    known = shop_split.known("test")
+    first = features.first_stage_of(known, STAGE)
+    asking = known.histories().encode(known.items)
+    c = candidates.gather(first.sources, first.widths, asking, "none")
+    block = features.feature_block(first.facts, asking, c, first.names)
+    steps = block[~np.isnan(block)].astype(float) / FEATURE_STEP
+    assert len(steps) > 10**5 and (steps == np.rint(steps)).all() and len(np.unique(steps % 1024)) > 500
+    for row in range(0, len(asking), 97):
+        alone = candidates.gather(first.sources, first.widths, asking.take(slice(row, row + 1)), "none")
+        mine = features.feature_block(first.facts, asking.take(slice(row, row + 1)), alone, first.names)
+        np.testing.assert_array_equal(mine, block[c.indptr[row] : c.indptr[row + 1]])
 
 
 def test_what_is_unknown_is_not_zero():
@@ -511,7 +526,7 @@ def test_the_fewest_trees_that_cannot_be_told_from_the_best(shop):
         gaps = [(v - value) for n, v in values.items() if n >= chosen]
         codes = pd.factorize(stop.user)[0]
         assert any(
-            gap.mean() > evaluation.behind_best(*evaluation.cluster_sums(np.stack([gap, gap * 0], 1), codes))[2].max()
+            gap.mean() > evaluation.gaps_to_best(*evaluation.cluster_sums(np.stack([gap, gap * 0], 1), codes))[2].max()
             for gap in gaps
         )
     likely = boosting.boosted(learn, stop, replace_config(config, objective="binary"))

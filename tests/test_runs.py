@@ -323,9 +323,9 @@ def test_provenance_names_processor_and_kernel_and_runs_say_what_they_were_made_
     if platform.machine() != "x86_64":
         pytest.skip("the kernels are those of x86-64")
     assert all("Nehalem, 1 threads" in lib for lib in told["blas"]) and told["model"]
-    table = runs.made_otherwise(tmp_path / "a", tmp_path / "b")
+    table = runs.provenance_differences(tmp_path / "a", tmp_path / "b")
     assert table.what.tolist() == ["machine.blas"] and "Haswell" in table.b.item()
-    assert not len(runs.made_otherwise(tmp_path / "a", tmp_path / "a"))
+    assert not len(runs.provenance_differences(tmp_path / "a", tmp_path / "a"))
 
 
 def test_a_comparison_tells_what_was_chosen_otherwise(tmp_path, capsys):
@@ -343,7 +343,7 @@ def test_a_comparison_tells_what_was_chosen_otherwise(tmp_path, capsys):
         (folder / "trials.json").write_text(json.dumps([trial | {"settings": {}, "chosen": name == "a"}]))
         row = dict.fromkeys(runs.METRIC_COLUMNS, "x") | {"value": alpha, "k": 10}
         (folder / "metrics.json").write_text(json.dumps([row]))
-    table = runs.chosen_otherwise(tmp_path / "a", tmp_path / "b")
+    table = runs.choice_differences(tmp_path / "a", tmp_path / "b")
     assert table.model.tolist() == ["hybrid_tuned", "item_knn"]
     assert table[["a", "b"]].values.tolist() == [[{"alpha": 0.1}, {"alpha": 0.0}], [True, False]]
     assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0

@@ -31,7 +31,7 @@ from recsys_lab.models.als import ALS
 from recsys_lab.models.base import MODELS, model_class
 from recsys_lab.ranking.hybrid import HybridTuned
 from recsys_lab.serving import bundle as bundles
-from recsys_lab.serving.api import MOST_BODY, MOST_HISTORY, Settings, create_app, replay, share_of
+from recsys_lab.serving.api import MOST_BODY, MOST_HISTORY, Settings, create_app, replay_requests, share_of
 from recsys_lab.serving.bundle import Bundle, Ids, Texts, pack, verify
 
 
@@ -304,7 +304,7 @@ def test_a_thousand_visitors_over_http_get_what_was_evaluated(tmp_path_factory):
             def post(path, body, url=url, session=session):
                 return session.post(f"{url}{path}", json=body).json()
 
-            codes, scores = replay(post, asked, 10, exclude, hybrid.items)
+            codes, scores = replay_requests(post, asked, 10, exclude, hybrid.items)
             assert (codes == wanted.codes).all() and (np.isnan(scores) == np.isnan(wanted.scores)).all()
             worst = np.nanmax(np.abs(scores - wanted.scores))
             assert worst <= 1e-6

@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from ..datasets import Dataset, Histories
 from .base import Config, FactorRecommender, Recommender, cosines
-from ..numerics import exact_pairs, exact_product, fixed_point
+from ..numerics import exact_pairs, exact_product, to_fixed_point
 
 with warnings.catch_warnings():  # tqdm misses Jupyter's widgets, which nothing here uses
     warnings.simplefilter("ignore")
@@ -136,12 +136,12 @@ class ALS(Recommender):
                 c.factors,
                 c.regularization,
                 c.alpha,
-                dtype=np.float64,  # in which kernels differ far below what `fixed_point` rounds away
+                dtype=np.float64,  # in which kernels differ far below what `to_fixed_point` rounds away
                 iterations=c.iterations,
                 random_state=c.seed,
             )
             model.fit(confidence.astype(np.float64), show_progress=self.progress)
-        vectors = fixed_point(model.item_factors).astype(np.float32)
+        vectors = to_fixed_point(model.item_factors).astype(np.float32)
         gram = vectors.T.astype(float) @ vectors
         return {"item_vectors": vectors, "gram": gram, "idf": idf, "average": np.float64(average)}
 
@@ -157,7 +157,7 @@ class ALS(Recommender):
         c = self.config
         confidence.data = c.alpha * confidence.data.astype(float)
         found = solve_users(confidence, self.state["item_vectors"], self.state["gram"], c.regularization)
-        return fixed_point(found).astype(np.float32)
+        return to_fixed_point(found).astype(np.float32)
 
     def _score(self, histories: Histories) -> np.ndarray:
         return exact_product(self.fold(histories), self.state["item_vectors"])

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from ..datasets import FOREVER, Dataset, Histories, whole_folder
 from ..evaluation import excluded_entries, item_users
 from ..metrics import SOURCES, TopK, top_k, top_k_sparse
-from ..numerics import exact_product, fixed_point, rounded, row_sums, weighted_sums
+from ..numerics import exact_product, to_fixed_point, round_scores, sum_rows, weighted_sums
 
 # %% auto #0
 __all__ = ['Scores', 'MODELS', 'BEHIND_A_FIT', 'FORMAT', 'Config', 'make_config', 'rank_in_order', 'exclusion', 'in_order',
@@ -84,8 +84,8 @@ def exclusion(histories: Histories, exclude: str, n_items: int) -> sparse.csr_ma
 
 
 def in_order(scores: np.ndarray) -> np.ndarray:
-    """Codes of the finite scores `[items]`, `rounded`, best first; ties break by code."""
-    return np.argsort(-rounded(scores), kind="stable")[: np.isfinite(scores).sum()]
+    """Codes of the finite scores `[items]`, `round_scores`, best first; ties break by code."""
+    return np.argsort(-round_scores(scores), kind="stable")[: np.isfinite(scores).sum()]
 
 
 def best_of(
@@ -100,7 +100,7 @@ def best_of(
     if scores.ndim == 1:
         order = in_order(scores) if order is None else order
         codes = rank_in_order(order, excluded, k)
-        return codes, np.where(codes >= 0, rounded(scores[codes]), np.float32(np.nan))
+        return codes, np.where(codes >= 0, round_scores(scores[codes]), np.float32(np.nan))
     scores = np.asarray(scores, np.float32)
     scores[np.repeat(np.arange(len(scores)), np.diff(excluded.indptr)), excluded.indices] = -np.inf
     return top_k(scores, k)
@@ -523,18 +523,18 @@ def mean_vectors(histories: Histories, vectors: np.ndarray) -> np.ndarray:
 
 
 def fold_map(means: np.ndarray, users: np.ndarray, ridge: float = 1e-3) -> np.ndarray:
-    """The linear map from `means` `[n, f + 1]` to `users` `[n, g]`, by ridge regression: float32 `[f + 1, g]`, columns in `fixed_point`.
+    """The linear map from `means` `[n, f + 1]` to `users` `[n, g]`, by ridge regression: float32 `[f + 1, g]`, columns in `to_fixed_point`.
 
     `ridge` is the penalty as a share of the mean of the Gram matrix's diagonal.
     """
     gram = means.T.astype(float) @ means
     gram += np.eye(len(gram)) * ridge * np.trace(gram) / len(gram)
-    return fixed_point(np.linalg.solve(gram, means.T.astype(float) @ users).T).T.astype(np.float32)
+    return to_fixed_point(np.linalg.solve(gram, means.T.astype(float) @ users).T).T.astype(np.float32)
 
 
 def cosines(vectors: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Cosine of the vectors at `codes` with all vectors (in `fixed_point`): `[n, items]`; zero vectors are similar to nothing."""
-    length = np.sqrt(row_sums(vectors, squared=True))
+    """Cosine of the vectors at `codes` with all vectors (in `to_fixed_point`): `[n, items]`; zero vectors are similar to nothing."""
+    length = np.sqrt(sum_rows(vectors, squared=True))
     inverse = np.divide(1, length, out=np.zeros_like(length), where=length > 0).astype(np.float32)
     out = exact_product(vectors[codes], vectors)
     out *= inverse[codes, None]
@@ -566,7 +566,7 @@ class FactorRecommender(Recommender):
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         users, items, bias = self._vectors(dataset)
-        users, items = (fixed_point(a).astype(np.float32) for a in (users, items))
+        users, items = (to_fixed_point(a).astype(np.float32) for a in (users, items))
         fold = fold_map(mean_vectors(self.known.encode(self.items), items), users)
         return {"user_vectors": users, "item_vectors": items, "bias": bias, "fold": fold}
 

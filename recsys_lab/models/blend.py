@@ -18,9 +18,9 @@ from ..datasets import Dataset, Histories
 from ..evaluation import Cases
 from ..metrics import accuracy, top_k_sparse
 from .base import Config, Recommender, Scores, best_of, exclusion, model_class
-from ..numerics import row_sums
+from ..numerics import sum_rows
 from ..ranking.candidates import one_catalogue
-from ..tuning import new_study, with_choice
+from ..tuning import new_study, choose_trial
 
 # %% auto #0
 __all__ = ['standardised', 'BlendConfig', 'Blend', 'fitted_members', 'Pool', 'pooled', 'weigh']
@@ -39,8 +39,8 @@ def standardised(scores: Scores, shape: tuple[int, int]) -> np.ndarray:
     if not known.all():
         least = np.min(out, axis=1, initial=np.inf, where=known)
         out = np.where(known, out, np.where(np.isfinite(least), least, 0)[:, None])
-    out -= (row_sums(out) / max(1, shape[1]))[:, None].astype(np.float32)
-    size = np.sqrt(row_sums(out, squared=True) / max(1, shape[1]))[:, None].astype(np.float32)
+    out -= (sum_rows(out) / max(1, shape[1]))[:, None].astype(np.float32)
+    size = np.sqrt(sum_rows(out, squared=True) / max(1, shape[1]))[:, None].astype(np.float32)
     return np.divide(out, size, out=np.zeros_like(out), where=size > 0)
 
 # %% ../../nbs/42_blend.ipynb #30b70934
@@ -192,4 +192,4 @@ def weigh(pool: Pool, trials: int = 60, seed: int = 0, k: int = 10) -> pd.DataFr
     study = new_study(seed)
     study.enqueue_trial(dict.fromkeys(pool.scores, 1.0))
     study.optimize(objective, n_trials=trials)
-    return with_choice(tried, ["trial", *pool.scores, f"ndcg@{k}"], values, pool.cases.user_ids)
+    return choose_trial(tried, ["trial", *pool.scores, f"ndcg@{k}"], values, pool.cases.user_ids)

@@ -16,7 +16,7 @@ from scipy import sparse
 from ..datasets import Dataset, Histories
 from .base import Config, Recommender
 from .neighbours import fading, steps_back, unit_rows
-from ..numerics import exact_product, fixed_point, sparse_product, weighted_sums
+from ..numerics import exact_product, to_fixed_point, sparse_product, weighted_sums
 from ..search import COMMON, NAME_WEIGHT, TEXT_WEIGHT, called, encoder, product_vectors
 
 # %% auto #0
@@ -50,7 +50,7 @@ def text_vectors(products: pd.DataFrame, model: str) -> sparse.csr_matrix | np.n
     """A vector of each product's texts, of length 1 or zero: CSR `[n, words]` where `model` is `words`, else dense `[n, d]`."""
     if model != "words":
         rows = products[["title", "brand", "category", "description"]].itertuples(index=False, name=None)
-        return fixed_point(encoded(tuple(rows), model)).astype(np.float32)
+        return to_fixed_point(encoded(tuple(rows), model)).astype(np.float32)
     name, about = (word_vectors(texts) for texts in (called(products), products["description"].tolist()))
     both = sparse.hstack([name * np.sqrt(NAME_WEIGHT), about * np.sqrt(TEXT_WEIGHT)], format="csr", dtype=np.float32)
     return unit_rows(both, np.ones(both.shape[1], np.float32))
@@ -129,7 +129,7 @@ class Content(Recommender):
 def likeness(met: sparse.csr_matrix, vectors: sparse.csr_matrix | np.ndarray) -> np.ndarray:
     """Summed products of the vectors of what was met with those of all items: float32 `[n, items]`, rounded to six decimals.
 
-    Dense vectors must be in `fixed_point`.
+    Dense vectors must be in `to_fixed_point`.
     """
     if isinstance(vectors, np.ndarray):
         return np.round(exact_product(weighted_sums(met, vectors), vectors), 6)

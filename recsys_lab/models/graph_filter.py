@@ -16,10 +16,10 @@ from .base import Config, Recommender
 from .neighbours import steps_back
 from recsys_lab.numerics import (
     exact_product,
-    fixed_point,
-    on_grid,
-    rounded,
-    row_sums,
+    to_fixed_point,
+    round_to_grid,
+    round_scores,
+    sum_rows,
     sparse_product,
     weighted_sums,
 )
@@ -51,7 +51,7 @@ def neighbour_steps(
 
 # %% ../../nbs/41_graph_filters.ipynb #a59dfe0a
 def smooth_basis(matrix: sparse.csr_matrix, user: float, item: float, factors: int, seed: int = 0) -> np.ndarray:
-    """Leading right singular vectors of `Du^-user R Di^-item`: float32 `[items, factors]` in `fixed_point`, as many as there are.
+    """Leading right singular vectors of `Du^-user R Di^-item`: float32 `[items, factors]` in `to_fixed_point`, as many as there are.
 
     By randomised SVD with four power iterations (Halko, Martinsson and Tropp, SIAM Review 2011), with scikit-learn.
     """
@@ -60,7 +60,7 @@ def smooth_basis(matrix: sparse.csr_matrix, user: float, item: float, factors: i
     of_user, of_item = (np.bincount(a, minlength=n) for a, n in zip(matrix.nonzero(), matrix.shape, strict=True))
     scaled = matrix.multiply(powers(of_user, user)[:, None]).multiply(powers(of_item, item)).tocsr().astype(np.float32)
     found = randomized_svd(scaled, min(factors, *matrix.shape), n_iter=4, random_state=seed)
-    return fixed_point(found[2].T).astype(np.float32, order="C")
+    return to_fixed_point(found[2].T).astype(np.float32, order="C")
 
 # %% ../../nbs/41_graph_filters.ipynb #eef63106
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def low_pass(met: sparse.csr_matrix, basis: np.ndarray, degrees: np.ndarray, ent
     Rounded to multiples of 2**-22 on the way, so that what should be zero is zero.
     """
     signal = weighted_sums(met.multiply(powers(degrees, entry)).tocsr(), basis)
-    out = on_grid(exact_product(signal, basis), 2.0**-22)
+    out = round_to_grid(exact_product(signal, basis), 2.0**-22)
     out *= powers(degrees, -leave)
     return out
 
@@ -144,13 +144,13 @@ class GraphFilterConfig(Config):
 def faded(histories: Histories, n_items: int, fade: float) -> sparse.csr_matrix:
     """Encoded histories as CSR float32 `[n, n_items]`: `(1 + b) ** -fade` for an item last met `b` events before the last one."""
     row, item, back = steps_back(histories, len(histories.items) + 1)
-    weight = rounded((1.0 + back) ** -fade)
+    weight = round_scores((1.0 + back) ** -fade)
     return sparse.csr_matrix((weight, (row, item)), shape=(len(histories), n_items))
 
 
 def one_scale(scores: np.ndarray) -> np.ndarray:
     """Rows divided by their root mean square, in place; a row of zeros stays."""
-    size = np.sqrt(row_sums(scores, squared=True) / max(1, scores.shape[1]))[:, None]
+    size = np.sqrt(sum_rows(scores, squared=True) / max(1, scores.shape[1]))[:, None]
     scores /= np.where(size > 0, size, 1.0).astype(scores.dtype)
     return scores
 

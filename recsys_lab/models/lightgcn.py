@@ -21,7 +21,7 @@ from scipy.sparse.csgraph import reverse_cuthill_mckee
 from ..datasets import Dataset, Histories, write_bytes
 from .base import Config, FactorRecommender, fold_map, mean_vectors, stored_rows
 from .graph_filter import powers
-from ..numerics import exact_product, fixed_point, row_sums, weighted_sums
+from ..numerics import exact_product, to_fixed_point, sum_rows, weighted_sums
 
 try:  # learning needs torch; a fitted model does not
     import torch
@@ -32,7 +32,7 @@ except ImportError:
 __all__ = ['LOSSES', 'SAMPLING', 'STARTS', 'MOST_LAYERS', 'normalised', 'as_tensor', 'both_ways', 'propagate', 'propagate_to',
            'propagate_from', 'Pairs', 'draw_items', 'bpr_loss', 'softmax_loss', 'LightGCNConfig', 'check_settings',
            'first_table', 'Learner', 'step', 'looks_ahead', 'items_against', 'rows_only', 'best_scored', 'met_among',
-           'held_back', 'hit_rate', 'write_checkpoint', 'read_checkpoint', 'Curve', 'train', 'stopped', 'enough_epochs',
+           'held_back', 'hit_rate', 'write_checkpoint', 'read_checkpoint', 'Curve', 'train', 'stopped', 'fewest_epochs',
            'LightGCN', 'unit', 'fitted_learner', 'BPRMFConfig', 'BPRMF']
 
 # %% ../../nbs/40_lightgcn.ipynb #353842e3
@@ -490,7 +490,7 @@ def stopped(curve: Sequence[Curve], patience: int) -> bool:
     return len(hits) > patience and max(hits[-patience:]) <= max(hits[:-patience])
 
 # %% ../../nbs/40_lightgcn.ipynb #64207ffb
-def enough_epochs(curve: Sequence[Curve], n: int) -> int:
+def fewest_epochs(curve: Sequence[Curve], n: int) -> int:
     """The first epoch whose hit rate on `n` held back items is within one standard error of the best (Breiman et al., CART, 1984)."""
     hits = np.array([row.hits for row in curve])
     spread = np.sqrt(hits.max() * (1 - hits.max()) / max(1, n))
@@ -532,7 +532,7 @@ class LightGCN(FactorRecommender):
         learner, curve = fitted_learner(self, dataset.fingerprint, known, weights)
         table = learner.smooth().cpu().numpy()
         own, users = learner.own().cpu().numpy()[: len(known)], len(known)
-        vectors = fixed_point(unit(table) if c.loss == "softmax" else table).astype(np.float32)
+        vectors = to_fixed_point(unit(table) if c.loss == "softmax" else table).astype(np.float32)
         # what a history takes from its items: all layers but the first, one step short
         spread = learner.smooth(None, c.mix[1:]).cpu().numpy()[users:] if c.layers else table[users:] * 0
         return {
@@ -562,7 +562,7 @@ class LightGCN(FactorRecommender):
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Rows divided by their length; a row of zeros stays."""
-    length = np.sqrt(row_sums(vectors, squared=True))[:, None].astype(np.float32)
+    length = np.sqrt(sum_rows(vectors, squared=True))[:, None].astype(np.float32)
     return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
 
 # %% ../../nbs/40_lightgcn.ipynb #6eb4d9fd
@@ -585,7 +585,7 @@ def fitted_learner(
     beside = model.checkpoint.with_suffix(".search.safetensors") if model.checkpoint else None
     about_search = {**about, "stage": "search"}
     _, curve = train(less.tocsr(), c, c.epochs, (rows, items), beside, about_search, model.progress)
-    best = enough_epochs(curve, len(rows))
+    best = fewest_epochs(curve, len(rows))
     learner, _ = train(
         weights, c, best, None, model.checkpoint, {**about, "stage": f"all pairs, {best}"}, model.progress
     )

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ..datasets import Dataset, Histories, flat_ranges
 from .base import Config, Recommender
-from ..numerics import rounded, sparse_product
+from ..numerics import round_scores, sparse_product
 
 # %% auto #0
 __all__ = ['STALE', 'even_blocks', 'strongest', 'keep_strongest', 'item_similarity', 'ItemKNNConfig', 'ItemKNN', 'UserKNNConfig',
@@ -261,7 +261,7 @@ def steps_back(histories: Histories, last: int) -> tuple[np.ndarray, np.ndarray,
 
 def fading(steps: np.ndarray, decay: float) -> np.ndarray:
     """`exp(-steps / decay)` with as many bits as a score has, so that it is the same on every processor; 1 where `decay` is 0."""
-    return rounded(np.exp(-steps / decay)).astype(float) if decay else np.ones(len(steps))
+    return round_scores(np.exp(-steps / decay)).astype(float) if decay else np.ones(len(steps))
 
 # %% ../../nbs/22_neighbours.ipynb #a9614451
 def visits_alike(
@@ -279,7 +279,7 @@ def visits_alike(
     row, visit, flat, own = row[order], visit[order], flat[order], own[order]
     first = np.flatnonzero((np.diff(row, prepend=-1) != 0) | (np.diff(visit, prepend=-1) != 0))
     likeness = np.add.reduceat(weight[own], first) if len(first) else np.zeros(0)
-    return row[first], visit[first], rounded(likeness), index.places[flat[first]]
+    return row[first], visit[first], round_scores(likeness), index.places[flat[first]]
 
 # %% ../../nbs/22_neighbours.ipynb #52683434
 @dataclass(frozen=True)

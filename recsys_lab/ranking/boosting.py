@@ -16,8 +16,8 @@ import pandas as pd
 
 from .. import metrics
 from ..datasets import Dataset, Histories
-from ..evaluation import Cases, bootstrap, cluster_sums, first_of_best, interval
-from ..numerics import rounded
+from ..evaluation import Cases, bootstrap, cluster_sums, choose_within_error, interval
+from ..numerics import round_scores
 from .candidates import Candidates
 from recsys_lab.ranking.features import (
     FirstStage,
@@ -30,10 +30,10 @@ from recsys_lab.ranking.features import (
     rolling,
 )
 from .logistic import TwoStage, TwoStageConfig, stage_of
-from ..tuning import SPACES, Space, holds, new_study, suggest, with_choice
+from ..tuning import SPACES, Space, holds, new_study, suggest, choose_trial
 
 # %% auto #0
-__all__ = ['TREE_STEP', 'watching', 'BoostingConfig', 'lgb_data', 'boosted', 'enough_trees', 'log_likelihood', 'rows_ndcg',
+__all__ = ['TREE_STEP', 'watching', 'BoostingConfig', 'lgb_data', 'boosted', 'fewest_trees', 'log_likelihood', 'rows_ndcg',
            'isotonic', 'Boosting', 'cross_validated', 'tune_boosting', 'served', 'case_ndcg', 'paired', 'with_features',
            'without_groups', 'importances', 'partial_dependence', 'contributions']
 
@@ -114,7 +114,7 @@ def boosted(learn: Rows, stop: Rows, c: Any) -> lightgbm.Booster:
         return lightgbm.train(params, data, c.rounds)
     patience = lightgbm.early_stopping(c.patience, verbose=False)
     trees = lightgbm.train(params, data, c.rounds, [lgb_data(stop, data)], callbacks=[patience])
-    trees.best_iteration = enough_trees(trees, stop, c.objective)
+    trees.best_iteration = fewest_trees(trees, stop, c.objective)
     return trees
 
 
@@ -129,7 +129,7 @@ class _Quiet:
 TREE_STEP = 5  # numbers of trees that are compared are multiples of it
 
 
-def enough_trees(trees: lightgbm.Booster, stop: Rows, objective: str) -> int:
+def fewest_trees(trees: lightgbm.Booster, stop: Rows, objective: str) -> int:
     """The fewest trees, up to the best number by LightGBM's own metric, that are within one standard error of the best on `stop`.
 
     Compared are NDCG@10 of requests (`lambdarank`) or their mean log-likelihood (`binary`).
@@ -140,7 +140,7 @@ def enough_trees(trees: lightgbm.Booster, stop: Rows, objective: str) -> int:
         more = trees.predict(stop.block, start_iteration=done, num_iteration=number - done, raw_score=True)
         score, done = score + np.asarray(more), number
         values.append(rows_ndcg(stop, score) if objective == "lambdarank" else log_likelihood(stop, score))
-    return numbers[first_of_best(values, stop.user)]
+    return numbers[choose_within_error(values, stop.user)]
 
 
 def log_likelihood(rows: Rows, scores: np.ndarray) -> np.ndarray:
@@ -150,8 +150,8 @@ def log_likelihood(rows: Rows, scores: np.ndarray) -> np.ndarray:
 
 
 def rows_ndcg(rows: Rows, scores: np.ndarray, k: int = 10) -> np.ndarray:
-    """NDCG@k of each request among its own rows: float64 `[requests]`; scores are `rounded`, ties break by row."""
-    order = np.lexsort((-rounded(scores), rows.request))
+    """NDCG@k of each request among its own rows: float64 `[requests]`; scores are `round_scores`, ties break by row."""
+    order = np.lexsort((-round_scores(scores), rows.request))
     starts = np.concatenate([[0], np.cumsum(np.bincount(rows.request))])
     place = np.arange(len(order)) - starts[rows.request[order]]
     gain = np.where(place < k, rows.label[order] / np.log2(place + 2), 0)
@@ -261,7 +261,7 @@ def tune_boosting(
     study, usual = new_study(seed), BoostingConfig()
     study.enqueue_trial({s: getattr(usual, s) for s in space if holds(space[s], getattr(usual, s))})
     study.optimize(objective, n_trials=trials)
-    return with_choice(tried, ["trial", *space, name], values, users)
+    return choose_trial(tried, ["trial", *space, name], values, users)
 
 # %% ../../nbs/33_lightgbm.ipynb #205392c4
 def served(first: FirstStage, cases: Cases, exclude: str) -> tuple[pd.DataFrame, np.ndarray]:
@@ -279,7 +279,7 @@ def served(first: FirstStage, cases: Cases, exclude: str) -> tuple[pd.DataFrame,
 
 def case_ndcg(told: pd.DataFrame, scores: np.ndarray, cases: Cases, k: int) -> np.ndarray:
     """NDCG@k of each case if its candidates are listed by their scores; relevant items that are no candidates count as missed."""
-    order = np.lexsort((-rounded(scores), told["case"]))  # stable, and candidates come in order of item
+    order = np.lexsort((-round_scores(scores), told["case"]))  # stable, and candidates come in order of item
     case, met = told["case"].to_numpy()[order], told["met"].to_numpy()[order]
     starts = np.concatenate([[0], np.cumsum(np.bincount(case, minlength=len(cases)))])
     place = np.arange(len(case)) - starts[case]

@@ -15,7 +15,7 @@ from scipy import sparse
 
 from ..catalogue import Tree
 from ..datasets import Dataset, Histories
-from ..evaluation import Cases, behind_best, bootstrap, cluster_sums, interval, item_users
+from ..evaluation import Cases, gaps_to_best, bootstrap, cluster_sums, interval, item_users
 from ..models.base import Config, Recommender, Scores, best_of, exclusion, model_class
 from ..models.neighbours import fading, keep_strongest, steps_back
 from ..numerics import sparse_product
@@ -379,7 +379,7 @@ def candidate_recall(
             hits = np.stack([np.bincount(owner, best <= w, minlength=len(cases)) / total for w in widths], axis=1)
             sums, counts = cluster_sums(hits[members], users)
             low, high = interval(bootstrap(sums, counts, draws, seed))
-            mean, _, error = behind_best(sums, counts)
+            mean, _, error = gaps_to_best(sums, counts)
             for at, width in enumerate(widths):
                 rows.append((told, kind, width, mean[at], low[at], high[at], error[at], len(known)))
     return pd.DataFrame(rows, columns=["sources", "user_type", "width", "recall", "low", "high", "error", "n_users"])

@@ -22,7 +22,7 @@ from ..datasets import FOREVER, PURCHASE, Dataset, Histories, event_weights, fla
 from ..evaluation import Cases, default_exclude, item_users, known_exclude, make_cases
 from ..models.base import Recommender
 from ..models.neighbours import item_similarity, steps_back
-from ..numerics import on_grid, uniform_of
+from ..numerics import round_to_grid, hash_uniform
 from .candidates import Candidates, fit_sources, gather, usable
 from ..splits import Split, cut_moment, session_cut
 
@@ -408,7 +408,7 @@ def feature_block(
             for name, values in COLUMNS[group](block).items():
                 if name in place:
                     out[part, place[name]] = values
-        on_grid(out[part])
+        round_to_grid(out[part])
 
     steps = np.searchsorted(candidates.indptr, np.arange(0, len(out) + SLICE, SLICE))
     bounds = np.unique(np.append(np.minimum(steps, len(histories)), len(histories)))
@@ -509,7 +509,7 @@ def hard_negatives(
     n_items, share = len(facts["users"]), -(-n // 3)
     rows, wanted = np.repeat(owner, share), np.repeat(relevant, share)
     place = np.tile(np.arange(share), len(owner))
-    chance = [uniform_of(seed, first + rows, wanted, place, np.array(draw)) for draw in range(4)]
+    chance = [hash_uniform(seed, first + rows, wanted, place, np.array(draw)) for draw in range(4)]
     full = np.diff(histories.indptr)[rows] > 0
     met = drawn_from(histories.indptr, histories.items, rows, chance[0])
     near = drawn_from(facts["similarity"].indptr, facts["similarity"].indices, np.where(full, met, 0), chance[1])
@@ -635,7 +635,7 @@ def kept_rows(c: Candidates, label: np.ndarray, negatives: int, seed: int, first
     requests without. A candidate's chance belongs to it and its request; `first` is the number of the first request.
     """
     met = np.bincount(c.rows[label], minlength=len(c.indptr) - 1)
-    chance = uniform_of(seed, first + c.rows, c.items)
+    chance = hash_uniform(seed, first + c.rows, c.items)
     chance[label] = -1
     order = np.lexsort((chance, c.rows))
     place = np.empty(len(label), np.int64)

@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import sparse
 
 from ..datasets import Dataset, Histories
-from ..evaluation import Cases, behind_best, bootstrap, cluster_sums, interval
+from ..evaluation import Cases, gaps_to_best, bootstrap, cluster_sums, interval
 from ..metrics import TopK
 from ..models.base import Config, Recommender, Scores, made_lists, remember
 from .boosting import Boosting, BoostingConfig, case_ndcg
@@ -290,7 +290,7 @@ def swept_table(
     """
     keys, codes = list(values), pd.factorize(users)[0]
     sums, counts = cluster_sums(np.stack([values[key] for key in keys], axis=1), codes)
-    mean, behind, error = behind_best(sums, counts)
+    mean, behind, error = gaps_to_best(sums, counts)
     low, high = interval(bootstrap(sums, counts, draws, seed))
     table = pd.DataFrame(keys, columns=["collaborative", "normalisation", "alpha"])
     table = table.assign(ndcg=mean, low=low, high=high, behind=behind, se=error)
@@ -354,7 +354,7 @@ def threshold_table(met: np.ndarray, chance: np.ndarray, users: np.ndarray) -> p
         for weights in (np.ones(len(met)), met.astype(float))
     )
     above, hits = (a[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:] for a in (called, right))
-    f1, behind, error = behind_best(2 * hits, above + right.sum(axis=1, keepdims=True))
+    f1, behind, error = gaps_to_best(2 * hits, above + right.sum(axis=1, keepdims=True))
     able = np.flatnonzero(behind <= error)
     table = pd.DataFrame({"threshold": THRESHOLDS, "f1": f1, "behind": behind, "se": error})
     return table.assign(chosen=table.index == able.max())

@@ -16,7 +16,7 @@ from scipy import sparse
 from ..datasets import Dataset, Histories
 from ..evaluation import Cases
 from ..models.base import Config, Recommender, Scores
-from ..numerics import column_sum
+from ..numerics import weigh_columns
 from ..runs import Question, questions
 from ..splits import Split
 from .candidates import WIDTHS, Candidates, gather
@@ -221,7 +221,7 @@ class Logistic(TwoStage):
     def _predict(self, block: np.ndarray, state: dict[str, Any] | None = None) -> np.ndarray:
         s = state or self.state
         values = design(block, self.state["names"].tolist(), s["columns"].tolist())
-        return column_sum(with_unknown(values, s["fill"], s["flagged"]), s["coef"]) + s["intercept"]
+        return weigh_columns(with_unknown(values, s["fill"], s["flagged"]), s["coef"]) + s["intercept"]
 
 
 class LogisticEnriched(Logistic):

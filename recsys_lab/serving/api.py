@@ -52,8 +52,8 @@ __all__ = ['LOG', 'MOST_BODY', 'MOST_ID', 'MOST_HISTORY', 'MOST_LISTED', 'AT_ONC
            'listed_items', 'alike_items', 'model_of', 'history_of', 'stats_of', 'moment', 'Around', 'refused_early',
            'bounded', 'account', 'Cache', 'train', 'allowed', 'database_facts', 'database_of', 'add_state',
            'factors_of', 'examples_of', 'metadata_of', 'health_of', 'add_recommend', 'add_asked', 'recommended',
-           'answered', 'add_items', 'add_users', 'known_user', 'similar', 'create_app', 'add_errors', 'replay', 'serve',
-           'arguments', 'app_from_environment']
+           'answered', 'add_items', 'add_users', 'known_user', 'similar', 'create_app', 'add_errors', 'replay_requests',
+           'serve', 'arguments', 'app_from_environment']
 
 # %% ../../nbs/61_api.ipynb #8d8d5f19
 LOG = logging.getLogger("recsys_lab.serve")
@@ -1002,7 +1002,7 @@ def add_errors(app: FastAPI) -> None:
         return found
 
 # %% ../../nbs/61_api.ipynb #7fcd5434
-def replay(
+def replay_requests(
     post: Callable[[str, dict[str, Any]], Any], histories: Histories, k: int, exclude: str, items: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """What a service answers to each history: (codes, scores) `[n, k]` as `TopK` has them.

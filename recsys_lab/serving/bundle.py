@@ -24,7 +24,7 @@ from .. import __version__
 from ..datasets import FOREVER, DataError, Histories, file_hash, whole_folder
 from ..models.base import best_of, cold_answer, exclusion, load, made_lists, model_class
 from ..metrics import SOURCES
-from ..numerics import rounded
+from ..numerics import round_scores
 from ..runs import package_folder, read_json
 from ..search import lexical
 
@@ -586,7 +586,7 @@ def one_stage(model: Any, history: Histories, k: int, exclude: str) -> Listed:
     else:
         offered, order = cold_answer(model)
         codes, sources = order[None, :k], np.full((1, k), SOURCES.index("cold"), np.int8)
-        scores = rounded(offered[codes])
+        scores = round_scores(offered[codes])
     there = codes[0] >= 0
     named = [model.name if SOURCES[s] not in ("popular", "cold") else SOURCES[s] for s in sources[0][: len(codes[0])]]
     none = np.full(int(there.sum()), np.nan)
