@@ -13,7 +13,7 @@ ONLY ?=
 RESUME ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install reports serve test test-kernels test-kernels-small test-postgres lab export readme benchmarks ledger clean
+.PHONY: help install reports serve test test-intervals test-kernels test-kernels-small test-postgres lab export readme benchmarks ledger clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ test-kernels: $(VENV)/.installed ## the same lists and choices under other BLAS 
 	$(BIN)/recsys-lab data make shop --size tiny
 	$(BIN)/python tests/kernels.py
 	$(BIN)/python tests/kernels.py --choices tiny
+
+test-intervals: $(VENV)/.installed ## intervals and tests over a grid of simulated visitors (some minutes)
+	$(BIN)/python tests/interval_grid.py
 
 test-kernels-small: $(VENV)/.installed ## the same choices and conclusions on the small shop (half an hour)
 	$(BIN)/recsys-lab data make shop --size small

@@ -17,6 +17,8 @@ from typing import Any
 import pandas as pd
 
 from . import plots
+from .decision import decision_sentence
+from .intervals import FEW
 from recsys_lab.runs import (
     MEANING,
     METRIC_COLUMNS,
@@ -25,15 +27,15 @@ from recsys_lab.runs import (
     package_folder,
     question_of,
     read_json,
-    verdict,
+    with_interval,
     write_text,
 )
 
 # %% auto #0
 __all__ = ['DIRECTIVE', 'PARTS', 'CONF', 'CSS', 'COST_FIGURE', 'markdown_table', 'leaderboard_frame', 'asked_in', 'own_k',
-           'leaderboards', 'searches', 'turned', 'findings', 'facts_frame', 'figures_of', 'summary', 'list_runs',
-           'directives_of', 'page_cell', 'page', 'toctree', 'chapter_parts', 'modules', 'cost_rows', 'cover',
-           'write_sources', 'build', 'refresh']
+           'leaderboards', 'searches', 'findings', 'facts_frame', 'figures_of', 'summary', 'list_runs', 'directives_of',
+           'page_cell', 'page', 'toctree', 'chapter_parts', 'modules', 'cost_rows', 'cover', 'write_sources', 'build',
+           'refresh']
 
 # %% ../nbs/80_book.ipynb #100cc65d
 def markdown_table(frame: pd.DataFrame) -> str:
@@ -59,27 +61,33 @@ def markdown_table(frame: pd.DataFrame) -> str:
 
 # %% ../nbs/80_book.ipynb #b37f86c3
 def leaderboard_frame(rows: pd.DataFrame, question: Question, k: int) -> pd.DataFrame:
-    """One row a model for a question, from rows of metrics.json: metrics at k with intervals, best NDCG first."""
+    """One row a model for a question, from rows of metrics.json: metrics at k with intervals (means over users), best NDCG first.
+
+    `per event` is NDCG averaged over cases, `effective` the number of users that such a mean is worth, `on validation` the NDCG there.
+    """
     asked = dict(zip(("protocol", "target", "exclude"), question, strict=True)) | {
         "slice": "all",
         "part": "test",
         "k": k,
     }
-    mine = rows[(rows[list(asked)] == pd.Series(asked)).all(axis=1)]
-    table = []
-    for model, group in mine.groupby("model", sort=False):
+    mine, tried = (
+        rows[(rows[list(asked)] == pd.Series(asked | {"part": part})).all(axis=1)] for part in ("test", "valid")
+    )
+    tried = tried[tried["metric"] == "ndcg"].groupby("model")["value"].last()
+    chapters, table = mine.groupby("model")["chapter"].nunique(), []
+    for (chapter, model), group in mine.groupby(["chapter", "model"], sort=False):
         by = group.drop_duplicates("metric", keep="last").set_index("metric")
-        spans = {
-            label: f"{by.value[m]:.4f} [{by.low[m]:.4f}, {by.high[m]:.4f}]"
-            for m, label in (("ndcg", "NDCG"), ("recall", "Recall"), ("mrr", "MRR"))
-        }
+        names = (("ndcg", "NDCG"), ("recall", "Recall"), ("mrr", "MRR"))
         table.append(
             {
                 "order": by.value["ndcg"],
-                "model": model,
-                **{f"{label}@{k}": span for label, span in spans.items()},
+                "model": model if chapters[model] == 1 else f"{model} (in {chapter})",
+                **{f"{label}@{k}": with_interval(by.loc[m]) for m, label in names},
+                "per event": f"{by.per_event['ndcg']:.4f}",
+                "on validation": f"{tried[model]:.4f}" if model in tried else "",
                 "coverage": f"{by.value['coverage']:.1%}",
                 "users": int(by.n_users["ndcg"]),
+                "effective": round(float(by.n_effective["ndcg"]), 1),
             }
         )
     return (
@@ -136,32 +144,11 @@ def searches(folder: Path | str) -> str:
     return markdown_table(named)
 
 # %% ../nbs/80_book.ipynb #26de6581
-def turned(row: dict[str, Any]) -> dict[str, Any]:
-    """A comparison seen from its other model."""
-    return {
-        **row,
-        "a": row["b"],
-        "b": row["a"],
-        "difference": -row["difference"],
-        "low": -row["high"],
-        "high": -row["low"],
-    }
-
-
-def findings(folder: Path | str, k: int | None = None, base: str = "popularity") -> list[str]:
-    """The verdict on the best learned model against `base`, a sentence for each question; from metrics.json and comparisons.json."""
-    run, told, k = Run(folder), [], k or own_k(folder)
-    rows = pd.DataFrame(run.rows("metrics"), columns=list(METRIC_COLUMNS))
-    for question in asked_in(rows):
-        board = leaderboard_frame(rows[rows["model"] != "oracle"], question, k)
-        best = board["model"].iloc[0] if len(board) else base
-        pairs = [r for r in run.rows("comparisons") if question_of(r) == question and {r["a"], r["b"]} == {best, base}]
-        pairs = [r for r in pairs if (r["metric"], r["k"], r["slice"]) == ("ndcg", k, "all")]
-        if best == base:
-            told.append(f"{MEANING[question].capitalize()}: nothing here beats {base}.")
-        elif pairs:
-            told.append(verdict(pairs[0] if pairs[0]["a"] == best else turned(pairs[0])))
-    return told
+def findings(folder: Path | str) -> list[str]:
+    """What a run decided, a paragraph for each question (`decision.decision_sentence`); from decisions.json and fits.json."""
+    run = Run(folder)
+    megabytes = {row["model"]: row["megabytes"] for row in run.rows("fits")[::-1] if "megabytes" in row}
+    return [decision_sentence(row, megabytes) for row in run.rows("decisions")]
 
 # %% ../nbs/80_book.ipynb #e9a36b38
 def facts_frame(facts: dict[str, Any]) -> pd.DataFrame:
@@ -183,11 +170,12 @@ def summary(folder: Path | str, k: int | None = None) -> str:
     folder = Path(folder)
     told = read_json(folder / "provenance.json", {})
     data = told.get("dataset", {})
-    found = "\n".join(f"- {finding}" for finding in findings(folder, k))
+    found = "\n".join(f"- {finding}" for finding in findings(folder))
     parts = [
         f"# {data.get('name', folder.name)}",
-        "The summary of a run, made from its files; numbers in brackets are 95% intervals over users.",
-        *(["## What it found", found] if found else []),
+        "The summary of a run, made from its files. Means are over users; numbers in brackets are 95% intervals, and `*` marks one from "
+        f"fewer than {FEW} users that tell something.",
+        *(["## What to deploy, and whether that is shown", found] if found else []),
         "## Leaderboards",
         leaderboards(folder, k),
     ]
@@ -211,22 +199,23 @@ def summary(folder: Path | str, k: int | None = None) -> str:
 
 # %% ../nbs/80_book.ipynb #b0b23d8b
 def list_runs(reports: Path | str) -> str:
-    """`reports/README.md`: every run under a folder with its dataset and its best model for the first question asked."""
+    """`reports/README.md`: every run under a folder with its dataset and the model chosen for the first question asked."""
     rows = []
     for folder in sorted(p.parent for p in Path(reports).glob("*/metrics.json")):
         metrics = pd.DataFrame(Run(folder).rows("metrics"), columns=list(METRIC_COLUMNS))
         if not (asked := asked_in(metrics)):
             continue
-        learned = metrics[metrics["model"] != "oracle"]
         at = own_k(folder)
-        best = leaderboard_frame(learned, asked[0], at)
+        board = leaderboard_frame(metrics, asked[0], at)
+        row = next((r for r in Run(folder).rows("decisions") if question_of(r) == asked[0]), {})
+        best = board[board["model"] == row.get("chosen")] if len(board) else board
         rows.append(
             {
                 "run": f"[{folder.name}]({folder.name}/README.md)",
                 "dataset": metrics["dataset"].iloc[0],
                 "question": MEANING[asked[0]],
                 "models": metrics["model"].nunique(),
-                "best model": best["model"].iloc[0] if len(best) else "",
+                "chosen on validation": best["model"].iloc[0] if len(best) else "",
                 "NDCG": f"{best[f'NDCG@{at}'].iloc[0]} at {at}" if len(best) else "",
             }
         )

@@ -21,17 +21,17 @@ import pandas as pd
 
 from . import metrics
 from .datasets import FOREVER, PURCHASE, Dataset, Histories
-from .metrics import TopK
-from .numerics import to_fixed_point
+from .intervals import FEW, compare_family, effective_number, informative, mean_intervals, user_means
+from .metrics import SOURCES, TopK
 from .splits import Split
 
 # %% auto #0
-__all__ = ['PROTOCOLS', 'TARGETS', 'EXCLUDES', 'USER_TYPES', 'HISTORY_BINS', 'AGE_BINS', 'POPULARITY_BINS', 'HEADLINE', 'NoCases',
-           'default_exclude', 'known_exclude', 'excluded_entries', 'Cases', 'period_cases', 'item_cases', 'look_back',
-           'make_cases', 'cluster_sums', 'bootstrap', 'interval', 'gaps_to_best', 'choose_within_error', 'Label',
-           'make_labels', 'item_users', 'Evaluation', 'summarise', 'case_values', 'slice_summary', 'slice_values',
-           'save_evaluation', 'read_evaluation', 'Ranker', 'fit_for', 'rank_cases', 'beyond_accuracy', 'evaluate',
-           'extremes', 'cluster_t_test', 'holm', 'compare_pairs', 'values_on', 'compare_pair', 'compare_all']
+__all__ = ['PROTOCOLS', 'TARGETS', 'EXCLUDES', 'USER_TYPES', 'HISTORY_BINS', 'AGE_BINS', 'POPULARITY_BINS', 'HEADLINE',
+           'SUMMARY_COLUMNS', 'UNBOUNDED', 'NoCases', 'default_exclude', 'known_exclude', 'excluded_entries', 'Cases',
+           'period_cases', 'item_cases', 'look_back', 'make_cases', 'Label', 'make_labels', 'item_users', 'Evaluation',
+           'summarise', 'case_values', 'slice_summary', 'slice_values', 'save_evaluation', 'read_evaluation', 'Ranker',
+           'fit_for', 'rank_cases', 'beyond_accuracy', 'scoring_of', 'evaluate', 'extremes', 'compare_pairs',
+           'values_on', 'compare_all']
 
 # %% ../nbs/12_evaluation.ipynb #1b5792c2
 PROTOCOLS = ("next_period", "next_item", "given")
@@ -117,8 +117,9 @@ class Cases:
 
     @property
     def units(self) -> str:
-        """A hash of the questions: two evaluations can be paired only if theirs are equal."""
-        digest = hashlib.sha256(repr((self.protocol, self.target, self.part, self.exclude)).encode())
+        """A hash of the questions and of all that was done before them: two evaluations can be paired only if theirs are equal."""
+        question = (self.protocol, self.target, self.part, self.exclude, self.source.fingerprint)
+        digest = hashlib.sha256(repr(question).encode())
         for array in (self.at, self.indptr, self.relevant):
             digest.update(np.ascontiguousarray(array, np.int64).tobytes())
         digest.update(pd.util.hash_array(self.user_ids).tobytes())
@@ -211,62 +212,6 @@ def make_cases(
         )
     return cases.subset(np.flatnonzero(possible), ~known)
 
-# %% ../nbs/12_evaluation.ipynb #ba17f3c0
-def cluster_sums(values: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(sums, counts) float64 `[users, columns]` of `values` `[cases, columns]`, NaN left out; `users` are codes from 0."""
-    n, there = int(users.max(initial=-1)) + 1, ~np.isnan(values)
-    if n == len(users):  # one case a user: nothing to add up
-        order = np.argsort(users)
-        return np.nan_to_num(values)[order].astype(float), there[order].astype(float)
-    sums = np.stack([np.bincount(users, np.nan_to_num(column), minlength=n) for column in values.T], axis=1)
-    counts = np.stack([np.bincount(users, column, minlength=n) for column in there.T], axis=1)
-    return sums, counts
-
-
-def bootstrap(sums: np.ndarray, counts: np.ndarray, draws: int = 1000, seed: int = 0, block: int = 100) -> np.ndarray:
-    """Means of `draws` bootstrap samples of users: float64 `[draws, columns]`; a sample without a value is NaN.
-
-    Each draw takes as many users as there are, with replacement. Memory is bounded by `block` draws at a time. Sums are put into
-    `to_fixed_point`, so that their order does not matter: the same samples on every processor.
-    """
-    n, rng = len(sums), np.random.default_rng(seed)
-    both = to_fixed_point(np.concatenate([sums, counts], axis=1).T, 52 - int(np.ceil(np.log2(max(1, n))))).T
-    out = np.empty((draws, both.shape[1]))
-    for start in range(0, draws, block):
-        size = min(block, draws - start)
-        picked = rng.integers(0, n, size=(size, n), dtype=np.int32) + np.arange(size, dtype=np.int32)[:, None] * n
-        times = np.bincount(picked.ravel(), minlength=size * n).reshape(size, n)
-        out[start : start + size] = times.astype(np.float64) @ both
-    total, number = out[:, : sums.shape[1]], out[:, sums.shape[1] :]
-    return np.divide(total, number, out=np.full_like(total, np.nan), where=number > 0)
-
-
-def interval(samples: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper percentile bounds of bootstrap samples `[draws, columns]`."""
-    tail = (1 - level) / 2
-    low, high = np.nanquantile(samples, [tail, 1 - tail], axis=0)
-    return low, high
-
-# %% ../nbs/12_evaluation.ipynb #e1de7b54
-def gaps_to_best(sums: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each column: the mean, how far it lies behind the best, and the standard error of that paired difference; `[columns]` each.
-
-    `sums`, `counts` are `[users, columns]` as `cluster_sums` gives them; the mean is a ratio of sums over users, and its error is
-    that of the ratio's linear part, by users. Source of the rule: Breiman et al., *Classification and regression trees*, 1984.
-    """
-    total = np.maximum(counts.sum(0), 1e-300)
-    mean = sums.sum(0) / total
-    best = int(mean.argmax())
-    part = (sums - mean * counts) / total
-    change = part - part[:, [best]]
-    return mean, mean[best] - mean, np.sqrt((change**2).sum(0) * len(sums) / max(1, len(sums) - 1))
-
-
-def choose_within_error(values: Sequence[np.ndarray], users: np.ndarray) -> int:
-    """The first of several settings, each with its value for every case, that is within one standard error of the best."""
-    _, behind, error = gaps_to_best(*cluster_sums(np.stack(values, axis=1), pd.factorize(users)[0]))
-    return int(np.argmax(behind <= error))
-
 # %% ../nbs/12_evaluation.ipynb #180fc522
 USER_TYPES = ("cold", "warm")  # without and with events before the request
 HISTORY_BINS = ("0", "1", "2-4", "5+")
@@ -348,23 +293,21 @@ class Evaluation:
         return self.about["model"]
 
     def mean(self, metric: str, k: int) -> float:
-        """Mean over cases of a metric at k."""
-        return float(np.nanmean(case_values(self, metric, k)))
+        """Mean over users of a metric at k; a user's cases are averaged first."""
+        return float(np.nanmean(user_means(case_values(self, metric, k)[:, None], pd.factorize(self.user_ids)[0])))
 
-    def summary(self, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
-        """Columns `metric, k, value, low, high, n_users`: means with 95% bootstrap intervals over users."""
-        return summarise(self.values, self.user_ids, self.lists, draws, seed)
+    def summary(self) -> pd.DataFrame:
+        """Means over users with 95% intervals, columns of `SUMMARY_COLUMNS`."""
+        return summarise(self.values, self.user_ids, self.lists)
 
     def by(
         self,
         attribute: str,
         metrics: Sequence[str] = HEADLINE,
         ks: Sequence[int] | None = None,
-        draws: int = 1000,
-        seed: int = 0,
     ) -> pd.DataFrame:
         """`summary` of each slice of an attribute, with a column `slice` as `user_history=2-4`; empty slices are left out."""
-        return slice_summary(self, attribute, [(m, k) for k in ks or self.ks for m in metrics], draws, seed)
+        return slice_summary(self, attribute, [(m, k) for k in ks or self.ks for m in metrics])
 
     def compare(
         self,
@@ -372,17 +315,15 @@ class Evaluation:
         metric: str = "ndcg",
         k: int | None = None,
         slice: str = "all",
-        draws: int = 1000,
-        seed: int = 0,
     ) -> dict[str, Any]:
-        """Paired difference of means (self - other) with a 95% bootstrap interval and a p-value; the questions must be the same."""
-        return compare_pair(self, other, metric, k or self.ks[-1], slice, draws, seed)
+        """Paired difference of means (self - other) with a 95% interval and a p-value; the questions must be the same."""
+        return compare_pairs([(self, other)], metric, k or self.ks[-1], slice)[0]
 
-    def rows(self, k: int | None = None, draws: int = 1000, seed: int = 0) -> list[dict[str, Any]]:
+    def rows(self, k: int | None = None) -> list[dict[str, Any]]:
         """Tidy rows of the whole population and of all slices (headline metrics at `k`), as a run's metrics.json holds them."""
-        tables = [self.summary(draws, seed).assign(slice="all")]
-        tables += [self.by(name, ks=(k or self.ks[-1],), draws=draws, seed=seed) for name in self.labels]
-        columns = ["slice", "metric", "k", "value", "low", "high", "n_users"]
+        tables = [self.summary().assign(slice="all")]
+        tables += [self.by(name, ks=(k or self.ks[-1],)) for name in self.labels]
+        columns = ["slice", *SUMMARY_COLUMNS]
         return [{**self.about, **row} for row in pd.concat(tables)[columns].to_dict("records")]
 
     def save(self, path: Path | str) -> None:
@@ -395,27 +336,33 @@ class Evaluation:
         return cls(**read_evaluation(Path(path)))
 
 # %% ../nbs/12_evaluation.ipynb #fd7b799b
+SUMMARY_COLUMNS = ("metric", "k", "value", "low", "high", "per_event", "n_users", "n_events", "n_effective", "few")
+UNBOUNDED = ("novelty",)  # metrics whose values may leave 0 to 1
+
+
 def summarise(
-    values: Mapping[tuple[str, int], np.ndarray],
-    users: np.ndarray,
-    lists: Mapping[tuple[str, int], float],
-    draws: int,
-    seed: int,
+    values: Mapping[tuple[str, int], np.ndarray], users: np.ndarray, lists: Mapping[tuple[str, int], float]
 ) -> pd.DataFrame:
-    """Means with intervals of per-case values, and the measures of all lists together (which have no interval)."""
+    """Means over users of per-case values with their intervals, and the measures of all lists together (which have no interval).
+
+    Columns of `SUMMARY_COLUMNS`: `per_event` is the mean over cases, whose precision is that of `n_effective` users with equally many
+    cases; `few` marks an interval from fewer than `FEW` users that tell something (`intervals.informative`).
+    """
     codes, names = pd.factorize(users)
-    sums, counts = cluster_sums(np.stack(list(values.values()), axis=1), codes)
-    low, high = interval(bootstrap(sums, counts, draws, seed)) if draws else (np.full(len(values), np.nan),) * 2
-    mean = np.divide(sums.sum(0), counts.sum(0), out=np.full(sums.shape[1], np.nan), where=counts.sum(0) > 0)
-    rows: list[dict[str, Any]] = [
-        {"metric": m, "k": k, "value": mean[i], "low": low[i], "high": high[i], "n_users": len(names)}
+    cases = np.stack(list(values.values()), axis=1)
+    means, there = user_means(cases, codes), ~np.isnan(cases)
+    low, high = mean_intervals(means, bounded=np.array([m not in UNBOUNDED for m, _ in values]))
+    per_case = np.divide(np.nansum(cases, 0), there.sum(0), out=np.full(len(values), np.nan), where=there.any(0))
+    n = (~np.isnan(means)).sum(0)
+    value = np.divide(np.nansum(means, 0), n, out=np.full(len(values), np.nan), where=n > 0)
+    told = informative(means)
+    same = {"n_users": len(names), "n_events": len(users), "n_effective": effective_number(np.bincount(codes))}
+    rows = [
+        (m, k, value[i], low[i], high[i], per_case[i], *same.values(), bool(told[i] < FEW))
         for i, (m, k) in enumerate(values)
     ]
-    rows += [
-        {"metric": m, "k": k, "value": v, "low": np.nan, "high": np.nan, "n_users": len(names)}
-        for (m, k), v in lists.items()
-    ]
-    return pd.DataFrame(rows)
+    rows += [(m, k, v, np.nan, np.nan, np.nan, *same.values(), False) for (m, k), v in lists.items()]
+    return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
 
 
 def case_values(evaluation: Evaluation, metric: str, k: int) -> np.ndarray:
@@ -427,9 +374,7 @@ def case_values(evaluation: Evaluation, metric: str, k: int) -> np.ndarray:
     return evaluation.values[metric, k]
 
 # %% ../nbs/12_evaluation.ipynb #c97bc8ed
-def slice_summary(
-    e: Evaluation, attribute: str, wanted: Sequence[tuple[str, int]], draws: int, seed: int
-) -> pd.DataFrame:
+def slice_summary(e: Evaluation, attribute: str, wanted: Sequence[tuple[str, int]]) -> pd.DataFrame:
     """`Evaluation.by` for the metrics (metric, k) in `wanted`."""
     if attribute not in e.labels:
         raise ValueError(f"no slices by {attribute!r}; there are {sorted(e.labels)}")
@@ -437,7 +382,7 @@ def slice_summary(
     for name in e.labels[attribute].names:
         rows, values = slice_values(e, attribute, name, wanted)
         if len(rows):
-            tables.append(summarise(values, e.user_ids[rows], {}, draws, seed).assign(slice=f"{attribute}={name}"))
+            tables.append(summarise(values, e.user_ids[rows], {}).assign(slice=f"{attribute}={name}"))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -540,19 +485,34 @@ def fit_for(model: Ranker, known: Dataset) -> None:
         )
 
 
-def rank_cases(model: Ranker, cases: Cases, k: int, memory_mb: int, strangers: bool = False) -> np.ndarray:
-    """Lists for all cases in codes of `cases.items` (int32 `[n, k]`), in blocks whose dense scores take at most `memory_mb`."""
+def rank_cases(
+    model: Ranker, cases: Cases, k: int, memory_mb: int, strangers: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """(lists for all cases in codes of `cases.items`, int32 `[n, k]`; which of them were scored from a stored vector, bool `[n]`).
+
+    Ranked in blocks whose dense scores take at most `memory_mb`. `ValueError` for a list that names an item twice.
+    """
     block = max(1, min(8192, int(memory_mb * 2**20 / (12 * max(1, len(model.items))))))
     translate = cases.items.get_indexer(model.items)
     unknown = translate < 0  # items that only the model knows get codes beyond the cases' items
     translate[unknown] = len(cases.items) + np.arange(int(unknown.sum()))
     translate = np.append(translate, -1).astype(np.int32)
-    out = np.full((len(cases), k), -1, np.int32)
+    out, stored = np.full((len(cases), k), -1, np.int32), np.zeros(len(cases), bool)
     for start in range(0, len(cases), block):
         rows = slice(start, start + block)
         asking = replace(cases.histories(rows), user_ids=None) if strangers else cases.histories(rows)
-        out[rows] = translate[model.rank(asking, k, cases.exclude).codes]
-    return out
+        ranked = model.rank(asking, k, cases.exclude)
+        out[rows] = translate[ranked.codes]
+        if ranked.sources is not None:
+            stored[rows] = (ranked.sources == SOURCES.index("stored")).any(1)
+    if twice := metrics.repeated_entry(out):
+        row, code = twice
+        item = cases.items[code] if code < len(cases.items) else model.items[np.flatnonzero(translate == code)[0]]
+        raise ValueError(
+            f"{model.name} lists the item {item} twice for visitor {cases.user_ids[row]} (request {row}); "
+            "a list must name each item at most once"
+        )
+    return out, stored
 
 # %% ../nbs/12_evaluation.ipynb #64952d26
 def beyond_accuracy(codes: np.ndarray, known: Dataset, items: pd.Index, ks: Sequence[int]) -> tuple[dict, dict]:
@@ -560,7 +520,7 @@ def beyond_accuracy(codes: np.ndarray, known: Dataset, items: pd.Index, ks: Sequ
     counts = item_users(known, items)
     extra = max(0, int(codes.max(initial=-1)) + 1 - len(items))
     padded = np.append(counts, np.zeros(extra, np.int64))
-    surprise, tail = metrics.self_information(padded), metrics.long_tail(padded).astype(float)
+    surprise, tail = metrics.self_information(padded, len(known.users)), metrics.long_tail(padded).astype(float)
     category = known.item_property("categoryid")
     kind = np.append(pd.factorize(category.reindex(items))[0], np.full(extra, -1)) if len(category) else None
     in_catalogue = np.flatnonzero(padded > 0)
@@ -578,6 +538,13 @@ def beyond_accuracy(codes: np.ndarray, known: Dataset, items: pd.Index, ks: Sequ
     return values, lists
 
 # %% ../nbs/12_evaluation.ipynb #294af0f9
+def scoring_of(scoring: str, stored: np.ndarray) -> str:
+    """`stored`, `fold_in` or `mixed`: what a model's `scoring` came to in cases of which those in `stored` had a learned vector."""
+    if scoring == "fold_in" or not len(stored):
+        return scoring
+    return "stored" if stored.all() else "mixed" if stored.any() else "fold_in"
+
+
 def evaluate(
     model: Ranker,
     split: Split,
@@ -600,14 +567,15 @@ def evaluate(
     memory_mb : bound on the memory of a block of dense scores
     strangers : keep the visitors' ids from the model, so that nobody is scored from what was learned of them
 
-    Raises `ValueError` for a protocol the split does not allow, and for a model fitted on other data than the part may know.
+    Raises `ValueError` for a protocol the split does not allow, for a model fitted on other data than the part may know, and for one that
+    lists an item twice.
     """
     ks = tuple(sorted(set(ks)))
     cases = make_cases(split, protocol or split.protocols[0], target, part, exclude)
     known = split.known(part)
     fit_for(model, known)
     start = time.perf_counter()
-    codes = rank_cases(model, cases, ks[-1], memory_mb, strangers)
+    codes, stored = rank_cases(model, cases, ks[-1], memory_mb, strangers)
     cost = {
         "fit_seconds": model.fit_seconds,
         "scoring_seconds": time.perf_counter() - start,
@@ -621,9 +589,10 @@ def evaluate(
         "target": target,
         "part": part,
         "exclude": cases.exclude,
-        "scoring": "fold_in" if strangers else model.scoring,
+        "scoring": "fold_in" if strangers else scoring_of(model.scoring, stored),
     }
     per_case, lists = beyond_accuracy(codes, known, cases.items, ks)
+    lists["stored_share", ks[-1]] = float(stored.mean())
     values = metrics.accuracy(codes, cases.indptr, cases.relevant, ks) | per_case
     return Evaluation(
         about,
@@ -662,65 +631,34 @@ def extremes(evaluation: Evaluation, metric: str, k: int, n: int = 3, at_least: 
     return ends.rename(columns={"value": f"{metric}@{k}"}).reset_index(drop=True)
 
 # %% ../nbs/12_evaluation.ipynb #c2987a1b
-def cluster_t_test(sums: np.ndarray, counts: np.ndarray) -> float:
-    """Two-sided p-value that the ratio of sums is 0, from the spread between clusters; with one case each it is the paired t-test."""
-    from scipy.stats import t
-
-    n, mean = len(sums), sums.sum() / counts.sum()
-    spread = np.sqrt(n / max(1, n - 1) * ((sums - mean * counts) ** 2).sum()) / counts.sum()
-    if spread == 0 or n < 2:
-        return 1.0 if mean == 0 or n < 2 else 0.0
-    return float(2 * t.sf(abs(mean) / spread, n - 1))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction of a family of p-values (Holm, 1979)."""
-    p = np.asarray(p_values, float)
-    order = np.argsort(p)
-    stepped = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order])
-    out = np.empty(len(p))
-    out[order] = np.minimum(stepped, 1.0)
-    return out.tolist()
-
-# %% ../nbs/12_evaluation.ipynb #01f0cb6f
 def compare_pairs(
-    pairs: Sequence[tuple[Evaluation, Evaluation]],
-    metric: str,
-    k: int,
-    slice: str = "all",
-    draws: int = 1000,
-    seed: int = 0,
+    pairs: Sequence[tuple[Evaluation, Evaluation]], metric: str, k: int, slice: str = "all"
 ) -> list[dict[str, Any]]:
-    """A row `a, b, protocol, target, metric, k, slice, difference, low, high, p, n_users` for each pair; all on the same questions.
+    """A row for each pair (a - b), corrected as one family; the two of a pair must answer the same question.
 
-    The pairs share their bootstrap samples, so many cost little more than one.
+    Columns `a, b, protocol, target, exclude, metric, k, slice` and those of `intervals.compare_family`.
     """
-    first = pairs[0][0]
     for a, b in pairs:
-        if {a.units, b.units} != {first.units}:
+        if a.units != b.units:
             raise ValueError(
-                f"{a.model} and {b.model} were asked different questions ({a.about} and {b.about}), so they cannot be paired"
+                f"{a.model} and {b.model} were asked different questions ({a.about} and {b.about}, or of another log), "
+                "so they cannot be paired"
             )
-    values = {id(e): values_on(e, metric, k, slice) for pair in pairs for e in pair}
-    rows = values[id(first)][0]
-    if not len(rows):
-        raise ValueError(f"the slice {slice} is empty")
-    codes, names = pd.factorize(first.user_ids[rows])
-    sums, counts = cluster_sums(np.stack([values[id(a)][1] - values[id(b)][1] for a, b in pairs], axis=1), codes)
-    low, high = interval(bootstrap(sums, counts, draws, seed))
-    same = {"metric": metric, "k": k, "slice": slice, "n_users": len(names)}
-    same |= {"protocol": first.about["protocol"], "target": first.about["target"]}
+    kept: dict[int, np.ndarray] = {}
+
+    def by_user(e: Evaluation) -> np.ndarray:
+        if id(e) not in kept:
+            rows, values = values_on(e, metric, k, slice)
+            if not len(rows):
+                raise ValueError(f"the slice {slice} is empty")
+            kept[id(e)] = user_means(values[:, None], pd.factorize(e.user_ids[rows])[0])[:, 0]
+        return kept[id(e)]
+
+    found = compare_family([by_user(a) - by_user(b) for a, b in pairs])
+    names = ("protocol", "target", "exclude")
     return [
-        {
-            "a": a.model,
-            "b": b.model,
-            "difference": float(sums[:, i].sum() / counts[:, i].sum()),
-            "low": float(low[i]),
-            "high": float(high[i]),
-            "p": cluster_t_test(sums[:, i], counts[:, i]),
-            **same,
-        }
-        for i, (a, b) in enumerate(pairs)
+        {"a": a.model, "b": b.model, **{n: a.about[n] for n in names}, "metric": metric, "k": k, "slice": slice, **row}
+        for (a, b), row in zip(pairs, found, strict=True)
     ]
 
 
@@ -733,26 +671,10 @@ def values_on(e: Evaluation, metric: str, k: int, slice: str) -> tuple[np.ndarra
     return rows, values.get((metric, k), np.zeros(0))
 
 
-def compare_pair(
-    a: Evaluation, b: Evaluation, metric: str, k: int, slice: str = "all", draws: int = 1000, seed: int = 0
-) -> dict[str, Any]:
-    """`compare_pairs` for one pair."""
-    return compare_pairs([(a, b)], metric, k, slice, draws, seed)[0]
-
-# %% ../nbs/12_evaluation.ipynb #154249c5
 def compare_all(
-    evaluations: Sequence[Evaluation],
-    metric: str = "ndcg",
-    k: int | None = None,
-    slice: str = "all",
-    draws: int = 1000,
-    seed: int = 0,
+    evaluations: Sequence[Evaluation], metric: str = "ndcg", k: int | None = None, slice: str = "all"
 ) -> pd.DataFrame:
-    """All pairs of models, better one first, with p-values corrected over the family (`p_adjusted`)."""
-    if len(evaluations) < 2:
-        return pd.DataFrame({"p_adjusted": []})
-    length = k or evaluations[0].ks[-1]
-    best_first = sorted(evaluations, key=lambda e: -e.mean(metric, length))
-    table = pd.DataFrame(compare_pairs(list(combinations(best_first, 2)), metric, length, slice, draws, seed))
-    table["p_adjusted"] = holm(table.pop("p"))
-    return table
+    """`compare_pairs` of all pairs of models on one question, better one first, each pair once."""
+    length = k or (evaluations[0].ks[-1] if evaluations else 0)
+    best_first = sorted(evaluations, key=lambda e: (-e.mean(metric, length), e.model))
+    return pd.DataFrame(compare_pairs(list(combinations(best_first, 2)), metric, length, slice))

@@ -16,10 +16,10 @@ from scipy import sparse
 from .numerics import SCORE_BITS, round_scores
 
 # %% auto #0
-__all__ = ['SOURCES', 'Metric', 'ACCURACY', 'TopK', 'lower_bounds', 'top_k', 'top_k_sparse', 'find_hits', 'discounts', 'recall',
-           'precision', 'hit_rate', 'mrr', 'ndcg', 'average_precision_at_k', 'accuracy', 'self_information',
-           'mean_over_list', 'long_tail', 'intra_list_diversity', 'exposure', 'catalogue_coverage', 'gini',
-           'classification', 'precision_recall_table', 'calibration_table', 'ndcg_of_ranks', 'expected_sampled']
+__all__ = ['SOURCES', 'Metric', 'ACCURACY', 'TopK', 'lower_bounds', 'top_k', 'top_k_sparse', 'find_hits', 'repeated_entry',
+           'discounts', 'recall', 'precision', 'hit_rate', 'mrr', 'ndcg', 'average_precision_at_k', 'accuracy',
+           'self_information', 'mean_over_list', 'long_tail', 'intra_list_diversity', 'exposure', 'catalogue_coverage',
+           'gini', 'classification', 'precision_recall_table', 'calibration_table', 'ndcg_of_ranks', 'expected_sampled']
 
 # %% ../nbs/11_metrics.ipynb #4db357ac
 @dataclass(frozen=True, eq=False)
@@ -146,6 +146,16 @@ def find_hits(codes: np.ndarray, indptr: np.ndarray, relevant: np.ndarray) -> np
     return wanted[np.minimum(place, len(wanted) - 1)] == asked if len(wanted) else np.zeros(codes.shape, bool)
 
 
+def repeated_entry(codes: np.ndarray) -> tuple[int, int] | None:
+    """(row, code) of the first list of `codes` `[n, k]` that names a code twice; None where each is named once (-1 is none)."""
+    ordered = np.sort(codes, axis=1)
+    twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
+    if not twice.any():
+        return None
+    row = int(twice.any(1).argmax())
+    return row, int(ordered[row, 1:][twice[row]][0])
+
+
 def discounts(k: int) -> np.ndarray:
     """1 / log2(rank + 1) for the ranks 1 to k."""
     return 1 / np.log2(np.arange(2, k + 2))
@@ -206,14 +216,20 @@ def accuracy(
         )
     if short := [k for k in ks if not 0 < k <= codes.shape[1]]:
         raise ValueError(f"k must be between 1 and the lists' length {codes.shape[1]}, not {short}")
+    if twice := repeated_entry(codes):
+        raise ValueError(
+            f"the list of request {twice[0]} names the item {twice[1]} twice, so its metrics are undefined"
+        )
     hits = find_hits(codes, indptr, relevant)
     return {(name, k): metric(hits[:, :k], n_relevant) for k in ks for name, metric in ACCURACY.items()}
 
 # %% ../nbs/11_metrics.ipynb #d654b4c1
-def self_information(counts: np.ndarray) -> np.ndarray:
-    """Bits of surprise of each item, -log2 of its share of users; an item nobody met counts as met by half a user."""
-    counts = np.maximum(np.asarray(counts, float), 0.5)
-    return -np.log2(counts / counts.sum())
+def self_information(counts: np.ndarray, n_users: int) -> np.ndarray:
+    """Bits of surprise of each item, -log2 of its share of `n_users`; an item nobody met counts as met by half a user.
+
+    Source: Vargas and Castells, *Rank and relevance in novelty and diversity metrics for recommender systems*, RecSys 2011.
+    """
+    return -np.log2(np.maximum(np.asarray(counts, float), 0.5) / max(1, n_users))
 
 
 def mean_over_list(codes: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -102,11 +102,11 @@ def leaderboard(rows: pd.DataFrame, title: str = "") -> Figure:
     return figure
 
 # %% ../nbs/15_plots.ipynb #6cac109f
-def curves(results: Sequence[Evaluation], metric: str, draws: int = 300, seed: int = 0) -> Figure:
+def curves(results: Sequence[Evaluation], metric: str) -> Figure:
     """A metric against the length of the list, one line a model, with bands."""
     figure, axis = plt.subplots(figsize=(6.4, 3.8))
     for e in results:
-        table = e.summary(draws, seed).query("metric == @metric").sort_values("k")
+        table = e.summary().query("metric == @metric").sort_values("k")
         axis.plot(table["k"], table["value"], "o-", color=colour(e.model), label=e.model)
         axis.fill_between(table["k"], table["low"], table["high"], color=colour(e.model), alpha=0.15, linewidth=0)
     axis.set_ylim(bottom=0)
@@ -115,16 +115,14 @@ def curves(results: Sequence[Evaluation], metric: str, draws: int = 300, seed: i
     return figure
 
 # %% ../nbs/15_plots.ipynb #bc75181d
-def slices(
-    results: Sequence[Evaluation], attribute: str, metric: str, k: int, draws: int = 1000, seed: int = 0
-) -> Figure:
+def slices(results: Sequence[Evaluation], attribute: str, metric: str, k: int) -> Figure:
     """A metric in each slice of an attribute, models beside each other, with intervals and the number of users."""
     names = list(results[0].labels[attribute].names)
     figure, axis = plt.subplots(figsize=(7, 3.8))
     shift = np.linspace(-0.25, 0.25, len(results)) if len(results) > 1 else np.zeros(1)
     users: dict[str, int] = {}
     for offset, e in zip(shift, results, strict=True):
-        table = e.by(attribute, [metric], [k], draws, seed)
+        table = e.by(attribute, [metric], [k])
         x = np.array([names.index(s.partition("=")[2]) for s in table["slice"]]) + offset
         axis.vlines(x, table["low"], table["high"], color=colour(e.model), linewidth=2.5)
         axis.plot(x, table["value"], "o", color=colour(e.model), label=e.model)

@@ -322,7 +322,7 @@ def compute(name: str, log: Dataset, trials: int = 0, seed: int = 0) -> list[dic
     start = time.process_time()
     result = evaluate(model, split, protocol, ks=(20,))
     minutes = round((spent + time.process_time() - start) / 60, 1)
-    values = result.summary(1000, seed).set_index(["metric", "k"])
+    values = result.summary().set_index(["metric", "k"])
     told = {"trials": len(found), **{n: round(v, 4) if isinstance(v, float) else v for n, v in settings.items()}}
     return [ledger_row(f, values.loc[f.metric, f.k], minutes, told) for f in FIGURES if f.recipe == name]
 

@@ -10,9 +10,10 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,18 @@ from threadpoolctl import threadpool_info
 
 from . import __version__
 from .datasets import Dataset, project_root, write_text
-from .evaluation import Evaluation, NoCases, compare_pair, evaluate, make_cases
+from .evaluation import Evaluation, NoCases, compare_pairs, evaluate, make_cases
+from .intervals import FEW, is_shown
 from .splits import Split
 
 # %% auto #0
-__all__ = ['METRIC_COLUMNS', 'RECORDS', 'COMPARISON_COLUMNS', 'Question', 'QUESTIONS', 'MEANING', 'plain', 'write_rows',
-           'read_json', 'source_hash', 'package_folder', 'fit_key', 'Run', 'fit_path', 'settled', 'kept_fit',
-           'evaluation_name', 'trial_rows', 'question_of', 'questions', 'judge', 'headline', 'verdict', 'sentence',
-           'first_question', 'against', 'sizes', 'code_version', 'machine_facts', 'processor_name', 'provenance',
-           'compare_runs', 'flatten_facts', 'provenance_differences', 'collect_choices', 'choice_differences']
+__all__ = ['METRIC_COLUMNS', 'MEASURED', 'RECORDS', 'COMPARISON_COLUMNS', 'PAIR', 'ABOUT', 'Question', 'QUESTIONS', 'MEANING',
+           'plain', 'write_rows', 'read_json', 'source_hash', 'package_folder', 'fit_key', 'Run', 'fit_path',
+           'chosen_settings', 'kept_fit', 'evaluation_name', 'same_about', 'pair_key', 'check_record', 'trial_rows',
+           'question_of', 'questions', 'label_models', 'judge', 'judged_before', 'with_interval', 'headline', 'verdict',
+           'sentence', 'sentences', 'first_question', 'against', 'sizes', 'code_version', 'machine_facts',
+           'processor_name', 'provenance', 'compare_runs', 'flatten_facts', 'provenance_differences', 'collect_choices',
+           'choice_differences']
 
 # %% ../nbs/14_runs.ipynb #fa8e4f8f
 METRIC_COLUMNS = (
@@ -49,11 +53,27 @@ METRIC_COLUMNS = (
     "value",
     "low",
     "high",
+    "per_event",
     "n_users",
+    "n_events",
+    "n_effective",
+    "few",
+    "cases",
 )
+MEASURED = (
+    "value",
+    "low",
+    "high",
+    "per_event",
+    "n_users",
+    "n_events",
+    "n_effective",
+    "few",
+    "cases",
+)  # of METRIC_COLUMNS
 
 # %% ../nbs/14_runs.ipynb #d54abded
-RECORDS = ("metrics", "comparisons", "costs", "trials", "fits")  # what a run keeps as rows
+RECORDS = ("metrics", "comparisons", "decisions", "costs", "trials", "fits")  # what a run keeps as rows
 COMPARISON_COLUMNS = (
     "chapter",
     "a",
@@ -67,9 +87,13 @@ COMPARISON_COLUMNS = (
     "difference",
     "low",
     "high",
+    "p",
     "p_adjusted",
+    "family",
     "n_users",
+    "n_differing",
 )
+PAIR = ("a", "b", "protocol", "target", "exclude", "metric", "k", "slice")  # what a comparison is of
 
 
 def plain(value: Any) -> Any:
@@ -162,28 +186,47 @@ class Run:
     def _mine(self, name: str) -> list[dict[str, Any]]:
         return [row for row in self.rows(name) if row["chapter"] == self.chapter]
 
-    def record(self, evaluation: Evaluation, k: int = 10, draws: int = 1000, seed: int = 0) -> None:
-        """Keep an evaluation: its rows, its cost and its per-case values."""
+    def record(self, evaluation: Evaluation, k: int = 10) -> None:
+        """Keep an evaluation: its rows, its cost and its per-case values; of one on validation only the whole population's.
+
+        `ValueError` where this chapter recorded another evaluation under the same name, or the run one on other cases.
+        """
         if self.folder:
-            self._append(
-                "metrics", [{c: row[c] for c in METRIC_COLUMNS[1:]} for row in evaluation.rows(k, draws, seed)]
-            )
-            self._append("costs", [{**evaluation.about, **evaluation.cost}])
-            evaluation.save(self.folder / "evaluations" / f"{self.chapter}__{evaluation_name(evaluation)}.npz")
+            path = self.folder / "evaluations" / f"{self.chapter}__{evaluation_name(evaluation)}.npz"
+            check_record(self, evaluation, path)
+            whole = evaluation.about["part"] == "valid"
+            rows = evaluation.summary().assign(slice="all").to_dict("records") if whole else evaluation.rows(k)
+            told = {**evaluation.about, "cases": evaluation.units[:12]}
+            others = [r for r in self._mine("metrics") if not same_about(r, evaluation.about) or r.get("cases") is None]
+            self._replace("metrics", others + [{c: (told | row)[c] for c in METRIC_COLUMNS[1:]} for row in rows])
+            others = [r for r in self._mine("costs") if not same_about(r, evaluation.about)]
+            self._replace("costs", [*others, {**evaluation.about, **evaluation.cost}])
+            evaluation.save(path)
 
     def record_values(self, rows: Sequence[dict[str, Any]]) -> None:
         """Keep rows of `METRIC_COLUMNS` that stand for themselves, as a classifier's ROC-AUC; `k` is 0 where there is no list."""
-        self._append("metrics", [{c: row[c] for c in METRIC_COLUMNS[1:]} for row in rows])
+        self._append("metrics", [{c: row.get(c) for c in METRIC_COLUMNS[1:]} for row in rows])
 
-    def record_comparisons(self, table: pd.DataFrame) -> None:
-        """Keep the rows of a comparison."""
-        self._append(
-            "comparisons", [{c: row.get(c) for c in COMPARISON_COLUMNS[1:]} for row in table.to_dict("records")]
-        )
+    def record_comparisons(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Keep rows of comparisons (`evaluation.compare_pairs`); `ValueError` for a pair that this chapter has compared before."""
+        mine = [{c: row.get(c) for c in COMPARISON_COLUMNS[1:]} for row in rows]
+        seen = {pair_key(row) for row in self._mine("comparisons")}
+        for row in mine:
+            if (key := pair_key(row)) in seen:
+                raise ValueError(
+                    f"{self.chapter} compares {row['a']} and {row['b']} twice on the same question ({row['metric']}@{row['k']}, "
+                    f"slice {row['slice']}): a pair belongs to one family"
+                )
+            seen.add(key)
+        self._append("comparisons", mine)
 
-    def record_trials(self, model: str, protocol: str, trials: pd.DataFrame) -> None:
-        """Keep the trials of a search (`tuning.tune`) for a model."""
-        self._append("trials", trial_rows(model, protocol, trials))
+    def record_decisions(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Keep what was chosen for each question (`decision.decide`)."""
+        self._replace("decisions", [dict(row) for row in rows])
+
+    def record_trials(self, model: str, question: Question, trials: pd.DataFrame) -> None:
+        """Keep the trials of a search (`tuning.tune`) of a model for a question."""
+        self._append("trials", trial_rows(model, question, trials))
 
     def evaluations(self) -> list[Evaluation]:
         """All evaluations that chapters of this run saved, in order of chapter."""
@@ -193,7 +236,12 @@ class Run:
         """`model` fitted on `known`: loaded from `fits/` where the same was fitted before, otherwise fitted and kept."""
         fitted = kept_fit(self.folder, model, known)
         if fitted.modules:
-            told = {"model": fitted.name, "fit": fit_key(fitted, known), "settings": asdict(fitted.config)}
+            told = {
+                "model": fitted.name,
+                "fit": fit_key(fitted, known),
+                "settings": asdict(fitted.config),
+                "megabytes": round(sizes([fitted])["megabytes"].item(), 2),
+            }
             self._replace("fits", [*(r for r in self._mine("fits") if r["fit"] != told["fit"]), told])
         return fitted
 
@@ -233,9 +281,16 @@ def fit_path(run: Run, name: str) -> Path:
     return paths[name]
 
 
-def settled(run: Run, name: str) -> dict[str, Any]:
-    """The settings of a model's fit, the last that a chapter of the run recorded; none where there is none."""
-    return next((dict(row["settings"]) for row in run.rows("fits")[::-1] if row["model"] == name), {})
+def chosen_settings(run: Run, name: str, question: Question | None = None) -> dict[str, Any]:
+    """The settings that a run chose for a model: for a question (its first by default) on validation, else those of its first fit; none
+    where there are none.
+    """
+    trials = [row for row in run.rows("trials") if row["model"] == name and row["chosen"]]
+    asked = question if question is not None or not trials else question_of(trials[0])
+    found: dict[str, Any] = {}
+    for row in trials:
+        found |= row["settings"] if question_of(row) == asked else {}
+    return found or next((dict(row["settings"]) for row in run.rows("fits") if row["model"] == name), {})
 
 
 def kept_fit(folder: Path | None, model: Any, known: Dataset) -> Any:
@@ -250,19 +305,50 @@ def kept_fit(folder: Path | None, model: Any, known: Dataset) -> Any:
     return fitted
 
 
+ABOUT = ("model", "protocol", "target", "exclude", "part")  # by which an evaluation is named
+
+
 def evaluation_name(evaluation: Evaluation) -> str:
-    """`model__protocol__target__exclude__part`."""
-    return "__".join(evaluation.about[c] for c in ("model", "protocol", "target", "exclude", "part"))
+    """`model__protocol__target__exclude__part`, without characters that a file's name had better not have."""
+    return re.sub(r"[^\w.=-]+", "_", "__".join(evaluation.about[c] for c in ABOUT))
+
+
+def same_about(row: Mapping[str, Any], about: Mapping[str, Any]) -> bool:
+    """Whether a row is of the evaluation that `about` names."""
+    return all(row[c] == about[c] for c in ABOUT)
+
+
+def pair_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a comparison is of, whichever of its two models stands first."""
+    return (*sorted((row["a"], row["b"])), *(row[c] for c in PAIR[2:]))
+
+
+def check_record(run: Run, evaluation: Evaluation, path: Path) -> None:
+    """Refuse an evaluation that would overwrite another one, or that cannot stand in one table with those of the run."""
+    about = evaluation.about
+    if path.exists() and not np.array_equal(Evaluation.load(path).codes, evaluation.codes):
+        raise ValueError(
+            f"{run.chapter} has recorded another evaluation of {about['model']} on {MEANING.get(question_of(about), about)}; "
+            "give the second settings a name of their own, as judge does for models of one name"
+        )
+    for row in run.rows("metrics"):
+        other = row.get("cases") not in (None, evaluation.units[:12]) and row["chapter"] != run.chapter
+        if other and all(row[c] == about[c] for c in ABOUT[1:]):
+            raise ValueError(
+                f"{run.folder}: {row['chapter']} judged {row['model']} on {row['n_events']:,} cases of this question and "
+                f"{run.chapter} would judge {about['model']} on {len(evaluation.user_ids):,} others (another log, or other "
+                "shares test and valid); use the same ones, or another folder"
+            )
 
 # %% ../nbs/14_runs.ipynb #d24ae14d
-def trial_rows(model: str, protocol: str, trials: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows `model, protocol, trial, settings, metric, k, value, chosen` of a table that `tuning.tune` made."""
+def trial_rows(model: str, question: Question, trials: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows `model, protocol, target, exclude, trial, settings, metric, k, value, chosen` of a table that `tuning.tune` made."""
     name = trials.columns[-2]
     metric, _, k = name.partition("@")
     return [
         {
             "model": model,
-            "protocol": protocol,
+            **dict(zip(("protocol", "target", "exclude"), question, strict=True)),
             "trial": row["trial"],
             "settings": {n: plain(row[n]) for n in trials.columns[1:-2]},
             "metric": metric,
@@ -311,59 +397,110 @@ def questions(split: Split, part: str = "test") -> list[Question]:
     return asked
 
 # %% ../nbs/14_runs.ipynb #d4af95a4
+def label_models(models: Sequence[Any]) -> list[str]:
+    """The names under which models are judged: their own, and for models of one name with the settings in which they differ."""
+    labels = []
+    for model in models:
+        alike = [asdict(m.config) for m in models if m.name == model.name]
+        mine = asdict(model.config)
+        apart = [n for n in mine if any(other[n] != mine[n] for other in alike)]
+        labels.append(model.name + (f" ({', '.join(f'{n}={mine[n]}' for n in apart)})" if apart else ""))
+    return labels
+
+
 def judge(
     run: Run | None,
-    models: Sequence[Any],
+    models: Sequence[Any] | Mapping[Question, Sequence[Any]],
     split: Split,
     k: int = 10,
-    draws: int = 1000,
-    seed: int = 0,
     asked: Sequence[Question] | None = None,
+    part: str = "test",
 ) -> list[Evaluation]:
-    """Fit the models on what test may know, ask them all questions and record the answers; question by question, models in order."""
-    fitted = [(run or Run("")).fit(model, split.known("test")) for model in models]
+    """Fit the models on what `part` may know, ask them the questions and record the answers; question by question, models in order.
+
+    Parameters
+    ----------
+    models : asked every question, or those of each question (`tuning.fit_chosen`); two of one name are told apart by their settings
+    asked : the questions; all that the split has cases for by default
+    """
+    run, known = run or Run(""), split.known(part)
+    wanted = questions(split, part) if asked is None else asked
+    of_question = models if isinstance(models, Mapping) else dict.fromkeys(wanted, models)
+    fitted: dict[int, Any] = {}
     results = []
-    for protocol, target, exclude in questions(split) if asked is None else asked:
-        for model in fitted:
-            found = evaluate(model, split, protocol, target, exclude=exclude, ks=(5, 10, 20, k))
-            if run is not None:
-                run.record(found, k, draws, seed)
+    for question in wanted:
+        mine = of_question.get(question, ())
+        for model, label in zip(mine, label_models(mine), strict=True):
+            if id(model) not in fitted:
+                ready = model.fitted_on == known.fingerprint
+                fitted[id(model)] = model if ready else run.fit(model, known) if part == "test" else model.fit(known)
+            protocol, target, exclude = question
+            found = evaluate(fitted[id(model)], split, protocol, target, part, exclude, ks=(5, 10, 20, k))
+            found = replace(found, about=found.about | {"model": label})
+            run.record(found, k)
             results.append(found)
     return results
 
+
+def judged_before(run: Run, models: Sequence[Any], split: Split, question: Question, k: int = 10) -> list[Evaluation]:
+    """The test evaluations of models for a question: those that the run holds by their names, the others made now and not recorded."""
+    held = {e.model: e for e in run.evaluations() if (question_of(e.about), e.about["part"]) == (question, "test")}
+    return [held.get(m.name) or judge(None, [m], split, k, [question])[0] for m in models]
+
 # %% ../nbs/14_runs.ipynb #c8759f39
-def headline(results: Sequence[Evaluation], k: int = 10, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """One row an evaluation: Recall, NDCG and MRR at k with intervals, coverage."""
+def with_interval(row: Mapping[str, Any]) -> str:
+    """A mean with its interval as text; `*` marks one from fewer than `FEW` visitors that tell something."""
+    if pd.isna(row["low"]):
+        return "" if pd.isna(row["value"]) else f"{row['value']:.4f}"
+    return f"{row['value']:.4f} [{row['low']:.4f}, {row['high']:.4f}]{'*' if row.get('few') else ''}"
+
+
+def headline(results: Sequence[Evaluation], k: int = 10) -> pd.DataFrame:
+    """One row an evaluation: Recall, NDCG and MRR at k with intervals (means over users), NDCG per event, coverage."""
     rows = []
     for e in results:
-        table = e.summary(draws, seed).query("k == @k").set_index("metric")
+        table = e.summary().query("k == @k").set_index("metric")
         rows.append(
             {
                 "question": MEANING[question_of(e.about)],
                 "model": e.model,
-                **{
-                    f"{m}@{k}": f"{table.value[m]:.4f} [{table.low[m]:.4f}, {table.high[m]:.4f}]"
-                    for m in ("recall", "ndcg", "mrr")
-                },
+                **{f"{m}@{k}": with_interval(table.loc[m]) for m in ("recall", "ndcg", "mrr")},
+                f"ndcg@{k} per event": f"{table.per_event['ndcg']:.4f}",
                 f"coverage@{k}": f"{table.value['coverage']:.1%}",
                 "users": int(table.n_users.iloc[0]),
+                "effective": round(float(table.n_effective.iloc[0]), 1),
             }
         )
     return pd.DataFrame(rows)
 
 
 def verdict(row: Mapping[str, Any]) -> str:
-    """A row of a comparison (a question, two models, a difference with its interval) as a sentence."""
+    """A row of a comparison (`evaluation.compare_pairs`) as a sentence; a winner is named only where it is shown (`intervals.is_shown`)."""
     metric = row["metric"].upper() if row["metric"] in ("ndcg", "mrr", "map") else row["metric"]
     told = f"{row['difference']:+.4f} {metric}@{row['k']} [{row['low']:+.4f}, {row['high']:+.4f}]"
-    better = f"{row['a']} is {'better' if row['difference'] > 0 else 'worse'}"
-    found = "no difference that these data can show" if row["low"] <= 0 <= row["high"] else better
-    return f"{MEANING[question_of(row)].capitalize()}: {row['a']} against {row['b']} {told}: {found}."
+    p = f"p {row['p_adjusted']:.2g}" + (f" corrected for {row['family']} comparisons" if row["family"] > 1 else "")
+    if is_shown(row):
+        found = f"{row['a']} is {'better' if row['difference'] > 0 else 'worse'}"
+    elif row["n_differing"] < FEW:
+        found = f"not shown: they differ for {row['n_differing']} of {row['n_users']} visitors, and a claim needs {FEW}"
+    else:
+        found = "a difference is not shown"
+    return f"{MEANING[question_of(row)].capitalize()}: {row['a']} against {row['b']} {told}, {p}: {found}."
 
 
-def sentence(a: Evaluation, b: Evaluation, metric: str, k: int, draws: int = 1000, seed: int = 0) -> str:
-    """The finding of a paired comparison as a sentence."""
-    return verdict({**compare_pair(a, b, metric, k, "all", draws, seed), "exclude": a.about["exclude"]})
+def sentence(a: Evaluation, b: Evaluation, metric: str, k: int) -> str:
+    """The finding of one paired comparison as a sentence; of several, use `sentences`, which corrects for their number."""
+    return sentences([(a, b)], metric, k)[0]
+
+
+def sentences(pairs: Sequence[tuple[Evaluation, Evaluation]], metric: str, k: int) -> list[str]:
+    """The findings of paired comparisons; those on one question are one family."""
+    found: dict[int, str] = {}
+    for question in dict.fromkeys(question_of(a.about) for a, _ in pairs):
+        at = [n for n, (a, _) in enumerate(pairs) if question_of(a.about) == question]
+        rows = compare_pairs([pairs[n] for n in at], metric, k)
+        found |= {n: verdict(row) for n, row in zip(at, rows, strict=True)}
+    return [found[n] for n in range(len(pairs))]
 
 # %% ../nbs/14_runs.ipynb #1bb4e6a8
 def first_question(results: Sequence[Evaluation]) -> list[Evaluation]:
@@ -371,13 +508,13 @@ def first_question(results: Sequence[Evaluation]) -> list[Evaluation]:
     return [e for e in results if question_of(e.about) == question_of(results[0].about)]
 
 
-def against(
-    results: Sequence[Evaluation], base: Sequence[Evaluation], metric: str, k: int, draws: int = 1000, seed: int = 0
-) -> str:
-    """A Markdown list: each evaluation against the one of `base` (one model's) that answers the same question."""
+def against(results: Sequence[Evaluation], base: Sequence[Evaluation], metric: str, k: int) -> str:
+    """A Markdown list: each evaluation against that of `base` which answers the same question; one family a question."""
     by_question = {question_of(e.about): e for e in base}
-    told = [sentence(e, by_question[question_of(e.about)], metric, k, draws, seed) for e in results]
-    return "\n".join(f"- {line}" for line in told)
+    pairs = [
+        (e, by_question[question_of(e.about)]) for e in results if e.model != by_question[question_of(e.about)].model
+    ]
+    return "\n".join(f"- {line}" for line in sentences(pairs, metric, k))
 
 
 def sizes(models: Sequence[Any]) -> pd.DataFrame:
@@ -475,7 +612,7 @@ def compare_runs(a: Path | str, b: Path | str) -> pd.DataFrame:
     """Rows of two runs' metrics.json joined on all but their values: columns `value_a, value_b, difference`; rows of only one
     have NaN.
     """
-    keys = [c for c in METRIC_COLUMNS if c not in ("value", "low", "high", "n_users")]
+    keys = [c for c in METRIC_COLUMNS if c not in MEASURED]
     frames = [Run(folder).frame() for folder in (a, b)]
     for folder, frame in zip((a, b), frames, strict=True):
         if not len(frame):
@@ -515,7 +652,8 @@ def collect_choices(run: Run) -> dict[tuple[str, ...], Any]:
         number = sum(key[:3] == (row["chapter"], row["model"], question) for key in found)
         found[row["chapter"], row["model"], question, str(number)] = row["settings"]
     for row in run.rows("trials"):
-        key = (row["chapter"], row["model"], f"{row['protocol']}, trial {row['trial']}", str(row["settings"]))
+        told = f"{MEANING.get(question_of(row), row['protocol'])}, trial {row['trial']}"
+        key = (row["chapter"], row["model"], told, str(row["settings"]))
         found[key] = row["chosen"]
     return found
 

@@ -22,9 +22,10 @@ import pyarrow.csv as pacsv
 from .datasets import Dataset, whole_folder
 
 # %% auto #0
-__all__ = ['DAY_MS', 'START_MS', 'SESSION_GAP_MS', 'SHARES', 'SIZES', 'HOURS', 'WEEKDAYS', 'KINDS', 'BRANDS', 'STYLES',
-           'PUBLISHED', 'ShopConfig', 'check_knobs', 'grow_tree', 'leaves_of', 'Items', 'stock_shop', 'People', 'Truth',
-           'favourites', 'fresh_choice', 'truth_arrays', 'cell_shares', 'within_session', 'day_weight', 'cell_weights',
+__all__ = ['DAY_MS', 'START_MS', 'SESSION_GAP_MS', 'SHARES', 'SIZES', 'HOURS', 'WEEKDAYS', 'LONGEST', 'VIEW_GAP_MS',
+           'VIEW_GAP_LOG', 'CART_AFTER_MS', 'BUY_AFTER_MS', 'KINDS', 'BRANDS', 'STYLES', 'PUBLISHED', 'ShopConfig',
+           'check_knobs', 'grow_tree', 'leaves_of', 'Items', 'stock_shop', 'People', 'Truth', 'favourites',
+           'fresh_choice', 'truth_arrays', 'cell_shares', 'within_session', 'day_weight', 'cell_weights',
            'invite_visitors', 'siblings', 'plan_sessions', 'plan_views', 'Shelf', 'fresh_cells', 'shown_preference',
            'choose_shown', 'choose_views', 'next_items', 'count_views', 'follow_funnel', 'item_titles', 'weekly',
            'Attributes', 'block', 'snapshots', 'attribute_rows', 'changes', 'Shop', 'streams', 'simulate', 'write_shop',
@@ -379,12 +380,19 @@ def plan_sessions(config: ShopConfig, rng: np.random.Generator) -> tuple[np.ndar
     return visitor[inside], start[inside]
 
 
+LONGEST = 30  # views in a session at most
+VIEW_GAP_MS = (3_000, 20 * 60_000)  # shortest and longest time between two views of a session
+VIEW_GAP_LOG = (float(np.log(55_000)), 0.9)  # mean and standard deviation of its logarithm, before it is cut to these
+CART_AFTER_MS = (8_000, 60_000)  # when a cart follows its view, evenly
+BUY_AFTER_MS = (60_000, 600_000)  # when a purchase follows its cart, evenly
+
+
 def plan_views(config: ShopConfig, start: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """(session number, time in ms) of every view: one view or a geometric number up to 30, gaps of a minute or so."""
     longer = 1 + rng.geometric(1 / max(1.0, config.length - 1), len(start))
-    length = np.where(rng.random(len(start)) < config.bounce, 1, np.minimum(longer, 30))
+    length = np.where(rng.random(len(start)) < config.bounce, 1, np.minimum(longer, LONGEST))
     session = np.repeat(np.arange(len(start)), length)
-    gap = np.clip(np.exp(rng.normal(np.log(55_000), 0.9, len(session))), 3_000, 20 * 60_000).astype(np.int64)
+    gap = np.clip(np.exp(rng.normal(*VIEW_GAP_LOG, len(session))), *VIEW_GAP_MS).astype(np.int64)
     opening = np.concatenate([[0], np.cumsum(length)[:-1]])
     gap[opening] = 0
     passed = np.cumsum(gap)
@@ -541,8 +549,8 @@ def follow_funnel(
     c = truth.config
     carted = rng.random(len(item)) < np.minimum(1, c.cart * truth.items.conversion[item] * truth.people.keen[visitor])
     bought = carted & (rng.random(len(item)) < c.buy)
-    cart_time = time + rng.integers(8_000, 60_000, len(item))
-    buy_time = cart_time + rng.integers(60_000, 600_000, len(item))
+    cart_time = time + rng.integers(*CART_AFTER_MS, len(item))
+    buy_time = cart_time + rng.integers(*BUY_AFTER_MS, len(item))
     columns = [
         (visitor, item, time, "view"),
         (visitor[carted], item[carted], cart_time[carted], "addtocart"),

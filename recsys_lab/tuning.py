@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
 
-from .evaluation import case_values, evaluate, choose_within_error
+from .evaluation import Evaluation, case_values, evaluate
+from .intervals import choose_within_error
+from .runs import MEANING, Question, questions
 from .splits import Split
 
 with warnings.catch_warnings():  # tqdm misses Jupyter's widgets, which nothing here uses
@@ -20,8 +23,9 @@ with warnings.catch_warnings():  # tqdm misses Jupyter's widgets, which nothing 
     import optuna
 
 # %% auto #0
-__all__ = ['Space', 'SPACES', 'Range', 'holds', 'suggest', 'space_table', 'new_study', 'choose_trial', 'tune', 'best_setting',
-           'search', 'chosen_table']
+__all__ = ['Space', 'SPACES', 'REPEATS', 'Trials', 'Range', 'holds', 'suggest', 'space_table', 'new_study', 'choose_trial',
+           'propose', 'check_trials', 'tune', 'best_setting', 'repeat_weights', 'try_repeats', 'trial_table',
+           'search_model', 'keep_trials', 'search', 'validate', 'fit_chosen', 'chosen_table', 'first_trials']
 
 # %% ../nbs/16_tuning.ipynb #41b9e675
 class Range(NamedTuple):
@@ -71,7 +75,6 @@ SPACES: dict[str, Space] = {
         "prefix_decay": Range(0.5, 20.0, True),
         "second": Range(0.5, 16.0, True),
         "tame": Range(0.0, 0.6),
-        "own": Range(0.01, 10.0, True),
     },
     "sequential_rules": {"steps": Range(1, 20, True), "decay": Range(0.0, 2.0)},
     "ease": {"penalty": Range(10.0, 3000.0, True)},
@@ -158,6 +161,27 @@ def choose_trial(
     return table.assign(chosen=table.index == (choose_within_error(values, users) if len(rows) else -1))
 
 
+def propose(
+    config: Any, space: Space, trials: int, seed: int = 0, held: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """The settings of each trial: those of `config` first (where the space holds them), then drawn at random; `held` are not drawn."""
+    searched = {setting: values for setting, values in space.items() if setting not in (held or {})}
+    study, out = new_study(seed), []
+    usual = {setting: getattr(config, setting) for setting in searched}
+    study.enqueue_trial({setting: value for setting, value in usual.items() if holds(searched[setting], value)})
+    for _ in range(trials if searched else min(trials, 1)):
+        trial = study.ask()
+        out.append({**suggest(trial, searched), **(held or {})})
+        study.tell(trial, 0.0)
+    return out
+
+
+def check_trials(trials: Any) -> None:
+    """Refuse a number of trials that is none."""
+    if not isinstance(trials, int) or trials < 0:
+        raise ValueError(f"trials must be a whole number of at least 0, not {trials!r}")
+
+
 def tune(
     model: Callable[..., Any],
     split: Split,
@@ -168,40 +192,31 @@ def tune(
     metric: str = "ndcg",
     fixed: Mapping[str, Any] | None = None,
     space: Space | None = None,
+    target: str = "any",
+    exclude: str | None = None,
 ) -> pd.DataFrame:
-    """Judge settings of a model on the validation part: columns `trial`, each setting, the metric, and `chosen`.
+    """Judge settings of a model for one question on the validation part: columns `trial`, each setting, the metric, and `chosen`.
 
     Fitted on train alone; the test part is not touched. Chosen is the first trial within one standard error of the best
-    (`evaluation.choose_within_error`). `trials=0` gives an empty table, which stands for the defaults. `fixed` are settings that are
+    (`intervals.choose_within_error`). `trials=0` gives an empty table, which stands for the defaults. `fixed` are settings that are
     not searched.
     """
     kind: Any = model
     space, name, held = space or SPACES.get(kind.name, {}), f"{metric}@{k}", dict(fixed or {})
-    if not isinstance(trials, int) or trials < 0:
-        raise ValueError(f"trials must be a whole number of at least 0, not {trials!r}")
+    check_trials(trials)
     if trials and not space:
         raise ValueError(f"{kind.name} has no search space; there are spaces for {sorted(SPACES)}")
     if unknown := sorted(set(held) - set(vars(kind().config))):
         raise ValueError(f"{kind.name} has no setting {unknown[0]!r}; it has {sorted(vars(kind().config))}")
-    searched = {setting: values for setting, values in space.items() if setting not in held}
     rows: list[dict[str, Any]] = []
     values: list[np.ndarray] = []
     users: Any = None
-
-    def objective(trial: optuna.Trial) -> float:
-        nonlocal users
-        setting = suggest(trial, searched)
-        found = evaluate(kind(**setting, **held), split, protocol, part="valid", ks=(k,))
+    for number, setting in enumerate(propose(kind().config, space, trials, seed, held)):
+        found = evaluate(kind(**setting), split, protocol, target, "valid", exclude, ks=(k,))
         values.append(case_values(found, metric, k))
         users = found.user_ids
-        rows.append({"trial": trial.number, **setting, **held, name: found.mean(metric, k)})
-        return rows[-1][name]
-
-    study = new_study(seed)
-    usual = {setting: getattr(kind().config, setting) for setting in searched}
-    study.enqueue_trial({setting: usual[setting] for setting in searched if holds(searched[setting], usual[setting])})
-    study.optimize(objective, n_trials=trials if searched else min(trials, 1))
-    return choose_trial(rows, ["trial", *searched, *held, name], values, users)
+        rows.append({"trial": number, **setting, name: found.mean(metric, k)})
+    return choose_trial(rows, ["trial", *[n for n in space if n not in held], *held, name], values, users)
 
 # %% ../nbs/16_tuning.ipynb #33ef51ba
 def best_setting(trials: pd.DataFrame) -> dict[str, Any]:
@@ -212,37 +227,143 @@ def best_setting(trials: pd.DataFrame) -> dict[str, Any]:
     return {c: row[c].item() if hasattr(row[c], "item") else row[c] for c in trials.columns[1:-2]}
 
 # %% ../nbs/16_tuning.ipynb #8d198fc7
+REPEATS = (0.0, 0.3, 1.0, 3.0)  # weights of the items that a visitor has already met
+
+
+def repeat_weights(model: Any, exclude: str) -> tuple[float, ...]:
+    """The weights to try for a model: its own first, then those of `REPEATS`; its own alone where lists leave out what was met."""
+    own = model.config.repeat_weight
+    return (
+        (own,) if exclude == "seen" or model.name in ("revisits", "blend") else (own, *(w for w in REPEATS if w != own))
+    )
+
+
+Trials: TypeAlias = list[tuple[dict[str, Any], Evaluation]]  # settings and their evaluation on validation
+
+
+def try_repeats(model: Any, split: Split, question: Question, settings: Mapping[str, Any], k: int) -> Trials:
+    """A model that was fitted on train, asked a question on validation with each of its `repeat_weights`."""
+    protocol, target, exclude = question
+    out: Trials = []
+    for weight in repeat_weights(model, exclude):
+        asked = model.with_repeats(weight)
+        found = evaluate(asked, split, protocol, target, "valid", exclude, ks=(5, 10, 20, k))
+        out.append(({**settings, "repeat_weight": weight}, found))
+    return out
+
+
+def trial_table(tried: Trials, metric: str, k: int) -> pd.DataFrame:
+    """Trials as `tune` gives them."""
+    name = f"{metric}@{k}"
+    rows = [{"trial": n, **settings, name: found.mean(metric, k)} for n, (settings, found) in enumerate(tried)]
+    columns = ["trial", *(tried[0][0] if tried else ()), name]
+    values = [case_values(found, metric, k) for _, found in tried]
+    return choose_trial(rows, columns, values, tried[0][1].user_ids if tried else None)
+
+
+def search_model(
+    kind: Any, split: Split, trials: int, seed: int = 0, k: int = 10, metric: str = "ndcg"
+) -> dict[Question, Trials]:
+    """The trials of a model for each question that has cases on validation: `trials` settings, the defaults with `repeat_weights`."""
+    out: dict[Question, Trials] = {}
+    asked = questions(split, "valid")
+    for number, setting in enumerate(propose(kind().config, SPACES.get(kind.name, {}), trials, seed)):
+        model = kind(**setting).fit(split.train)
+        for question in asked:
+            if not number:
+                out[question] = try_repeats(model, split, question, setting, k)
+                continue
+            first = [
+                row
+                for row in out[question]
+                if all(row[0][n] == v for n, v in out[question][0][0].items() if n != "repeat_weight")
+            ]
+            weight = best_setting(trial_table(first, metric, k))["repeat_weight"]
+            protocol, target, exclude = question
+            found = evaluate(model.with_repeats(weight), split, protocol, target, "valid", exclude, ks=(5, 10, 20, k))
+            out[question].append(({**setting, "repeat_weight": weight}, found))
+    return out
+
+
+def keep_trials(run: Any, name: str, question: Question, tried: Trials, metric: str, k: int) -> pd.DataFrame:
+    """Record trials and the evaluation of the chosen one in a run; the table of `tune`."""
+    table = trial_table(tried, metric, k)
+    run.record_trials(name, question, table)
+    if len(table):
+        run.record(tried[int(table["chosen"].idxmax())][1], k)
+    return table
+
+
 def search(
     run: Any, models: Iterable[Any], split: Split, trials: int, seed: int = 0, k: int = 10, metric: str = "ndcg"
-) -> dict[str, pd.DataFrame]:
-    """`tune` each model on the split's first protocol with as many trials, record them in a `runs.Run`, and return them by name.
+) -> dict[str, dict[Question, pd.DataFrame]]:
+    """Tune each model for every question; tables of `tune` by name and question.
 
-    Models without a search space have nothing to choose and get an empty table.
+    All trials and the evaluation of each chosen one on validation are recorded in a `runs.Run`. A model without a search space has its
+    defaults and their `repeat_weights`; `trials=0` looks at nothing and stands for the defaults.
     """
-    found = {}
-    for model in models:
-        budget = trials if model.name in SPACES else 0
-        found[model.name] = tune(model, split, split.protocols[0], budget, seed, k, metric)
-        run.record_trials(model.name, split.protocols[0], found[model.name])
-    return found
+    check_trials(trials)
+    out: dict[str, dict[Question, pd.DataFrame]] = {}
+    for kind in models:
+        tried = search_model(kind, split, trials, seed, k, metric) if trials else {}
+        out[kind.name] = {q: keep_trials(run, kind.name, q, rows, metric, k) for q, rows in tried.items()}
+    return out
 
 
-def chosen_table(trials_of: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """For each model: trials, what the defaults, the chosen and the best settings were worth on validation, and the chosen ones."""
+def validate(
+    run: Any, model: Any, split: Split, question: Question, k: int = 10, metric: str = "ndcg"
+) -> dict[str, Any]:
+    """Ask a model that was tuned elsewhere on validation, with each of its `repeat_weights`, and record it; the chosen weight as a setting.
+
+    The model is fitted on train, unless it is.
+    """
+    fitted = model if model.fitted_on is not None else model.fit(split.train)
+    table = keep_trials(run, model.name, question, try_repeats(fitted, split, question, {}, k), metric, k)
+    return best_setting(table)
+
+
+def fit_chosen(
+    run: Any, models: Iterable[Any], trials_of: Mapping[str, Mapping[Question, pd.DataFrame]], split: Split
+) -> dict[Question, list[Any]]:
+    """The models with the settings chosen for each question, fitted on what test may know; one fit serves all that chose its settings."""
+    known, kinds = split.known("test"), list(models)
+    fitted: dict[tuple[str, str], Any] = {}
+    out: dict[Question, list[Any]] = {}
+    for question in questions(split):
+        out[question] = []
+        for kind in kinds:
+            model = kind(**best_setting(trials_of[kind.name].get(question, pd.DataFrame())))
+            weight = model.config.repeat_weight
+            core = (kind.name, repr(replace(model.config, repeat_weight=0.0)))
+            model = run.fit(fitted[core].with_repeats(weight) if core in fitted else model, known)
+            fitted.setdefault(core, model)
+            out[question].append(model)
+    return out
+
+
+def chosen_table(trials_of: Mapping[str, Mapping[Question, pd.DataFrame]]) -> pd.DataFrame:
+    """For each model and question: trials, the defaults, the chosen and the best on validation, and the chosen settings."""
     rows = []
-    for name, trials in trials_of.items():
-        row: dict[str, Any] = {"model": name, "trials": len(trials), "settings": "defaults"}
-        if len(trials):
+    for name, by_question in trials_of.items():
+        for question, trials in by_question.items():
             value = trials.columns[-2]
             told = ", ".join(
                 f"{n}={v:.3g}" if isinstance(v, float) else f"{n}={v}" for n, v in best_setting(trials).items()
             )
-            row |= {
-                f"{value} of defaults": round(trials[value].iloc[0], 4),
-                f"{value} chosen": round(trials[value][trials["chosen"]].item(), 4),
-                f"{value} best": round(trials[value].max(), 4),
-            }
-            row["settings"] = told if trials["chosen"].idxmax() else f"defaults ({told})"
-        rows.append(row)
-    table = pd.DataFrame(rows)
-    return table[[c for c in table.columns if c != "settings"] + ["settings"]]
+            rows.append(
+                {
+                    "model": name,
+                    "question": MEANING[question],
+                    "trials": len(trials),
+                    f"{value} of defaults": round(trials[value].iloc[0], 4),
+                    f"{value} chosen": round(trials[value][trials["chosen"]].item(), 4),
+                    f"{value} best": round(trials[value].max(), 4),
+                    "settings": told if trials["chosen"].idxmax() else f"defaults ({told})",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def first_trials(trials_of: Mapping[str, Mapping[Question, pd.DataFrame]]) -> dict[str, pd.DataFrame]:
+    """The trials of each model for the first question that it was tuned for."""
+    return {name: next(iter(tables.values())) for name, tables in trials_of.items() if tables}

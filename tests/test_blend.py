@@ -9,6 +9,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import sparse
 
 from recsys_lab.evaluation import evaluate, make_cases
+from recsys_lab.intervals import mean_over_users
 from recsys_lab.models.base import load
 from recsys_lab.models.blend import Blend, fitted_members, pooled, standardised, weigh
 
@@ -66,7 +67,7 @@ def test_a_pool_judges_as_the_evaluation_does(shop_split, question):
     parts = fitted_members(MEMBERS, shop_split.train)
     scored = np.flatnonzero(cases.history > 0)  # visitors without a history are offered what is popular instead
     warm = cases.subset(scored, np.ones(len(cases.relevant), bool))
-    mean = judged.values["ndcg", 10][scored].mean()
+    mean = mean_over_users(judged.values["ndcg", 10][scored], warm.user_ids)
     assert abs(pooled(parts, warm, most=10**6, each=10**6).ndcg(weights) - mean) < 1e-3
     assert abs(pooled(parts, warm, most=10**6, each=100).ndcg(weights) - mean) < 5e-3
 
@@ -80,7 +81,7 @@ def test_weights_leave_out_what_misleads(shop_split):
     class Noise:
         items = parts["item_knn"].items
 
-        def _score(self, histories):
+        def scores(self, histories, exclude="none"):
             return rng.random((len(histories), len(self.items)))
 
     table = weigh(pooled({**parts, "noise": Noise()}, cases, most=1500), 30)

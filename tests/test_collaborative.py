@@ -144,12 +144,12 @@ def test_the_walk_forgets_stale_items_and_returns_to_own_ones():
     frame = pd.DataFrame([(u, i) for u, items in enumerate(sessions) for i in items], columns=["user_id", "item_id"])
     log = Dataset("fashion", frame.assign(event="view"), has_times=False)
     asked = Histories.from_lists([["a"]])
-    first = SessionWalk(fresh=0.1, own=0.0).fit(log)
+    first = SessionWalk(fresh=0.1, repeat_weight=0.0).fit(log)
     scores = dict(zip(first.items, first._score(asked.encode(first.items)).toarray()[0], strict=True))
-    even = SessionWalk(fresh=0.0, own=0.0).fit(log)
+    even = SessionWalk(fresh=0.0, repeat_weight=0.0).fit(log)
     plain = dict(zip(even.items, even._score(asked.encode(even.items)).toarray()[0], strict=True))
     assert np.isclose(plain["b"], plain["d"]) and STALE * 0.9 < scores["b"] / scores["d"] < STALE * 1.1
-    assert SessionWalk(own=3.0).fit(log).rank(asked, 1, "none").frame().item_id.tolist() == ["a"]
+    assert SessionWalk(repeat_weight=3.0).fit(log).rank(asked, 1, "none").frame().item_id.tolist() == ["a"]
 
 
 @settings(max_examples=40, deadline=None)
@@ -269,7 +269,10 @@ def test_strangers_are_folded_in_near_their_stored_lists(shop_split):
     stored, guessed = (
         evaluation.evaluate(model, shop_split, "next_period", ks=(10,), strangers=s) for s in (False, True)
     )
-    assert (stored.about["scoring"], guessed.about["scoring"]) == ("stored", "fold_in")
+    cases = evaluation.make_cases(shop_split, "next_period")
+    share = pd.Index(cases.user_ids).isin(model.known.user_ids).mean()  # the others are cold
+    assert stored.lists["stored_share", 10] == pytest.approx(share) and 0 < share < 1
+    assert (stored.about["scoring"], guessed.about["scoring"]) == ("mixed", "fold_in")
     known = model.known.encode(model.items)
     exact = model.state["user_vectors"]
     from recsys_lab.models.base import mean_vectors

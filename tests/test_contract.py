@@ -281,15 +281,6 @@ def test_datasets_without_categories_are_refused_by_name():
         make("popularity_category").fit(random_log(0))
 
 
-def test_the_oracle_is_the_ceiling(shop_split):
-    from recsys_lab.evaluation import evaluate
-
-    best = evaluate(make("oracle"), shop_split, "next_period", ks=(10,))
-    for name in ("popularity", "item_knn", "popularity_category"):
-        row = best.compare(evaluate(make(name), shop_split, "next_period", ks=(10,)))
-        assert row["low"] > 0
-
-
 def test_recent_popularity_prefers_what_is_new():
     days = pd.date_range("2024-01-01", periods=40, tz="UTC")
     frame = pd.DataFrame({"user_id": range(40), "item_id": [1] * 30 + [2] * 10, "event": "view", "timestamp": days})

@@ -216,7 +216,7 @@ def test_beyond_accuracy_by_hand():
     codes = np.array([[0, 1, 2], [0, 1, -1], [0, -1, -1]])
     assert metrics.exposure(codes, 4).tolist() == [3, 2, 1, 0]
     assert metrics.gini(codes, 4) == pytest.approx(((-3) * 0 + (-1) * 1 + 1 * 2 + 3 * 3) / (4 * 6))
-    bits = metrics.self_information(np.array([8, 4, 2, 2]))
+    bits = metrics.self_information(np.array([8, 4, 2, 2]), 16)
     assert bits.tolist() == [1, 2, 3, 3]
     assert metrics.mean_over_list(codes, bits).tolist() == [2, 1.5, 1]
     assert metrics.intra_list_diversity(codes, np.array([1, 1, -1, 2]))[:2].tolist() == [pytest.approx(2 / 3), 0]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from recsys_lab import evaluation, metrics
+from recsys_lab import intervals, metrics
 from recsys_lab.models.als import solve_users
 from recsys_lab.numerics import (
     FEATURE_STEP,
@@ -202,20 +202,21 @@ def test_users_are_solved_alone_as_in_a_batch(penalty):
 
 def test_the_bootstrap_does_not_depend_on_the_order_of_columns_or_blocks():
     rng = np.random.default_rng(0)
-    sums, counts = rng.random((2500, 3)) * 7, rng.integers(1, 9, (2500, 3)).astype(float)
-    whole = evaluation.bootstrap(sums, counts, 60, 5)
-    assert (evaluation.bootstrap(sums, counts, 60, 5, block=7)[:7] == whole[:7]).all()
-    assert (evaluation.bootstrap(sums[:, ::-1], counts[:, ::-1], 60, 5) == whole[:, ::-1]).all()
+    means = rng.random((2500, 3)) * 7
+    means[rng.random((2500, 3)) < 0.1] = np.nan
+    whole = intervals.bootstrap(means, 60, 5)
+    assert (intervals.bootstrap(means, 60, 5, block=7)[:7] == whole[:7]).all()
+    assert (intervals.bootstrap(means[:, ::-1], 60, 5) == whole[:, ::-1]).all()
 
 
 def test_standard_errors_agree_with_the_bootstrap():
     rng = np.random.default_rng(2)
     users = rng.integers(0, 300, 2000)
     good = rng.random((2000, 3)) * np.array([1.0, 1.05, 0.9]) + rng.random(300)[users][:, None]
-    sums, counts = evaluation.cluster_sums(good, users)
-    mean, behind, error = evaluation.gaps_to_best(sums, counts)
-    samples = evaluation.bootstrap(sums, counts, 4000, 0)
-    assert mean == pytest.approx(good.mean(0)) and mean.argmax() == 1 and behind[1] == error[1] == 0
+    means = intervals.user_means(good, users)
+    mean, behind, error = intervals.gaps_to_best(means)
+    samples = intervals.bootstrap(means, 4000, 0)
+    assert mean == pytest.approx(np.nanmean(means, 0)) and mean.argmax() == 1 and behind[1] == error[1] == 0
     assert error[[0, 2]] == pytest.approx((samples[:, [1]] - samples)[:, [0, 2]].std(0), rel=0.1)
 
 
@@ -226,10 +227,10 @@ def test_a_last_bit_changes_no_choice():
     first_is_last = 0
     for _ in range(20):
         noisy = [base + rng.normal(0, 0.05, 300) for _ in range(3)]
-        first_is_last += np.argmax([v.mean() for v in noisy]) != evaluation.choose_within_error(noisy, users)
-        first = evaluation.choose_within_error(noisy, users)
+        first_is_last += np.argmax([v.mean() for v in noisy]) != intervals.choose_within_error(noisy, users)
+        first = intervals.choose_within_error(noisy, users)
         for _ in range(5):
             moved = [v + rng.normal(0, 1e-9, 300) for v in noisy]
-            assert evaluation.choose_within_error(moved, users) == first
+            assert intervals.choose_within_error(moved, users) == first
     assert first_is_last  # the rule does not take the largest mean
-    assert evaluation.choose_within_error([base, base + 0.1, base + 0.1], users) == 1  # surely worse is left behind
+    assert intervals.choose_within_error([base, base + 0.1, base + 0.1], users) == 1  # surely worse is left behind

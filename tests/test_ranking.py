@@ -10,7 +10,7 @@ from conftest import FEW_SOURCES, arrived_split, quick, random_log, untimed_sess
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_lab import evaluation, leakage, metrics, splits
+from recsys_lab import evaluation, intervals, leakage, metrics, splits
 from recsys_lab.catalogue import Tree
 from recsys_lab.datasets import Dataset, Histories
 from recsys_lab.models.base import load, model_class
@@ -229,10 +229,27 @@ def test_hard_negatives_are_new_to_the_visitor_and_launched(shop):
     assert (facts["first"][item] < early.at[0]).all() and len(item)
 
 
-def test_the_watching_users_never_teach(shop):
-    rows = features.training_rows(shop, STAGE)
-    stops = boosting.watching(rows.user)
-    assert stops.any() and not set(rows.user[stops]) & set(rows.user[~stops])
+def test_the_watching_users_never_teach(shop_split, monkeypatch):
+    """What the trees learn from, stop by and are calibrated on, as they are handed over."""
+    handed = {}
+
+    def spy(name, function):
+        def called(*words):
+            handed[name] = words
+            return function(*words)
+
+        return called
+
+    monkeypatch.setattr(boosting, "boosted", spy("boosted", boosting.boosted))
+    monkeypatch.setattr(boosting, "isotonic", spy("isotonic", boosting.isotonic))
+    model = boosting.Boosting(**quick("lightgbm")).fit(shop_split.known("test"))
+    learn, stop, _ = handed["boosted"]
+    assert len(learn.user) and not boosting.watching(learn.user).any()
+    assert len(stop.user) and boosting.watching(stop.user).all()
+    label, score = handed["isotonic"]  # calibrated on the watching users' lists
+    assert (label == stop.label).all() and (score == model._predict(stop.block)).all()
+    lists = np.bincount(stop.request)
+    assert np.median(lists) > 2 * np.median(np.bincount(learn.request))  # whole lists, as served
 
 
 def test_candidates_are_the_union_of_the_sources(shop_split):
@@ -391,7 +408,7 @@ def test_case_ndcg_is_what_evaluate_says(shop_split):
     told, indptr = hybrid.both_halves(model, cases, "none", ["session_walk"])
     mine = hybrid.blended(told.ranker.to_numpy(), told.session_walk.to_numpy(), indptr, 0.3, "minmax")
     value = boosting.case_ndcg(told, mine.astype(np.float32), cases, 10)
-    listed = evaluation.rank_cases(model, cases, 10, 512)
+    listed = evaluation.rank_cases(model, cases, 10, 512)[0]
     wanted = metrics.accuracy(listed, cases.indptr, cases.relevant, (10,))["ndcg", 10]
     np.testing.assert_allclose(value, wanted, atol=1e-12)
 
@@ -421,13 +438,13 @@ def test_the_ends_of_alpha_are_the_halves(shop_split):
     cases = evaluation.make_cases(shop_split, "next_item")
     lists = {}
     for name, extra in (("lightgbm", {}), ("hybrid", {"alpha": 0.0}), ("hybrid_tuned", {"alpha": 1.0})):
-        lists[name] = evaluation.rank_cases(model_class(name)(**quick(name) | extra).fit(known), cases, 5, 512)
+        lists[name], _ = evaluation.rank_cases(model_class(name)(**quick(name) | extra).fit(known), cases, 5, 512)
     warm = cases.history > 0
     same = (lists["lightgbm"][warm] == lists["hybrid"][warm]).all(1)
     assert same.mean() > 0.99  # scores that differ by rounding alone may be tied on one scale and not on the other
     assert (lists["hybrid"][warm] != lists["hybrid_tuned"][warm]).any()
     walk = candidates.fit_sources(known, {"session_walk": 20})["session_walk"]
-    alone = evaluation.rank_cases(walk, cases, 1, 512)
+    alone, _ = evaluation.rank_cases(walk, cases, 1, 512)
     scored = alone[:, 0] >= 0
     assert (
         lists["hybrid_tuned"][warm & scored, 0] == alone[warm & scored, 0]
@@ -487,11 +504,11 @@ def test_the_rule_takes_the_least_alpha_within_one_standard_error():
     lift = {0.0: 0.0, 0.2: 0.0495, 0.5: 0.05, 1.0: -0.2}
     values = {("als", "minmax", a): 0.5 + up + noise * (1 + a) for a, up in lift.items()}
     values[("als", "rank", 0.1)] = 0.4 + noise
-    table = hybrid.swept_table(values, users, 500, 0)
+    table = hybrid.swept_table(values, users)
     best = table.loc[table.ndcg.idxmax()]
     assert best.alpha == 0.5 and table[table.chosen].alpha.item() == 0.2
     sure = {key: v + (0.5 if key[2] == 0.5 else 0) for key, v in values.items()}
-    assert hybrid.swept_table(sure, users, 500, 0).query("chosen").alpha.item() == 0.5
+    assert hybrid.swept_table(sure, users).query("chosen").alpha.item() == 0.5
 
 
 def test_no_half_is_chosen_by_chance_where_the_halves_do_not_matter():
@@ -504,7 +521,7 @@ def test_no_half_is_chosen_by_chance_where_the_halves_do_not_matter():
             ("session_walk", "minmax", 0.3): trees - 0.2 * rng.random(300),
         }
         values |= {("als", "rank", 0.0): trees + noise - noise.mean() + luck, ("als", "rank", 0.3): trees - 0.1}
-        picked = hybrid.swept_table(values, users, 50, 0).query("chosen").iloc[0]
+        picked = hybrid.swept_table(values, users).query("chosen").iloc[0]
         assert (picked.collaborative, picked.normalisation, picked.alpha) == ("session_walk", "minmax", 0.0)
 
 
@@ -526,7 +543,8 @@ def test_the_fewest_trees_that_cannot_be_told_from_the_best(shop):
         gaps = [(v - value) for n, v in values.items() if n >= chosen]
         codes = pd.factorize(stop.user)[0]
         assert any(
-            gap.mean() > evaluation.gaps_to_best(*evaluation.cluster_sums(np.stack([gap, gap * 0], 1), codes))[2].max()
+            intervals.user_means(gap[:, None], codes).mean()
+            > intervals.gaps_to_best(intervals.user_means(np.stack([gap, gap * 0], 1), codes))[2].max()
             for gap in gaps
         )
     likely = boosting.boosted(learn, stop, replace_config(config, objective="binary"))

@@ -46,7 +46,7 @@ def small_checkout(tmp_path):
     record = """from recsys_lab import datasets, runs, splits
 from recsys_lab.models.popularity import Popularity
 run = runs.Run(out, "{name}")
-results = runs.judge(run, [Popularity()], splits.make(datasets.load(dataset, size=size)), k=k, draws=50)
+results = runs.judge(run, [Popularity()], splits.make(datasets.load(dataset, size=size)), k=k)
 """
     cells = {
         "21_first": (head, record.format(name="21_first")),
@@ -225,7 +225,6 @@ def test_every_chapter_runs_on_logs_without_times(kind, tmp_path):
         "--only",
         "00,10,12,13,14,16,21,22,29,90",
         "--params",
-        "draws=50",
         "users=50",
         RECSYS_LAB_DATA=str(tmp_path / "data"),
     )
@@ -339,7 +338,8 @@ def test_a_comparison_tells_what_was_chosen_otherwise(tmp_path, capsys):
             "settings": {"alpha": alpha, "seed": 0},
         }
         (folder / "fits.json").write_text(json.dumps([fit]))
-        trial = {"chapter": "22_neighbours", "model": "item_knn", "protocol": "next_item", "trial": 0}
+        trial = {"chapter": "22_neighbours", "model": "item_knn", "trial": 0}
+        trial |= {"protocol": "next_item", "target": "any", "exclude": "none"}
         (folder / "trials.json").write_text(json.dumps([trial | {"settings": {}, "chosen": name == "a"}]))
         row = dict.fromkeys(runs.METRIC_COLUMNS, "x") | {"value": alpha, "k": 10}
         (folder / "metrics.json").write_text(json.dumps([row]))

@@ -8,35 +8,65 @@ import pandas as pd
 import pytest
 from conftest import ROOT, real_data
 
-from recsys_lab import evaluation, leakage, published, runs, splits, tuning
-from recsys_lab.models.base import MODELS, model_class
+from recsys_lab import evaluation, intervals, leakage, published, runs, splits, tuning
+from recsys_lab.models.base import MODELS, Config, model_class
 from recsys_lab.models.neighbours import ItemKNN, SequentialRules
-from recsys_lab.models.popularity import Popularity, RecentPopularity
+from recsys_lab.models.popularity import Popularity, Revisits
 from recsys_lab.tuning import Range
 
 
 def test_every_model_with_settings_has_a_space():
     free = {"oracle", "blend"}  # the truth has nothing to tune; a blend is weighed once its members are fitted
-    settable = {name for name in MODELS if fields(model_class(name).Config)} - free
+    shared = {f.name for f in fields(Config)}  # what a visitor has met is weighed by the search itself
+    settable = {name for name in MODELS if {f.name for f in fields(model_class(name).Config)} - shared} - free
     assert set(tuning.SPACES) == settable
     assert set(tuning.space_table().model) == settable
 
 
-def test_budgets_are_equal_and_the_defaults_come_first(shop_split):
-    kinds = [Popularity, RecentPopularity, ItemKNN, SequentialRules]
+def test_every_question_has_its_own_search_and_the_defaults_come_first(shop_split):
+    kinds = [Popularity, Revisits, ItemKNN, SequentialRules]
+    found = tuning.search(runs.Run(""), kinds, shop_split, trials=3)
+    asked = runs.questions(shop_split, "valid")
+    assert list(found) == [kind.name for kind in kinds] and all(list(tables) == asked for tables in found.values())
+    for kind in kinds:
+        for question, table in found[kind.name].items():
+            weights = 1 if question[2] == "seen" or kind is Revisits else len(tuning.REPEATS)
+            assert len(table) == weights + (2 if kind.name in tuning.SPACES else 0)
+            assert table.trial.tolist() == list(range(len(table))) and table.chosen.sum() == 1
+            first = table.iloc[0]
+            assert all(first[name] == getattr(kind().config, name) for name in tuning.SPACES.get(kind.name, {}))
+            protocol, target, exclude = question
+            for row in (0, len(table) - 1):
+                settings = tuning.best_setting(table.assign(chosen=table.index == row))
+                again = evaluation.evaluate(kind(**settings), shop_split, protocol, target, "valid", exclude, ks=(10,))
+                assert table["ndcg@10"][row] == pytest.approx(again.mean("ndcg", 10), abs=1e-12)
+
+
+def test_no_trial_beats_the_defaults_by_luck(shop_split):
+    """Nothing but the defaults is chosen unless its paired gain is more than one standard error."""
+    found = tuning.search_model(ItemKNN, shop_split, 4)
+    for tried in found.values():
+        table = tuning.trial_table(tried, "ndcg", 10)
+        at = int(table.chosen.idxmax())
+        if at:
+            a, b = (tried[n][1] for n in (at, 0))
+            gap = intervals.user_means(
+                (a.values["ndcg", 10] - b.values["ndcg", 10])[:, None], pd.factorize(a.user_ids)[0]
+            )
+            assert gap.mean() > 0
+
+
+def test_what_is_chosen_is_fitted_for_its_question(shop_split):
     run = runs.Run("")
-    found = tuning.search(run, kinds, shop_split, trials=3)
-    assert {name: len(t) for name, t in found.items()} == {
-        "popularity": 0,
-        "popularity_recent": 3,
-        "item_knn": 3,
-        "sequential_rules": 3,
-    }
-    for kind in kinds[1:]:
-        first = found[kind.name].iloc[0]
-        assert all(first[name] == getattr(kind().config, name) for name in tuning.SPACES[kind.name])
-        value = evaluation.evaluate(kind(), shop_split, "next_item", part="valid", ks=(10,)).mean("ndcg", 10)
-        assert first["ndcg@10"] == pytest.approx(value, abs=1e-12)
+    found = tuning.search(run, [ItemKNN], shop_split, trials=3)
+    repeating = next(iter(found["item_knn"]))
+    better = found["item_knn"][repeating].assign(chosen=[n == 2 for n in range(len(found["item_knn"][repeating]))])
+    chosen = tuning.fit_chosen(run, [ItemKNN], {"item_knn": {**found["item_knn"], repeating: better}}, shop_split)
+    for question, [model] in chosen.items():
+        table = better if question == repeating else found["item_knn"][question]
+        assert vars(model.config) == vars(ItemKNN(**tuning.best_setting(table)).config)
+    results = runs.judge(None, chosen, shop_split, k=10)
+    assert [runs.question_of(e.about) for e in results] == runs.questions(shop_split)
 
 
 def test_the_test_part_is_not_looked_at(shop, shop_split):
@@ -63,8 +93,13 @@ def test_trials_are_kept_in_the_run(shop_split, tmp_path):
     run = runs.Run(tmp_path / "run", "22_neighbours")
     found = tuning.search(run, [ItemKNN], shop_split, trials=2)["item_knn"]
     rows = json.loads((tmp_path / "run" / "trials.json").read_text())
-    assert [row["trial"] for row in rows] == [0, 1] and sum(row["chosen"] for row in rows) == 1
-    assert rows[0]["settings"]["neighbours"] == 100 and rows[1]["value"] == pytest.approx(found["ndcg@10"][1], abs=1e-6)
+    assert len(rows) == sum(map(len, found.values())) and sum(row["chosen"] for row in rows) == len(found)
+    first = next(iter(found.values()))
+    assert rows[0]["settings"]["neighbours"] == 100 and rows[1]["value"] == pytest.approx(first["ndcg@10"][1], abs=1e-6)
+    kept = {runs.question_of(e.about): e for e in run.evaluations()}
+    assert set(kept) == set(found) and {e.about["part"] for e in kept.values()} == {"valid"}
+    for question, table in found.items():
+        assert kept[question].mean("ndcg", 10) == pytest.approx(table["ndcg@10"][table.chosen].item())
     runs.Run(tmp_path / "run", "22_neighbours")  # a chapter that starts again forgets them
     assert json.loads((tmp_path / "run" / "trials.json").read_text()) == []
 

@@ -10,7 +10,8 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from copy import copy
+from dataclasses import asdict, dataclass, fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
@@ -27,15 +28,26 @@ from ..metrics import SOURCES, TopK, top_k, top_k_sparse
 from ..numerics import exact_product, to_fixed_point, round_scores, sum_rows, weighted_sums
 
 # %% auto #0
-__all__ = ['Scores', 'MODELS', 'BEHIND_A_FIT', 'FORMAT', 'Config', 'make_config', 'rank_in_order', 'exclusion', 'in_order',
-           'best_of', 'fill_up', 'Recommender', 'check_fit', 'remember', 'cold_answer', 'check_rank', 'rank_block',
-           'made_lists', 'neighbours_of', 'rank_all', 'users_known', 'pack', 'unpack', 'write_model', 'save_model',
-           'model_class', 'load', 'restore', 'mean_vectors', 'fold_map', 'cosines', 'stored_rows', 'FactorRecommender']
+__all__ = ['Scores', 'MODELS', 'BEHIND_A_FIT', 'FORMAT', 'Config', 'make_config', 'steps_back', 'fading', 'scale_rows',
+           'add_repeats', 'rank_in_order', 'exclusion', 'in_order', 'best_of', 'fill_up', 'Recommender', 'check_fit',
+           'remember', 'cold_answer', 'check_rank', 'rank_block', 'made_lists', 'neighbours_of', 'rank_all',
+           'users_known', 'pack', 'unpack', 'write_model', 'save_model', 'model_class', 'load', 'restore',
+           'mean_vectors', 'fold_map', 'cosines', 'stored_rows', 'FactorRecommender']
 
 # %% ../../nbs/20_recommender.ipynb #661c1bcc
 @dataclass(frozen=True)
 class Config:
-    """Settings of a model; subclasses add typed fields with defaults."""
+    """Settings that every model has; subclasses add typed fields with defaults.
+
+    Attributes
+    ----------
+    repeat_weight : weight of the items that a visitor has already met, the latest first, against the model's best other item;
+        0: what the model itself says of them
+    repeat_decay : steps back in the history over which that weight falls to 1/e
+    """
+
+    repeat_weight: float = 0.0
+    repeat_decay: float = 4.0
 
 
 def make_config(kind: type[Config], model: str, settings: dict[str, Any]) -> Config:
@@ -56,6 +68,56 @@ def make_config(kind: type[Config], model: str, settings: dict[str, Any]) -> Con
             raise ValueError(f"{model}: {name} must be of type {wanted.__name__}, not {value!r}")
     return kind(**settings)
 
+# %% ../../nbs/20_recommender.ipynb #6350f218
+Scores: TypeAlias = np.ndarray | sparse.csr_matrix
+
+
+def steps_back(histories: Histories, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(row, item, steps) of the distinct items among the `last` events of each encoded history; 0 steps is the last event."""
+    back = histories.indptr[histories.rows + 1] - 1 - np.arange(len(histories.items))
+    near = back < last
+    row, item, back = histories.rows[near], histories.items[near], back[near]
+    order = np.lexsort((back, item, row))
+    row, item, back = row[order], item[order], back[order]
+    first = (np.diff(row, prepend=-1) != 0) | (np.diff(item, prepend=-1) != 0)
+    return row[first], item[first], back[first]
+
+
+def fading(steps: np.ndarray, decay: float) -> np.ndarray:
+    """`exp(-steps / decay)` with as many bits as a score has, so that it is the same on every processor; 1 where `decay` is 0."""
+    return round_scores(np.exp(-steps / decay)).astype(float) if decay else np.ones(len(steps))
+
+
+def scale_rows(scores: sparse.csr_matrix) -> sparse.csr_matrix:
+    """The rows of a CSR matrix of scores of at least 0, each divided by its greatest entry."""
+    out = scores.tocsr()
+    full, sizes = np.flatnonzero(np.diff(out.indptr)), np.diff(out.indptr)
+    most = np.zeros(out.shape[0], out.dtype)
+    if len(full):
+        most[full] = np.maximum.reduceat(out.data, out.indptr[full])
+    data = (out.data / np.repeat(np.maximum(most, 1e-30), sizes)).astype(np.float32)
+    return sparse.csr_matrix((data, out.indices, out.indptr), shape=out.shape)
+
+
+def add_repeats(scores: Scores, histories: Histories, n_items: int, weight: float, decay: float) -> Scores:
+    """Scores on a scale on which each history's best item is 1, plus `weight` times `fading` for the items of the history.
+
+    Dense scores are scaled from the lowest of each row (0) to the highest; sparse ones, which are opinions of at least 0, by their
+    highest. An item that a dense model will not score (-inf) stays out.
+    """
+    row, item, back = steps_back(histories, 50)
+    met = (weight * fading(back, decay)).astype(np.float32)
+    if sparse.issparse(scores):
+        indptr = np.searchsorted(row, np.arange(len(histories) + 1))  # entries come row by row, items ascending
+        return (scale_rows(scores) + sparse.csr_matrix((met, item, indptr), (len(histories), n_items))).tocsr()
+    dense = np.array(np.broadcast_to(scores, (len(histories), n_items)), np.float32)
+    finite = np.isfinite(dense)
+    low = dense.min(1, initial=np.inf, where=finite)[:, None]
+    span = dense.max(1, initial=-np.inf, where=finite)[:, None] - low
+    out = np.divide(dense - low, span, out=np.where(finite, np.float32(0), dense), where=finite & (span > 0))
+    out[row, item] += met
+    return out
+
 # %% ../../nbs/20_recommender.ipynb #f887261b
 def rank_in_order(order: np.ndarray, excluded: sparse.csr_matrix, k: int) -> np.ndarray:
     """The first k codes of `order` that are not excluded (CSR `[n, items]`), for each row: int32 `[n, k]`, padded with -1."""
@@ -75,9 +137,6 @@ def rank_in_order(order: np.ndarray, excluded: sparse.csr_matrix, k: int) -> np.
     return out
 
 # %% ../../nbs/20_recommender.ipynb #e8ef5604
-Scores: TypeAlias = np.ndarray | sparse.csr_matrix
-
-
 def exclusion(histories: Histories, exclude: str, n_items: int) -> sparse.csr_matrix:
     """CSR `[n, items]` of what the lists of encoded histories must leave out."""
     return histories.keep(excluded_entries(histories, exclude)).matrix(n_items)
@@ -145,7 +204,7 @@ MODELS = {  # the name that a saved model carries -> where its class lives
     "blend": "recsys_lab.models.blend:Blend",
     "content": "recsys_lab.models.content:Content",
     "oracle": "recsys_lab.models.oracle:Oracle",
-    "revisits": "recsys_lab.ranking.candidates:Revisits",
+    "revisits": "recsys_lab.models.popularity:Revisits",
     "taxonomy": "recsys_lab.ranking.candidates:Taxonomy",
     "lr": "recsys_lab.ranking.logistic:Logistic",
     "lr_enriched": "recsys_lab.ranking.logistic:LogisticEnriched",
@@ -180,6 +239,8 @@ class Recommender:
 
     def __init__(self, **settings: Any):
         self.config: Any = make_config(self.Config, self.name or type(self).__name__, settings)
+        if self.config.repeat_weight < 0 or self.config.repeat_decay < 0:
+            raise ValueError(f"{self.name}: repeat_weight and repeat_decay must be at least 0, not {self.config}")
         self.fitted_on: str | None = None
         self.fit_seconds = 0.0
         self.parts: dict[str, Recommender] = {}
@@ -269,6 +330,19 @@ class Recommender:
         """`_score`, told what the lists will leave out: a model that draws up a short list first needs to know."""
         return self._score(histories)
 
+    def scores(self, histories: Histories, exclude: str = "none") -> Scores:
+        """Scores of encoded histories from which lists are made: the model's own, with the term for repeats (`Config`) if it has one."""
+        answer, c = self._answer(histories, exclude), self.config
+        if not c.repeat_weight or exclude == "seen":  # what is left out needs no score
+            return answer
+        return add_repeats(answer, histories, len(self.items), c.repeat_weight, c.repeat_decay)
+
+    def with_repeats(self, repeat_weight: float) -> Any:
+        """The same fitted model with another `repeat_weight`; nothing is fitted again."""
+        other = copy(self)
+        other.config = replace(self.config, repeat_weight=float(repeat_weight))
+        return other
+
     def _cold(self) -> np.ndarray:
         """Scores `[items]` for visitors of whom nothing is known: how many users met each item."""
         return self.popular.astype(np.float32)
@@ -329,7 +403,7 @@ def rank_block(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(codes, scores, sources) `[n, k]` for a block of histories: scored, and made into lists."""
     encoded = histories.encode(model.items)
-    return made_lists(model, encoded, model._answer(encoded, exclude), k, exclude)
+    return made_lists(model, encoded, model.scores(encoded, exclude), k, exclude)
 
 
 def made_lists(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,11 +17,12 @@ from scipy import sparse
 
 from ..datasets import Dataset, Histories
 from ..evaluation import Cases
+from ..intervals import mean_over_users
 from ..metrics import accuracy, top_k_sparse
 from .base import Config, Recommender, Scores, best_of, exclusion, model_class
 from ..numerics import sum_rows
 from ..ranking.candidates import one_catalogue
-from ..tuning import new_study, choose_trial
+from ..tuning import Range, choose_trial, propose
 
 # %% auto #0
 __all__ = ['standardised', 'BlendConfig', 'Blend', 'fitted_members', 'Pool', 'pooled', 'weigh']
@@ -103,7 +105,7 @@ class Blend(Recommender):
         total = np.zeros((len(histories), len(self.items)), np.float32)
         for name, part in self.parts.items():
             if weight := self.config.weights.get(name, 1.0):
-                total += np.float32(weight) * standardised(part._score(histories), total.shape)
+                total += np.float32(weight) * standardised(part.scores(histories), total.shape)
         return total
 
     def _source(self, histories: Histories) -> np.ndarray:
@@ -135,8 +137,8 @@ class Pool(NamedTuple):
     to_case: np.ndarray
 
     def ndcg(self, weights: Mapping[str, float], k: int = 10) -> float:
-        """Mean of `values`."""
-        return float(self.values(weights, k).mean())
+        """Mean of `values` over users."""
+        return mean_over_users(self.values(weights, k), self.cases.user_ids)
 
     def values(self, weights: Mapping[str, float], k: int = 10) -> np.ndarray:
         """NDCG@k of each case's candidates listed by the weighted sum of their scores; a member that is not named counts nothing."""
@@ -160,7 +162,7 @@ def pooled(parts: Mapping[str, Recommender], cases: Cases, most: int = 4000, eac
     for start in range(0, len(cases), block):
         asked = cases.histories(slice(start, min(start + block, len(cases)))).encode(items)
         out = exclusion(asked, cases.exclude, len(items))
-        scores = [standardised(part._score(asked), out.shape) for part in parts.values()]
+        scores = [standardised(part.scores(asked), out.shape) for part in parts.values()]
         best = np.zeros(out.shape, bool)
         for of_one in scores:
             codes, _ = best_of(of_one.copy(), out, min(each, len(items)))
@@ -182,14 +184,9 @@ def weigh(pool: Pool, trials: int = 60, seed: int = 0, k: int = 10) -> pd.DataFr
     """
     tried: list[dict[str, Any]] = []
     values: list[np.ndarray] = []
-
-    def objective(trial: Any) -> float:
-        weights = {name: trial.suggest_float(name, 0.0, 1.0) for name in pool.scores}
+    alike = SimpleNamespace(**dict.fromkeys(pool.scores, 1.0))
+    for number, weights in enumerate(propose(alike, dict.fromkeys(pool.scores, Range(0.0, 1.0)), trials, seed)):
         values.append(pool.values(weights, k))
-        tried.append({"trial": trial.number, **weights, f"ndcg@{k}": float(values[-1].mean())})
-        return tried[-1][f"ndcg@{k}"]
-
-    study = new_study(seed)
-    study.enqueue_trial(dict.fromkeys(pool.scores, 1.0))
-    study.optimize(objective, n_trials=trials)
+        mean = mean_over_users(values[-1], pool.cases.user_ids)
+        tried.append({"trial": number, **weights, f"ndcg@{k}": mean})
     return choose_trial(tried, ["trial", *pool.scores, f"ndcg@{k}"], values, pool.cases.user_ids)

@@ -16,14 +16,14 @@ from scipy import sparse
 from tqdm import tqdm
 
 from ..datasets import Dataset, Histories, flat_ranges
-from .base import Config, Recommender
+from .base import Config, Recommender, fading, scale_rows, steps_back
 from ..numerics import round_scores, sparse_product
 
 # %% auto #0
 __all__ = ['STALE', 'even_blocks', 'strongest', 'keep_strongest', 'item_similarity', 'ItemKNNConfig', 'ItemKNN', 'UserKNNConfig',
-           'UserKNN', 'unit_rows', 'VisitIndex', 'newest_last', 'index_visits', 'steps_back', 'fading', 'visits_alike',
-           'SessionKNNConfig', 'SessionKNN', 'best_per_row', 'follow_counts', 'last_items', 'SequentialRulesConfig',
-           'SequentialRules', 'item_walk', 'freshness', 'to_one', 'SessionWalkConfig', 'SessionWalk']
+           'UserKNN', 'unit_rows', 'VisitIndex', 'newest_last', 'index_visits', 'visits_alike', 'SessionKNNConfig',
+           'SessionKNN', 'best_per_row', 'follow_counts', 'last_items', 'SequentialRulesConfig', 'SequentialRules',
+           'item_walk', 'freshness', 'SessionWalkConfig', 'SessionWalk']
 
 # %% ../../nbs/22_neighbours.ipynb #2a9ddf50
 def even_blocks(work: np.ndarray, most: float) -> Iterator[slice]:
@@ -247,22 +247,6 @@ def index_visits(visits: Histories, n_items: int) -> VisitIndex:
     counts = np.bincount(item[first], minlength=n_items)
     return VisitIndex(np.concatenate([[0], np.cumsum(counts)]), visit[first], place[order][first])
 
-# %% ../../nbs/22_neighbours.ipynb #008e7402
-def steps_back(histories: Histories, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(row, item, steps) of the distinct items among the `last` events of each encoded history; 0 steps is the last event."""
-    back = histories.indptr[histories.rows + 1] - 1 - np.arange(len(histories.items))
-    near = back < last
-    row, item, back = histories.rows[near], histories.items[near], back[near]
-    order = np.lexsort((back, item, row))
-    row, item, back = row[order], item[order], back[order]
-    first = (np.diff(row, prepend=-1) != 0) | (np.diff(item, prepend=-1) != 0)
-    return row[first], item[first], back[first]
-
-
-def fading(steps: np.ndarray, decay: float) -> np.ndarray:
-    """`exp(-steps / decay)` with as many bits as a score has, so that it is the same on every processor; 1 where `decay` is 0."""
-    return round_scores(np.exp(-steps / decay)).astype(float) if decay else np.ones(len(steps))
-
 # %% ../../nbs/22_neighbours.ipynb #a9614451
 def visits_alike(
     index: VisitIndex, row: np.ndarray, item: np.ndarray, back: np.ndarray, weight: np.ndarray, sample: int
@@ -453,17 +437,6 @@ def freshness(visits: Histories, n_items: int, fresh: float) -> np.ndarray:
     age = 1 - newest / max(1, len(visits))
     return (STALE + (1 - STALE) * fading(age, fresh)).astype(np.float32)
 
-
-def to_one(scores: sparse.csr_matrix) -> sparse.csr_matrix:
-    """The rows of a CSR matrix, each divided by its greatest entry."""
-    out = scores.tocsr()
-    full, sizes = np.flatnonzero(np.diff(out.indptr)), np.diff(out.indptr)
-    most = np.zeros(out.shape[0], out.dtype)
-    if len(full):
-        most[full] = np.maximum.reduceat(out.data, out.indptr[full])
-    out.data = (out.data / np.repeat(np.maximum(most, 1e-30), sizes)).astype(np.float32)
-    return out
-
 # %% ../../nbs/22_neighbours.ipynb #55485fd3
 @dataclass(frozen=True)
 class SessionWalkConfig(Config):
@@ -476,8 +449,6 @@ class SessionWalkConfig(Config):
     tame : 0: steps are shares of the item left; 0.5: symmetric; more is kinder to rare items
     second : weight of two steps against one
     prefix_decay : steps back in the prefix over which an item's weight as a start falls to 1/e; 0: all alike
-    own : weight of the visitor's own items as offers, against the strongest other (people come back to what they saw)
-    own_decay : steps back over which that weight falls to 1/e; 0: all alike
     fresh : share of all visits over which an item that nobody meets any more loses its weight (to 1/e, down to `STALE`); 0: never
     neighbours : items kept of each item
     """
@@ -487,13 +458,12 @@ class SessionWalkConfig(Config):
     tame: float = 0.35
     second: float = 4.0
     prefix_decay: float = 1.5
-    own: float = 3.0
-    own_decay: float = 4.0
     fresh: float = 0.2
     neighbours: int = 300
+    repeat_weight: float = 3.0
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.neighbours) < 1 or min(self.second, self.prefix_decay, self.own, self.fresh) < 0:
+        if min(self.steps, self.neighbours) < 1 or min(self.second, self.prefix_decay, self.fresh) < 0:
             raise ValueError(f"steps and neighbours must be at least 1, the other settings at least 0, not {self}")
 
 
@@ -520,8 +490,5 @@ class SessionWalk(Recommender):
         c, shape = self.config, (len(histories), len(self.items))
         row, item, back = steps_back(histories, 50)
         indptr = np.searchsorted(row, np.arange(len(histories) + 1))  # entries come row by row, items ascending
-        start, own = (
-            sparse.csr_matrix((fading(back, decay).astype(np.float32), item, indptr), shape=shape)
-            for decay in (c.prefix_decay, c.own_decay)
-        )
-        return (to_one(sparse_product(start, self.state["walk"])) + c.own * own).tocsr()
+        start = sparse.csr_matrix((fading(back, c.prefix_decay).astype(np.float32), item, indptr), shape=shape)
+        return scale_rows(sparse_product(start, self.state["walk"]))

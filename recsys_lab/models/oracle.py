@@ -10,13 +10,23 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
 
 from ..datasets import Dataset, Histories
 from .base import Config, Recommender
-from ..simulator import Truth
+from recsys_lab.simulator import (
+    BUY_AFTER_MS,
+    CART_AFTER_MS,
+    DAY_MS,
+    LONGEST,
+    START_MS,
+    VIEW_GAP_LOG,
+    VIEW_GAP_MS,
+    Truth,
+)
 
 # %% auto #0
-__all__ = ['CART_MS', 'OracleConfig', 'last_events', 'waiting_carts', 'Oracle']
+__all__ = ['OracleConfig', 'last_views', 'pending', 'view_density', 'Oracle']
 
 # %% ../../nbs/29_oracle.ipynb #030c0d35
 @dataclass(frozen=True)
@@ -26,32 +36,62 @@ class OracleConfig(Config):
     purchases: bool = False
 
 
-CART_MS = 11 * 60_000  # a simulated purchase follows its cart within this time
+def last_views(histories: Histories) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(item, milliseconds since, views in its session, start of the session) of each last view; -1, 0, 0, the request's time without."""
+    n, viewed = len(histories), histories.events == histories.event_names.index("view")
+    row, item, time = histories.rows[viewed], histories.items[viewed], histories.times[viewed]
+    last, gap, length, start = np.full(n, -1), np.zeros(n, np.int64), np.zeros(n, np.int64), histories.at.copy()
+    ends = np.flatnonzero(np.diff(row, append=-1))
+    who = row[ends]
+    last[who], gap[who] = item[ends], histories.at[who] - time[ends]
+    opens = (np.diff(row, prepend=-1) != 0) | (np.diff(time, prepend=0) > VIEW_GAP_MS[1])
+    opening = np.maximum.accumulate(np.where(opens, np.arange(len(row)), 0))
+    length[who], start[who] = ends - opening[ends] + 1, time[opening[ends]]
+    return last, gap, length, start
 
 
-def last_events(histories: Histories) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(item, milliseconds since, whether it was a view) of each visitor's last event; -1, 0, False without one."""
-    n, met = len(histories), np.diff(histories.indptr) > 0
-    item, gap, viewed = np.full(n, -1), np.zeros(n, np.int64), np.zeros(n, bool)
-    ends = histories.indptr[1:][met] - 1
-    item[met], gap[met] = histories.items[ends], histories.at[met] - histories.times[ends]
-    viewed[met] = histories.events[ends] == histories.event_names.index("view")
-    return item, gap, viewed
+def pending(
+    histories: Histories, kind: str, following: str, after: tuple[int, int], chance: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(rows, items, density in 1/ms) of events `following` that may come at the time of each request, after events of a `kind`.
+
+    `chance` `[m]` is that of each entry being followed at all, evenly `after` so many milliseconds; an entry of whose item such an
+    event has come within that time is done.
+    """
+    names, span = histories.event_names, int(histories.items.max(initial=0)) + 1
+    age = histories.at[histories.rows] - histories.times
+    open_ = np.flatnonzero((histories.events == names.index(kind)) & (age >= after[0]) & (age < after[1]))
+    done = np.flatnonzero((histories.events == names.index(following)) & (age < after[1]))
+    key = histories.rows * span + histories.items
+    came = pd.DataFrame({"key": key[done], "came": histories.times[done]})
+    both = pd.DataFrame({"key": key[open_], "entry": open_}).merge(came, on="key")
+    wait = both["came"] - histories.times[both["entry"]]
+    open_ = np.setdiff1d(open_, both["entry"][(wait >= after[0]) & (wait < after[1])])
+    width = after[1] - after[0]
+    passed = (age[open_] - after[0]) / width
+    density = chance[open_] / width / (1 - chance[open_] * passed)  # given that it has not come yet
+    return histories.rows[open_], histories.items[open_], density
 
 
-def waiting_carts(histories: Histories) -> tuple[np.ndarray, np.ndarray]:
-    """(rows, items) of what was put into a cart so lately that its purchase may still follow."""
-    fresh = histories.at[histories.rows] - histories.times <= CART_MS
-    carted = fresh & (histories.events == histories.event_names.index("addtocart"))
-    return histories.rows[carted], histories.items[carted]
+def view_density(truth: Truth, gap: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """Density in 1/ms of another view `gap` after the last one of a session of `length` views, given that none has come yet."""
+    c, (mean, spread), (low, high) = truth.config, VIEW_GAP_LOG, VIEW_GAP_MS
+    more = 1 - 1 / max(1.0, c.length - 1)
+    goes_on = np.where(length == 1, 1 - c.bounce, np.where(length < LONGEST, more, 0.0))
+    scaled = (np.log(np.clip(gap, 1, None)) - mean) / spread
+    density = norm.pdf(scaled) / (np.clip(gap, 1, None) * spread)
+    density = np.where(gap <= low, norm.cdf((np.log(low) - mean) / spread), density)  # cut to the ends: whole masses
+    density = np.where(gap >= high, norm.sf((np.log(high) - mean) / spread), density)
+    before = np.where(gap <= low, 0.0, norm.cdf(scaled))
+    return goes_on * density / np.maximum(1 - goes_on * before, 1e-12)
 
 # %% ../../nbs/29_oracle.ipynb #624886a5
 class Oracle(Recommender):
     """Ranks by the simulated shop's true probability that the next event (or purchase) is of the item.
 
-    It knows every visitor's tastes, what is on sale at the moment of the request, how sessions go and how carts follow views; only how
-    carts and
-    later views interleave is approximated. Visitors who are not of this shop cannot be ranked (`ValueError`).
+    It knows every visitor's tastes, what is on sale, how sessions go, and when carts and purchases follow. For `next_item` on a shop
+    without exposure nothing can rank better on average; for a whole period it is a reference: what the next event is of says most, but
+    not all, of what the coming weeks will hold. Visitors who are not of this shop cannot be ranked (`ValueError`).
     """
 
     name = "oracle"
@@ -78,17 +118,21 @@ class Oracle(Recommender):
         if visitors is None or not np.isin(visitors, np.arange(truth.config.visitors)).all():
             raise ValueError("the oracle ranks visitors of its own shop only; these histories name others, or nobody")
         visitors, scores = visitors.astype(np.int64), np.empty((len(histories), len(self.items)), np.float32)
-        last, gap, viewed = last_events(histories)
-        day = truth.day(histories.at)
+        last, gap, length, start = last_views(histories)
+        inside = (last >= 0) & (gap <= VIEW_GAP_MS[1])
+        day = truth.day(np.where(inside, start, histories.at))  # a session keeps the shelf of the day on which it began
         for today in np.unique(day):
             rows = np.flatnonzero(day == today)
-            scores[rows] = truth.next_view(visitors[rows], last[rows], gap[rows], int(histories.at[rows[0]]))
+            scores[rows] = truth.next_view(visitors[rows], last[rows], gap[rows], START_MS + int(today) * DAY_MS)
+        buy = np.full(len(histories.items), truth.config.buy)
+        bought = pending(histories, "addtocart", "transaction", BUY_AFTER_MS, buy)
         if self.config.purchases:
             scores *= truth.items.conversion.astype(np.float32)
-            scores[waiting_carts(histories)] += 1
+            scores[bought[:2]] += 1
         else:
-            rows = np.flatnonzero(viewed & (gap <= 60_000))
-            scores[rows, last[rows]] += np.minimum(
-                1, truth.config.cart * truth.items.conversion[last[rows]] * truth.people.keen[visitors[rows]]
-            )
+            keen = truth.people.keen[visitors[histories.rows]] * truth.items.conversion[histories.items]
+            carted = pending(histories, "view", "addtocart", CART_AFTER_MS, np.minimum(1, truth.config.cart * keen))
+            scores *= np.where(inside, view_density(truth, gap, length), 1.0).astype(np.float32)[:, None]
+            for row, item, density in (carted, bought):
+                np.add.at(scores, (row, item), density.astype(np.float32))
         return np.where(scores > 0, scores, -np.inf).astype(np.float32)

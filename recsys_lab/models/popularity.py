@@ -14,11 +14,11 @@ from scipy import sparse
 
 from ..datasets import Dataset, Histories
 from ..evaluation import item_users
-from .base import Config, Recommender
+from .base import Config, Recommender, fading
 from ..numerics import sparse_product
 
 # %% auto #0
-__all__ = ['Popularity', 'RecentConfig', 'RecentPopularity', 'CategoryPopularity']
+__all__ = ['Popularity', 'RecentConfig', 'RecentPopularity', 'CategoryPopularity', 'RevisitsConfig', 'Revisits']
 
 # %% ../../nbs/21_popularity.ipynb #95135977
 class Popularity(Recommender):
@@ -84,3 +84,38 @@ class CategoryPopularity(Recommender):
     def _score(self, histories: Histories) -> sparse.csr_matrix:
         met = histories.matrix(len(self.items), dict.fromkeys(histories.event_names, 1.0))
         return sparse_product(sparse_product(met, self.state["member"]), self.state["shares"])
+
+# %% ../../nbs/21_popularity.ipynb #8afb39e9
+@dataclass(frozen=True)
+class RevisitsConfig(Config):
+    """Settings of Revisits.
+
+    Attributes
+    ----------
+    decay : steps back over which an item's weight falls to 1/e
+    addtocart, transaction : weight of these events; others count 1
+    """
+
+    decay: float = 8.0
+    addtocart: float = 2.0
+    transaction: float = 1.0
+
+
+class Revisits(Recommender):
+    """The visitor's own items, the latest first, then popular ones. Fold-in is exact."""
+
+    name = "revisits"
+    Config = RevisitsConfig
+
+    def _fit(self, dataset: Dataset) -> dict[str, Any]:
+        return {}
+
+    def _score(self, histories: Histories) -> sparse.csr_matrix:
+        back = histories.indptr[histories.rows + 1] - 1 - np.arange(len(histories.items))
+        weight = np.array([getattr(self.config, name, 1.0) for name in histories.event_names])[histories.events]
+        value = fading(back, self.config.decay) * weight  # summed in double precision, rounded once
+        out = sparse.csr_matrix(
+            (value, histories.items, histories.indptr), (len(histories), len(self.items)), copy=True
+        )
+        out.sum_duplicates()
+        return out.astype(np.float32)

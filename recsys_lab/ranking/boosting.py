@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,12 +16,14 @@ import pandas as pd
 
 from .. import metrics
 from ..datasets import Dataset, Histories
-from ..evaluation import Cases, bootstrap, cluster_sums, choose_within_error, interval
+from ..evaluation import Cases
+from ..intervals import choose_within_error, compare_family, mean_over_users, user_means
 from ..numerics import round_scores
 from .candidates import Candidates
 from recsys_lab.ranking.features import (
     FirstStage,
     Rows,
+    Stage,
     drawn_cases,
     expanded,
     feature_block,
@@ -30,11 +32,11 @@ from recsys_lab.ranking.features import (
     rolling,
 )
 from .logistic import TwoStage, TwoStageConfig, stage_of
-from ..tuning import SPACES, Space, holds, new_study, suggest, choose_trial
+from ..tuning import SPACES, Space, choose_trial, propose
 
 # %% auto #0
 __all__ = ['TREE_STEP', 'watching', 'BoostingConfig', 'lgb_data', 'boosted', 'fewest_trees', 'log_likelihood', 'rows_ndcg',
-           'isotonic', 'Boosting', 'cross_validated', 'tune_boosting', 'served', 'case_ndcg', 'paired', 'with_features',
+           'served', 'case_ndcg', 'isotonic', 'watched_lists', 'Boosting', 'tune_boosting', 'paired', 'with_features',
            'without_groups', 'importances', 'partial_dependence', 'contributions']
 
 # %% ../../nbs/33_lightgbm.ipynb #29a9e2a5
@@ -159,6 +161,32 @@ def rows_ndcg(rows: Rows, scores: np.ndarray, k: int = 10) -> np.ndarray:
     met = np.bincount(rows.request, rows.label).astype(int)
     return np.bincount(rows.request[order], gain) / ideal[np.minimum(met, k) - 1]
 
+# %% ../../nbs/33_lightgbm.ipynb #a5793626
+def served(first: FirstStage, cases: Cases, exclude: str) -> tuple[pd.DataFrame, np.ndarray]:
+    """(columns `case, item, met` of every candidate of cases as served, their features)."""
+
+    def work(
+        number: int, rows: slice, asking: Histories, c: Candidates, label: np.ndarray
+    ) -> tuple[pd.DataFrame, np.ndarray]:
+        told = pd.DataFrame({"case": rows.start + c.rows, "item": c.items, "met": label})
+        return told, feature_block(first.facts, asking, c, first.names)
+
+    parts = over_cases(first, cases, exclude, work) or [
+        (pd.DataFrame({"case": [], "item": [], "met": []}, dtype=int), np.zeros((0, len(first.names))))
+    ]
+    return pd.concat([told for told, _ in parts], ignore_index=True), np.concatenate([block for _, block in parts])
+
+
+def case_ndcg(told: pd.DataFrame, scores: np.ndarray, cases: Cases, k: int) -> np.ndarray:
+    """NDCG@k of each case if its candidates are listed by their scores; relevant items that are no candidates count as missed."""
+    order = np.lexsort((-round_scores(scores), told["case"]))  # stable, and candidates come in order of item
+    case, met = told["case"].to_numpy()[order], told["met"].to_numpy()[order]
+    starts = np.concatenate([[0], np.cumsum(np.bincount(case, minlength=len(cases)))])
+    place = np.arange(len(case)) - starts[case]
+    gain = np.where(place < k, met / np.log2(place + 2), 0)
+    ideal = np.cumsum(metrics.discounts(k))[np.minimum(np.diff(cases.indptr), k) - 1]
+    return np.bincount(case, gain, minlength=len(cases)) / ideal
+
 # %% ../../nbs/33_lightgbm.ipynb #793a54ed
 def isotonic(label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(scores, probabilities) at the corners of the rising step-free map that fits labels best."""
@@ -168,6 +196,18 @@ def isotonic(label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarr
         return np.array([0.0, 1.0]), np.array([0.0, 1.0])
     fit = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(score, label)
     return fit.X_thresholds_, fit.y_thresholds_
+
+
+def watched_lists(dataset: Dataset, stage: Stage) -> Rows:
+    """The whole short lists, as served, of the watching users' requests in the latest rolling window of a log."""
+    split = rolling(dataset, stage.windows, stage.window)[-1]
+    names = tuple(first_stage_of(dataset, stage).names)
+    first, cases = first_stage_of(split.known("test"), replace(stage, features=names)), drawn_cases(split, stage)
+    cases = cases.subset(np.flatnonzero(watching(cases.user_ids)), np.ones(len(cases.relevant), bool))
+    told, block = served(first, cases, stage.exclude)
+    listed, request = np.unique(told["case"].to_numpy(), return_inverse=True)
+    window = np.full(len(listed), stage.windows - 1)
+    return Rows(block, told["met"].to_numpy(bool), request, window, cases.user_ids[listed], list(names))
 
 
 class Boosting(TwoStage):
@@ -182,31 +222,13 @@ class Boosting(TwoStage):
     leans_on = (*TwoStage.leans_on, "recsys_lab.ranking.boosting")
 
     def _learn(self, rows: Rows, dataset: Dataset) -> dict[str, Any]:
-        stops = watching(rows.user)
-        last = rows.window == rows.window.max()
-        learn, stop = (rows.take(~stops), rows.take(stops & last)) if (~stops).any() else (rows, rows.take(~last))
-        booster = boosted(learn, stop, self.config)
+        learn, stop = rows.take(~watching(rows.user)), watched_lists(dataset, stage_of(self.config))
+        booster = boosted(learn if len(learn.label) else rows, stop, self.config)
         state = {
             "booster": np.frombuffer(booster.model_to_string(num_iteration=booster.best_iteration).encode(), np.uint8)
         }
-        label, score = self._watched(dataset, state)
-        state["level"], state["chance"] = isotonic(label, score)
+        state["level"], state["chance"] = isotonic(stop.label, self._predict(stop.block, state))
         return state
-
-    def _watched(self, dataset: Dataset, state: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        """(labels, scores) of all candidates of the watching users' requests in the latest window."""
-        stage = stage_of(self.config)
-        split = rolling(dataset, stage.windows, stage.window)[-1]
-        names = tuple(first_stage_of(dataset, stage).names)
-        first, cases = first_stage_of(split.known("test"), replace(stage, features=names)), drawn_cases(split, stage)
-        cases = cases.subset(np.flatnonzero(watching(cases.user_ids)), np.ones(len(cases.relevant), bool))
-        parts = over_cases(
-            first,
-            cases,
-            stage.exclude,
-            lambda i, rows, h, c, label: (label, self._predict(feature_block(first.facts, h, c, first.names), state)),
-        )
-        return tuple(np.concatenate(x) for x in zip(*parts, strict=True)) if parts else (np.zeros(0), np.zeros(0))  # type: ignore[return-value]
 
     def booster(self, state: dict[str, Any] | None = None) -> lightgbm.Booster:
         """The trees, read once from the fitted state."""
@@ -226,73 +248,39 @@ class Boosting(TwoStage):
         return np.interp(scores, self.state["level"], self.state["chance"])
 
 # %% ../../nbs/33_lightgbm.ipynb #feed67e6
-def cross_validated(rows: Rows, config: Any, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    """(`rows_ndcg` of requests of the windows after the first by trees learned on the windows before each, their users)."""
-    found, users = [np.zeros(0)], [rows.user[:0]]
-    for number in range(1, int(rows.window.max(initial=0)) + 1):
-        judged, stops = watching(rows.user, 3), watching(rows.user)
-        judged &= ~stops
-        learn = rows.take((rows.window < number) & ~stops & ~judged)
-        stop, report = rows.take((rows.window == number) & stops), rows.take((rows.window == number) & judged)
-        if learn.label.any() and len(report.label):
-            trees = boosted(learn, stop, config)
-            found.append(rows_ndcg(report, np.asarray(trees.predict(report.block, raw_score=True)), k))
-            users.append(report.user)
-    return np.concatenate(found), np.concatenate(users)
-
-
 def tune_boosting(
-    rows: Rows, trials: int, seed: int = 0, k: int = 10, space: Space | None = None, **fixed: Any
+    rows: Rows,
+    stop: Rows,
+    lists: tuple[pd.DataFrame, np.ndarray],
+    cases: Cases,
+    trials: int,
+    seed: int = 0,
+    k: int = 10,
+    space: Space | None = None,
+    **fixed: Any,
 ) -> pd.DataFrame:
-    """Settings of `lightgbm` tried by `cross_validated`: columns `trial`, each setting, `ndcg@k`, `chosen`, as `tuning.tune`
-    gives them.
+    """Settings of `lightgbm` tried on cases of validation: columns `trial`, each setting, `ndcg@k`, `chosen`, as `tuning.tune` gives them.
+
+    Parameters
+    ----------
+    rows, stop : to learn from (without the watching users' requests) and to stop by (`watched_lists`)
+    lists : what `served` gives for the cases
     """
     space, name, tried, values = space or SPACES["lightgbm"], f"ndcg@{k}", [], []
-    users: Any = None
-
-    def objective(trial: Any) -> float:
-        nonlocal users
-        setting = suggest(trial, space)
-        found, users = cross_validated(rows, BoostingConfig(**setting, **fixed), k)
+    learn = rows.take(~watching(rows.user))
+    for number, setting in enumerate(propose(BoostingConfig(), space, trials, seed)):
+        trees = boosted(learn, stop, BoostingConfig(**setting, **fixed))
+        found = case_ndcg(lists[0], np.asarray(trees.predict(lists[1], raw_score=True)), cases, k)
         values.append(found)
-        tried.append({"trial": trial.number, **setting, name: float(found.mean()) if len(found) else 0.0})
-        return tried[-1][name]
-
-    study, usual = new_study(seed), BoostingConfig()
-    study.enqueue_trial({s: getattr(usual, s) for s in space if holds(space[s], getattr(usual, s))})
-    study.optimize(objective, n_trials=trials)
-    return choose_trial(tried, ["trial", *space, name], values, users)
+        tried.append({"trial": number, **setting, name: mean_over_users(found, cases.user_ids)})
+    return choose_trial(tried, ["trial", *space, name], values, cases.user_ids)
 
 # %% ../../nbs/33_lightgbm.ipynb #205392c4
-def served(first: FirstStage, cases: Cases, exclude: str) -> tuple[pd.DataFrame, np.ndarray]:
-    """(columns `case, item, met` of every candidate of cases as served, their features)."""
-
-    def work(
-        number: int, rows: slice, asking: Histories, c: Candidates, label: np.ndarray
-    ) -> tuple[pd.DataFrame, np.ndarray]:
-        told = pd.DataFrame({"case": rows.start + c.rows, "item": c.items, "met": label})
-        return told, feature_block(first.facts, asking, c, first.names)
-
-    parts = over_cases(first, cases, exclude, work)
-    return pd.concat([told for told, _ in parts], ignore_index=True), np.concatenate([block for _, block in parts])
-
-
-def case_ndcg(told: pd.DataFrame, scores: np.ndarray, cases: Cases, k: int) -> np.ndarray:
-    """NDCG@k of each case if its candidates are listed by their scores; relevant items that are no candidates count as missed."""
-    order = np.lexsort((-round_scores(scores), told["case"]))  # stable, and candidates come in order of item
-    case, met = told["case"].to_numpy()[order], told["met"].to_numpy()[order]
-    starts = np.concatenate([[0], np.cumsum(np.bincount(case, minlength=len(cases)))])
-    place = np.arange(len(case)) - starts[case]
-    gain = np.where(place < k, met / np.log2(place + 2), 0)
-    ideal = np.cumsum(metrics.discounts(k))[np.minimum(np.diff(cases.indptr), k) - 1]
-    return np.bincount(case, gain, minlength=len(cases)) / ideal
-
-
-def paired(a: np.ndarray, b: np.ndarray, users: np.ndarray, draws: int, seed: int) -> tuple[float, float, float]:
-    """Mean of a - b over cases with a 95% bootstrap interval over users."""
-    sums, counts = cluster_sums((a - b)[:, None], pd.factorize(users)[0])
-    low, high = interval(bootstrap(sums, counts, draws, seed))
-    return float(sums.sum() / counts.sum()), float(low[0]), float(high[0])
+def paired(values: Mapping[str, np.ndarray], base: np.ndarray, users: np.ndarray) -> pd.DataFrame:
+    """Each of several values of cases minus `base`, paired by user and corrected as one family: a row for each of `values` (its index)."""
+    codes = pd.factorize(users)[0]
+    gaps = [user_means((v - base)[:, None], codes)[:, 0] for v in values.values()]
+    return pd.DataFrame(compare_family(gaps), index=list(values))
 
 # %% ../../nbs/33_lightgbm.ipynb #8e197014
 def with_features(rows: Rows, names: Sequence[str]) -> Rows:
@@ -303,17 +291,16 @@ def with_features(rows: Rows, names: Sequence[str]) -> Rows:
 
 
 def without_groups(
-    rows: Rows, config: Any, told: pd.DataFrame, block: np.ndarray, cases: Cases, k: int
+    rows: Rows, stop: Rows, config: Any, told: pd.DataFrame, block: np.ndarray, cases: Cases, k: int
 ) -> dict[str, np.ndarray]:
     """`case_ndcg` of up to 60 trees learned without each group of features; '' for none left out."""
     group_of = {f.name: f.group for f in expanded(list(config.sources))}
-    stops = watching(rows.user)
+    learn = rows.take(~watching(rows.user))
     found, quick = {}, replace(config, rounds=min(config.rounds, 60))
     for group in ["", *dict.fromkeys(group_of[n] for n in rows.names)]:
         others = [n for n in rows.names if group_of[n] != group]
         if others:
-            less = with_features(rows, others)
-            trees = boosted(less.take(~stops), less.take(stops & (rows.window == rows.window.max())), quick)
+            trees = boosted(with_features(learn, others), with_features(stop, others), quick)
             columns = block[:, [rows.names.index(n) for n in others]]
             found[group] = case_ndcg(told, np.asarray(trees.predict(columns, raw_score=True)), cases, k)
     return found

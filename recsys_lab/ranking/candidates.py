@@ -15,50 +15,16 @@ from scipy import sparse
 
 from ..catalogue import Tree
 from ..datasets import Dataset, Histories
-from ..evaluation import Cases, gaps_to_best, bootstrap, cluster_sums, interval, item_users
-from ..models.base import Config, Recommender, Scores, best_of, exclusion, model_class
-from ..models.neighbours import fading, keep_strongest, steps_back
+from ..evaluation import Cases, item_users
+from ..intervals import gaps_to_best, mean_intervals, user_means
+from ..models.base import Config, Recommender, Scores, best_of, exclusion, fading, model_class, steps_back
+from ..models.neighbours import keep_strongest
 from ..numerics import sparse_product
 
 # %% auto #0
-__all__ = ['WIDTHS', 'SETTINGS', 'NEVER', 'RevisitsConfig', 'Revisits', 'nearby', 'in_turns', 'TaxonomyConfig', 'Taxonomy',
-           'shelved', 'widths_of', 'usable', 'Candidates', 'own_lists', 'lists_to_one', 'gather', 'fit_sources',
-           'one_catalogue', 'found_ranks', 'candidate_recall', 'knee']
-
-# %% ../../nbs/30_candidates.ipynb #ae97260b
-@dataclass(frozen=True)
-class RevisitsConfig(Config):
-    """Settings of Revisits.
-
-    Attributes
-    ----------
-    decay : steps back over which an item's weight falls to 1/e
-    addtocart, transaction : weight of these events; others count 1
-    """
-
-    decay: float = 8.0
-    addtocart: float = 2.0
-    transaction: float = 1.0
-
-
-class Revisits(Recommender):
-    """The visitor's own items, the latest first. Fold-in is exact."""
-
-    name = "revisits"
-    Config = RevisitsConfig
-
-    def _fit(self, dataset: Dataset) -> dict[str, Any]:
-        return {}
-
-    def _score(self, histories: Histories) -> sparse.csr_matrix:
-        back = histories.indptr[histories.rows + 1] - 1 - np.arange(len(histories.items))
-        weight = np.array([getattr(self.config, name, 1.0) for name in histories.event_names])[histories.events]
-        value = fading(back, self.config.decay) * weight  # summed in double precision, rounded once
-        out = sparse.csr_matrix(
-            (value, histories.items, histories.indptr), (len(histories), len(self.items)), copy=True
-        )
-        out.sum_duplicates()
-        return out.astype(np.float32)
+__all__ = ['WIDTHS', 'SETTINGS', 'NEVER', 'nearby', 'in_turns', 'TaxonomyConfig', 'Taxonomy', 'shelved', 'widths_of', 'usable',
+           'Candidates', 'own_lists', 'lists_to_one', 'gather', 'fit_sources', 'one_catalogue', 'found_ranks',
+           'candidate_recall', 'knee']
 
 # %% ../../nbs/30_candidates.ipynb #4e4855e8
 def nearby(tree: Tree | None, names: pd.Index) -> list[sparse.csr_matrix]:
@@ -263,7 +229,7 @@ def own_lists(
     if getattr(model, "near", None) is not None:
         indexed: Any = model
         return best_of(indexed._near(histories, k + int(np.diff(out.indptr).max(initial=0))), out, k)
-    scores = model._answer(histories, exclude) if answer is None else answer
+    scores = model.scores(histories, exclude) if answer is None else answer
     if isinstance(scores, np.ndarray) and scores.ndim == 2:
         scores[np.diff(histories.indptr) == 0] = -np.inf
     return best_of(scores, out, k, model._ordered(scores))
@@ -287,7 +253,7 @@ def gather(
 ) -> Candidates:
     """The union of the sources' lists for encoded histories; all sources have the same catalogue.
 
-    `answers` are scores by sources that are known already (`_answer`).
+    `answers` are scores by sources that are known already (`Recommender.scores`).
     """
     names, n = tuple(sources), len(histories)
     n_items = len(next(iter(sources.values())).items)
@@ -359,8 +325,6 @@ def candidate_recall(
     cases: Cases,
     widths: Sequence[int],
     names: Sequence[str],
-    draws: int,
-    seed: int,
 ) -> pd.DataFrame:
     """Recall of the union at each width with all sources, without each and of each alone: columns `sources, user_type, width,
     recall, low, high, error, n_users`; `error` is the standard error of the paired difference to the best width.
@@ -377,9 +341,9 @@ def candidate_recall(
         for told, chosen in plans.items():
             best = ranks[:, chosen].min(axis=1)
             hits = np.stack([np.bincount(owner, best <= w, minlength=len(cases)) / total for w in widths], axis=1)
-            sums, counts = cluster_sums(hits[members], users)
-            low, high = interval(bootstrap(sums, counts, draws, seed))
-            mean, _, error = gaps_to_best(sums, counts)
+            means = user_means(hits[members], users)
+            low, high = mean_intervals(means)
+            mean, _, error = gaps_to_best(means)
             for at, width in enumerate(widths):
                 rows.append((told, kind, width, mean[at], low[at], high[at], error[at], len(known)))
     return pd.DataFrame(rows, columns=["sources", "user_type", "width", "recall", "low", "high", "error", "n_users"])

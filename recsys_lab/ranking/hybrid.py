@@ -14,7 +14,8 @@ import pandas as pd
 from scipy import sparse
 
 from ..datasets import Dataset, Histories
-from ..evaluation import Cases, gaps_to_best, bootstrap, cluster_sums, interval
+from ..evaluation import Cases
+from ..intervals import gaps_to_best, mean_intervals, student, user_means
 from ..metrics import TopK
 from ..models.base import Config, Recommender, Scores, made_lists, remember
 from .boosting import Boosting, BoostingConfig, case_ndcg
@@ -24,7 +25,8 @@ from .features import feature_block, over_cases
 # %% auto #0
 __all__ = ['NORMALISATIONS', 'THRESHOLDS', 'tied_ranks', 'on_one_scale', 'blended', 'PopularityBlendConfig', 'popularity_recency',
            'PopularityBlend', 'score_at', 'HybridConfig', 'Reasons', 'with_reasons', 'Hybrid', 'HybridTuned',
-           'blend_of', 'both_halves', 'sweep', 'swept_table', 'classification_draws', 'phase_table', 'threshold_table']
+           'blend_of', 'both_halves', 'sweep', 'swept_table', 'chosen_of', 'sweep_trials', 'classification_draws',
+           'drawn_interval', 'phase_table', 'threshold_table']
 
 # %% ../../nbs/34_hybrid_alpha.ipynb #08709c70
 NORMALISATIONS = ("minmax", "rank")
@@ -202,7 +204,7 @@ class Hybrid(Boosting):
         return self._predict(block), np.where(self.state["facts/users"][c.items] > 0, other, np.nan)
 
     def scored(self, histories: Histories, candidates: Candidates, block: np.ndarray) -> np.ndarray:
-        answer = self.parts[self.config.collaborative]._score(histories)
+        answer = self.parts[self.config.collaborative].scores(histories)
         ranker, other = self.halves(answer, candidates, block)
         return blended(ranker, other, candidates.indptr, self.config.alpha, self.config.normalisation)
 
@@ -212,7 +214,7 @@ class Hybrid(Boosting):
     def reasons(self, encoded: Histories, k: int, exclude: str, alpha: float | None = None) -> Reasons:
         """The lists of `rank` for encoded histories, and why; `alpha` in place of the model's own."""
         name = self.config.collaborative
-        answer = self.parts[name]._score(encoded)
+        answer = self.parts[name].scores(encoded)
         answers = {name: answer} if sparse.issparse(answer) else None  # a dense one is written into as lists are made
         found, block = self.short_lists(encoded, exclude, answers)
         halves = self.halves(answer, found, block)
@@ -261,7 +263,7 @@ def both_halves(model: Any, cases: Cases, exclude: str, others: Sequence[str]) -
     ) -> tuple[pd.DataFrame, np.ndarray]:
         told = {"case": rows.start + c.rows, "item": c.items, "met": label}
         told["ranker"] = model._predict(feature_block(first.facts, asking, c, first.names))
-        told |= {name: score_at(model.parts[name]._score(asking), c) for name in others}
+        told |= {name: score_at(model.parts[name].scores(asking), c) for name in others}
         return pd.DataFrame(told), np.diff(c.indptr)
 
     parts = over_cases(first, cases, exclude, work)
@@ -282,20 +284,31 @@ def sweep(
     }
 
 # %% ../../nbs/34_hybrid_alpha.ipynb #1a7be00f
-def swept_table(
-    values: dict[tuple[str, str, float], np.ndarray], users: np.ndarray, draws: int, seed: int
-) -> pd.DataFrame:
+def swept_table(values: dict[tuple[str, str, float], np.ndarray], users: np.ndarray) -> pd.DataFrame:
     """A row for each of `sweep`: `collaborative, normalisation, alpha, ndcg, low, high`, `behind` the best with its standard
     error `se`, and `chosen`.
     """
     keys, codes = list(values), pd.factorize(users)[0]
-    sums, counts = cluster_sums(np.stack([values[key] for key in keys], axis=1), codes)
-    mean, behind, error = gaps_to_best(sums, counts)
-    low, high = interval(bootstrap(sums, counts, draws, seed))
+    means = user_means(np.stack([values[key] for key in keys], axis=1), codes)
+    mean, behind, error = gaps_to_best(means)
+    low, high = mean_intervals(means)
     table = pd.DataFrame(keys, columns=["collaborative", "normalisation", "alpha"])
     table = table.assign(ndcg=mean, low=low, high=high, behind=behind, se=error)
     able = table["alpha"][behind <= error]
     return table.assign(chosen=table.index == able.idxmin())  # the first of the least
+
+
+def chosen_of(table: pd.DataFrame) -> dict[str, Any]:
+    """The settings in the chosen row of `swept_table`."""
+    row = table[table["chosen"]].iloc[0]
+    return {"alpha": float(row["alpha"]), "collaborative": row["collaborative"], "normalisation": row["normalisation"]}
+
+
+def sweep_trials(table: pd.DataFrame, k: int) -> pd.DataFrame:
+    """`swept_table` as a table of trials, as `tuning.tune` gives them."""
+    out = table[["collaborative", "normalisation", "alpha", "ndcg", "chosen"]].rename(columns={"ndcg": f"ndcg@{k}"})
+    out.insert(0, "trial", range(len(out)))
+    return out
 
 # %% ../../nbs/34_hybrid_alpha.ipynb #898cf2c6
 def classification_draws(met: np.ndarray, scores: np.ndarray, users: np.ndarray, draws: int, seed: int) -> np.ndarray:
@@ -322,17 +335,30 @@ def classification_draws(met: np.ndarray, scores: np.ndarray, users: np.ndarray,
     return out
 
 # %% ../../nbs/34_hybrid_alpha.ipynb #423a71f9
-def phase_table(results: Sequence[Any], drawn: dict[str, np.ndarray], k: int, draws: int, seed: int) -> pd.DataFrame:
+def drawn_interval(drawn: np.ndarray, level: float, n_users: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(lower bounds, upper bounds, p-values of 0) of estimates `drawn[0]` whose spread is that of the other draws: `[columns]` each.
+
+    No p-value is below 1 over the number of draws and one, for so many draws cannot tell more.
+    """
+    from scipy.stats import t
+
+    error = drawn[1:].std(0, ddof=1)
+    half = student(level, np.array(n_users)) * error
+    scaled = np.divide(np.abs(drawn[0]), error, out=np.where(drawn[0] == 0, 0.0, np.inf), where=error > 0)
+    return drawn[0] - half, drawn[0] + half, np.maximum(2 * t.sf(scaled, max(1, n_users - 1)), 1 / len(drawn))
+
+
+def phase_table(results: Sequence[Any], drawn: dict[str, np.ndarray], k: int, n_users: int) -> pd.DataFrame:
     """A row for each phase: ROC-AUC and average precision of rows, Precision, Recall and NDCG at k of lists, with 95% intervals
     as text.
     """
     rows = []
     for e in results:
-        low, high = interval(drawn[e.model][1:])
+        low, high, _ = drawn_interval(drawn[e.model], 0.95, n_users)
         row = {"phase": e.model}
         for at, name in enumerate(("roc_auc", "average_precision")):
             row[name] = f"{drawn[e.model][0, at]:.4f} [{low[at]:.4f}, {high[at]:.4f}]"
-        found = e.summary(draws, seed).query("k == @k").set_index("metric")
+        found = e.summary().query("k == @k").set_index("metric")
         for name in ("precision", "recall", "ndcg"):
             row[f"{name}@{k}"] = f"{found.value[name]:.4f} [{found.low[name]:.4f}, {found.high[name]:.4f}]"
         rows.append(row)
@@ -354,7 +380,12 @@ def threshold_table(met: np.ndarray, chance: np.ndarray, users: np.ndarray) -> p
         for weights in (np.ones(len(met)), met.astype(float))
     )
     above, hits = (a[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:] for a in (called, right))
-    f1, behind, error = gaps_to_best(2 * hits, above + right.sum(axis=1, keepdims=True))
+    twice, total = 2 * hits, above + right.sum(axis=1, keepdims=True)
+    f1 = twice.sum(0) / np.maximum(total.sum(0), 1e-300)
+    part = (
+        (twice - f1 * total) / np.maximum(total.sum(0), 1e-300) * len(total)
+    )  # F1 is a ratio of sums: its linear part
+    _, behind, error = gaps_to_best(f1 + part)
     able = np.flatnonzero(behind <= error)
     table = pd.DataFrame({"threshold": THRESHOLDS, "f1": f1, "behind": behind, "se": error})
     return table.assign(chosen=table.index == able.max())

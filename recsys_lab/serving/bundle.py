@@ -582,7 +582,7 @@ def one_stage(model: Any, history: Histories, k: int, exclude: str) -> Listed:
     """The list of a model for one history; strangers get what the model offers to all."""
     warm = len(history.items) > 0
     if warm:
-        codes, scores, sources = made_lists(model, history, model._answer(history, exclude), k, exclude)
+        codes, scores, sources = made_lists(model, history, model.scores(history, exclude), k, exclude)
     else:
         offered, order = cold_answer(model)
         codes, sources = order[None, :k], np.full((1, k), SOURCES.index("cold"), np.int8)
