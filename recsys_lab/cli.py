@@ -25,11 +25,11 @@ from tqdm import tqdm
 from . import __version__, book, datasets, downloads, runs, simulator, splits
 
 # %% auto #0
-__all__ = ['OWN', 'EXTRAS', 'EXAMPLES', 'LEDGER_FILE', 'AS_IT_IS', 'UserError', 'Parameter', 'chapter_paths', 'parameters_of',
-           'checkout', 'parse_value', 'assign', 'choose', 'stripped', 'ChapterFailed', 'execute', 'Plan',
-           'default_folder', 'make_plan', 'chapter_key', 'missing_for', 'describe', 'run_chapters', 'forget',
-           'chapters_before', 'check_folder', 'save_states', 'cmd_run', 'split_words', 'cmd_params', 'list_data',
-           'cmd_data', 'cmd_readme', 'user_batches', 'write_lists', 'cmd_recommend', 'add_run', 'add_data',
+__all__ = ['OWN', 'EXTRAS', 'SHARES', 'EXAMPLES', 'LEDGER_FILE', 'AS_IT_IS', 'UserError', 'Parameter', 'chapter_paths',
+           'parameters_of', 'checkout', 'parse_value', 'assign', 'choose', 'stripped', 'ChapterFailed', 'execute',
+           'Plan', 'default_folder', 'make_plan', 'chapter_key', 'missing_for', 'shares_of', 'describe', 'run_chapters',
+           'forget', 'chapters_before', 'check_folder', 'save_states', 'cmd_run', 'split_words', 'cmd_params',
+           'list_data', 'cmd_data', 'cmd_readme', 'user_batches', 'write_lists', 'cmd_recommend', 'add_run', 'add_data',
            'cmd_ledger', 'add_ledger', 'add_recommend', 'pairs_of', 'cmd_products', 'add_products', 'cmd_search',
            'add_search', 'cmd_bundle', 'add_bundle', 'start_server', 'cmd_ui', 'add_ui', 'parser', 'cmd_compare',
            'main']
@@ -236,6 +236,19 @@ def missing_for(plan: Plan, chapter: str) -> list[str]:
     return missing + datasets.missing_needs([need for need in wanted if need not in extras], plan.log)
 
 
+SHARES = ("test", "valid", "seed")  # parameters that decide which cases are judged
+
+
+def shares_of(plan: Plan) -> dict[str, Any]:
+    """The values of `SHARES` for a plan; those of the first chapter that has them."""
+    out: dict[str, Any] = {}
+    for chapter in plan.chapters:
+        if {"test", "valid"} <= set(plan.takes[chapter]):
+            given, takes = plan.given[chapter], plan.takes[chapter]
+            out = {n: given.get(n, takes[n].default) for n in SHARES if n in takes} | out
+    return out
+
+
 def describe(plan: Plan) -> dict[str, Any]:
     """The run's provenance: code, data with card and funnel, machine."""
     told = runs.provenance(plan.log)
@@ -244,7 +257,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "card": {k: runs.plain(v) for k, v in datasets.card_facts(plan.log).items()},
     }
     try:
-        told["dataset"]["funnel"] = splits.make(plan.log).funnel().to_dict("records")
+        told["dataset"]["funnel"] = splits.make(plan.log, **shares_of(plan)).funnel().to_dict("records")
     except ValueError as error:
         told["dataset"]["funnel_missing"] = str(error)
     return told
@@ -305,13 +318,21 @@ def chapters_before(plan: Plan) -> dict[str, dict[str, Any]]:
 
 
 def check_folder(plan: Plan) -> None:
-    """Refuse to add some chapters to a run on other data."""
+    """Refuse to add some chapters to a run on other data, or to judge other cases than the chapters that stay."""
     data = runs.read_json(plan.folder / "provenance.json", {}).get("dataset", {})
     if data and data["fingerprint"] != plan.log.fingerprint and len(plan.chapters) < len(plan.takes):
         raise UserError(
             f"{plan.folder} holds a run on other data ({data['name']} {data['fingerprint'][:12]}, not {plan.log.fingerprint[:12]}): "
             "name another folder with --out, or run all chapters"
         )
+    mine = shares_of(plan)
+    for chapter, params in runs.read_json(plan.folder / "params.json", {}).items():
+        for name in ("test", "valid"):
+            if chapter not in plan.chapters and name in mine and params.get(name, mine[name]) != mine[name]:
+                raise UserError(
+                    f"{plan.folder} holds {chapter} with {name}={params[name]} and would get chapters with {name}={mine[name]}, which "
+                    "judge other cases: use the same shares, name another folder with --out, or run all chapters"
+                )
 
 # %% ../nbs/81_cli.ipynb #b4afb4b1
 def save_states(folder: Path, told: dict[str, Any], params: dict[str, Any]) -> None:

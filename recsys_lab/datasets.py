@@ -42,18 +42,18 @@ from scipy import sparse
 
 # %% auto #0
 __all__ = ['EVENTS', 'PURCHASE', 'COLUMNS', 'TIME_TYPE', 'FOREVER', 'SUFFIXES', 'DAMAGED', 'WHOLE', 'MAYBE_WHOLE', 'TEXT', 'ID',
-           'EVENT', 'PLAUSIBLE', 'UNITS', 'LARGEST_BLOCK', 'PROPERTIES', 'MAKERS', 'SHARED_OPTIONS', 'OPTIONS',
-           'FORMATS', 'CACHE_FROM', 'DataError', 'normalise_events', 'flat_ranges', 'event_weights', 'Histories',
-           'listed_histories', 'taken_histories', 'history_matrix', 'Interactions', 'content_hash', 'log_hash',
-           'to_moment', 'Dataset', 'cut_histories', 'handed_out', 'code_ids', 'cut_log', 'cached_matrix', 'last_values',
-           'known_before', 'offered', 'missing_needs', 'card_facts', 'Unpacked', 'naming_damage', 'open_source',
-           'open_member', 'find_source', 'Column', 'broken_rules', 'shown', 'as_numbers', 'time_rule', 'plausible_iso',
-           'other_unit', 'Table', 'csv_header', 'other_separator', 'csv_blocks', 'Text', 'refuse_open_quote',
-           'explained', 'parquet_blocks', 'naming_parquet', 'parquet_file', 'valid_text', 'as_text', 'Rejects',
-           'write_text', 'write_bytes', 'read_rows', 'bad_value', 'bad_records', 'drop_repeats', 'to_times',
-           'read_retailrocket_properties', 'read_categories', 'read_retailrocket', 'natural_ids', 'mixed_ids',
-           'kind_rule', 'read_table', 'stored_unit', 'whole_numbers', 'read_integer_lines', 'ordered_log',
-           'read_adjacency', 'read_sessions', 'project_root', 'data_folders', 'format_of', 'format_name',
+           'EVENT', 'PLAUSIBLE', 'UNITS', 'LARGEST_BLOCK', 'PROPERTIES', 'PART_NAMES', 'MAKERS', 'SHARED_OPTIONS',
+           'OPTIONS', 'FORMATS', 'CACHE_FROM', 'DataError', 'normalise_events', 'flat_ranges', 'event_weights',
+           'Histories', 'listed_histories', 'taken_histories', 'history_matrix', 'Interactions', 'content_hash',
+           'log_hash', 'to_moment', 'Dataset', 'cut_histories', 'handed_out', 'code_ids', 'cut_log', 'cached_matrix',
+           'last_values', 'known_before', 'offered', 'missing_needs', 'card_facts', 'Unpacked', 'naming_damage',
+           'open_source', 'open_member', 'find_source', 'Column', 'broken_rules', 'shown', 'as_numbers', 'time_rule',
+           'plausible_iso', 'other_unit', 'Table', 'csv_header', 'other_separator', 'csv_blocks', 'Text',
+           'refuse_open_quote', 'explained', 'parquet_blocks', 'naming_parquet', 'parquet_file', 'valid_text',
+           'as_text', 'Rejects', 'write_text', 'write_bytes', 'read_rows', 'bad_value', 'bad_records', 'drop_repeats',
+           'to_times', 'read_retailrocket_properties', 'read_categories', 'read_retailrocket', 'natural_ids',
+           'mixed_ids', 'kind_rule', 'read_table', 'stored_unit', 'whole_numbers', 'read_integer_lines', 'ordered_log',
+           'part_column', 'read_adjacency', 'read_sessions', 'project_root', 'data_folders', 'format_of', 'format_name',
            'told_options', 'read_folder', 'available', 'load', 'whole_folder', 'cache_folder', 'file_hash',
            'content_key', 'remembered_key', 'keep_copy', 'read_copy', 'read_cached']
 
@@ -1142,6 +1142,8 @@ def read_table(
         item_id=natural_ids(frame["item_id"]),
         event=kinds.map(lambda kind: (events or {}).get(kind, kind)).astype("str"),
     )
+    if "part" in columns:
+        log["part"] = part_column(frame["part"], f"{path}, column {columns['part']!r}")
     if "timestamp" not in columns:
         return Dataset(name, log, has_times=False, notices=notices, source=table.path.parent)
     log["timestamp"] = to_times(frame["timestamp"], unit)
@@ -1194,34 +1196,59 @@ def ordered_log(name: str, users: list[np.ndarray], items: list[np.ndarray], sou
     return Dataset(name, frame, has_times=False, notices=notices, source=source)
 
 # %% ../nbs/00_datasets.ipynb #c31123cb
+PART_NAMES = {  # the parts of a log that arrives split, and what people call them
+    "train": ("train", "training", "tr"),
+    "valid": ("valid", "validation", "val", "dev", "va"),
+    "test": ("test", "testing", "te", "holdout"),
+}
+
+
+def part_column(values: pd.Series, where: str) -> pd.Series:
+    """A column `part` as train, valid or test, by any of `PART_NAMES` in any case; `DataError` for others, with file, row and value."""
+    names = {name: part for part, known in PART_NAMES.items() for name in known}
+    found = values.astype("str").str.strip().str.lower().map(names)
+    if found.isna().any():
+        at = int(found.isna().to_numpy().argmax())
+        raise DataError(
+            f"{where}: row {at + 1} has the part {values.iloc[at]!r}; parts are train, valid (or validation, val, dev) and test"
+        )
+    there = [part for part in PART_NAMES if (found == part).any()]
+    return pd.Series(pd.Categorical(found, there), index=values.index)
+
+
 def read_adjacency(
     folder: Path | str, name: str = "adjacency", on_error: str = "raise", quarantine: Path | str | None = None
 ) -> Dataset:
     """`train.txt` and `test.txt`, a line a user and its items, as a log with a column `part`; there are no times.
 
-    Repeated pairs within a part are removed with a notice. A pair that stands in both parts is a `DataError`. Bad lines are
-    refused or set aside as in `read_retailrocket`.
+    A `valid.txt` (or `validation.txt`, `val.txt`, `dev.txt`) beside them is the validation part. Repeated pairs within a part are
+    removed with a notice. A pair that stands in two parts is a `DataError`. Bad lines are refused or set aside as in `read_retailrocket`.
     """
     folder, users, items, parts, rejects = Path(folder), [], [], [], Rejects(on_error, quarantine)
-    for part in ("train", "test"):
-        found = find_source(folder, f"{part}.txt")
-        if found is None:
+    sources = {part: [s for n in names if (s := find_source(folder, f"{n}.txt"))] for part, names in PART_NAMES.items()}
+    for part, files in sources.items():
+        if not files and part != "valid":
             raise FileNotFoundError(f"{folder}: no {part}.txt (plain, .gz, .xz or in a .zip)")
+        if len(files) > 1:
+            raise DataError(
+                f"{folder}: {' and '.join(path.name for path, _ in files)} are both a {part} part; keep one of them"
+            )
+    for part, found in ((part, files[0]) for part, files in sources.items() if files):
         for _, (user, *met) in read_integer_lines(*found, rejects):
             users.append(np.full(len(met), user))
             items.append(np.asarray(met, dtype=np.int64))
-            parts.append(np.full(len(met), part == "test"))
-    is_test = np.concatenate(parts) if parts else np.zeros(0, bool)
-    log = ordered_log(
-        name, users, items, folder, part=pd.Categorical.from_codes(is_test.astype(np.int8), ["train", "test"])
-    )
+            parts.append(np.full(len(met), list(sources).index(part), np.int8))
+    there = [part for part, files in sources.items() if files]
+    told = np.concatenate(parts) if parts else np.zeros(0, np.int8)
+    code = np.searchsorted([list(sources).index(part) for part in there], told)
+    log = ordered_log(name, users, items, folder, part=pd.Categorical.from_codes(code, there))
     frame = log.events
     repeated = frame.duplicated(["user_id", "item_id", "part"]).to_numpy()
     clash = frame[~repeated & frame.duplicated(["user_id", "item_id"]).to_numpy()]
     if len(clash):
-        raise DataError(
-            f"{folder}: user {clash.user_id.iloc[0]} has item {clash.item_id.iloc[0]} in both train and test"
-        )
+        first = clash.iloc[0]
+        both = frame[(frame["user_id"] == first["user_id"]) & (frame["item_id"] == first["item_id"])]["part"].unique()
+        raise DataError(f"{folder}: user {first['user_id']} has item {first['item_id']} in both {' and '.join(both)}")
     notices = {"repeated pairs removed": int(repeated.sum())} if repeated.any() else {}
     return Dataset(name, frame[~repeated], has_times=False, source=folder, notices={**notices, **rejects.counts})
 

@@ -5,9 +5,10 @@
 # %% ../nbs/13_leakage.ipynb #22fc7d07
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -15,9 +16,10 @@ import pandas as pd
 from .datasets import Dataset, to_moment
 
 # %% auto #0
-__all__ = ['FUTURES', 'is_future', 'with_future', 'later_properties', 'deleted', 'permuted', 'random_ids', 'noise',
-           'LeakageError', 'LeakageReport', 'as_frame', 'count_differences', 'check', 'leaky_popularity',
-           'leaky_category', 'leaky_id_map', 'leaky_filter']
+__all__ = ['NOWHERE', 'Future', 'FUTURES', 'is_future', 'with_future', 'later_properties', 'deleted', 'permuted', 'random_ids',
+           'noise', 'at_cutoff', 'later_tree', 'ancestors', 'LeakageError', 'LeakageReport', 'as_frame',
+           'count_differences', 'check', 'vary', 'differences_on', 'check_requests', 'leaky_popularity',
+           'leaky_category', 'leaky_id_map', 'leaky_filter', 'leaky_now', 'leaky_encoding', 'request_histories']
 
 # %% ../nbs/13_leakage.ipynb #6f038036
 def is_future(log: Dataset, cutoff: Any) -> np.ndarray:
@@ -27,18 +29,24 @@ def is_future(log: Dataset, cutoff: Any) -> np.ndarray:
     return log.moments >= to_moment(cutoff, log.has_times)
 
 
-def with_future(log: Dataset, events: pd.DataFrame, properties: pd.DataFrame | None) -> Dataset:
-    """`log` with other events (same rows on the same clock) and properties."""
-    return Dataset(
-        log.name,
-        events,
-        properties,
-        log.categories,
-        log.has_times,
-        log.notices,
-        log.source,
-        None if log.has_times else log.moments.copy(),
-    )
+NOWHERE = Path("a-source-that-does-not-exist")  # what a changed log says it was read from
+
+
+def with_future(
+    log: Dataset,
+    future: str,
+    events: pd.DataFrame,
+    properties: pd.DataFrame | None,
+    categories: pd.DataFrame | None = None,
+) -> Dataset:
+    """`log` with other events and properties (and tree), under another name and with a source that cannot be read again.
+
+    What is kept under the log's name would be that of another future, and what is read from its source that of the intact one. Logs without
+    times keep the clock of their rows, the first of the events.
+    """
+    moments = None if log.has_times else log.moments[: len(events)].copy()
+    tree = log.categories if categories is None else categories
+    return Dataset(f"{log.name} ({future})", events, properties, tree, log.has_times, log.notices, NOWHERE, moments)
 
 
 def later_properties(log: Dataset, cutoff: Any) -> np.ndarray | None:
@@ -50,25 +58,26 @@ def later_properties(log: Dataset, cutoff: Any) -> np.ndarray | None:
 
 def deleted(log: Dataset, cutoff: Any, rng: np.random.Generator) -> Dataset:
     """The log that ends at the cutoff."""
-    later = later_properties(log, cutoff)
-    return log.where(
-        ~is_future(log, cutoff), None if later is None or log.properties is None else log.properties[~later]
-    )
+    later, kept = later_properties(log, cutoff), ~is_future(log, cutoff)
+    properties = log.properties if later is None or log.properties is None else log.properties[~later]
+    past = with_future(log, "deleted", log.events, properties)
+    return past.where(kept, properties)
 
 
 def permuted(log: Dataset, cutoff: Any, rng: np.random.Generator) -> Dataset:
-    """Users, items and kinds of the future events shuffled independently; values of later property rows shuffled."""
+    """All columns of the future events but their times and part shuffled independently; so are those of later property rows."""
     events, rows = log.events, np.flatnonzero(is_future(log, cutoff))
-    for column in ("user_id", "item_id", "event"):
+    for column in events.columns.drop(["timestamp", "part"], errors="ignore"):
         position = events.columns.get_loc(column)
         events.iloc[rows, position] = events[column].iloc[rng.permutation(rows)].array
     properties, later = log.properties, later_properties(log, cutoff)
     if properties is not None and later is not None:
         moved = np.flatnonzero(later)
-        properties.iloc[moved, properties.columns.get_loc("value")] = (
-            properties["value"].iloc[rng.permutation(moved)].array
-        )
-    return with_future(log, events, properties)
+        for column in ("item_id", "value"):
+            properties.iloc[moved, properties.columns.get_loc(column)] = (
+                properties[column].iloc[rng.permutation(moved)].array
+            )
+    return with_future(log, "permuted", events, properties)
 
 # %% ../nbs/13_leakage.ipynb #d8ee208e
 def random_ids(ids: pd.Series, n: int, rng: np.random.Generator) -> pd.Series:
@@ -82,23 +91,84 @@ def random_ids(ids: pd.Series, n: int, rng: np.random.Generator) -> pd.Series:
 
 
 def noise(log: Dataset, cutoff: Any, rng: np.random.Generator) -> Dataset:
-    """Future events with random users, items and kinds, half of the ids never seen; later property values replaced."""
+    """Future events with random users, items and kinds, half of the ids never seen, other columns shuffled; later values replaced."""
     events, rows = log.events, np.flatnonzero(is_future(log, cutoff))
     for column in ("user_id", "item_id"):
         events.iloc[rows, events.columns.get_loc(column)] = random_ids(events[column], len(rows), rng).array
+    for column in events.columns.drop(["user_id", "item_id", "event", "timestamp", "part"], errors="ignore"):
+        position = events.columns.get_loc(column)
+        events.iloc[rows, position] = events[column].iloc[rng.permutation(rows)].array
     kinds = rng.integers(0, len(log.event_names), len(rows))
     events.iloc[rows, events.columns.get_loc("event")] = np.asarray(log.event_names)[kinds]
     properties, later = log.properties, later_properties(log, cutoff)
     if properties is not None and later is not None:
         properties.loc[later, "value"] = [f"{v}" for v in rng.integers(0, 1000, int(later.sum()))]
-    return with_future(log, events, properties)
+    return with_future(log, "noise", events, properties)
+
+# %% ../nbs/13_leakage.ipynb #67bce377
+def at_cutoff(log: Dataset, cutoff: Any, rng: np.random.Generator) -> Dataset:
+    """The intact log, with events by known users on known items and new properties of known items at the very moment of the cutoff.
+
+    For logs without times, in which the row at the cutoff is an event already, that event is another.
+    """
+    later = is_future(log, cutoff)
+    if isinstance(cutoff, str) or not log.has_times:
+        events, row = log.events, np.flatnonzero(later)[:1]
+        for column in ("user_id", "item_id"):
+            known = log.events[column][~later]
+            events.iloc[row, events.columns.get_loc(column)] = known.sample(
+                1, random_state=int(rng.integers(2**31))
+            ).array
+        return with_future(log, "at the cutoff", events, log.properties)
+    moment = pd.Timestamp(to_moment(cutoff, True), unit="ms", tz="UTC")
+    past = log.events[~later]
+    burst = past.sample(min(200, len(past)), random_state=int(rng.integers(2**31))).assign(timestamp=moment)
+    burst["item_id"] = past["item_id"].sample(len(burst), replace=True, random_state=int(rng.integers(2**31))).array
+    events = pd.concat([past, burst, log.events[later]], ignore_index=True)
+    properties = log.properties
+    if properties is not None:
+        rows = properties.sample(min(200, len(properties)), random_state=int(rng.integers(2**31)))
+        values = rows["value"].sample(frac=1, random_state=int(rng.integers(2**31))).array
+        properties = pd.concat([properties, rows.assign(timestamp=moment, value=values)], ignore_index=True)
+        properties = properties.sort_values("timestamp", kind="stable", ignore_index=True)
+    return with_future(log, "at the cutoff", events, properties)
 
 
-FUTURES: dict[str, Callable[[Dataset, Any, np.random.Generator], Dataset]] = {
+def later_tree(log: Dataset, cutoff: Any, rng: np.random.Generator) -> Dataset:
+    """The log with a tree that has grown: categories that no item had before the cutoff hang elsewhere, and there are new ones."""
+    tree, later = log.categories, later_properties(log, cutoff)
+    if tree is None or log.properties is None:
+        return with_future(log, "later tree", log.events, log.properties)
+    known = log.properties if later is None else log.properties[~later]
+    used = set(known.loc[known["property"] == "categoryid", "value"])
+    parent = dict(zip(tree["category"], tree["parent"], strict=True))
+    above = {up for name in used for up in ancestors(name, parent)}
+    free = ~tree["category"].isin(used | above)
+    roots = tree.loc[tree["parent"].isna(), "category"]
+    moved = tree["parent"].where(~free | tree["parent"].isna(), rng.choice(roots, len(tree)))
+    parents = rng.choice(tree.loc[~free, "category"], max(3, len(tree) // 5)) if (~free).any() else roots[:1]
+    new = pd.DataFrame({"category": [f"later-{i}" for i in range(len(parents))], "parent": parents})
+    grown = pd.concat([tree.assign(parent=moved), new], ignore_index=True).astype(tree.dtypes.to_dict())
+    return with_future(log, "later tree", log.events, log.properties, grown)
+
+
+def ancestors(name: Any, parent: Mapping[Any, Any]) -> Iterator[Any]:
+    """The categories above one, nearest first."""
+    seen = set()
+    while name in parent and not pd.isna(parent[name]) and name not in seen:
+        seen.add(name)
+        name = parent[name]
+        yield name
+
+
+Future: TypeAlias = Callable[[Dataset, Any, np.random.Generator], Dataset]
+FUTURES: dict[str, Future] = {
     "intact": lambda log, cutoff, rng: log,
     "deleted": deleted,
     "permuted": permuted,
     "noise": noise,
+    "at the cutoff": at_cutoff,
+    "later tree": later_tree,
 }
 
 # %% ../nbs/13_leakage.ipynb #bb40c6d7
@@ -148,26 +218,92 @@ def count_differences(a: pd.DataFrame, b: pd.DataFrame) -> int:
 
 # %% ../nbs/13_leakage.ipynb #71298c39
 def check(
-    pipeline: Callable[[Dataset, Any], Any], dataset: Dataset, cutoff: Any, seed: int = 0, name: str = ""
+    pipeline: Callable[..., Any],
+    dataset: Dataset,
+    cutoff: Any,
+    seed: int = 0,
+    name: str = "",
+    ranked: Sequence[Any] | None = None,
+    may_read_source: bool = False,
 ) -> LeakageReport:
-    """Run `pipeline(dataset, cutoff)` with four futures and report what changed.
+    """Run `pipeline(dataset, cutoff)` with each of `FUTURES` and report what changed.
 
     The pipeline gets the whole log and does its own splitting, filtering, tuning and fitting; it returns a TopK, a frame or an
-    array. It must be deterministic (it is run twice on the intact log to see that). `ValueError` if nothing lies after the cutoff.
+    array. It must be deterministic (it is run twice on the intact log to see that). An error that the intact log does not raise
+    counts as a difference in every row. `ValueError` if nothing lies after the cutoff.
+
+    Parameters
+    ----------
+    ranked : who is ranked, where that is known from outside (visitors of the test period, say); the pipeline is then called with
+        them as a third argument. Whom it draws from the log by itself must not depend on the future
+    may_read_source : leave `dataset.source` as it is, for an oracle that reads the truth there
     """
     if not is_future(dataset, cutoff).any():
         raise ValueError(
             f"no event of {dataset.name} lies at or after the cutoff {cutoff}, so there is nothing to check"
         )
-    base = as_frame(pipeline(dataset, cutoff))
+    words = (cutoff,) if ranked is None else (cutoff, ranked)
+    base = as_frame(pipeline(dataset, *words))
     if not len(base):
         raise ValueError("the pipeline returned no row, so there is nothing to check")
     rows = []
     for future, change in FUTURES.items():
-        again = as_frame(pipeline(change(dataset, cutoff, np.random.default_rng(seed)), cutoff))
-        rows.append(
-            {"future": future, "compared": max(len(base), len(again)), "differing": count_differences(base, again)}
+        differing, error = differences_on(pipeline, vary(dataset, change, cutoff, seed, may_read_source), words, base)
+        rows.append({"future": future, "compared": len(base), "differing": differing, "error": error})
+    return LeakageReport(name or getattr(pipeline, "__name__", "pipeline"), pd.DataFrame(rows))
+
+
+def vary(dataset: Dataset, change: Future, cutoff: Any, seed: int, may_read_source: bool) -> Dataset:
+    """A log with one of its futures."""
+    out = change(dataset, cutoff, np.random.default_rng(seed))
+    if may_read_source and out is not dataset:
+        out.source = dataset.source
+    return out
+
+
+def differences_on(
+    pipeline: Callable[..., Any], log: Dataset, words: tuple[Any, ...], base: pd.DataFrame
+) -> tuple[int, str]:
+    """(rows of a pipeline's result on a changed log that are not those of `base`, the error that it raised there)."""
+    try:
+        again = as_frame(pipeline(log, *words))
+    except Exception as error:  # whatever it is, the intact log did not raise it
+        return len(base), f"{type(error).__name__}: {error}"
+    return count_differences(base, again), ""
+
+# %% ../nbs/13_leakage.ipynb #8f2466c2
+def check_requests(
+    pipeline: Callable[[Dataset, Any, pd.DataFrame], Any],
+    dataset: Dataset,
+    cutoff: Any,
+    requests: pd.DataFrame,
+    seed: int = 0,
+    name: str = "",
+    sample: int = 6,
+    may_read_source: bool = False,
+) -> LeakageReport:
+    """Run `pipeline(dataset, cutoff, requests)` with what happens at or after the moment of some requests changed.
+
+    Parameters
+    ----------
+    pipeline : returns a row (or as many as `rank` gives, with a column `user_id`) for each request: a TopK, a frame or an array
+    cutoff : before which the pipeline may fit
+    requests : frame of `user_id` and `at` (on the log's clock), one row a request, declared by the caller
+    sample : how many of them are looked at, evenly over the requests; each costs a run of the pipeline for each of `FUTURES`
+    """
+    if not {"user_id", "at"} <= set(requests.columns) or not len(requests):
+        raise ValueError(
+            f"requests must be rows of user_id and at, not {list(requests.columns)} ({len(requests)} rows)"
         )
+    rows = []
+    for row in np.unique(np.linspace(0, len(requests) - 1, min(sample, len(requests))).astype(int)):
+        asked = requests.iloc[[row]].reset_index(drop=True)
+        base, at = as_frame(pipeline(dataset, cutoff, asked)), asked["at"].iloc[0]
+        for future, change in FUTURES.items():
+            log = vary(dataset, change, at, seed, may_read_source)
+            differing, error = differences_on(pipeline, log, (cutoff, asked), base)
+            told = {"request": int(row), "future": future, "compared": len(base)}
+            rows.append(told | {"differing": differing, "error": error})
     return LeakageReport(name or getattr(pipeline, "__name__", "pipeline"), pd.DataFrame(rows))
 
 # %% ../nbs/13_leakage.ipynb #4798a849
@@ -200,3 +336,27 @@ def leaky_filter(model: Any, users: int) -> Callable[[Dataset, Any], Any]:
         return model().fit(log.where(past & chosen)).rank(log.where(past).histories().take(slice(0, users)), 10)
 
     return pipeline
+
+
+def leaky_now(model: Any, users: int) -> Callable[[Dataset, Any], Any]:
+    """A model fitted up to and with the moment of the cutoff."""
+
+    def pipeline(log: Dataset, cutoff: Any) -> Any:
+        moment, past = to_moment(cutoff, log.has_times), log.where(~is_future(log, cutoff))
+        return model().fit(log.where(log.moments <= moment)).rank(past.histories().take(slice(0, users)), 10)
+
+    return pipeline
+
+
+def leaky_encoding(log: Dataset, cutoff: Any, requests: pd.DataFrame) -> pd.DataFrame:
+    """A feature of each request: the share of its visitor's events that are purchases, its own event among them."""
+    shares = []
+    for user, at in zip(requests["user_id"], requests["at"], strict=True):
+        mine = log.events[(log.events["user_id"] == user).to_numpy() & (log.moments <= at)]
+        shares.append((len(mine), (mine["event"] == "transaction").mean(), hash(tuple(mine["item_id"]))))
+    return pd.DataFrame(shares)
+
+
+def request_histories(log: Dataset, requests: pd.DataFrame, late: int = 0) -> Any:
+    """What the visitors of requests had done before them; with `late`, until so many units of the log's clock afterwards."""
+    return log.histories(requests["user_id"], at=requests["at"].to_numpy() + late)

@@ -201,6 +201,8 @@ def given(log: Dataset, valid: float = 0.1, seed: int = 0, last: bool = False) -
         raise ValueError(f"{log.name} did not arrive split: it has no column 'part'")
     if not 0 < valid < 1:
         raise ValueError(f"valid must be a share between 0 and 1, not {valid}")
+    if unknown := sorted(set(log.events["part"].astype("str").unique()) - set(PARTS)):
+        raise ValueError(f"{log.name}: the column part holds {unknown[0]!r}; parts are {', '.join(PARTS)}")
     labelled, is_test = (log.events["part"] == "valid").to_numpy(), (log.events["part"] == "test").to_numpy()
     train = log.where(~is_test)
     if labelled.any():

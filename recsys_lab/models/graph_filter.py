@@ -25,8 +25,8 @@ from recsys_lab.numerics import (
 )
 
 # %% auto #0
-__all__ = ['powers', 'neighbour_steps', 'smooth_basis', 'GFCFConfig', 'GFCF', 'low_pass', 'GraphFilterConfig', 'faded',
-           'one_scale', 'GraphFilter']
+__all__ = ['CONVERGED', 'ROUNDS', 'powers', 'neighbour_steps', 'converged_basis', 'smooth_basis', 'GFCFConfig', 'GFCF',
+           'low_pass', 'GraphFilterConfig', 'faded', 'one_scale', 'GraphFilter']
 
 # %% ../../nbs/41_graph_filters.ipynb #092d4e2c
 def powers(degrees: np.ndarray, exponent: float) -> np.ndarray:
@@ -50,17 +50,42 @@ def neighbour_steps(
     return to_users.astype(np.float32), matrix.multiply(powers(of_item, leave)).tocsr().astype(np.float32)
 
 # %% ../../nbs/41_graph_filters.ipynb #a59dfe0a
+CONVERGED = 1e-3  # residual of an eigenvector, as a share of the greatest eigenvalue
+ROUNDS = 60  # of four steps each, after which the iteration ends whatever is left
+
+
+def converged_basis(scaled: sparse.csr_matrix, factors: int, seed: int = 0) -> np.ndarray:
+    """Leading right singular vectors of a sparse matrix `[n, items]`: float64 `[items, factors]`.
+
+    Subspace iteration with twice as many vectors and Rayleigh-Ritz steps (Saad, *Numerical methods for large eigenvalue problems*, 2011)
+    until every residual of `S'S v = w v` is within `CONVERGED`. The first value comes once for each connected part of the graph, which a
+    Lanczos method from one vector would miss; and with a few steps of a randomised method the lists would depend on `seed`.
+    """
+    items, back = scaled.shape[1], scaled.T.tocsr()
+    width = min(items, 2 * factors + 20)
+    block = np.linalg.qr(np.random.default_rng(seed).normal(size=(items, width)))[0]
+    for _ in range(ROUNDS):
+        for _ in range(4):
+            block = back @ (scaled @ block)
+        block = np.linalg.qr(block)[0]
+        moved = back @ (scaled @ block)
+        values, turn = np.linalg.eigh(block.T @ moved)
+        order = np.argsort(-values, kind="stable")[:factors]
+        best, moved = block @ turn[:, order], moved @ turn[:, order]
+        if np.linalg.norm(moved - best * values[order], axis=0).max(initial=0) <= CONVERGED * values.max():
+            break
+    return best
+
+
 def smooth_basis(matrix: sparse.csr_matrix, user: float, item: float, factors: int, seed: int = 0) -> np.ndarray:
     """Leading right singular vectors of `Du^-user R Di^-item`: float32 `[items, factors]` in `to_fixed_point`, as many as there are.
 
-    By randomised SVD with four power iterations (Halko, Martinsson and Tropp, SIAM Review 2011), with scikit-learn.
+    By block subspace iteration from random vectors, until they are `converged_basis`.
     """
-    from sklearn.utils.extmath import randomized_svd
-
     of_user, of_item = (np.bincount(a, minlength=n) for a, n in zip(matrix.nonzero(), matrix.shape, strict=True))
-    scaled = matrix.multiply(powers(of_user, user)[:, None]).multiply(powers(of_item, item)).tocsr().astype(np.float32)
-    found = randomized_svd(scaled, min(factors, *matrix.shape), n_iter=4, random_state=seed)
-    return to_fixed_point(found[2].T).astype(np.float32, order="C")
+    scaled = matrix.multiply(powers(of_user, user)[:, None]).multiply(powers(of_item, item)).tocsr().astype(float)
+    found = converged_basis(scaled, min(factors, *matrix.shape), seed)
+    return to_fixed_point(found).astype(np.float32, order="C")
 
 # %% ../../nbs/41_graph_filters.ipynb #eef63106
 @dataclass(frozen=True)

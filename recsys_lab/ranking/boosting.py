@@ -35,9 +35,9 @@ from .logistic import TwoStage, TwoStageConfig, stage_of
 from ..tuning import SPACES, Space, choose_trial, propose
 
 # %% auto #0
-__all__ = ['TREE_STEP', 'watching', 'BoostingConfig', 'lgb_data', 'boosted', 'fewest_trees', 'log_likelihood', 'rows_ndcg',
-           'served', 'case_ndcg', 'isotonic', 'watched_lists', 'Boosting', 'tune_boosting', 'paired', 'with_features',
-           'without_groups', 'importances', 'partial_dependence', 'contributions']
+__all__ = ['TREE_STEP', 'WATCHED', 'watching', 'BoostingConfig', 'lgb_data', 'boosted', 'fewest_trees', 'log_likelihood',
+           'rows_ndcg', 'served', 'case_ndcg', 'isotonic', 'watched_lists', 'Boosting', 'tune_boosting', 'paired',
+           'with_features', 'without_groups', 'importances', 'partial_dependence', 'contributions']
 
 # %% ../../nbs/33_lightgbm.ipynb #29a9e2a5
 def watching(users: np.ndarray, share: int = 5) -> np.ndarray:
@@ -198,12 +198,17 @@ def isotonic(label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return fit.X_thresholds_, fit.y_thresholds_
 
 
+WATCHED = 1000  # requests whose whole lists are watched, at most
+
+
 def watched_lists(dataset: Dataset, stage: Stage) -> Rows:
-    """The whole short lists, as served, of the watching users' requests in the latest rolling window of a log."""
+    """The whole short lists, as served, of the watching users' requests in the latest rolling window of a log, `WATCHED` at most."""
     split = rolling(dataset, stage.windows, stage.window)[-1]
     names = tuple(first_stage_of(dataset, stage).names)
     first, cases = first_stage_of(split.known("test"), replace(stage, features=names)), drawn_cases(split, stage)
-    cases = cases.subset(np.flatnonzero(watching(cases.user_ids)), np.ones(len(cases.relevant), bool))
+    watched = np.flatnonzero(watching(cases.user_ids))
+    watched = watched[np.unique(np.linspace(0, len(watched) - 1, min(len(watched), WATCHED)).astype(int))]
+    cases = cases.subset(watched, np.ones(len(cases.relevant), bool))
     told, block = served(first, cases, stage.exclude)
     listed, request = np.unique(told["case"].to_numpy(), return_inverse=True)
     window = np.full(len(listed), stage.windows - 1)

@@ -655,8 +655,8 @@ async def database_of(service: Service, b: Bundle) -> dict[str, Any]:
     """`database` of `/status`."""
     if not service.settings.database:
         f = b.manifest["facts"]
-        names = {"n_ratings": "ratings", "n_users": "unique_users", "n_products": "unique_items"}
-        return {"status": "bundle", **{k: f[v] for k, v in names.items()}, "avg_rating": f["avg_rating"]}
+        found = {"n_users": f["unique_users"], "n_products": f["unique_items"]}
+        return {"status": "bundle", "n_ratings": None, **found, "avg_rating": None}  # a log of events has no ratings
     try:
         found = await asyncio.wait_for(asyncio.to_thread(database_facts, service.settings.database), 3)
         return {"status": "ok", **found}

@@ -270,17 +270,8 @@ def manifest_of(
 
 # %% ../../nbs/60_bundle.ipynb #42d0ef3f
 def facts_of(model: Any) -> dict[str, Any]:
-    """How much a model has seen: events, users, items, from when to when (milliseconds; None without times), and ratings.
-
-    Ratings are the pairs of user and item that met, their mean as `products.STARS` values the furthest event of each.
-    """
-    from recsys_lab.products import STARS
-
-    h, times = model.known, model.known.times
-    stars = np.array([STARS.get(name, 0.0) for name in h.event_names])[h.events]
-    pair = h.rows * len(model.items) + model.items.get_indexer(h.items)
-    order = np.lexsort((-stars, pair))
-    best = stars[order][np.diff(pair[order], prepend=-1) != 0]
+    """How much a model has seen: events, users, items, from when to when (milliseconds; None without times)."""
+    times = model.known.times
     dated = bool(model.state["facts/times"]) and len(times) > 0
     return {
         "total_events": len(times),
@@ -288,8 +279,6 @@ def facts_of(model: Any) -> dict[str, Any]:
         "unique_items": len(model.items),
         "start": int(times.min()) if dated else None,
         "end": int(times.max()) if dated else None,
-        "ratings": len(best),
-        "avg_rating": round(float(best.mean()), 4) if len(best) else None,
     }
 
 
@@ -514,8 +503,10 @@ class Bundle:
         cold_answer(self.model)
 
     def history(self, user: int, at: int = FOREVER) -> Histories:
-        """The encoded history of the user at a place of `users` who asks at a moment; -1: of a stranger."""
+        """The encoded history of the user at a place of `users` before the moment at which they ask; -1: of a stranger."""
         run = slice(*self.known.indptr[user : user + 2].tolist()) if user >= 0 else slice(0, 0)
+        if at != FOREVER:  # what the user did at that moment or later has not happened yet
+            run = slice(run.start, run.start + int(np.searchsorted(self.known.times[run], at)))
         h = told_history(self, self.known.items[run], self.known.events[run], self.known.times[run], at)
         return replace(h, user_ids=self.users[user : user + 1]) if user >= 0 else h
 
