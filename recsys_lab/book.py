@@ -33,9 +33,9 @@ from recsys_lab.runs import (
 
 # %% auto #0
 __all__ = ['DIRECTIVE', 'PARTS', 'CONF', 'CSS', 'COST_FIGURE', 'markdown_table', 'leaderboard_frame', 'asked_in', 'own_k',
-           'leaderboards', 'searches', 'findings', 'facts_frame', 'figures_of', 'summary', 'list_runs', 'directives_of',
-           'page_cell', 'page', 'toctree', 'chapter_parts', 'modules', 'cost_rows', 'cover', 'write_sources', 'build',
-           'refresh']
+           'leaderboards', 'searches', 'findings', 'repeat_share', 'repeat_sentence', 'facts_frame', 'figures_of',
+           'summary', 'list_runs', 'directives_of', 'page_cell', 'page', 'toctree', 'chapter_parts', 'modules',
+           'cost_rows', 'cover', 'write_sources', 'build', 'refresh']
 
 # %% ../nbs/80_book.ipynb #100cc65d
 def markdown_table(frame: pd.DataFrame) -> str:
@@ -150,6 +150,42 @@ def findings(folder: Path | str) -> list[str]:
     megabytes = {row["model"]: row["megabytes"] for row in run.rows("fits")[::-1] if "megabytes" in row}
     return [decision_sentence(row, megabytes) for row in run.rows("decisions")]
 
+# %% ../nbs/80_book.ipynb #7e412c31
+def repeat_share(folder: Path | str) -> dict[str, Any]:
+    """How much of the chosen model's gain over popularity on `next_item` is repeating; from trials.json and decisions.json, empty without.
+
+    Keys `plain` and `repeating`, popularity's NDCG on validation without and with its best weight for what was met, `chosen` that of the
+    chosen model, and `share = (repeating - plain) / (chosen - plain)`.
+    """
+    run, question = Run(folder), ("next_item", "any", "none")
+    tried = [r for r in run.rows("trials") if r["model"] == "popularity" and question_of(r) == question]
+    decided = next((r for r in run.rows("decisions") if question_of(r) == question), None)
+    weights = {r["settings"]["repeat_weight"]: r["value"] for r in tried}
+    rows = [
+        r for r in run.rows("metrics") if question_of(r) == question and (r["part"], r["slice"]) == ("valid", "all")
+    ]
+    best = [
+        r["value"]
+        for r in rows
+        if decided and (r["model"], r["metric"], r["k"]) == (decided["chosen"], "ndcg", decided["k"])
+    ]
+    if not best or 0.0 not in weights:
+        return {}
+    plain, repeating, chosen = weights[0.0], max(weights.values()), best[-1]
+    return {"plain": plain, "repeating": repeating, "chosen": chosen, "share": (repeating - plain) / (chosen - plain)}
+
+
+def repeat_sentence(folder: Path | str) -> str:
+    """`repeat_share` in words; empty where it is not known."""
+    found = repeat_share(folder)
+    if not found:
+        return ""
+    return (
+        f"Of what the chosen model gains over popularity on next item as it happened, {found['share']:.0%} is going back to what the "
+        f"visitor has just seen: on validation popularity has an NDCG of {found['plain']:.4f}, with the visitor's own items put first "
+        f"{found['repeating']:.4f}, the chosen model {found['chosen']:.4f}. What is learned shows where repeats are left out."
+    )
+
 # %% ../nbs/80_book.ipynb #e9a36b38
 def facts_frame(facts: dict[str, Any]) -> pd.DataFrame:
     """A dataset card as two columns of text."""
@@ -175,7 +211,7 @@ def summary(folder: Path | str, k: int | None = None) -> str:
         f"# {data.get('name', folder.name)}",
         "The summary of a run, made from its files. Means are over users; numbers in brackets are 95% intervals, and `*` marks one from "
         f"fewer than {FEW} users that tell something.",
-        *(["## What to deploy, and whether that is shown", found] if found else []),
+        *(["## What to deploy, and whether that is shown", found, repeat_sentence(folder)] if found else []),
         "## Leaderboards",
         leaderboards(folder, k),
     ]

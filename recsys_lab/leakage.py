@@ -122,14 +122,16 @@ def at_cutoff(log: Dataset, cutoff: Any, rng: np.random.Generator) -> Dataset:
         return with_future(log, "at the cutoff", events, log.properties)
     moment = pd.Timestamp(to_moment(cutoff, True), unit="ms", tz="UTC")
     past = log.events[~later]
-    burst = past.sample(min(200, len(past)), random_state=int(rng.integers(2**31))).assign(timestamp=moment)
+    burst = past.sample(min(200, len(past)), random_state=int(rng.integers(2**31)))
+    burst["timestamp"] = pd.Series(moment, index=burst.index).astype(past["timestamp"].dtype)
     burst["item_id"] = past["item_id"].sample(len(burst), replace=True, random_state=int(rng.integers(2**31))).array
     events = pd.concat([past, burst, log.events[later]], ignore_index=True)
     properties = log.properties
     if properties is not None:
         rows = properties.sample(min(200, len(properties)), random_state=int(rng.integers(2**31)))
         values = rows["value"].sample(frac=1, random_state=int(rng.integers(2**31))).array
-        properties = pd.concat([properties, rows.assign(timestamp=moment, value=values)], ignore_index=True)
+        when = pd.Series(moment, index=rows.index).astype(properties["timestamp"].dtype)
+        properties = pd.concat([properties, rows.assign(timestamp=when, value=values)], ignore_index=True)
         properties = properties.sort_values("timestamp", kind="stable", ignore_index=True)
     return with_future(log, "at the cutoff", events, properties)
 
