@@ -83,11 +83,11 @@ def leaderboard_frame(rows: pd.DataFrame, question: Question, k: int) -> pd.Data
                 "order": by.value["ndcg"],
                 "model": model if chapters[model] == 1 else f"{model} (in {chapter})",
                 **{f"{label}@{k}": with_interval(by.loc[m]) for m, label in names},
-                "per event": f"{by.per_event['ndcg']:.4f}",
+                "per event": "" if pd.isna(by.per_event["ndcg"]) else f"{by.per_event['ndcg']:.4f}",
                 "on validation": f"{tried[model]:.4f}" if model in tried else "",
                 "coverage": f"{by.value['coverage']:.1%}",
                 "users": int(by.n_users["ndcg"]),
-                "effective": round(float(by.n_effective["ndcg"]), 1),
+                "effective": "" if pd.isna(by.n_effective["ndcg"]) else round(float(by.n_effective["ndcg"]), 1),
             }
         )
     return (

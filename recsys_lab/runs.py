@@ -452,7 +452,7 @@ def with_interval(row: Mapping[str, Any]) -> str:
     """A mean with its interval as text; `*` marks one from fewer than `FEW` visitors that tell something."""
     if pd.isna(row["low"]):
         return "" if pd.isna(row["value"]) else f"{row['value']:.4f}"
-    return f"{row['value']:.4f} [{row['low']:.4f}, {row['high']:.4f}]{'*' if row.get('few') else ''}"
+    return f"{row['value']:.4f} [{row['low']:.4f}, {row['high']:.4f}]{'*' if row.get('few') in (True, 1) else ''}"
 
 
 def headline(results: Sequence[Evaluation], k: int = 10) -> pd.DataFrame:
