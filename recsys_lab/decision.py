@@ -15,6 +15,7 @@ import pandas as pd
 from .evaluation import Evaluation, case_values, compare_pairs
 from .intervals import ALPHA, model_confidence_set, user_means
 from .runs import MEANING, Question, Run, judge, question_of, verdict
+from .runs import questions as questions_of
 from .splits import Split
 
 # %% auto #0
@@ -28,10 +29,10 @@ NOT_DEPLOYED = ("oracle",)  # judged, but nothing that could be deployed
 def validation_table(
     evaluations: Sequence[Evaluation], metric: str = "ndcg", k: int = 10, draws: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
-    """Models by their mean on validation, best first: columns `model, value, p, alike`.
+    """Models by their mean on validation, best first: columns `model, value, p, confidence_set`.
 
-    `p` is the p-value at which a model leaves the model confidence set, `alike` whether it stays in it at 95%: then it cannot be told
-    apart from the best. All evaluations must be of one question.
+    `p` is the p-value at which a model leaves the model confidence set, `confidence_set` whether it stays in it at 95%: then it cannot
+    be told apart from the best. All evaluations must be of one question.
     """
     codes = pd.factorize(evaluations[0].user_ids)[0]
     if len({e.units for e in evaluations}) > 1:
@@ -43,7 +44,7 @@ def validation_table(
             "model": [e.model for e in evaluations],
             "value": np.nanmean(means, 0),
             "p": p_values,
-            "alike": p_values >= ALPHA,
+            "confidence_set": p_values >= ALPHA,
         }
     )
     return table.sort_values(["value", "model"], ascending=[False, True], ignore_index=True)
@@ -54,9 +55,9 @@ def decide(
 ) -> list[dict[str, Any]]:
     """What a run decides, a row for each question that was asked on validation and on test.
 
-    Keys `protocol, target, exclude, metric, k, chosen, alike, baseline, models`; where the chosen model is not the baseline also those
-    of `evaluation.compare_pairs` for the chosen model (a) against the baseline (b) on test, corrected over the questions. `alike` are
-    the other models of the model confidence set, best first; `baseline` is the best of `SIMPLE` on validation (None: none was judged).
+    Keys `protocol, target, exclude, metric, k, chosen, confidence_set, baseline, models`; where the chosen model is not the baseline
+    also those of `evaluation.compare_pairs` for the chosen model (a) against the baseline (b) on test, corrected over the questions.
+    `confidence_set` are the other models of the model confidence set, best first; `baseline` is the best of `SIMPLE` on validation (None: none was judged).
     """
     rows, pairs = [], {}
     for question in MEANING:
@@ -69,7 +70,7 @@ def decide(
         simple = board[board["model"].isin(SIMPLE)]
         chosen, baseline = board["model"][0], simple["model"].iloc[0] if len(simple) else None
         row = dict(zip(("protocol", "target", "exclude"), question, strict=True)) | {"metric": metric, "k": k}
-        row |= {"chosen": chosen, "alike": board["model"][board["alike"]].tolist()[1:]}
+        row |= {"chosen": chosen, "confidence_set": board["model"][board["confidence_set"]].tolist()[1:]}
         rows.append(row | {"baseline": baseline, "models": len(board)})
         if baseline not in (None, chosen):
             pairs[len(rows) - 1] = (test[chosen], test[baseline])
@@ -81,12 +82,12 @@ def decide(
 def decision_sentence(row: Mapping[str, Any], megabytes: Mapping[str, float] | None = None) -> str:
     """A row of `decide` as sentences; `megabytes` are sizes of fitted models by name, where they are known."""
     question = MEANING[question_of(row)].capitalize()
-    alike = (
-        f"cannot be told apart there from {', '.join(row['alike'])}"
-        if row["alike"]
+    others = (
+        f"cannot be told apart there from {', '.join(row['confidence_set'])}"
+        if row["confidence_set"]
         else "better there than every other"
     )
-    told = f"{question}: on validation {row['chosen']} of {row['models']} models, {alike}."
+    told = f"{question}: on validation {row['chosen']} of {row['models']} models, {others}."
     if row["baseline"] is None:
         return f"{told} No simple baseline was judged beside it."
     if row["chosen"] == row["baseline"]:
@@ -102,13 +103,17 @@ def baselines(
 ) -> list[Evaluation]:
     """The test evaluation of the best simple baseline for each question, by validation, among those that the run holds.
 
-    Where it holds none it is the best of `models`, judged now on validation and test.
+    Where it holds none it is the best of `models`, judged now on validation and test; the first where validation has no case.
     """
     known = {(e.model, *question_of(e.about), e.about["part"]): e for e in run.evaluations() if e.model in SIMPLE}
     missing = [q for q in questions if not any((name, *q, "valid") in known for name in SIMPLE)]
+    able = set(questions_of(split, "valid"))
     for part in ("valid", "test"):
         fresh = [type(model)(**asdict(model.config)) for model in models]
-        known |= {(e.model, *question_of(e.about), part): e for e in judge(None, fresh, split, k, missing, part)}
+        known |= {
+            (e.model, *question_of(e.about), part): e
+            for e in judge(None, fresh, split, k, [q for q in missing if part == "test" or q in able], part)
+        }
     out = []
     for question in questions:
         both = [
@@ -116,5 +121,6 @@ def baselines(
             for name in SIMPLE
             if (name, *question, "valid") in known and (name, *question, "test") in known
         ]
-        out.append(max(both, key=lambda row: row[:2])[2])
+        alone = [e for (_, *q, part), e in known.items() if (tuple(q), part) == (question, "test")]
+        out.append(max(both, key=lambda row: row[:2])[2] if both else alone[0])
     return out

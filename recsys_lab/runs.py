@@ -29,7 +29,7 @@ from .intervals import FEW, is_shown
 from .splits import Split
 
 # %% auto #0
-__all__ = ['METRIC_COLUMNS', 'MEASURED', 'RECORDS', 'COMPARISON_COLUMNS', 'PAIR', 'ABOUT', 'Question', 'QUESTIONS', 'MEANING',
+__all__ = ['MEASURED', 'METRIC_COLUMNS', 'RECORDS', 'COMPARISON_COLUMNS', 'PAIR', 'ABOUT', 'Question', 'QUESTIONS', 'MEANING',
            'plain', 'write_rows', 'read_json', 'source_hash', 'package_folder', 'fit_key', 'Run', 'fit_path',
            'chosen_settings', 'kept_fit', 'evaluation_name', 'same_about', 'pair_key', 'check_record', 'trial_rows',
            'question_of', 'questions', 'label_models', 'judge', 'judged_before', 'with_interval', 'headline', 'verdict',
@@ -38,6 +38,7 @@ __all__ = ['METRIC_COLUMNS', 'MEASURED', 'RECORDS', 'COMPARISON_COLUMNS', 'PAIR'
            'choice_differences']
 
 # %% ../nbs/14_runs.ipynb #fa8e4f8f
+MEASURED = ("value", "low", "high", "per_event", "n_users", "n_events", "n_effective", "few", "cases")
 METRIC_COLUMNS = (
     "chapter",
     "model",
@@ -50,27 +51,8 @@ METRIC_COLUMNS = (
     "slice",
     "metric",
     "k",
-    "value",
-    "low",
-    "high",
-    "per_event",
-    "n_users",
-    "n_events",
-    "n_effective",
-    "few",
-    "cases",
+    *MEASURED,
 )
-MEASURED = (
-    "value",
-    "low",
-    "high",
-    "per_event",
-    "n_users",
-    "n_events",
-    "n_effective",
-    "few",
-    "cases",
-)  # of METRIC_COLUMNS
 
 # %% ../nbs/14_runs.ipynb #d54abded
 RECORDS = ("metrics", "comparisons", "decisions", "costs", "trials", "fits")  # what a run keeps as rows
