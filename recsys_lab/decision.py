@@ -57,7 +57,8 @@ def decide(
 
     Keys `protocol, target, exclude, metric, k, chosen, confidence_set, baseline, models`; where the chosen model is not the baseline
     also those of `evaluation.compare_pairs` for the chosen model (a) against the baseline (b) on test, corrected over the questions.
-    `confidence_set` are the other models of the model confidence set, best first; `baseline` is the best of `SIMPLE` on validation (None: none was judged).
+    `confidence_set` are the other models of the model confidence set, best first; `baseline` is the best of `SIMPLE` on validation (None:
+    none was judged).
     """
     rows, pairs = [], {}
     for question in MEANING:
