@@ -86,9 +86,9 @@ def decision_sentence(row: Mapping[str, Any], megabytes: Mapping[str, float] | N
     others = (
         f"cannot be told apart there from {', '.join(row['confidence_set'])}"
         if row["confidence_set"]
-        else "better there than every other"
+        else "is better there than every other"
     )
-    told = f"{question}: on validation {row['chosen']} of {row['models']} models, {others}."
+    told = f"{question}: validation chooses {row['chosen']} of {row['models']} models; it {others}."
     if row["baseline"] is None:
         return f"{told} No simple baseline was judged beside it."
     if row["chosen"] == row["baseline"]:
