@@ -32,8 +32,8 @@ from .splits import Split
 __all__ = ['MEASURED', 'METRIC_COLUMNS', 'RECORDS', 'COMPARISON_COLUMNS', 'PAIR', 'ABOUT', 'Question', 'QUESTIONS', 'MEANING',
            'plain', 'write_rows', 'read_json', 'source_hash', 'package_folder', 'fit_key', 'Run', 'fit_path',
            'chosen_settings', 'kept_fit', 'evaluation_name', 'same_about', 'pair_key', 'check_record', 'trial_rows',
-           'question_of', 'questions', 'label_models', 'judge', 'judged_before', 'with_interval', 'headline', 'verdict',
-           'sentence', 'sentences', 'first_question', 'against', 'sizes', 'code_version', 'machine_facts',
+           'question_of', 'questions', 'label_models', 'judge', 'judged_before', 'with_interval', 'headline', 'p_text',
+           'verdict', 'sentence', 'sentences', 'first_question', 'against', 'sizes', 'code_version', 'machine_facts',
            'processor_name', 'provenance', 'compare_runs', 'flatten_facts', 'provenance_differences', 'collect_choices',
            'choice_differences']
 
@@ -79,10 +79,10 @@ PAIR = ("a", "b", "protocol", "target", "exclude", "metric", "k", "slice")  # wh
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON holds it: floats to 6 decimals, NaN as null, numpy numbers as Python's."""
+    """A value as JSON holds it: floats to 6 decimals (below 0.0001, as p-values are, to 3 digits), NaN as null, numpy numbers as Python's."""
     value = value.item() if hasattr(value, "item") else value
     if isinstance(value, float):
-        return None if math.isnan(value) else round(value, 6)
+        return None if math.isnan(value) else round(value, 6) if abs(value) >= 0.0001 else float(f"{value:.3g}")
     return value
 
 
@@ -456,11 +456,16 @@ def headline(results: Sequence[Evaluation], k: int = 10) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def p_text(p: float) -> str:
+    """A p-value with two digits; what is below 0.0001 is said to be so, for its digits mean nothing."""
+    return "p below 0.0001" if p < 0.0001 else f"p {p:.2g}"
+
+
 def verdict(row: Mapping[str, Any]) -> str:
     """A row of a comparison (`evaluation.compare_pairs`) as a sentence; a winner is named only where it is shown (`intervals.is_shown`)."""
     metric = row["metric"].upper() if row["metric"] in ("ndcg", "mrr", "map") else row["metric"]
     told = f"{row['difference']:+.4f} {metric}@{row['k']} [{row['low']:+.4f}, {row['high']:+.4f}]"
-    p = f"p {row['p_adjusted']:.2g}" + (f" corrected for {row['family']} comparisons" if row["family"] > 1 else "")
+    p = p_text(row["p_adjusted"]) + (f" corrected for {row['family']} comparisons" if row["family"] > 1 else "")
     if is_shown(row):
         found = f"{row['a']} is {'better' if row['difference'] > 0 else 'worse'}"
     elif row["n_differing"] < FEW:
