@@ -92,7 +92,7 @@ def decision_sentence(row: Mapping[str, Any], megabytes: Mapping[str, float] | N
     if row["baseline"] is None:
         return f"{told} No simple baseline was judged beside it."
     if row["chosen"] == row["baseline"]:
-        return f"{told} It is a simple baseline itself: nothing learned is chosen."
+        return f"{told} It is one of the simple baselines, so there is nothing to compare."
     on_test = verdict(row).partition(": ")[2]
     sizes = [(megabytes or {}).get(row[n]) for n in ("chosen", "baseline")]
     cost = f" It holds {sizes[0]:,.1f} MB, the baseline {sizes[1]:,.1f}." if None not in sizes else ""

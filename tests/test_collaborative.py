@@ -11,7 +11,7 @@ from recsys_lab import evaluation, splits
 from recsys_lab.datasets import Dataset, Histories
 from recsys_lab.metrics import SOURCES
 from recsys_lab.models.als import ALS, BPR, bm25, bm25_idf
-from recsys_lab.models.base import load, stored_rows
+from recsys_lab.models.base import fold_map, load, mean_vectors, stored_rows
 from recsys_lab.models.lightfm import BANDS, LightFMHybrid, LightFMWarp, price_bands
 from recsys_lab.models.linear import EASE, RP3beta, ease_weights, invert_in_place, walk_weights
 from recsys_lab.models.neighbours import (
@@ -329,3 +329,18 @@ def test_prices_are_cut_into_bands_as_known(shop):
 
 def test_sources_are_named_once():
     assert len(set(SOURCES)) == len(SOURCES)
+
+
+def test_fold_in_has_an_intercept():
+    """Vectors that are a linear map of the means and a constant are found again, the constant too; without it they would be far off."""
+    rng = np.random.default_rng(0)
+    histories = Histories.from_lists([rng.choice(30, 5, replace=False).tolist() for _ in range(400)]).encode(
+        pd.Index(range(30))
+    )
+    vectors = rng.normal(size=(30, 4)).astype(np.float32)
+    means = mean_vectors(histories, vectors)
+    wanted = means[:, :4] @ rng.normal(size=(4, 3)) + np.array([5.0, -3.0, 1.0])
+    found = means @ fold_map(means, wanted, ridge=1e-6)
+    assert np.abs(found - wanted).max() < 0.01
+    nobody = mean_vectors(Histories.from_lists([[]]).encode(pd.Index(range(30))), vectors)
+    assert np.abs(nobody @ fold_map(means, wanted, ridge=1e-6) - [5, -3, 1]).max() < 0.01

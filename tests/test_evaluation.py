@@ -6,6 +6,7 @@ import pytest
 from conftest import arrived_split, random_log, untimed_sessions
 
 from recsys_lab import evaluation, metrics, splits
+from recsys_lab.datasets import Dataset
 from recsys_lab.evaluation import Evaluation, evaluate, make_cases
 from recsys_lab.models.neighbours import ItemKNN
 from recsys_lab.models.popularity import Popularity, RecentPopularity
@@ -194,3 +195,62 @@ def test_a_question_without_cases_is_left_out_and_a_wrong_one_is_not():
     for typo in ({"target": "purchases"}, {"protocol": "next-item"}):  # with an explicit exclude too
         with pytest.raises(ValueError, match="must be one of"):
             make_cases(views, **{"protocol": "next_period", "target": "any", "exclude": "none", **typo})
+
+
+def bought_again():
+    """Two visitors: one who bought item 1 and buys 1 and 2 in the last fifth, one who views item 3 alone."""
+    rows = [(1, 1, "view"), (1, 1, "transaction"), *[(2, 3, "view")] * 20]
+    rows += [(1, 1, "view"), (1, 1, "transaction"), (1, 2, "view"), (1, 2, "transaction"), (2, 3, "view")]
+    events = pd.DataFrame(rows, columns=["user_id", "item_id", "event"])
+    events["timestamp"] = pd.date_range("2024-01-01", periods=len(events), freq="h", tz="UTC")
+    return splits.make(Dataset("again", events), test=0.2, valid=0.1)
+
+
+@pytest.mark.parametrize("protocol", ["next_item", "next_period"])
+def test_what_was_bought_is_no_answer_where_purchases_are_left_out(protocol):
+    def answers(exclude):
+        cases = make_cases(bought_again(), protocol, "purchase", "test", exclude)
+        return sorted(cases.items[cases.relevant].tolist())
+
+    assert answers("none") == [1, 2]
+    assert answers("purchased") == [2]
+
+
+@pytest.mark.parametrize("exclude", ["none", "seen", "purchased"])
+def test_looking_back_is_the_same_in_blocks_of_any_size(shop_split, exclude):
+    cases = make_cases(shop_split, "next_item", "any", "test", exclude)
+    whole = evaluation.look_back(cases, len(cases))
+    for block in (1 + len(cases) // 7, 300):
+        bits = evaluation.look_back(cases, block)
+        assert all((a == b).all() for a, b in zip(whole, bits, strict=True))
+    assert (whole[0] == cases.history).all() and not whole[
+        1
+    ].any()  # an excluded item is not in the questions that are left
+
+
+def test_age_of_items_in_slices():
+    """Known answers: an item is as old as the time since its first event, and new where it has none before the request."""
+    day = pd.Timestamp("2024-01-01", tz="UTC")
+    first = {1: 0, 2: 50, 3: 58}  # day of each item's first event
+    rows = [(i, i, day + pd.Timedelta(days=d)) for i, d in first.items()] + [(1, 9, day)] * 30
+    rows += [(5, item, day + pd.Timedelta(days=60, minutes=n)) for n, item in enumerate((1, 2, 3, 4))]
+    events = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"]).assign(event="view")
+    split = splits.make(Dataset("ages", events), test=4 / len(rows), valid=0.05)
+    cases = make_cases(split, "next_item")
+    label = evaluation.make_labels(cases, split.known("test"))["item_age"]
+    told = dict(zip(cases.items[cases.relevant].tolist(), (label.names[c] for c in label.codes), strict=True))
+    assert told == {1: "over 30 days", 2: "7-30 days", 3: "under 7 days", 4: "new"}
+
+
+def test_coverage_and_novelty_of_lists(shop_split):
+    e = evaluate(ItemKNN(), shop_split, "next_period", ks=(10,))
+    known = shop_split.known("test")
+    shown = e.codes[:, :10]
+    table = e.summary().set_index("metric").value
+    catalogue = set(known.events.item_id)
+    assert table["coverage"] == pytest.approx(len(set(shown[shown >= 0].tolist())) / len(catalogue))
+    users = known.events.groupby("item_id", observed=True).user_id.nunique()
+    bits = -np.log2(users / known.events.user_id.nunique())
+    items = make_cases(shop_split, "next_period").items
+    by_hand = [np.mean([bits[items[c]] for c in row if c >= 0]) for row in shown if (row >= 0).any()]
+    assert table["novelty"] == pytest.approx(np.mean(by_hand))

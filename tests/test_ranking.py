@@ -633,3 +633,15 @@ def test_two_stages_beat_popularity_on_the_shop(shop_split):
     for name in ("lr", "lr_enriched", "lightgbm"):
         found = evaluation.evaluate(model_class(name)(**quick(name)), shop_split, "next_item", ks=(10,))
         assert found.compare(base)["low"] > 0
+
+
+def test_recent_counts_are_of_the_newest_events():
+    """Of 100 events the newest five are on item 2, and the oldest twenty on item 1."""
+    items = [1] * 20 + [3] * 75 + [2] * 5
+    events = pd.DataFrame({"user_id": np.arange(100), "item_id": items, "event": "view"})
+    events["timestamp"] = pd.date_range("2024-01-01", periods=100, freq="h", tz="UTC")
+    log = Dataset("newest", events)
+    f = described(log, [(3, "view", "2024-01-04 20:00")], "2024-01-06 10:00", ["item_recent", "item_trend"])
+    assert f.item_recent.tolist() == close_to([0, np.log1p(5), 0])
+    rate = np.log((np.array([0, 5, 0]) + 1) / (np.array([0, 5, 20]) / 5 + 1))
+    assert f.item_trend.tolist() == close_to(rate.tolist())

@@ -109,3 +109,14 @@ def test_a_session_that_goes_on_after_the_cut_tells_nothing_before_it():
     split = splits.sequence(datasets.Dataset("straddling", events, has_times=False), 0.1, 0.1)
     assert split.known("test").moments.max() < split.cutoff("test") == split.test.moments.min()
     check_parts(log, split)
+
+
+def test_a_property_of_the_cutoff_itself_is_not_known():
+    moment = pd.Timestamp("2024-01-02", tz="UTC")
+    near = pd.Timedelta(milliseconds=1)
+    events = pd.DataFrame({"user_id": 1, "item_id": [1, 1, 1], "event": "view"})
+    events["timestamp"] = [moment - near, moment, moment + near]
+    properties = pd.DataFrame({"item_id": 1, "property": "price", "value": ["1", "2", "3"]})
+    properties["timestamp"] = events["timestamp"].to_numpy()
+    known = datasets.Dataset("edge", events, properties).before(int(moment.value // 1_000_000))
+    assert known.properties["value"].tolist() == ["1"] and len(known) == 1
