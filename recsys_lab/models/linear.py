@@ -125,9 +125,9 @@ class RP3betaConfig(Config):
     neighbours : kept of each item
     """
 
-    alpha: float = 1.0
-    beta: float = 0.5
-    neighbours: int = 100
+    alpha: float = 0.5
+    beta: float = 0.02
+    neighbours: int = 240
 
     def __post_init__(self) -> None:
         if self.neighbours < 1 or self.alpha < 0:

@@ -37,7 +37,7 @@ class Popularity(Recommender):
 class RecentConfig(Config):
     """half_life : age at which an event counts half, as a share of the known period (of the rows, in a log without times)."""
 
-    half_life: float = 0.05
+    half_life: float = 0.4
 
     def __post_init__(self) -> None:
         if not self.half_life > 0:
