@@ -243,14 +243,14 @@ def test_age_of_items_in_slices():
 
 
 def test_coverage_and_novelty_of_lists(shop_split):
-    e = evaluate(ItemKNN(), shop_split, "next_period", ks=(10,))
+    e = evaluate(ItemKNN(), shop_split, "next_period", ks=(3, 10))
     known = shop_split.known("test")
-    shown = e.codes[:, :10]
-    table = e.summary().set_index("metric").value
-    catalogue = set(known.events.item_id)
-    assert table["coverage"] == pytest.approx(len(set(shown[shown >= 0].tolist())) / len(catalogue))
     users = known.events.groupby("item_id", observed=True).user_id.nunique()
     bits = -np.log2(users / known.events.user_id.nunique())
     items = make_cases(shop_split, "next_period").items
-    by_hand = [np.mean([bits[items[c]] for c in row if c >= 0]) for row in shown if (row >= 0).any()]
-    assert table["novelty"] == pytest.approx(np.mean(by_hand))
+    for k in (3, 10):
+        shown = e.codes[:, :k]
+        table = e.summary().query("k == @k").set_index("metric").value
+        assert table["coverage"] == pytest.approx(len(set(shown[shown >= 0].tolist())) / known.events.item_id.nunique())
+        by_hand = [np.mean([bits[items[c]] for c in row if c >= 0]) for row in shown if (row >= 0).any()]
+        assert table["novelty"] == pytest.approx(np.mean(by_hand))
