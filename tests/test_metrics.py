@@ -256,3 +256,10 @@ def test_top_k_frame_speaks_the_users_ids():
 def test_wrong_k_is_refused():
     with pytest.raises(ValueError, match="k must be between 1 and the lists' length 2"):
         metrics.accuracy(np.array([[0, 1]]), np.array([0, 1]), np.array([0]), (3,))
+
+
+def test_the_long_tail_is_what_the_head_leaves():
+    counts = np.array([5, 80, 10, 5])
+    assert metrics.long_tail(counts).tolist() == [True, False, True, True]
+    assert metrics.long_tail(counts, 0.9).tolist() == [True, False, False, True]
+    assert metrics.long_tail(np.array([3, 3, 3, 3]), 0.5).tolist() == [False, False, True, True]  # ties by code
