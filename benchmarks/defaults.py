@@ -2,7 +2,7 @@
 
 For each log a setting's NDCG@10 (next item or given split, items already met left out) is divided by the best of all settings there; a
 setting's worth is the mean of these shares over the logs, beside the least one. The first setting is the model's default. The test parts
-are not touched. A default is worth changing where another setting is better on average and no worse on its worst log.
+are not touched. A default that another setting beats on average, and on its worst log, deserves to be looked at again.
 
     python benchmarks/defaults.py [model ...]      # minutes for each model; goes on with what results/defaults.json holds
 """

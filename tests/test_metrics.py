@@ -263,3 +263,7 @@ def test_the_long_tail_is_what_the_head_leaves():
     assert metrics.long_tail(counts).tolist() == [True, False, True, True]
     assert metrics.long_tail(counts, 0.9).tolist() == [True, False, False, True]
     assert metrics.long_tail(np.array([3, 3, 3, 3]), 0.5).tolist() == [False, False, True, True]  # ties by code
+
+
+def test_self_information_in_bits():
+    assert metrics.self_information(np.array([0, 1, 4]), 4).tolist() == [3.0, 2.0, 0.0]  # nobody counts as half a user
