@@ -254,3 +254,13 @@ def test_coverage_and_novelty_of_lists(shop_split):
         assert table["coverage"] == pytest.approx(len(set(shown[shown >= 0].tolist())) / known.events.item_id.nunique())
         by_hand = [np.mean([bits[items[c]] for c in row if c >= 0]) for row in shown if (row >= 0).any()]
         assert table["novelty"] == pytest.approx(np.mean(by_hand))
+
+
+def test_a_visitor_with_one_event_is_warm(shop_split):
+    cases = make_cases(shop_split, "next_item")
+    labels = evaluation.make_labels(cases, shop_split.known("test"))
+    kinds = np.asarray(labels["user_type"].names)[labels["user_type"].codes]
+    length = np.asarray(labels["user_history"].names)[labels["user_history"].codes]
+    bins = np.select([cases.history == 0, cases.history == 1, cases.history < 5], ["0", "1", "2-4"], "5+")
+    assert set(cases.history.tolist()) >= {0, 1, 2, 4, 5}
+    assert (kinds == np.where(cases.history == 0, "cold", "warm")).all() and (length == bins).all()

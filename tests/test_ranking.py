@@ -645,3 +645,35 @@ def test_recent_counts_are_of_the_newest_events():
     assert f.item_recent.tolist() == close_to([0, np.log1p(5), 0])
     rate = np.log((np.array([0, 5, 0]) + 1) / (np.array([0, 5, 20]) / 5 + 1))
     assert f.item_trend.tolist() == close_to(rate.tolist())
+
+
+def test_no_negative_was_first_met_at_the_moment_of_the_request():
+    log = tiny_log()
+    facts = features.known_facts(log)
+    for at, there in (("2024-01-03 09:30", False), ("2024-01-03 09:31", True)):
+        h = replace(Histories.from_lists([[20]], [["view"]]), at=np.array([ms(at)]), times=np.array([0]))
+        code = log.items.get_indexer([30])
+        _, item = features.hard_negatives(facts, h.encode(log.items), code, np.zeros(1, int), 60, 0)
+        assert (40 in log.items[item]) == there
+
+
+def test_negatives_keep_the_rank_that_they_were_served_at(shop):
+    """A candidate that sources named has their ranks and scores; a drawn one that none named has zeros."""
+    stage = replace(STAGE, sampler="hard")
+    window = features.rolling(shop, 1, 0.1)[0]
+    first = features.first_stage_of(window.known("test"), stage)
+    cases = features.drawn_cases(window, stage)
+    items, rows = next(iter(first.sources.values())).items, slice(0, 60)
+    asking = cases.histories(rows).encode(items)
+    served = candidates.gather(first.sources, first.widths, asking, stage.exclude)
+    out, _ = features.with_negatives(first, asking, served, cases, rows, stage)
+    there = {
+        (r, i): (ranks.tolist(), scores.tolist())
+        for r, i, ranks, scores in zip(served.rows, served.items, served.ranks, served.scores, strict=True)
+    }
+    nothing = ([0] * len(out.sources), [0.0] * len(out.sources))
+    drawn = 0
+    for r, i, ranks, scores in zip(out.rows, out.items, out.ranks, out.scores, strict=True):
+        drawn += (r, i) not in there
+        assert (ranks.tolist(), scores.tolist()) == there.get((r, i), nothing)
+    assert 0 < drawn < len(out.items)

@@ -120,3 +120,11 @@ def test_a_property_of_the_cutoff_itself_is_not_known():
     properties["timestamp"] = events["timestamp"].to_numpy()
     known = datasets.Dataset("edge", events, properties).before(int(moment.value // 1_000_000))
     assert known.properties["value"].tolist() == ["1"] and len(known) == 1
+
+
+def test_the_last_rows_of_each_user_are_carved():
+    rows = [(user, item, "train") for item in range(10) for user in (1, 2)] + [(1, 99, "test"), (2, 99, "test")]
+    events = pd.DataFrame(rows, columns=["user_id", "item_id", "part"]).assign(event="view")
+    events["part"] = pd.Categorical(events["part"], ["train", "test"])
+    split = splits.given(datasets.Dataset("arrived", events, has_times=False), 0.2, last=True)
+    assert split.valid.events.groupby("user_id").item_id.apply(list).tolist() == [[8, 9], [8, 9]]
