@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from conftest import TWO_STAGE, quick, random_log
 
-from recsys_lab import datasets
+from recsys_lab import datasets, evaluation
 from recsys_lab.datasets import Dataset, Histories
 from recsys_lab.models.base import MODELS, load, model_class
 from recsys_lab.models.neighbours import ItemKNN, item_similarity
@@ -290,3 +290,21 @@ def test_recent_popularity_prefers_what_is_new():
         Histories.from_lists([[99]]), 1, "none"
     ).codes.shape == (1, 1)
     assert make("popularity_recent", half_life=0.05).fit(log).state["scores"].argmax() == 1
+
+
+@pytest.mark.parametrize("name", ["popularity", "item_knn", "ease"])
+def test_repeats_are_scored_wherever_a_list_may_hold_them(name):
+    """The term for repeats moves the visitor's own items up; it does so where purchases alone are left out, and never changes new items' order."""
+    log = random_log(5)
+    model = model_class(name)().fit(log)
+    strong = model.with_repeats(1e6)
+    viewed = log.histories().encode(model.items)
+    for exclude in ("none", "purchased"):
+        lists = strong.rank(log.histories(), 5, exclude).codes
+        out = viewed.keep(evaluation.excluded_entries(viewed, exclude))
+        for row in range(len(viewed)):
+            own = set(viewed.items[viewed.indptr[row] : viewed.indptr[row + 1]].tolist())
+            left = own - set(out.items[out.indptr[row] : out.indptr[row + 1]].tolist())
+            assert set(lists[row, : len(left)].tolist()) <= left  # the first places are theirs
+    same = (strong.rank(log.histories(), 5, "seen").codes == model.rank(log.histories(), 5, "seen").codes).all()
+    assert same
