@@ -294,7 +294,7 @@ def test_recent_popularity_prefers_what_is_new():
 
 @pytest.mark.parametrize("name", ["popularity", "item_knn", "ease"])
 def test_repeats_are_scored_wherever_a_list_may_hold_them(name):
-    """The term for repeats moves the visitor's own items up; it does so where purchases alone are left out, and never changes new items' order."""
+    """The term for repeats moves the visitor's own items up; also where purchases alone are left out; the order of new items stays."""
     log = random_log(5)
     model = model_class(name)().fit(log)
     strong = model.with_repeats(1e6)
