@@ -25,7 +25,7 @@ from recsys_lab.numerics import (
 )
 
 # %% auto #0
-__all__ = ['CONVERGED', 'ROUNDS', 'powers', 'neighbour_steps', 'converged_basis', 'smooth_basis', 'GFCFConfig', 'GFCF',
+__all__ = ['CONVERGED', 'ROUNDS', 'GROWTH', 'powers', 'neighbour_steps', 'converged_basis', 'smooth_basis', 'GFCFConfig', 'GFCF',
            'low_pass', 'GraphFilterConfig', 'faded', 'one_scale', 'GraphFilter']
 
 # %% ../../nbs/41_graph_filters.ipynb #092d4e2c
@@ -51,30 +51,37 @@ def neighbour_steps(
 
 # %% ../../nbs/41_graph_filters.ipynb #a59dfe0a
 CONVERGED = 1e-3  # residual of an eigenvector, as a share of the greatest eigenvalue
-ROUNDS = 60  # of four steps each, after which the iteration ends whatever is left
+ROUNDS = 60  # after which the iteration ends whatever is left
+GROWTH = (
+    1e8  # of the leading direction over the last one in a round; with more, a float64 no longer holds the last ones
+)
 
 
 def converged_basis(scaled: sparse.csr_matrix, factors: int, seed: int = 0) -> np.ndarray:
     """Leading right singular vectors of a sparse matrix `[n, items]`: float64 `[items, factors]`.
 
-    Subspace iteration with twice as many vectors and Rayleigh-Ritz steps (Saad, *Numerical methods for large eigenvalue problems*, 2011)
-    until every residual of `S'S v = w v` is within `CONVERGED`. The first value comes once for each connected part of the graph, which a
+    Subspace iteration with twice as many vectors, filtered by Chebyshev polynomials that are small on the values not wanted (Zhou et al.,
+    *Self-consistent-field calculations using Chebyshev-filtered subspace iteration*, J. Comput. Phys. 2006), until every residual of
+    `S'S v = w v` is within `CONVERGED`. The first value comes once for each connected part of the graph, which a
     Lanczos method from one vector would miss; and with a few steps of a randomised method the lists would depend on `seed`.
     """
     items, back = scaled.shape[1], scaled.T.tocsr()
     width = min(items, 2 * factors + 20)
     block = np.linalg.qr(np.random.default_rng(seed).normal(size=(items, width)))[0]
     for _ in range(ROUNDS):
-        for _ in range(4):
-            block = back @ (scaled @ block)
-        block = np.linalg.qr(block)[0]
         moved = back @ (scaled @ block)
         values, turn = np.linalg.eigh(block.T @ moved)
-        order = np.argsort(-values, kind="stable")[:factors]
-        best, moved = block @ turn[:, order], moved @ turn[:, order]
-        if np.linalg.norm(moved - best * values[order], axis=0).max(initial=0) <= CONVERGED * values.max():
+        values, turn = values[::-1], turn[:, ::-1]  # the greatest first
+        block, moved = block @ turn, moved @ turn
+        off = (moved - block * values)[:, :factors]
+        if np.linalg.norm(off, axis=0).max(initial=0) <= CONVERGED * values[0]:
             break
-    return best
+        half = max(values[-1], 1e-9 * values[0]) / 2  # the polynomial is small on 0 to twice this
+        before, now = block, moved / half - block
+        for _ in range(max(1, int(np.arccosh(GROWTH) / np.arccosh(values[0] / half - 1)) - 1)):
+            before, now = now, 2 * ((back @ (scaled @ now)) / half - now) - before
+        block = np.linalg.qr(now)[0]
+    return block[:, :factors]
 
 
 def smooth_basis(matrix: sparse.csr_matrix, user: float, item: float, factors: int, seed: int = 0) -> np.ndarray:
