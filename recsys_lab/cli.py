@@ -598,10 +598,9 @@ def cmd_ledger(args: argparse.Namespace) -> int:
             flush=True,
         )
         start = time.perf_counter()
-        rows = published.compute(name, datasets.load(recipe.dataset), args.trials)
-        published.update_ledger(path, rows)
-        for row in rows:
-            print(f"  {row['metric']}@{row['k']}: ours {row['ours']}, published {row['published']}: {row['status']}")
+        table = published.update_ledger(path, published.compute(name, datasets.load(recipe.dataset), args.trials))
+        for row in table[table.recipe == name].itertuples():
+            print(f"  {row.metric}@{row.k}: ours {row.ours}, published {row.published}: {row.status}")
         print(f"  {(time.perf_counter() - start) / 60:.1f} minutes")
     return 0
 
