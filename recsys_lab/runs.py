@@ -79,7 +79,7 @@ PAIR = ("a", "b", "protocol", "target", "exclude", "metric", "k", "slice")  # wh
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON holds it: floats to 6 decimals (below 0.0001, as p-values are, to 3 digits), NaN as null, numpy numbers as Python's."""
+    """A value as JSON holds it: floats to 6 decimals (those below 0.0001 to 3 digits), NaN as null, numpy numbers as Python's."""
     value = value.item() if hasattr(value, "item") else value
     if isinstance(value, float):
         return None if math.isnan(value) else round(value, 6) if abs(value) >= 0.0001 else float(f"{value:.3g}")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,8 @@ from recsys_lab.numerics import (
 )
 
 # %% auto #0
-__all__ = ['CONVERGED', 'ROUNDS', 'GROWTH', 'powers', 'neighbour_steps', 'converged_basis', 'smooth_basis', 'GFCFConfig', 'GFCF',
-           'low_pass', 'GraphFilterConfig', 'faded', 'one_scale', 'GraphFilter']
+__all__ = ['CONVERGED', 'ROUNDS', 'GROWTH', 'powers', 'neighbour_steps', 'converged_basis', 'smooth_basis', 'basis_of',
+           'GFCFConfig', 'GFCF', 'low_pass', 'GraphFilterConfig', 'faded', 'one_scale', 'GraphFilter']
 
 # %% ../../nbs/41_graph_filters.ipynb #092d4e2c
 def powers(degrees: np.ndarray, exponent: float) -> np.ndarray:
@@ -94,6 +95,14 @@ def smooth_basis(matrix: sparse.csr_matrix, user: float, item: float, factors: i
     found = converged_basis(scaled, min(factors, *matrix.shape), seed)
     return to_fixed_point(found).astype(np.float32, order="C")
 
+
+@lru_cache(maxsize=4)
+def basis_of(log: Dataset, user: float, item: float, factors: int, seed: int) -> np.ndarray:
+    """`smooth_basis` of a log's matrix, made once for all settings that share it; not to be written to."""
+    found = smooth_basis(log.matrix().matrix, user, item, factors, seed)
+    found.flags.writeable = False
+    return found
+
 # %% ../../nbs/41_graph_filters.ipynb #eef63106
 @dataclass(frozen=True)
 class GFCFConfig(Config):
@@ -121,7 +130,7 @@ class GFCF(Recommender):
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         matrix = dataset.matrix().matrix
         to_users, to_items = neighbour_steps(matrix, 1.0, 0.5, 0.5)
-        basis = smooth_basis(matrix, 0.5, 0.5, self.config.factors, self.config.seed)
+        basis = basis_of(dataset, 0.5, 0.5, self.config.factors, self.config.seed)
         return {"to_users": to_users, "to_items": to_items, "basis": basis}
 
     def _score(self, histories: Histories) -> np.ndarray:
@@ -202,7 +211,7 @@ class GraphFilter(Recommender):
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         c, matrix = self.config, dataset.matrix().matrix
         to_users, to_items = neighbour_steps(matrix, c.user, c.entry, c.leave)
-        basis = smooth_basis(matrix, c.low_user, c.low_item, c.factors, c.seed)
+        basis = basis_of(dataset, c.low_user, c.low_item, c.factors, c.seed)
         return {"to_users": to_users, "to_items": to_items, "basis": basis}
 
     def _score(self, histories: Histories) -> np.ndarray:
