@@ -34,7 +34,9 @@ def worth(model: str) -> dict:
         split = load(name)
         table = tune(model_class(model), split, split.protocols[0], TRIALS, seed=0, k=10, exclude="seen")
         names = list(SPACES[model])
-        settings = table[names].to_dict("records")  # the proposals depend on the seed alone, so they are the same on each log
+        settings = table[names].to_dict(
+            "records"
+        )  # the proposals depend on the seed alone, so they are the same on each log
         values.append(table["ndcg@10"].to_numpy())
     shares = np.stack(values) / np.max(values, axis=1, keepdims=True)
     best = int(shares.mean(0).argmax())

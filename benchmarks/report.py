@@ -12,7 +12,7 @@ def read(name: str) -> dict:
     return json.loads((HERE / "results" / f"{name}.json").read_text())
 
 
-speed, knn, item, collaborative, ranking, graph, products, search, serving, parity, full = (
+speed, knn, item, collaborative, ranking, graph, products, search, serving, parity, full, defaults = (
     read(n)
     for n in (
         "evaluation_speed",
@@ -26,6 +26,7 @@ speed, knn, item, collaborative, ranking, graph, products, search, serving, pari
         "serving",
         "parity",
         "full_size",
+        "defaults",
     )
 )
 
@@ -261,6 +262,16 @@ rows = [
             "0, 1e-6",
         )
         for kernel, told in parity["served_under"].items()
+    ),
+    *(
+        (
+            "`defaults.py`",
+            f"{model}: NDCG@10 of the settings that were its defaults, as a share of the best of {defaults['trials']} settings, mean over "
+            f"{len(defaults['logs'])} logs (validation)",
+            f"{told['default']['mean_share']:.3f}; the settings best on average have {told['best_on_average']['mean_share']:.3f}",
+            "",
+        )
+        for model, told in defaults["models"].items()
     ),
     ("`serving.py`", "from start to ready", f"{serving['ready_seconds']} s", "3 s"),
     (
