@@ -13,7 +13,7 @@ ONLY ?=
 RESUME ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install reports serve test test-intervals test-kernels test-kernels-small test-postgres lab export readme benchmarks ledger clean
+.PHONY: help install reports serve test test-fast test-intervals test-kernels test-kernels-small test-postgres lab export readme benchmarks ledger clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -51,6 +51,10 @@ test: $(VENV)/.installed $(PEERS)/.installed ## exports in sync, chapters, tests
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+test-fast: $(VENV)/.installed ## the tests that take two minutes together
+	$(BIN)/recsys-lab data make shop --size tiny
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow"
 
 test-kernels: $(VENV)/.installed ## the same lists and choices under other BLAS kernels, and with other threads
 	$(BIN)/recsys-lab data make shop --size tiny

@@ -14,7 +14,7 @@ from common import load, paired, record, seconds
 from implicit.cpu.als import AlternatingLeastSquares
 from threadpoolctl import threadpool_limits
 
-from recsys_lab import datasets, splits
+from recsys_lab import loading, splits
 from recsys_lab.models.als import ALS
 from recsys_lab.models.linear import RP3beta
 from recsys_lab.models.neighbours import UserKNN
@@ -28,7 +28,7 @@ users = np.arange(matrix.shape[0])
 
 def our_als() -> np.ndarray:
     """Fit and top 20 of all users."""
-    return ALS(factors=64, regularization=0.1, alpha=4.0).fit(known).rank(histories, 20, "seen").codes
+    return ALS(factors=64, regularization=0.1, alpha=4.0, bm25=False).fit(known).rank(histories, 20, "seen").codes
 
 
 def their_als(dtype: type = np.float32) -> np.ndarray:
@@ -41,7 +41,7 @@ def their_als(dtype: type = np.float32) -> np.ndarray:
 
 def batch_lists(n: int = 1_000_000, k: int = 20) -> dict[str, float]:
     """`recsys-lab recommend` for `n` users of the shop in a process of its own: seconds and peak memory."""
-    shop = splits.make(datasets.load("shop", size="small")).known("test")
+    shop = splits.make(loading.load("shop", size="small")).known("test")
     with tempfile.TemporaryDirectory() as folder:
         Run(folder, "24_als").fit(ALS(), shop)
         users = np.resize(shop.users.to_numpy(), n)

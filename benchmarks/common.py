@@ -9,14 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from recsys_lab import datasets
+from recsys_lab import datasets, loading
 
 RESULTS = Path(__file__).parent / "results"
 
 
 def load(name: str) -> datasets.Dataset:
     """A real dataset from RECSYS_LAB_DATA."""
-    return datasets.load(name)
+    return loading.load(name)
 
 
 def seconds(work: Callable[[], Any]) -> float:

@@ -13,9 +13,9 @@ import sys
 import numpy as np
 from common import RESULTS, record
 
-from recsys_lab import datasets, splits
+from recsys_lab import loading, splits
 from recsys_lab.models.base import model_class
-from recsys_lab.tuning import SPACES, tune
+from recsys_lab.tuning import tune
 
 LOGS = ("shop", "amazon-gift-cards", "amazon-office", "retailrocket-sample", "gowalla")
 MODELS = ("rp3beta", "bpr", "item_knn", "user_knn", "als", "popularity_recent", "session_walk", "graph_filter")
@@ -24,7 +24,7 @@ TRIALS = 12
 
 def load(name: str) -> splits.Split:
     """The usual split of a log; the shop is the small one."""
-    return splits.make(datasets.load(name, **({"size": "small"} if name == "shop" else {})), seed=0)
+    return splits.make(loading.load(name, **({"size": "small"} if name == "shop" else {})), seed=0)
 
 
 def worth(model: str) -> dict:
@@ -33,7 +33,7 @@ def worth(model: str) -> dict:
     for name in LOGS:
         split = load(name)
         table = tune(model_class(model), split, split.protocols[0], TRIALS, seed=0, k=10, exclude="seen")
-        names = list(SPACES[model])
+        names = list(model_class(model).search_space())
         settings = table[names].to_dict(
             "records"
         )  # the proposals depend on the seed alone, so they are the same on each log

@@ -5,7 +5,7 @@ import statistics
 import numpy as np
 from common import record, seconds
 
-from recsys_lab import evaluation, metrics
+from recsys_lab import evaluation, metrics, topk
 
 USERS, ITEMS, K = 30_000, 41_000, 20
 EIGHT = ("recall", "precision", "ndcg", "map", "mrr", "hit_rate", "novelty", "long_tail_share")
@@ -29,7 +29,7 @@ def measure() -> int:
 
 
 assert measure() == len(EIGHT)
-block = statistics.median(seconds(lambda: metrics.top_k(scores, K)) for _ in range(3))
+block = statistics.median(seconds(lambda: topk.top_k(scores, K)) for _ in range(3))
 measured = [seconds(measure) for _ in range(5)]
 record(
     "evaluation_speed",

@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 from common import record
 
-from recsys_lab import catalogue, datasets, simulator
+from recsys_lab import catalogue, datasets, loading, simulator
+from recsys_lab.readers import formats
 
 PAIRS = 10_000_000
 
@@ -43,7 +44,7 @@ def read_events(folder: Path) -> dict[str, Any]:
     (folder / "alone").mkdir(exist_ok=True)
     if not (folder / "alone" / "events.csv").exists():
         os.link(folder / "shop" / "events.csv", folder / "alone" / "events.csv")
-    return {"rows": len(datasets.read_retailrocket(folder / "alone"))}
+    return {"rows": len(formats.read_retailrocket(folder / "alone"))}
 
 
 def pandas_events(folder: Path) -> dict[str, Any]:
@@ -55,20 +56,20 @@ def pandas_events(folder: Path) -> dict[str, Any]:
 
 def read_properties(folder: Path) -> dict[str, Any]:
     """All property rows streamed, those of the lab's properties kept."""
-    kept = datasets.read_retailrocket_properties(folder / "shop", datasets.PROPERTIES)
+    kept = formats.read_retailrocket_properties(folder / "shop", formats.PROPERTIES)
     return {"kept": 0 if kept is None else len(kept)}
 
 
 def load(folder: Path) -> dict[str, Any]:
-    """`datasets.load`'s way: text the first time, Parquet the second."""
+    """`loading.load`'s way: text the first time, Parquet the second."""
     os.environ["RECSYS_LAB_CACHE"] = str(folder / "cache")
-    return {"rows": len(datasets.read_cached(folder / "shop", "shop"))}
+    return {"rows": len(loading.read_cached(folder / "shop", "shop"))}
 
 
 def questions(folder: Path) -> tuple[datasets.Dataset, np.ndarray, np.ndarray]:
     """The log, and items and moments to look up."""
     os.environ["RECSYS_LAB_CACHE"] = str(folder / "cache")
-    log, rng = datasets.read_cached(folder / "shop", "shop"), np.random.default_rng(0)
+    log, rng = loading.read_cached(folder / "shop", "shop"), np.random.default_rng(0)
     return log, rng.integers(0, 417_053, PAIRS), rng.integers(log.moments[0], log.moments[-1], PAIRS)
 
 

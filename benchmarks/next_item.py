@@ -13,7 +13,7 @@ split = splits.make(load("retailrocket-sessions"))
 result = {}
 for name, goal in GOALS.items():
     model = model_class(name)().fit(split.known("test"))
-    cases = evaluation.make_cases(split, "next_item")
+    cases = splits.make_cases(split, "next_item")
     whole = [seconds(lambda m=model: evaluation.evaluate(m, split, "next_item", ks=(20,))) for _ in range(3)]
     ranking = [seconds(lambda m=model, c=cases: evaluation.rank_cases(m, c, 20, 512)) for _ in range(3)]
     result[name] = {

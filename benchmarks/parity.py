@@ -13,10 +13,11 @@ from common import record
 from serving import LIMIT_MB, Limit, server
 from threadpoolctl import threadpool_info
 
-from recsys_lab import datasets, evaluation, runs, splits
+from recsys_lab import loading, runs, splits
 from recsys_lab.ranking.hybrid import HybridTuned
-from recsys_lab.serving.api import MOST_HISTORY, replay_requests
+from recsys_lab.serving.api import replay_requests
 from recsys_lab.serving.bundle import pack
+from recsys_lab.serving.schemas import MOST_HISTORY
 
 KERNELS = ("Nehalem", "Haswell")
 VISITORS = 1000
@@ -24,11 +25,11 @@ VISITORS = 1000
 
 def main() -> None:
     """Measure and record."""
-    log = datasets.load("shop", size="small")
+    log = loading.load("shop", size="small")
     split = splits.make(log)
     hybrid = HybridTuned(alpha=0.1).fit(split.known("test"))
     protocol, target, exclude = runs.questions(split)[0]
-    cases = evaluation.make_cases(split, protocol, target, "test", exclude)
+    cases = splits.make_cases(split, protocol, target, "test", exclude)
     warm = np.flatnonzero((cases.history > 0) & (cases.history <= MOST_HISTORY))
     first = np.sort(warm[np.unique(cases.user_ids[warm], return_index=True)[1]][:VISITORS])
     asked = cases.subset(first, np.ones(len(cases.relevant), bool)).histories(slice(0, len(first)))

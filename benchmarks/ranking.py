@@ -11,14 +11,15 @@ from unittest import mock
 import numpy as np
 from common import paired, record, seconds
 
-from recsys_lab import datasets, metrics, splits
-from recsys_lab.evaluation import evaluate, make_cases
+from recsys_lab import loading, metrics, splits
+from recsys_lab.evaluation import evaluate
 from recsys_lab.models.base import model_class
 from recsys_lab.ranking import features
 from recsys_lab.ranking.candidates import Candidates, gather
 from recsys_lab.ranking.features import feature_block
+from recsys_lab.splits import make_cases
 
-split = splits.make(datasets.load("shop", size="small"))
+split = splits.make(loading.load("shop", size="small"))
 known = split.known("test")
 model = model_class("hybrid")(alpha=0.3).fit(known)
 first = model.first

@@ -22,8 +22,8 @@ from typing import Any
 
 from common import record
 
-from recsys_lab import datasets
-from recsys_lab.datasets import DataError
+from recsys_lab import loading
+from recsys_lab.files import DataError
 from recsys_lab.ranking.hybrid import HybridTuned
 from recsys_lab.serving.bundle import pack, verify
 
@@ -47,7 +47,7 @@ def bundle() -> tuple[Path, dict[str, Any]]:
     folder = PLACE / "bundle"
     with suppress(DataError):
         return folder, verify(folder)
-    log = datasets.load("shop", size="full")
+    log = loading.load("shop", size="full")
     began = time.time()
     fit = HybridTuned(sources=WIDTHS, alpha=0.1).fit(log)
     print(f"fitted in {time.time() - began:.0f} s", flush=True)
@@ -251,7 +251,7 @@ def drawn_requests(cases: int) -> dict[str, Any]:
     """Requests drawn from the OpenAPI description, by the test that asks for none to break the service; routes without parameters
     have fewer than their share of `cases`.
     """
-    words = ["-q", "-s", "-p", "no:randomly", "tests/test_serving.py", "-k", "whatever_fits_the_schema"]
+    words = ["-q", "-s", "-p", "no:randomly", "tests/test_api.py", "-k", "whatever_fits_the_schema"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *words],
         cwd=ROOT,
@@ -274,7 +274,7 @@ def main() -> None:
     }
     result |= {name: manifest["facts"][f"unique_{name}"] for name in ("users", "items")}
     result |= {"near": manifest["near"], "bundle_mb": round(sum(f["bytes"] for f in manifest["files"].values()) / 1e6)}
-    log = datasets.load("shop", size="full")
+    log = loading.load("shop", size="full")
     users, items = log.users.tolist(), log.items.tolist()
     try:
         with server(folder, limit) as (port, pid, ready):

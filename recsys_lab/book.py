@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,9 @@ import pandas as pd
 
 from . import plots
 from .decision import decision_sentence
+from .files import package_folder, read_json, write_text
 from .intervals import FEW
-from recsys_lab.runs import (
-    MEANING,
-    METRIC_COLUMNS,
-    Question,
-    Run,
-    package_folder,
-    question_of,
-    read_json,
-    with_interval,
-    write_text,
-)
+from .runs import MEANING, METRIC_COLUMNS, Question, Run, question_of, with_interval
 
 # %% auto #0
 __all__ = ['DIRECTIVE', 'PARTS', 'CONF', 'CSS', 'COST_FIGURE', 'markdown_table', 'leaderboard_frame', 'asked_in', 'own_k',
@@ -39,25 +30,19 @@ __all__ = ['DIRECTIVE', 'PARTS', 'CONF', 'CSS', 'COST_FIGURE', 'markdown_table',
 
 # %% ../nbs/80_book.ipynb #100cc65d
 def markdown_table(frame: pd.DataFrame) -> str:
-    """A frame as a markdown table; numbers are aligned to the right."""
-    numeric = [pd.api.types.is_numeric_dtype(frame[c]) for c in frame]
-
-    def line(cells: Iterable[Any]) -> str:
-        return "| " + " | ".join(str(c).replace("|", "\\|") for c in cells) + " |"
+    """A frame as a markdown table; numbers are aligned to the right, bars in the text are escaped."""
 
     def shown(value: Any) -> str:
-        return (
-            ""
-            if pd.isna(value)
-            else f"{value:,}"
-            if isinstance(value, int)
-            else f"{value:,.4g}"
-            if isinstance(value, float)
-            else str(value)
-        )
+        if pd.isna(value):
+            return ""
+        text = f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if isinstance(value, float) else str(value)
+        return text.replace("|", "\\|")
 
-    rows = [line(shown(v) for v in row) for row in frame.astype(object).itertuples(index=False)]
-    return "\n".join([line(frame.columns), line("--:" if n else ":--" for n in numeric), *rows])
+    sides = ["right" if pd.api.types.is_numeric_dtype(frame[c]) else "left" for c in frame]
+    named = frame.astype(object).rename(columns=lambda c: str(c).replace("|", "\\|")).map(shown)
+    head, rule, *rows = named.to_markdown(index=False, disable_numparse=True, colalign=sides).split("\n")
+    padded = "\n".join([head, re.sub("-+", "--", rule), *rows])
+    return re.sub(r" +\|", " |", re.sub(r"\| +", "| ", padded))  # padding says nothing in markdown
 
 # %% ../nbs/80_book.ipynb #b37f86c3
 def leaderboard_frame(rows: pd.DataFrame, question: Question, k: int) -> pd.DataFrame:
@@ -291,7 +276,7 @@ def page(notebook: dict[str, Any]) -> dict[str, Any]:
 
 # %% ../nbs/80_book.ipynb #b3b06e8c
 PARTS = (
-    ("The log", "0"),
+    ("The log", ("0", "53", "54")),
     ("Evidence", "1"),
     ("Collaborative models", "2"),
     ("Ranking", "3"),
@@ -349,8 +334,9 @@ def toctree(caption: str, entries: Sequence[str]) -> str:
 
 
 def chapter_parts(names: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Chapters under the headings of `PARTS`."""
-    grouped = [(caption, [n for n in names if n.startswith(digit)]) for caption, digit in PARTS]
+    """Chapters under the headings of `PARTS`, each under the first whose numbers it has."""
+    place = {name: next((caption for caption, numbers in PARTS if name.startswith(numbers)), "") for name in names}
+    grouped = [(caption, [n for n in names if place[n] == caption]) for caption, _ in PARTS]
     return [(caption, inside) for caption, inside in grouped if inside]
 
 

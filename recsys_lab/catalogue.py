@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .datasets import PURCHASE, DataError, Dataset, flat_ranges
+from .datasets import Dataset
+from .files import DataError
+from .histories import PURCHASE, flat_ranges
 
 # %% auto #0
 __all__ = ['PRICES', 'Tree', 'grown', 'depths', 'AsOf', 'coverage', 'churn', 'as_number', 'prices', 'availability',

@@ -6,340 +6,39 @@
 from __future__ import annotations
 
 import argparse
-import difflib
-import hashlib
 import json
 import os
 import shlex
 import sys
-import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from . import __version__, book, datasets, downloads, runs, simulator, splits
+from . import __version__, book, downloads, files, loading, provenance, runs, simulator
+from recsys_lab.chapters import (
+    OWN,
+    ChapterFailed,
+    UserError,
+    chapter_paths,
+    checkout,
+    choose,
+    execute,
+    make_plan,
+    parameters_of,
+    run_chapters,
+)
+from .files import whole_file
 
 # %% auto #0
-__all__ = ['OWN', 'EXTRAS', 'SHARES', 'EXAMPLES', 'LEDGER_FILE', 'AS_IT_IS', 'UserError', 'Parameter', 'chapter_paths',
-           'parameters_of', 'checkout', 'parse_value', 'assign', 'choose', 'stripped', 'ChapterFailed', 'execute',
-           'Plan', 'default_folder', 'make_plan', 'chapter_key', 'missing_for', 'shares_of', 'describe', 'run_chapters',
-           'forget', 'chapters_before', 'check_folder', 'save_states', 'cmd_run', 'split_words', 'cmd_params',
-           'list_data', 'cmd_data', 'cmd_readme', 'user_batches', 'write_lists', 'cmd_recommend', 'add_run', 'add_data',
-           'cmd_ledger', 'add_ledger', 'add_recommend', 'pairs_of', 'cmd_products', 'add_products', 'cmd_search',
-           'add_search', 'cmd_bundle', 'add_bundle', 'start_server', 'cmd_ui', 'add_ui', 'parser', 'cmd_compare',
-           'main']
-
-# %% ../nbs/81_cli.ipynb #1054d7c3
-class UserError(Exception):
-    """Something the user asked for cannot be done; the message says what would be right."""
-
-
-class Parameter(NamedTuple):
-    """One parameter of a chapter."""
-
-    name: str
-    type: str
-    default: Any
-    help: str
-
-
-def chapter_paths(root: Path) -> list[Path]:
-    """The numbered notebooks of a checkout, in order."""
-    return sorted((root / "nbs").glob("[0-9][0-9]_*.ipynb"))
-
-
-def parameters_of(path: Path) -> dict[str, Parameter]:
-    """The parameters of a chapter, by name."""
-    import ast
-
-    from papermill import inspect_notebook
-
-    found = {}
-    for name, p in inspect_notebook(str(path)).items():
-        default = ast.literal_eval(p["default"])
-        found[name] = Parameter(name, p["inferred_type_name"].strip() or type(default).__name__, default, p["help"])
-    return found
-
-
-def checkout() -> Path:
-    """The checkout that holds the chapters; `UserError` outside one."""
-    root = datasets.project_root()
-    if root is None:
-        raise UserError(
-            "there are no chapters here: the installed package holds the library only. Clone the repository and run this inside it"
-        )
-    return root
-
-# %% ../nbs/81_cli.ipynb #f2da8a1a
-OWN = ("dataset", "size", "out", "needs")  # set by the run itself
-
-
-def parse_value(name: str, text: str, parameter: Parameter) -> Any:
-    """The text of a parameter as its type; `UserError` where it is not of it."""
-    try:
-        if parameter.type == "str":
-            return text
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        value = {"True": True, "False": False}.get(text)
-    kinds: dict[str, Any] = {"int": int, "float": (int, float), "bool": bool, "list": list}
-    fits = isinstance(value, kinds[parameter.type]) and (parameter.type == "bool" or not isinstance(value, bool))
-    if not fits:
-        raise UserError(f"{name} must be of type {parameter.type} (as {json.dumps(parameter.default)}), not {text!r}")
-    return float(value) if parameter.type == "float" else value
-
-
-def assign(asked: Sequence[str], takes: Mapping[str, Mapping[str, Parameter]]) -> dict[str, dict[str, Any]]:
-    """What each chapter is given, from words as `k=20` and `22.trials=12`; everything is checked before anything is returned."""
-    given: dict[str, dict[str, Any]] = {chapter: {} for chapter in takes}
-    for word in asked:
-        name, equals, text = word.partition("=")
-        number, dot, bare = name.partition(".")
-        if not equals or not name:
-            raise UserError(f"{word!r} is not of the form name=value or 22.name=value")
-        chapters = [c for c in takes if not dot or c == number or c.startswith(number + "_")]
-        if not chapters:
-            raise UserError(f"there is no chapter {number!r}; there are {', '.join(c[:2] for c in takes)}")
-        bare = bare if dot else name
-        having = [c for c in chapters if bare in takes[c] and bare not in OWN]
-        if not having:
-            valid = sorted({n for c in chapters for n in takes[c]} - set(OWN))
-            near = difflib.get_close_matches(bare, valid, 1)
-            where = f"chapter {chapters[0]} has no parameter" if dot else "no chapter has the parameter"
-            raise UserError(
-                f"{where} {bare!r}{f'; did you mean {near[0]!r}?' if near else ''} Valid names: {', '.join(valid)}"
-            )
-        for chapter in having:
-            given[chapter][bare] = parse_value(name, text, takes[chapter][bare])
-    return given
-
-
-def choose(only: str, names: Sequence[str]) -> list[str]:
-    """The chapters named by `only` (as `22` or `21,22_neighbours`), in order; all for an empty text."""
-    words = [w for w in only.replace(",", " ").split() if w]
-    if unknown := [w for w in words if not any(n == w or n.startswith(w + "_") for n in names)]:
-        raise UserError(f"there is no chapter {unknown[0]!r}; there are {', '.join(names)}")
-    return [n for n in names if not words or any(n == w or n.startswith(w + "_") for w in words)]
-
-# %% ../nbs/81_cli.ipynb #b79d6322
-def stripped(notebook: Any, parameters: dict[str, Any]) -> Any:
-    """An executed notebook without times, paths and versions: only tags, outputs, the chapter's parameters and its kernel's name remain."""
-    for cell in notebook.cells:
-        cell.metadata = type(cell.metadata)({"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {})
-        for output in cell.get("outputs", []):
-            output.get("metadata", {}).clear()
-    for number, cell in enumerate(notebook.cells):
-        cell["id"] = f"cell-{number}"
-    kernel = {"display_name": "python3", "language": "python", "name": "python3"}
-    notebook.metadata = type(notebook.metadata)({"kernelspec": kernel, "papermill": {"parameters": parameters}})
-    return notebook
-
-
-class ChapterFailed(Exception):
-    """A chapter broke off: its name and what went wrong."""
-
-    def __init__(self, chapter: str, reason: str):
-        super().__init__(f"chapter {chapter} failed: {reason}")
-        self.chapter = chapter
-
-
-def execute(path: Path, target: Path, parameters: dict[str, Any]) -> None:
-    """Execute a chapter by papermill into `target`, whole or not at all; one that fails is kept with its error.
-
-    Raises `ChapterFailed`, also where the kernel died.
-    """
-    import nbformat
-    from nbclient.exceptions import DeadKernelError
-    from papermill import PapermillExecutionError, execute_notebook
-
-    quiet = {"progress_bar": False, "extra_arguments": ["--IPKernelApp.log_level=ERROR"]}
-    with tempfile.TemporaryDirectory() as folder:
-        made, failed = Path(folder) / path.name, None
-        try:
-            execute_notebook(str(path), str(made), parameters=parameters, cwd=str(path.parent), **quiet)
-        except PapermillExecutionError as error:
-            failed = f"{error.ename}: {error.evalue}"
-        except DeadKernelError as error:
-            failed = f"its process died, perhaps for want of memory ({error})"
-        if made.exists():
-            runs.write_text(target, nbformat.writes(stripped(nbformat.read(made, as_version=4), parameters)) + "\n")
-    if failed is not None:
-        raise ChapterFailed(path.stem, failed)
-
-# %% ../nbs/81_cli.ipynb #1f67e2ce
-EXTRAS = {
-    "lightfm": "lightfm",
-    "graph": "torch",
-    "search": "sentence_transformers",
-    "serve": "fastapi_offline",
-    "ui": "streamlit",
-}  # extra of the package -> a module that it brings
-
-
-class Plan(NamedTuple):
-    """What a run is to do."""
-
-    root: Path
-    folder: Path
-    log: datasets.Dataset
-    size: str
-    chapters: list[str]
-    given: dict[str, dict[str, Any]]
-    takes: dict[str, dict[str, Parameter]]
-
-
-def default_folder(dataset: str, size: str) -> str:
-    """`reports/DATASET`; `reports/shop-full` for another size of an embedded dataset than the usual one."""
-    return f"reports/{dataset}-{size}" if dataset in datasets.MAKERS and size != "small" else f"reports/{dataset}"
-
-
-def make_plan(dataset: str, size: str, out: str, params: Sequence[str], only: str) -> Plan:
-    """Check everything that was asked for and load the data; nothing is written yet."""
-    root = checkout()
-    takes = {p.stem: parameters_of(p) for p in chapter_paths(root)}
-    chosen = choose(only, list(takes))
-    given = assign(params, {c: takes[c] for c in chosen})
-    folder = (root / (out or default_folder(dataset, size))).resolve()
-    log = datasets.load(dataset, size=size)
-    if "returning" not in log.offers:
-        raise UserError(
-            f"no user of {log.name} met two different items, so no model can learn from company: nothing here would be worth running"
-        )
-    for chapter in chosen:
-        own = {"dataset": dataset, "size": size, "out": os.path.relpath(folder, root / "nbs")}
-        given[chapter] = {**{n: v for n, v in own.items() if n in takes[chapter]}, **given[chapter]}
-    plan = Plan(root, folder, log, size, chosen, given, takes)
-    check_folder(plan)
-    return plan
-
-
-def chapter_key(plan: Plan, chapter: str) -> str:
-    """A hash of all that decides what a chapter gives: its source, parameters, data and the library."""
-    digest = hashlib.sha256((plan.root / "nbs" / f"{chapter}.ipynb").read_bytes())
-    for path in sorted((plan.root / "recsys_lab").rglob("*.py")):
-        digest.update(path.read_bytes())
-    digest.update(json.dumps([plan.given[chapter], plan.log.fingerprint], sort_keys=True).encode())
-    return digest.hexdigest()[:16]
-
-
-def missing_for(plan: Plan, chapter: str) -> list[str]:
-    """What a chapter needs and the log does not offer, or what extra of the package (`extra:NAME`) is not installed."""
-    needs = plan.takes[chapter].get("needs")
-    wanted = needs.default if needs else []
-    extras = [need for need in wanted if need.startswith("extra:")]
-    missing = [need for need in extras if find_spec(EXTRAS[need.removeprefix("extra:")]) is None]
-    return missing + datasets.missing_needs([need for need in wanted if need not in extras], plan.log)
-
-
-SHARES = ("test", "valid", "seed")  # parameters that decide which cases are judged
-
-
-def shares_of(plan: Plan) -> dict[str, Any]:
-    """The values of `SHARES` for a plan; those of the first chapter that has them."""
-    out: dict[str, Any] = {}
-    for chapter in plan.chapters:
-        if {"test", "valid"} <= set(plan.takes[chapter]):
-            given, takes = plan.given[chapter], plan.takes[chapter]
-            out = {n: given.get(n, takes[n].default) for n in SHARES if n in takes} | out
-    return out
-
-
-def describe(plan: Plan) -> dict[str, Any]:
-    """The run's provenance: code, data with card and funnel, machine."""
-    told = runs.provenance(plan.log)
-    told["dataset"] |= {
-        "size": plan.size if plan.log.name in datasets.MAKERS else None,
-        "card": {k: runs.plain(v) for k, v in datasets.card_facts(plan.log).items()},
-    }
-    try:
-        told["dataset"]["funnel"] = splits.make(plan.log, **shares_of(plan)).funnel().to_dict("records")
-    except ValueError as error:
-        told["dataset"]["funnel_missing"] = str(error)
-    return told
-
-# %% ../nbs/81_cli.ipynb #75df5950
-def run_chapters(plan: Plan, resume: bool = False) -> dict[str, dict[str, Any]]:
-    """Execute the planned chapters in order; returns their states.
-
-    Stops at the first that fails (`ChapterFailed`), leaving nothing of it but its notebook with the error.
-    """
-    told = {**describe(plan), "chapters": chapters_before(plan)}
-    states: dict[str, dict[str, Any]] = told["chapters"]
-    params = {n: p for n, p in runs.read_json(plan.folder / "params.json", {}).items() if n in states}
-    bar = tqdm(plan.chapters, unit="chapter", file=sys.stderr, dynamic_ncols=True)
-    for chapter in bar:
-        bar.set_description(chapter)
-        key, target = chapter_key(plan, chapter), plan.folder / "notebooks" / f"{chapter}.ipynb"
-        if (
-            resume
-            and target.exists()
-            and (states.get(chapter, {}).get("key"), states[chapter]["status"]) == (key, "done")
-        ):
-            continue
-        if missing := missing_for(plan, chapter):
-            forget(plan.folder, chapter)  # what it recorded before its needs were what they are
-            states[chapter] = {"status": f"skipped: needs {', '.join(missing)}"}
-            continue
-        start, states[chapter] = time.perf_counter(), {"status": "failed", "key": key}
-        try:
-            execute(plan.root / "nbs" / f"{chapter}.ipynb", target, plan.given[chapter])
-            states[chapter] |= {"status": "done", "seconds": round(time.perf_counter() - start, 2)}
-            defaults = {n: p.default for n, p in plan.takes[chapter].items() if n != "needs"}
-            params[chapter] = {**defaults, **plan.given[chapter]}
-        except (ChapterFailed, KeyboardInterrupt):
-            runs.Run(plan.folder, chapter).forget()
-            raise
-        finally:
-            save_states(plan.folder, told, params)
-    save_states(plan.folder, told, params)
-    return states
-
-# %% ../nbs/81_cli.ipynb #801e1426
-def forget(folder: Path, chapter: str) -> None:
-    """Remove all that a chapter left in a run, its notebook too."""
-    runs.Run(folder, chapter).forget()
-    (folder / "notebooks" / f"{chapter}.ipynb").unlink(missing_ok=True)
-
-
-def chapters_before(plan: Plan) -> dict[str, dict[str, Any]]:
-    """The states of chapters that the folder's last run left; what is of other data, or of chapters that are no more, is removed."""
-    told = runs.read_json(plan.folder / "provenance.json", {})
-    states = told.get("chapters", {})
-    same = not told or told["dataset"]["fingerprint"] == plan.log.fingerprint
-    kept = {n: s for n, s in states.items() if same and n in plan.takes}
-    for chapter in sorted(set(states) - set(kept)):
-        forget(plan.folder, chapter)
-    return kept
-
-
-def check_folder(plan: Plan) -> None:
-    """Refuse to add some chapters to a run on other data, or to judge other cases than the chapters that stay."""
-    data = runs.read_json(plan.folder / "provenance.json", {}).get("dataset", {})
-    if data and data["fingerprint"] != plan.log.fingerprint and len(plan.chapters) < len(plan.takes):
-        raise UserError(
-            f"{plan.folder} holds a run on other data ({data['name']} {data['fingerprint'][:12]}, not {plan.log.fingerprint[:12]}): "
-            "name another folder with --out, or run all chapters"
-        )
-    mine = shares_of(plan)
-    for chapter, params in runs.read_json(plan.folder / "params.json", {}).items():
-        for name in ("test", "valid"):
-            if chapter not in plan.chapters and name in mine and params.get(name, mine[name]) != mine[name]:
-                raise UserError(
-                    f"{plan.folder} holds {chapter} with {name}={params[name]} and would get chapters with {name}={mine[name]}, which "
-                    "judge other cases: use the same shares, name another folder with --out, or run all chapters"
-                )
-
-# %% ../nbs/81_cli.ipynb #b4afb4b1
-def save_states(folder: Path, told: dict[str, Any], params: dict[str, Any]) -> None:
-    """Write provenance.json and params.json, chapters in order."""
-    sorted_told = {**told, "chapters": dict(sorted(told["chapters"].items()))}
-    runs.write_text(folder / "provenance.json", json.dumps(sorted_told, indent=1, ensure_ascii=False) + "\n")
-    runs.write_text(folder / "params.json", json.dumps(dict(sorted(params.items())), indent=1) + "\n")
+__all__ = ['EXAMPLES', 'LEDGER_FILE', 'AS_IT_IS', 'cmd_run', 'split_words', 'cmd_params', 'list_data', 'cmd_data', 'cmd_readme',
+           'user_batches', 'write_lists', 'cmd_recommend', 'add_run', 'add_data', 'cmd_ledger', 'add_ledger',
+           'add_recommend', 'pairs_of', 'cmd_products', 'add_products', 'cmd_search', 'add_search', 'cmd_bundle',
+           'add_bundle', 'start_server', 'cmd_ui', 'add_ui', 'parser', 'cmd_compare', 'main']
 
 # %% ../nbs/81_cli.ipynb #bb6d436d
 def cmd_run(args: argparse.Namespace) -> int:
@@ -396,11 +95,11 @@ def cmd_params(args: argparse.Namespace) -> int:
 # %% ../nbs/81_cli.ipynb #bee35d89
 def list_data() -> str:
     """The datasets that are here, can be made, or can be downloaded: a line each."""
-    lines = [f"  {name:24} made here, sizes {', '.join(simulator.SIZES)}" for name in datasets.MAKERS]
-    there = [name for name in datasets.available() if name not in datasets.MAKERS]
+    lines = [f"  {name:24} made here, sizes {', '.join(simulator.SIZES)}" for name in loading.MAKERS]
+    there = [name for name in loading.available() if name not in loading.MAKERS]
     for name in there:
-        folder = next(root / name for root in datasets.data_folders() if (root / name).is_dir())
-        lines.append(f"  {name:24} {datasets.format_name(folder)}, in {folder}")
+        folder = next(root / name for root in files.data_folders() if (root / name).is_dir())
+        lines.append(f"  {name:24} {loading.format_name(folder)}, in {folder}")
     lines += [
         f"  {name:24} {source.about} ({source.licence}); recsys-lab data get {name}"
         for name, source in downloads.SOURCES.items()
@@ -415,16 +114,16 @@ def cmd_data(args: argparse.Namespace) -> int:
         print(list_data())
     elif args.action == "get" and args.name:
         folder = downloads.get(args.name)
-        print(f"{datasets.load(args.name)}\n{folder}")
+        print(f"{loading.load(args.name)}\n{folder}")
     elif not args.name:
-        names = downloads.SOURCES if args.action == "get" else datasets.available()
+        names = downloads.SOURCES if args.action == "get" else loading.available()
         raise UserError(f"say which dataset to {args.action}; there are {', '.join(names)}")
-    elif args.action == "make" and args.name not in datasets.MAKERS:
+    elif args.action == "make" and args.name not in loading.MAKERS:
         raise UserError(
-            f"{args.name!r} is not an embedded dataset; those that can be made: {', '.join(datasets.MAKERS)}"
+            f"{args.name!r} is not an embedded dataset; those that can be made: {', '.join(loading.MAKERS)}"
         )
     else:
-        log = datasets.load(args.name, size=args.size)
+        log = loading.load(args.name, size=args.size)
         print(f"{log}\n{log.source}" if args.action == "make" else log.card().to_string())
     return 0
 
@@ -484,9 +183,8 @@ def write_lists(model: Any, batches: Iterable[np.ndarray], k: int, exclude: str,
     kinds: dict[str, Any] = {".parquet": parquet.ParquetWriter, ".csv": csv.CSVWriter}
     if out.suffix not in kinds:
         raise UserError(f"--out must end in .parquet or .csv, not {out.name!r}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside, users, writer = out.with_name(f".{out.name}.partial"), 0, None
-    try:
+    users, writer = 0, None
+    with whole_file(out) as beside:
         for ids in tqdm(batches, unit="batch", file=sys.stderr, disable=None, desc=model.name):
             table = pa.Table.from_pandas(model.recommend(ids, k, exclude).frame(), preserve_index=False)
             writer = writer or kinds[out.suffix](beside, table.schema)
@@ -495,9 +193,6 @@ def write_lists(model: Any, batches: Iterable[np.ndarray], k: int, exclude: str,
         if writer is None:
             raise UserError("there is no user to recommend anything to")
         writer.close()
-        beside.replace(out)
-    finally:
-        beside.unlink(missing_ok=True)
     return users
 
 
@@ -598,7 +293,7 @@ def cmd_ledger(args: argparse.Namespace) -> int:
             flush=True,
         )
         start = time.perf_counter()
-        table = published.update_ledger(path, published.compute(name, datasets.load(recipe.dataset), args.trials))
+        table = published.update_ledger(path, published.compute(name, loading.load(recipe.dataset), args.trials))
         for row in table[table.recipe == name].itertuples():
             print(f"  {row.metric}@{row.k}: ours {row.ours}, published {row.published}: {row.status}")
         print(f"  {(time.perf_counter() - start) / 60:.1f} minutes")
@@ -659,10 +354,10 @@ def cmd_products(args: argparse.Namespace) -> int:
             print(f"lines set aside: {done.side_file}")
     else:
         if args.action == "store" and not args.source:
-            raise UserError(f"say which dataset to store; there are {', '.join(datasets.available())}")
+            raise UserError(f"say which dataset to store; there are {', '.join(loading.available())}")
         url = args.db or f"sqlite:///data/{args.source or 'shop'}/products.db"
         if args.action == "store":
-            products.store(datasets.load(args.source, size=args.size), url)
+            products.store(loading.load(args.source, size=args.size), url)
     print(f"{url}: {', '.join(f'{name} {value:,}' for name, value in products.facts(url).items())}")
     return 0
 
@@ -782,7 +477,7 @@ def cmd_ui(args: argparse.Namespace) -> int:
     if found is None:
         raise UserError("the page is not installed; say: pip install 'recsys_lab[ui]'")
     os.environ["RECSYS_LAB_API"] = args.api
-    script = runs.package_folder() / "serving" / "ui.py"
+    script = files.package_folder() / "serving" / "ui.py"
     told = {"server.address": args.host, "server.port": args.port, "server.headless": "true"}
     told |= {"browser.gatherUsageStats": "false", "server.fileWatcherType": "none", "client.toolbarMode": "minimal"}
     words = [word for name, value in told.items() for word in (f"--{name}", str(value))]
@@ -833,10 +528,10 @@ def parser() -> argparse.ArgumentParser:
 # %% ../nbs/81_cli.ipynb #573bf507
 def cmd_compare(args: argparse.Namespace) -> int:
     """Print what differs between two runs: how they were made, what they chose, and their values."""
-    table = runs.compare_runs(args.a, args.b)
+    table = provenance.compare_runs(args.a, args.b)
     for told, found in (
-        ("how the runs were made", runs.provenance_differences(args.a, args.b)),
-        ("what was chosen", runs.choice_differences(args.a, args.b)),
+        ("how the runs were made", provenance.provenance_differences(args.a, args.b)),
+        ("what was chosen", provenance.choice_differences(args.a, args.b)),
     ):
         print(f"{told}: {'no difference' if not len(found) else f'{len(found)} differences'}")
         if len(found):

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -110,7 +109,7 @@ def baselines(
     missing = [q for q in questions if not any((name, *q, "valid") in known for name in SIMPLE)]
     able = set(questions_of(split, "valid"))
     for part in ("valid", "test"):
-        fresh = [type(model)(**asdict(model.config)) for model in models]
+        fresh = [type(model)(**model.config.model_dump()) for model in models]
         known |= {
             (e.model, *question_of(e.about), part): e
             for e in judge(None, fresh, split, k, [q for q in missing if part == "test" or q in able], part)

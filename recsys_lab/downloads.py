@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .datasets import Dataset, data_folders, file_hash, read_folder, whole_folder
+from .datasets import Dataset
+from .files import data_folders, file_hash, whole_folder
+from .loading import read_folder
 
 # %% auto #0
 __all__ = ['AUTHORS', 'SPLIT_OF', 'SOURCES', 'CREDENTIALS', 'DownloadError', 'Source', 'split_of', 'Resuming', 'brief',

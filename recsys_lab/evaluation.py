@@ -5,13 +5,10 @@
 # %% ../nbs/12_evaluation.ipynb #b38a6c2d
 from __future__ import annotations
 
-import hashlib
 import json
-import resource
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,197 +17,18 @@ import numpy as np
 import pandas as pd
 
 from . import metrics
-from .datasets import FOREVER, PURCHASE, Dataset, Histories
+from .datasets import Dataset, item_users
+from .files import peak_mb, whole_file
+from .histories import FOREVER, Histories
 from .intervals import FEW, compare_family, effective_number, informative, mean_intervals, user_means
-from .metrics import SOURCES, TopK
-from .splits import Split
+from .splits import Cases, Split, make_cases
+from .topk import SOURCES, TopK
 
 # %% auto #0
-__all__ = ['PROTOCOLS', 'TARGETS', 'EXCLUDES', 'USER_TYPES', 'HISTORY_BINS', 'AGE_BINS', 'POPULARITY_BINS', 'HEADLINE',
-           'SUMMARY_COLUMNS', 'UNBOUNDED', 'NoCases', 'default_exclude', 'known_exclude', 'excluded_entries', 'Cases',
-           'period_cases', 'item_cases', 'look_back', 'make_cases', 'Label', 'make_labels', 'item_users', 'Evaluation',
-           'summarise', 'case_values', 'slice_summary', 'slice_values', 'save_evaluation', 'read_evaluation', 'Ranker',
-           'fit_for', 'rank_cases', 'beyond_accuracy', 'scoring_of', 'evaluate', 'extremes', 'compare_pairs',
-           'values_on', 'compare_all']
-
-# %% ../nbs/12_evaluation.ipynb #1b5792c2
-PROTOCOLS = ("next_period", "next_item", "given")
-TARGETS = ("any", "purchase")
-EXCLUDES = ("none", "seen", "purchased")
-
-
-class NoCases(ValueError):
-    """A question that is in order, but to which this split holds no case (no purchases, say)."""
-
-
-def default_exclude(protocol: str, target: str) -> str:
-    """What a list leaves out unless told otherwise: nothing for next_item, else what was purchased (target purchase) or seen."""
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol must be one of {PROTOCOLS}, not {protocol!r}")
-    if target not in TARGETS:
-        raise ValueError(f"target must be one of {TARGETS}, not {target!r}")
-    return "none" if protocol == "next_item" else "purchased" if target == "purchase" else "seen"
-
-
-def known_exclude(exclude: str) -> str:
-    """`exclude` as it is, or a `ValueError` with the right ones."""
-    if exclude not in EXCLUDES:
-        raise ValueError(f"exclude must be one of {EXCLUDES}, not {exclude!r}")
-    return exclude
-
-
-def excluded_entries(histories: Histories, exclude: str) -> np.ndarray:
-    """Which entries of histories name items that a list leaves out: bool `[m]`."""
-    if known_exclude(exclude) == "purchased":
-        kinds = histories.event_names
-        return histories.events == (kinds.index(PURCHASE) if PURCHASE in kinds else -1)
-    return np.full(len(histories.items), exclude == "seen")
-
-# %% ../nbs/12_evaluation.ipynb #f7ad4486
-@dataclass(frozen=True, eq=False)
-class Cases:
-    """The questions that a split asks: `n` requests, each with its relevant items.
-
-    Attributes
-    ----------
-    source : the log from which the requests' histories are cut
-    items : all items of the known and judged log
-    user_ids, at : `[n]` who asks, and when (on the log's clock)
-    history : int64 `[n]` number of events before
-    indptr, relevant, events : relevant codes (positions in `items`) of each request and the kind of event that made them so
-    """
-
-    protocol: str
-    target: str
-    part: str
-    exclude: str
-    source: Dataset
-    items: pd.Index
-    user_ids: np.ndarray
-    at: np.ndarray
-    history: np.ndarray
-    indptr: np.ndarray
-    relevant: np.ndarray
-    events: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.at)
-
-    def histories(self, rows: slice) -> Histories:
-        """What these requests' visitors had done strictly before they ask."""
-        return self.source.histories(self.user_ids[rows], at=self.at[rows])
-
-    def subset(self, rows: np.ndarray, entries: np.ndarray) -> Cases:
-        """The requests `rows` (positions, ascending) with the relevant `entries` (mask) only."""
-        owner = np.repeat(np.arange(len(self)), np.diff(self.indptr))
-        inside = entries & np.isin(owner, rows)
-        counts = np.bincount(owner[inside], minlength=len(self))[rows]
-        return replace(
-            self,
-            user_ids=self.user_ids[rows],
-            at=self.at[rows],
-            history=self.history[rows],
-            indptr=np.concatenate([[0], np.cumsum(counts)]),
-            relevant=self.relevant[inside],
-            events=self.events[inside],
-        )
-
-    @property
-    def units(self) -> str:
-        """A hash of the questions and of all that was done before them: two evaluations can be paired only if theirs are equal."""
-        question = (self.protocol, self.target, self.part, self.exclude, self.source.fingerprint)
-        digest = hashlib.sha256(repr(question).encode())
-        for array in (self.at, self.indptr, self.relevant):
-            digest.update(np.ascontiguousarray(array, np.int64).tobytes())
-        digest.update(pd.util.hash_array(self.user_ids).tobytes())
-        return digest.hexdigest()
-
-# %% ../nbs/12_evaluation.ipynb #7ce2b053
-def period_cases(events: pd.DataFrame, codes: np.ndarray, at: int) -> tuple[np.ndarray, ...]:
-    """One request a user at the moment `at`; relevant: the distinct items of its events, with the furthest kind of event of each pair."""
-    users, who = pd.factorize(events["user_id"], sort=True)
-    kinds = events["event"].cat.codes.to_numpy()
-    order = np.lexsort((-kinds, codes, users))
-    first = np.flatnonzero((np.diff(users[order], prepend=-1) != 0) | (np.diff(codes[order], prepend=-1) != 0))
-    entries = order[first]
-    indptr = np.concatenate([[0], np.cumsum(np.bincount(users[entries], minlength=len(who)))])
-    return np.asarray(who), np.full(len(who), at), indptr, codes[entries], kinds[entries]
-
-
-def item_cases(events: pd.DataFrame, codes: np.ndarray, moments: np.ndarray) -> tuple[np.ndarray, ...]:
-    """One request an event, at its moment; relevant: the event's item."""
-    return (
-        events["user_id"].to_numpy(),
-        moments,
-        np.arange(len(events) + 1),
-        codes,
-        events["event"].cat.codes.to_numpy(),
-    )
-
-
-def look_back(cases: Cases, block: int = 8192) -> tuple[np.ndarray, np.ndarray]:
-    """(events in each request's history, whether each relevant entry is excluded by the history), block by block."""
-    length, known = np.zeros(len(cases), np.int64), np.zeros(len(cases.relevant), bool)
-    for start in range(0, len(cases), block):
-        rows = slice(start, start + block)
-        past = cases.histories(rows).encode(cases.items)
-        length[rows] = np.diff(past.indptr)
-        out = past.keep(excluded_entries(past, cases.exclude))
-        span = len(cases.items)
-        entries = slice(cases.indptr[start], cases.indptr[min(start + block, len(cases))])
-        owner = np.repeat(np.arange(len(past)), np.diff(cases.indptr[start : start + len(past) + 1]))
-        known[entries] = np.isin(owner * span + cases.relevant[entries], out.rows * span + out.items)
-    return length, known
-
-# %% ../nbs/12_evaluation.ipynb #629a2d2a
-@lru_cache(maxsize=4)
-def make_cases(
-    split: Split, protocol: str, target: str = "any", part: str = "test", exclude: str | None = None
-) -> Cases:
-    """The cases of a protocol on `part` of a split.
-
-    A request none of whose items can be recommended (all excluded) is left out; on a log of sessions so is the first view of a session,
-    before which there is no visitor. Raises `ValueError` for a protocol that the split does not allow, `NoCases` where no case is left.
-    """
-    usual = default_exclude(protocol, target)  # refuses an unknown protocol or target
-    exclude = known_exclude(usual if exclude is None else exclude)
-    if protocol not in split.protocols:
-        raise ValueError(f"a {split.kind} split allows {split.protocols}, not {protocol!r}")
-    whole, judged = split.through(part), split.judged(part)
-    if not len(judged):
-        raise NoCases(f"{judged.name}: the {part} part is empty, so there is nothing to judge")
-    wanted = np.ones(len(judged), bool) if target == "any" else (judged.events["event"] == PURCHASE).to_numpy()
-    events, codes = judged.events[wanted], whole.items.get_indexer(judged.events["item_id"][wanted])
-    if protocol == "next_item":
-        source, drawn = whole, item_cases(events, codes, judged.moments[wanted])
-    else:
-        at = split.cutoff(part)
-        source, drawn = split.known(part), period_cases(events, codes, FOREVER if at is None else at)
-    user_ids, at_each, indptr, relevant, kinds = drawn
-    cases = Cases(
-        protocol,
-        target,
-        part,
-        exclude,
-        source,
-        whole.items,
-        user_ids,
-        at_each,
-        np.zeros(len(at_each), np.int64),
-        indptr,
-        relevant,
-        kinds,
-    )
-    length, known = look_back(cases)
-    cases = replace(cases, history=length)
-    possible = np.add.reduceat(np.append(~known, False), indptr[:-1]) > 0 if len(cases) else np.zeros(0, bool)
-    if split.kind == "sequence":
-        possible &= length > 0
-    if not possible.any():
-        raise NoCases(
-            f"{judged.name}: no case for protocol {protocol}, target {target}, part {part}, exclude {exclude}"
-        )
-    return cases.subset(np.flatnonzero(possible), ~known)
+__all__ = ['USER_TYPES', 'HISTORY_BINS', 'AGE_BINS', 'POPULARITY_BINS', 'HEADLINE', 'SUMMARY_COLUMNS', 'UNBOUNDED', 'Label',
+           'make_labels', 'Evaluation', 'summarise', 'case_values', 'slice_summary', 'slice_values', 'save_evaluation',
+           'read_evaluation', 'Ranker', 'fit_for', 'rank_cases', 'beyond_accuracy', 'scoring_of', 'evaluate',
+           'extremes', 'compare_pairs', 'values_on', 'compare_all']
 
 # %% ../nbs/12_evaluation.ipynb #180fc522
 USER_TYPES = ("cold", "warm")  # without and with events before the request
@@ -245,14 +63,6 @@ def make_labels(cases: Cases, known: Dataset) -> dict[str, Label]:
         bins = np.searchsorted([7 * 86_400_000, 30 * 86_400_000], age, side="right") + 1
         found["item_age"] = Label(AGE_BINS, np.where(age <= 0, 0, bins), "item")
     return found
-
-
-def item_users(log: Dataset, items: pd.Index) -> np.ndarray:
-    """Number of users of `log` that met each of `items`: int64."""
-    matrix, _, known = log.matrix()
-    counts = np.zeros(len(items), np.int64)
-    counts[items.get_indexer(known)] = np.bincount(matrix.indices, minlength=len(known))
-    return counts
 
 # %% ../nbs/12_evaluation.ipynb #8389e3e7
 HEADLINE = ("recall", "ndcg", "mrr", "hit_rate")
@@ -421,9 +231,7 @@ def save_evaluation(evaluation: Evaluation, path: Path) -> None:
     }
     ids = evaluation.user_ids if evaluation.user_ids.dtype.kind == "i" else evaluation.user_ids.astype("U")
     arrays: dict[str, Any] = {f"label_{name}": label.codes.astype(np.int8) for name, label in evaluation.labels.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".partial")
-    with open(beside, "wb") as file:
+    with whole_file(path) as beside, open(beside, "wb") as file:
         np.savez_compressed(
             file,
             head=json.dumps(head),
@@ -434,7 +242,6 @@ def save_evaluation(evaluation: Evaluation, path: Path) -> None:
             values=np.stack([evaluation.values[key] for key in keys]).astype(np.float64),
             **arrays,
         )
-    beside.replace(path)
 
 # %% ../nbs/12_evaluation.ipynb #ce279544
 def read_evaluation(path: Path) -> dict[str, Any]:
@@ -580,7 +387,7 @@ def evaluate(
         "fit_seconds": model.fit_seconds,
         "scoring_seconds": time.perf_counter() - start,
         "cases": len(cases),
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mb": peak_mb(),
     }
     about = {
         "model": model.name,

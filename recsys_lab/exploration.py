@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from .datasets import PURCHASE, Dataset
+from .datasets import Dataset
+from .histories import PURCHASE
 
 # %% auto #0
 __all__ = ['wilson', 'event_counts', 'pair_codes', 'funnel', 'activity', 'daily', 'lorenz', 'tails', 'survivors', 'Sessions',

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 # %% auto #0
 __all__ = ['FEW', 'EXACT', 'ALPHA', 'user_means', 'mean_over_users', 'effective_number', 'moments', 'student', 'mean_intervals',
@@ -33,6 +32,8 @@ def user_means(values: np.ndarray, users: np.ndarray) -> np.ndarray:
 
 def mean_over_users(values: np.ndarray, users: np.ndarray) -> float:
     """Mean over users of their mean over cases, from the values `[cases]` and the ids `[cases]`; NaN entries are left out."""
+    import pandas as pd
+
     return float(np.nanmean(user_means(values[:, None], pd.factorize(users)[0])))
 
 
@@ -239,5 +240,7 @@ def gaps_to_best(means: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def choose_within_error(values: Sequence[np.ndarray], users: np.ndarray) -> int:
     """The first of several settings, each with its value for every case of `users`, that is within one standard error of the best."""
+    import pandas as pd
+
     _, behind, error = gaps_to_best(user_means(np.stack(values, axis=1), pd.factorize(users)[0]))
     return int(np.argmax(behind <= error))

@@ -6,131 +6,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
-from scipy import sparse
 
-from .numerics import SCORE_BITS, round_scores
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% auto #0
-__all__ = ['SOURCES', 'Metric', 'ACCURACY', 'TopK', 'lower_bounds', 'top_k', 'top_k_sparse', 'find_hits', 'repeated_entry',
-           'discounts', 'recall', 'precision', 'hit_rate', 'mrr', 'ndcg', 'average_precision_at_k', 'accuracy',
-           'self_information', 'mean_over_list', 'long_tail', 'intra_list_diversity', 'exposure', 'catalogue_coverage',
-           'gini', 'classification', 'precision_recall_table', 'calibration_table', 'ndcg_of_ranks', 'expected_sampled']
-
-# %% ../nbs/11_metrics.ipynb #4db357ac
-@dataclass(frozen=True, eq=False)
-class TopK:
-    """Ranked lists for `n` requests.
-
-    Attributes
-    ----------
-    codes : int32 `[n, k]`, positions in `items`, -1 where a list is short
-    scores : float32 `[n, k]`, descending; NaN where a list is short or an item was filled in without a score
-    items : the item ids
-    user_ids : `[n]` or None
-    sources : int8 `[n, k]`, positions in `SOURCES`: where an entry comes from
-    """
-
-    codes: np.ndarray
-    scores: np.ndarray
-    items: pd.Index
-    user_ids: np.ndarray | None = None
-    sources: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    def frame(self) -> pd.DataFrame:
-        """One row an entry: `user_id` (or the request's number), `item_id, rank, score` and `source`, in the user's own ids."""
-        row, place = np.nonzero(self.codes >= 0)
-        users = row if self.user_ids is None else self.user_ids[row]
-        table = pd.DataFrame(
-            {
-                "user_id": users,
-                "item_id": self.items[self.codes[row, place]],
-                "rank": place + 1,
-                "score": self.scores[row, place],
-            }
-        )
-        if self.sources is not None:
-            table["source"] = np.asarray(SOURCES)[self.sources[row, place]]
-        return table
-
-
-SOURCES = (  # where an entry of a list comes from
-    "model",  # scored by the model
-    "popular",  # filled up by popularity
-    "cold",  # popularity for a visitor without a history
-    "neighbours",  # from similar users
-    "stored",  # scored from the vector learned of this user
-    "fold_in",  # scored from a vector that the history stands for
-)
-
-# %% ../nbs/11_metrics.ipynb #9530c820
-def lower_bounds(scores: np.ndarray, k: int, size: int = 64) -> np.ndarray:
-    """For each row of a block `[n, items]` a value that at least k entries reach, if there are as many: `[n]`.
-
-    Where rows are long, the k-th best of the maxima of groups of `size` columns, which is found much sooner than the k-th best entry
-    and seldom below it.
-    """
-    n, width = scores.shape
-    groups = width // size
-    if groups >= 2 * k:
-        scores, width = scores[:, : groups * size].reshape(n, size, groups).max(axis=1), groups
-    at = max(0, width - k)
-    return np.partition(scores, at, axis=1)[:, at]
-
-
-def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(codes int32, scores float32) `[n, k]` of the best entries of a dense block `[n, items]`; -inf and NaN are no entries.
-
-    Scores are `round_scores` first; ties break by code, exactly, also at the edge of the list.
-    """
-    scores = np.where(np.isnan(scores), -np.inf, scores) if np.isnan(scores).any() else scores
-    n, width = scores.shape
-    codes, best = np.full((n, k), -1, np.int32), np.full((n, k), np.nan, np.float32)
-    if not n or not width:
-        return codes, best
-    edge = lower_bounds(scores, k)
-    edge = edge - np.abs(edge) * 2.0 ** (1 - SCORE_BITS)  # whatever could be rounded up to the k-th best
-    edge = np.maximum(edge, np.finfo(scores.dtype).min).astype(scores.dtype)  # -inf is no entry
-    rows, columns = np.divmod(np.flatnonzero(scores >= edge[:, None]), width)
-    values = round_scores(scores[rows, columns])
-    order = np.lexsort((columns, -values, rows))
-    counts = np.bincount(rows, minlength=n)
-    place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    kept = order[place < k]
-    at = (rows[order][place < k], place[place < k])
-    codes[at], best[at] = columns[kept], values[kept]
-    return codes, best
-
-# %% ../nbs/11_metrics.ipynb #101b7e0d
-def top_k_sparse(
-    scores: sparse.csr_matrix, k: int, excluded: sparse.csr_matrix | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """`top_k` of a CSR block (indices in any order): only stored entries count, zeros too, but none that `excluded` stores."""
-    codes = np.full((scores.shape[0], k), -1, np.int32)
-    best = np.full((scores.shape[0], k), np.nan, np.float32)
-    left_out, data = np.zeros(scores.shape[1], bool), round_scores(scores.data)
-    for row, (start, stop) in enumerate(zip(scores.indptr[:-1], scores.indptr[1:], strict=True)):
-        values, columns = data[start:stop], scores.indices[start:stop]
-        if excluded is not None and excluded.indptr[row] < excluded.indptr[row + 1]:
-            out = excluded.indices[excluded.indptr[row] : excluded.indptr[row + 1]]
-            left_out[out] = True
-            free = ~left_out[columns]
-            left_out[out] = False
-            values, columns = values[free], columns[free]
-        if len(values) > k:
-            near = np.flatnonzero(values >= np.partition(values, len(values) - k)[len(values) - k])
-            values, columns = values[near], columns[near]
-        order = np.lexsort((columns, -values))[:k]
-        codes[row, : len(order)] = columns[order]
-        best[row, : len(order)] = values[order]
-    return codes, best
+__all__ = ['Metric', 'ACCURACY', 'find_hits', 'repeated_entry', 'discounts', 'recall', 'precision', 'hit_rate', 'mrr', 'ndcg',
+           'average_precision_at_k', 'accuracy', 'self_information', 'mean_over_list', 'long_tail',
+           'intra_list_diversity', 'exposure', 'catalogue_coverage', 'gini', 'classification', 'precision_recall_table',
+           'calibration_table', 'ndcg_of_ranks', 'expected_sampled']
 
 # %% ../nbs/11_metrics.ipynb #f6f3656d
 def find_hits(codes: np.ndarray, indptr: np.ndarray, relevant: np.ndarray) -> np.ndarray:
@@ -293,6 +180,7 @@ def classification(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
 
 def precision_recall_table(labels: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
     """Columns `threshold, precision, recall`: what calling every score at or above a threshold positive would give."""
+    import pandas as pd
     from sklearn.metrics import precision_recall_curve
 
     p, r, t = precision_recall_curve(labels, scores)
@@ -301,6 +189,7 @@ def precision_recall_table(labels: np.ndarray, scores: np.ndarray) -> pd.DataFra
 
 def calibration_table(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> pd.DataFrame:
     """Rows in `bins` groups of equal size by predicted probability: columns `predicted, observed, low, high, n` (Wilson 95%)."""
+    import pandas as pd
     from scipy.stats import binomtest
 
     order = np.argsort(probabilities, kind="stable")

@@ -7,15 +7,9 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import html
-import io
 import json
-import math
-import os
-import re
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,17 +20,25 @@ from sqlalchemy.dialects import postgresql, sqlite
 from tqdm import tqdm
 
 from .catalogue import PRICES
-from .datasets import DataError, Dataset, open_source
+from .datasets import Dataset
+from .files import DataError, whole_file
+from recsys_lab.readers.amazon import (
+    PRODUCT_NAMES,
+    RATING_NAMES,
+    Refused,
+    clean_text,
+    parse_price,
+    product_of,
+    rating_of,
+    records_of,
+)
 
 # %% auto #0
-__all__ = ['SCHEMA', 'METADATA', 'PRODUCTS', 'RATINGS', 'INDEXES', 'STAGED_PRODUCTS', 'STAGED_RATINGS', 'REJECTS', 'STATE', 'TAG',
-           'SPACE', 'AMOUNT', 'PRODUCT_NAMES', 'PRODUCT_LAYOUTS', 'RATING_NAMES', 'LONGEST', 'STARS', 'TOLD',
-           'product_columns', 'rating_columns', 'connect', 'sqlite_manners', 'clean_text', 'parse_price', 'as_amount',
-           'Refused', 'one_id', 'first_image', 'product_of', 'rating_of', 'moment_of', 'json_lines', 'parsed',
-           'csv_lines', 'records_of', 'Loaded', 'upsert', 'append_rows', 'stage_file', 'keep_state', 'forget_load',
-           'publish', 'last_products', 'latest_ratings', 'load', 'check_mapping', 'side_path', 'write_rejects',
-           'to_dataset', 'properties_of', 'read_reviews', 'read_sequences', 'one_of', 'store', 'items_told',
-           'catalogue_rows', 'category_path', 'event_rows', 'titles', 'facts']
+__all__ = ['SCHEMA', 'METADATA', 'PRODUCTS', 'RATINGS', 'INDEXES', 'STAGED_PRODUCTS', 'STAGED_RATINGS', 'REJECTS', 'STATE',
+           'STARS', 'TOLD', 'product_columns', 'rating_columns', 'connect', 'sqlite_manners', 'Loaded', 'upsert',
+           'append_rows', 'stage_file', 'keep_state', 'forget_load', 'publish', 'last_products', 'latest_ratings',
+           'load', 'check_mapping', 'side_path', 'write_rejects', 'store', 'items_told', 'catalogue_rows',
+           'category_path', 'event_rows', 'titles', 'facts']
 
 # %% ../nbs/50_products.ipynb #21b6c016
 SCHEMA = 1
@@ -164,196 +166,6 @@ def sqlite_manners(connection: Any, _: Any) -> None:
     )
     for word in words:
         connection.execute(f"PRAGMA {word}")
-
-# %% ../nbs/50_products.ipynb #750e87c5
-TAG = re.compile(r"<[a-zA-Z/!][^<>]*>")
-SPACE = re.compile(r"[\s\x00]+")
-AMOUNT = re.compile(r"\d[\d.,  ]*")
-
-
-def clean_text(value: Any, joint: str = " ") -> str:
-    """A value as one line of text: entities resolved, tags and control characters gone, lists joined; '' for anything else."""
-    if isinstance(value, (list, tuple)):
-        return joint.join(filter(None, (clean_text(v) for v in value)))
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        return ""
-    text = str(value)
-    if "&" in text:
-        text = html.unescape(text)
-    if "<" in text:
-        text = TAG.sub(" ", text)
-    return SPACE.sub(" ", text).strip().encode("utf-8", "replace").decode("utf-8")
-
-
-def parse_price(value: Any) -> float | None:
-    """A price as a number, None for what is none: `12.5`, `$1,299.00`, `12,99 €`, `$5.00 - $10.00` (5.0), `from 6.99` (6.99)."""
-    if isinstance(value, bool) or value is None:
-        return None
-    if not isinstance(value, (int, float)):
-        text = clean_text(value)
-        found = AMOUNT.search(text) if len(text) <= 60 and "{" not in text else None
-        if not found or text[: found.start()].rstrip(" $€£¥").endswith("-"):
-            return None
-        value = as_amount(found.group())
-    return float(value) if math.isfinite(value) and 0 < value < 1e9 else None
-
-
-def as_amount(digits: str) -> float:
-    """A number written with points and commas: the last of them is the decimal mark if one or two digits follow it; NaN for none."""
-    digits = digits.strip(" .,\u00a0").replace(" ", "").replace("\u00a0", "")
-    whole, mark, rest = (
-        digits.rpartition(max(",.", key=digits.rfind)) if re.search("[.,]", digits) else (digits, "", "")
-    )
-    if mark and len(rest) not in (1, 2) and (mark == "," or digits.count(".") > 1):
-        whole, rest = whole + rest, ""  # a mark of thousands
-    whole = re.sub("[.,]", "", whole)
-    try:
-        return float(f"{whole or 0}.{rest or 0}")
-    except ValueError:
-        return math.nan
-
-# %% ../nbs/50_products.ipynb #ffdddaeb
-class Refused(ValueError):
-    """Why a line is set aside."""
-
-
-PRODUCT_NAMES = ("product_id", "title", "description", "brand", "category", "price", "in_stock", "image_url")
-PRODUCT_LAYOUTS: dict[str, dict[str, tuple[str, ...]]] = {  # ours -> theirs; the first that holds anything counts
-    "product_id": {"names": ("parent_asin", "asin", "product_id", "item_id")},
-    "title": {"names": ("title",)},
-    "description": {"names": ("description",)},
-    "brand": {"names": ("brand", "store")},
-    "category": {"names": ("category", "categories", "main_category")},
-    "price": {"names": ("price",)},
-    "in_stock": {"names": ("in_stock",)},
-    "image_url": {"names": ("imageURLHighRes", "imageURL", "images", "image_url")},
-}
-RATING_NAMES = ("user_id", "product_id", "rating", "timestamp")
-
-
-def one_id(value: Any, what: str) -> str:
-    """An id as text; `Refused` for none, or one that is no text or whole number."""
-    text = value.strip() if isinstance(value, str) else str(value) if type(value) is int else ""
-    if not text or len(text) > 200 or "\x00" in text or not text.isprintable():
-        raise Refused(f"{what} is missing or is no id")
-    return text
-
-
-def first_image(value: Any) -> str:
-    """The address of the first picture: of a text, a list of texts, or a list of Amazon's 2023 records."""
-    value = value[0] if isinstance(value, list) and value else value
-    value = value.get("large") or value.get("thumb") if isinstance(value, dict) else value
-    return clean_text(value) if isinstance(value, str) and value.startswith(("http://", "https://", "/")) else ""
-
-
-def product_of(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    """The row of `product_catalog` that a record tells; `columns` maps our names to its fields where it has no known layout."""
-
-    def told(name: str) -> Any:
-        names = (columns[name],) if name in columns else () if columns else PRODUCT_LAYOUTS[name]["names"]
-        return next((record[n] for n in names if record.get(n) not in (None, "", [])), None)
-
-    product = one_id(told("product_id"), "the product's id")
-    description, title = clean_text(told("description")), clean_text(told("title"))
-    stock = told("in_stock")
-    return {
-        "product_id": product,
-        "title": title or description[:80].strip() or product,
-        "description": description,
-        "brand": clean_text(told("brand")),
-        "category": clean_text(told("category"), " > "),
-        "price": parse_price(told("price")),
-        "in_stock": None if stock is None else str(stock).strip().lower() in ("1", "1.0", "true", "yes"),
-        "image_url": first_image(told("image_url")),
-    }
-
-# %% ../nbs/50_products.ipynb #d58b346b
-def rating_of(record: Mapping[str, Any], columns: Mapping[str, str], unit: str = "") -> dict[str, Any]:
-    """The row of `user_item_rating` that a record tells. `unit` of its times, `s` or `ms`; '': seconds in Amazon's 2018 layout, else ms."""
-    if columns:
-        names = tuple(columns.get(name, name) for name in RATING_NAMES)
-    elif "reviewerID" in record:
-        names, unit = ("reviewerID", "asin", "overall", "unixReviewTime"), unit or "s"
-    else:
-        names = ("user_id", "parent_asin" if "parent_asin" in record else "asin", "rating", "timestamp")
-    user, product, stars, when = (record.get(name) for name in names)
-    try:
-        stars = math.nan if isinstance(stars, bool) else float(stars)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        stars = math.nan
-    if not 1 <= stars <= 5:
-        raise Refused(f"{names[2]} is not a number of stars from 1 to 5")
-    return {
-        "user_id": one_id(user, names[0]),
-        "product_id": one_id(product, names[1]),
-        "rating": stars,
-        "rated_at": moment_of(when, names[3], unit or "ms"),
-    }
-
-
-def moment_of(value: Any, name: str, unit: str) -> int | None:
-    """Milliseconds since 1970 of a time in seconds or milliseconds; None for none; `Refused` outside 1990 to 2100."""
-    if value is None or value == "":
-        return None
-    try:
-        moment = round(float(value) * (1000 if unit == "s" else 1))
-    except (TypeError, ValueError, OverflowError):
-        moment = -1
-    if not 631_152_000_000 <= moment < 4_102_444_800_000:
-        raise Refused(f"{name} is no time between 1990 and 2100 in {unit}")
-    return moment
-
-# %% ../nbs/50_products.ipynb #72364382
-LONGEST = 10_000_000  # bytes of a line
-
-
-def json_lines(path: Path, after: int = 0) -> Iterator[tuple[int, Any]]:
-    """(line number from 1, record) of a file of JSON lines after the line `after`; a line that is no record gives a `Refused`."""
-    with open_source(path) as stream:
-        number = 0
-        while line := stream.readline(LONGEST):
-            number += 1
-            whole = line.endswith(b"\n") or len(line) < LONGEST
-            while not whole:  # the rest of a line that is too long
-                whole = not (more := stream.readline(LONGEST)) or more.endswith(b"\n")
-                line = b""
-            if number <= after or line.isspace():
-                continue
-            yield number, parsed(line)
-
-
-def parsed(line: bytes) -> Any:
-    """The record of a line, or the `Refused` that says why it is none."""
-    if not line:
-        return Refused(f"the line is longer than {LONGEST:,} bytes")
-    try:
-        record = json.loads(line.decode("utf-8-sig"))
-    except (ValueError, RecursionError):
-        return Refused("the line is not JSON")
-    return record if isinstance(record, dict) else Refused("the line is no JSON object")
-
-
-def csv_lines(path: Path, after: int = 0) -> Iterator[tuple[int, Any]]:
-    """(number of the record's last line, record) of a CSV file with a header after the line `after`."""
-    with open_source(path) as stream, io.TextIOWrapper(stream, "utf-8-sig", "replace", newline="") as text:
-        rows = csv.DictReader(text)
-        rows.fieldnames  # noqa: B018  the header is read
-        while True:
-            try:
-                record = next(rows)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                record = {None: error}  # type: ignore[dict-item]
-            if rows.line_num <= after:
-                continue
-            wrong = None in record or None in record.values()
-            yield rows.line_num, Refused(f"it has not {len(rows.fieldnames or ())} fields") if wrong else record
-
-
-def records_of(path: Path, after: int = 0) -> Iterator[tuple[int, Any]]:
-    """`csv_lines` for a file whose name says CSV, `json_lines` for any other."""
-    return (csv_lines if ".csv" in path.suffixes else json_lines)(path, after)
 
 # %% ../nbs/50_products.ipynb #bfee588e
 class Loaded(NamedTuple):
@@ -565,161 +377,18 @@ def side_path(engine: sa.Engine) -> Path:
 def write_rejects(engine: sa.Engine, path: Path) -> tuple[dict[str, int], Path | None]:
     """Write the lines set aside (`file, line, reason, record`), whole or not at all; returns counts by reason, and the file if any."""
     reasons: Counter[str] = Counter()
-    beside = path.with_name(f".{path.name}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with engine.connect() as c, open(beside, "w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow([column.name for column in REJECTS.columns])
-        asked = sa.select(REJECTS).order_by(REJECTS.c.file, REJECTS.c.line).execution_options(yield_per=1000)
-        for row in c.execute(asked):
-            rows.writerow(row)
-            reasons[f"{row.file}: {row.reason}"] += 1
-    if not reasons:
-        beside.unlink()
-        path.unlink(missing_ok=True)
-        return {}, None
-    os.replace(beside, path)
-    return dict(reasons), path
-
-# %% ../nbs/50_products.ipynb #f220a937
-def to_dataset(url: str, name: str, liked: float = 4.0, met: float = 3.0) -> Dataset:
-    """The ratings of a database as a log: `transaction` from `liked` stars, `view` from `met`, nothing below.
-
-    Timed if every rating is, otherwise in the order of the file's lines. Titles, brands, descriptions, categories, prices and pictures are
-    properties known from the start, for a catalogue has no times; the notices say so. Ids are text. `DataError` where no rating is left.
-    """
-    if not 1 <= met <= liked <= 5:
-        raise ValueError(f"1 <= met <= liked <= 5 must hold, not met {met} and liked {liked}")
-    engine = connect(url, new=False)
-    order = (sa.func.coalesce(RATINGS.c.rated_at, 0), RATINGS.c.place, RATINGS.c.user_id, RATINGS.c.product_id)
+    asked = sa.select(REJECTS).order_by(REJECTS.c.file, REJECTS.c.line).execution_options(yield_per=1000)
     with engine.connect() as c:
-        rows = pd.read_sql(sa.select(RATINGS).order_by(*order), c, dtype_backend="pyarrow")
-        about = pd.read_sql(sa.select(PRODUCTS).order_by(PRODUCTS.c.product_id), c, dtype_backend="pyarrow")
-    engine.dispose()
-    kept = rows[rows["rating"] >= met]
-    if not len(kept):
-        raise DataError(f"{url}: no rating of at least {met} stars among {len(rows):,}")
-    timed = bool(kept["rated_at"].notna().all())
-    events = pd.DataFrame(
-        {
-            "user_id": kept["user_id"].astype("str"),
-            "item_id": kept["product_id"].astype("str"),
-            "event": np.where(kept["rating"].to_numpy(float) >= liked, "transaction", "view"),
-            "rating": kept["rating"].to_numpy(float),
-        }
-    )
-    notices = {
-        f"ratings below {met:g} stars, which endorse nothing, left out": len(rows) - len(kept),
-        f"ratings below {liked:g} stars, taken as views": int((kept["rating"] < liked).sum()),
-        "reviews of a pair beside its latest, left out": int((rows["reviews"] - 1).sum()),
-    }
-    if not timed:
-        notices["ratings without a time, so that the order of lines counts"] = int(kept["rated_at"].isna().sum())
-        return Dataset(name, events.reset_index(drop=True), has_times=False, notices=notices)
-    events["timestamp"] = pd.to_datetime(kept["rated_at"].to_numpy("int64"), unit="ms", utc=True)
-    described, tree = properties_of(about, events["timestamp"].min())
-    notices["properties without a time, taken as known from the start"] = len(described)
-    return Dataset(
-        name, events.reset_index(drop=True), described, tree, notices={k: v for k, v in notices.items() if v}
-    )
-
-# %% ../nbs/50_products.ipynb #b221eca4
-def properties_of(about: pd.DataFrame, first: pd.Timestamp) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """(a log of properties known a day before `first`, the tree of categories or None) of catalogue rows.
-
-    A category is named by its path, so that equal names below other parents stay apart.
-    """
-    whole = {
-        "title": "title",
-        "brand": "brand",
-        "description": "description",
-        "categoryid": "category",
-        "price": "price",
-        "image_url": "image_url",
-    }
-    long = []
-    for name, column in whole.items():
-        values = about[column].map(lambda v: f"n{v:.3f}") if column == "price" else about[column].astype("str")
-        there = (about[column].notna() & (values != "")).to_numpy(bool)
-        long.append(
-            pd.DataFrame({"item_id": about["product_id"].astype("str"), "property": name, "value": values})[there]
-        )
-    rows = pd.concat(long, ignore_index=True).astype({"value": "str"}).assign(timestamp=first - pd.Timedelta(days=1))
-    rows["property"] = rows["property"].astype("category")
-    paths: dict[str, str | None] = {}
-    for path in dict.fromkeys(about["category"].astype("str")):
-        while path and path not in paths:
-            paths[path] = path.rpartition(" > ")[0] or None
-            path = paths[path] or ""
-    tree = pd.DataFrame(
-        {"category": pd.Series(list(paths), dtype="str"), "parent": pd.Series(list(paths.values()), dtype="str")}
-    )
-    return rows, tree if len(tree) else None
-
-# %% ../nbs/50_products.ipynb #82c30075
-def read_reviews(folder: Path, name: str) -> Dataset:
-    """Read a folder with Amazon's reviews and metadata (`meta_*.json`, plain or packed) as a log; the rules are those of `to_dataset`.
-
-    `DataError` where there is not one file of each.
-    """
-    files = sorted(p for p in folder.iterdir() if p.is_file() and {".json", ".jsonl"} & set(p.suffixes))
-    meta = [p for p in files if p.name.startswith("meta_")]
-    reviews = [p for p in files if p not in meta]
-    if len(meta) != 1 or len(reviews) != 1:
-        raise DataError(
-            f"{folder}: one file meta_*.json and one of reviews must be in it, not {[p.name for p in files]}"
-        )
-    with tempfile.TemporaryDirectory() as place:
-        done = load(f"sqlite:///{place}/products.db", reviews[0], meta[0])
-        log = to_dataset(f"sqlite:///{place}/products.db", name)
-    notices = {f"lines set aside, {reason}": n for reason, n in done.rejected.items()}
-    told = log.properties, log.categories, log.has_times, {**log.notices, **notices}, folder
-    return Dataset(name, log.events, *told)
-
-# %% ../nbs/50_products.ipynb #a30a1c7d
-def read_sequences(folder: Path, name: str) -> Dataset:
-    """Read `X.sequences.jsonl` (`user, items, part`) with `X.items.jsonl` beside it as a log that arrives split.
-
-    Items have `item_id, title, brand, description`; files may be packed. Steps labelled `valid` and `test` are these parts, all others
-    are train.
-    `DataError` names the file, the line and what is wrong.
-    """
-    (path,) = one_of(folder, "*.sequences.jsonl*")
-    (about,) = one_of(folder, "*.items.jsonl*")
-    users, items, parts = [], [], []
-    for number, record in json_lines(path):
-        told = [record.get(n) for n in ("user", "items", "part")] if isinstance(record, dict) else [None] * 3
-        if (
-            not isinstance(told[1], list)
-            or not isinstance(told[2], list)
-            or len(told[1]) != len(told[2])
-            or not told[0]
-        ):
-            why = record if isinstance(record, Refused) else "user, and as many items as parts, must be in it"
-            raise DataError(f"{path}, line {number}: {why}")
-        users += [str(told[0])] * len(told[1])
-        items += told[1]
-        parts += [part if part in ("valid", "test") else "train" for part in told[2]]
-    events = pd.DataFrame({"user_id": users, "item_id": items, "event": "view"})
-    events["part"] = pd.Categorical(parts, ["train", "valid", "test"])
-    rows = pd.DataFrame(
-        [{**product_of(r, {}), "item_id": r["item_id"]} for _, r in json_lines(about) if isinstance(r, dict)]
-    )
-    kept = ["title", "brand", "description"]
-    long = rows.melt("item_id", kept, "property").query("value != ''").sort_values(["item_id", "property"])
-    long["property"] = long["property"].astype("category")
-    long = long.astype({"value": "str"}).assign(
-        timestamp=pd.Timestamp("1969-12-31", tz="UTC")
-    )  # before all that has an order
-    return Dataset(name, events, long.reset_index(drop=True), has_times=False, source=folder)
-
-
-def one_of(folder: Path, pattern: str) -> list[Path]:
-    """The one file of a folder whose name fits; `DataError` for none or several."""
-    found = sorted(folder.glob(pattern))
-    if len(found) != 1:
-        raise DataError(f"{folder}: one file {pattern} must be in it, not {[p.name for p in found] or 'none'}")
-    return found
+        if not c.execute(sa.select(sa.func.count()).select_from(REJECTS)).scalar_one():
+            path.unlink(missing_ok=True)
+            return {}, None
+        with whole_file(path) as beside, open(beside, "w", encoding="utf-8", newline="") as file:
+            rows = csv.writer(file, lineterminator="\n")
+            rows.writerow([column.name for column in REJECTS.columns])
+            for row in c.execute(asked):
+                rows.writerow(row)
+                reasons[f"{row.file}: {row.reason}"] += 1
+    return dict(reasons), path
 
 # %% ../nbs/50_products.ipynb #b1fcf63e
 STARS = {"transaction": 5.0, "addtocart": 4.0, "view": 3.0}

@@ -15,12 +15,16 @@ import numpy as np
 import pandas as pd
 
 from . import splits
-from .datasets import Dataset, cache_folder, write_text
-from .evaluation import Evaluation, evaluate, make_cases
+from .datasets import Dataset
+from .evaluation import Evaluation, evaluate
+from .files import cache_folder, write_text
 from .intervals import mean_intervals
 from .models.base import model_class
-from .models.blend import fitted_members, pooled, weigh
-from .tuning import Range, Space, best_setting, tune
+from .models.blend import fitted_members
+from .models.config import Range
+from .ranking.analysis import pooled, weigh
+from .splits import make_cases
+from .tuning import Space, best_setting, tune
 
 # %% auto #0
 __all__ = ['FIGURES', 'TOLERANCE', 'RECIPES', 'LIGHTGCN_EPOCHS', 'CLOSED', 'LEDGER', 'KEYS', 'NUMBERS', 'PROTOCOLS', 'Figure',

@@ -8,34 +8,27 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import platform
 import re
-import subprocess
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
-from importlib import metadata
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from threadpoolctl import threadpool_info
 
-from . import __version__
-from .datasets import Dataset, project_root, write_text
-from .evaluation import Evaluation, NoCases, compare_pairs, evaluate, make_cases
+from .datasets import Dataset
+from .evaluation import Evaluation, compare_pairs, evaluate
+from .files import code_fingerprint, read_json, write_text
 from .intervals import FEW, is_shown
-from .splits import Split
+from .splits import NoCases, Split, make_cases
 
 # %% auto #0
 __all__ = ['MEASURED', 'METRIC_COLUMNS', 'RECORDS', 'COMPARISON_COLUMNS', 'PAIR', 'ABOUT', 'Question', 'QUESTIONS', 'MEANING',
-           'plain', 'write_rows', 'read_json', 'source_hash', 'package_folder', 'fit_key', 'Run', 'fit_path',
-           'chosen_settings', 'kept_fit', 'evaluation_name', 'same_about', 'pair_key', 'check_record', 'trial_rows',
-           'question_of', 'questions', 'label_models', 'judge', 'judged_before', 'with_interval', 'headline', 'p_text',
-           'verdict', 'sentence', 'sentences', 'first_question', 'against', 'sizes', 'code_version', 'machine_facts',
-           'processor_name', 'provenance', 'compare_runs', 'flatten_facts', 'provenance_differences', 'collect_choices',
-           'choice_differences']
+           'plain', 'write_rows', 'fit_key', 'Run', 'fit_path', 'chosen_settings', 'kept_fit', 'evaluation_name',
+           'same_about', 'pair_key', 'check_record', 'trial_rows', 'question_of', 'questions', 'first_asked',
+           'label_models', 'judge', 'judged_before', 'with_interval', 'headline', 'p_text', 'verdict', 'sentence',
+           'sentences', 'first_question', 'against', 'sizes']
 
 # %% ../nbs/14_runs.ipynb #fa8e4f8f
 MEASURED = ("value", "low", "high", "per_event", "n_users", "n_events", "n_effective", "few", "cases")
@@ -91,36 +84,11 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     lines = [json.dumps({k: plain(v) for k, v in row.items()}, ensure_ascii=False) for row in rows]
     write_text(path, "[\n" + ",\n".join(lines) + "\n]\n")
 
-# %% ../nbs/14_runs.ipynb #6fa60a33
-def read_json(path: Path, default: Any) -> Any:
-    """The content of a JSON file, or `default` where it does not exist; `ValueError` naming the file where it is no JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return default
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); restore it or run again into a new folder") from error
-
 # %% ../nbs/14_runs.ipynb #c34a120a
-def source_hash(module_names: Iterable[str]) -> str:
-    """SHA-256 of the source files of modules of this package."""
-    root, digest = package_folder(), hashlib.sha256()
-    for name in sorted(set(module_names)):
-        path = root.joinpath(*name.split(".")[1:]).with_suffix(".py")
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def package_folder() -> Path:
-    """The folder of the installed package."""
-    import recsys_lab
-
-    return Path(str(recsys_lab.__file__)).parent
-
-
 def fit_key(model: Any, known: Dataset) -> str:
     """The name under which a fit is kept: model, settings, data and source."""
-    told = json.dumps([model.name, asdict(model.config), known.fingerprint, source_hash(model.modules)], sort_keys=True)
+    facts = [model.name, model.config.model_dump(), known.fingerprint, code_fingerprint(*model.modules)]
+    told = json.dumps(facts, sort_keys=True)
     return f"{model.name}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
 
 # %% ../nbs/14_runs.ipynb #002eb33b
@@ -221,7 +189,7 @@ class Run:
             told = {
                 "model": fitted.name,
                 "fit": fit_key(fitted, known),
-                "settings": asdict(fitted.config),
+                "settings": fitted.config.model_dump(),
                 "megabytes": round(sizes([fitted])["megabytes"].item(), 2),
             }
             self._replace("fits", [*(r for r in self._mine("fits") if r["fit"] != told["fit"]), told])
@@ -378,13 +346,23 @@ def questions(split: Split, part: str = "test") -> list[Question]:
         asked.append((protocol, target, exclude))
     return asked
 
+
+def first_asked(split: Split, target: str) -> Question:
+    """The first question of a split with this target; `ValueError` where it has none."""
+    found = [q for q in questions(split) if q[1] == target]
+    if not found:
+        raise ValueError(
+            f"no question of this {split.kind} split has the target {target!r}; it has {[q[:2] for q in questions(split)]}"
+        )
+    return found[0]
+
 # %% ../nbs/14_runs.ipynb #d4af95a4
 def label_models(models: Sequence[Any]) -> list[str]:
     """The names under which models are judged: their own, and for models of one name with the settings in which they differ."""
     labels = []
     for model in models:
-        alike = [asdict(m.config) for m in models if m.name == model.name]
-        mine = asdict(model.config)
+        alike = [m.config.model_dump() for m in models if m.name == model.name]
+        mine = model.config.model_dump()
         apart = [n for n in mine if any(other[n] != mine[n] for other in alike)]
         labels.append(model.name + (f" ({', '.join(f'{n}={mine[n]}' for n in apart)})" if apart else ""))
     return labels
@@ -524,136 +502,3 @@ def sizes(models: Sequence[Any]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-# %% ../nbs/14_runs.ipynb #d29bd6f1
-def code_version() -> str:
-    """The package's version and, in a checkout, the commit; `+` marks uncommitted changes to the code."""
-    root = project_root()
-    if root is None or not (root / ".git").exists():
-        return __version__
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(root), *words], capture_output=True, text=True, check=False
-        ).stdout.strip()
-
-    return f"{__version__} {git('rev-parse', '--short=12', 'HEAD')}{'+' if git('status', '--porcelain', 'nbs', 'recsys_lab') else ''}"
-
-
-def machine_facts() -> dict[str, Any]:
-    """What of this machine may move a last bit: system, processor, cores, SIMD extensions that NumPy found, and the BLAS kernels."""
-    blas = [d for d in threadpool_info() if d["user_api"] == "blas"]
-    told = {
-        f"{d['internal_api']} {d['version']}, {d.get('architecture', '')}, {d['num_threads']} threads" for d in blas
-    }
-    simd: Any = np.show_config(mode="dicts")
-    return {
-        "system": platform.system(),
-        "processor": platform.machine(),
-        "model": processor_name(),
-        "cores": os.cpu_count(),
-        "simd": simd.get("SIMD Extensions", {}).get("found", []),
-        "blas": sorted(told),
-    }
-
-
-def processor_name(path: str = "/proc/cpuinfo") -> str:
-    """The processor's name as the system tells it; empty where it does not."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-
-# %% ../nbs/14_runs.ipynb #29bc3f07
-def provenance(log: Dataset | None = None) -> dict[str, Any]:
-    """Code version, dataset, library versions and machine."""
-    libraries = (
-        "numpy",
-        "pandas",
-        "scipy",
-        "pyarrow",
-        "scikit-learn",
-        "implicit",
-        "rectools-lightfm",
-        "torch",
-        "torch-geometric",
-        "optuna",
-        "matplotlib",
-        "papermill",
-        "nbdev",
-    )
-    found = {d.metadata["Name"].lower(): d.version for d in metadata.distributions() if d.metadata["Name"]}
-    told: dict[str, Any] = {
-        "code": code_version(),
-        "python": platform.python_version(),
-        "libraries": {n: found.get(n, "not installed") for n in libraries},
-        "machine": machine_facts(),
-    }
-    if log is not None:
-        told["dataset"] = {"name": log.name, "fingerprint": log.fingerprint}
-    return told
-
-# %% ../nbs/14_runs.ipynb #76edcd8e
-def compare_runs(a: Path | str, b: Path | str) -> pd.DataFrame:
-    """Rows of two runs' metrics.json joined on all but their values: columns `value_a, value_b, difference`; rows of only one
-    have NaN.
-    """
-    keys = [c for c in METRIC_COLUMNS if c not in MEASURED]
-    frames = [Run(folder).frame() for folder in (a, b)]
-    for folder, frame in zip((a, b), frames, strict=True):
-        if not len(frame):
-            raise ValueError(f"{folder} has no metrics.json with rows in it, so there is nothing to compare")
-    joined = frames[0][[*keys, "value"]].merge(
-        frames[1][[*keys, "value"]], on=keys, how="outer", suffixes=("_a", "_b"), validate="one_to_one"
-    )
-    return joined.assign(difference=joined["value_b"] - joined["value_a"])
-
-# %% ../nbs/14_runs.ipynb #06e671df
-def flatten_facts(value: Any, name: str = "") -> dict[str, Any]:
-    """Nested dicts as one, with names joined by dots; lists as text."""
-    if not isinstance(value, dict):
-        return {name: ", ".join(map(str, value)) if isinstance(value, list) else value}
-    return {k: v for n, inner in value.items() for k, v in flatten_facts(inner, f"{name}.{n}" if name else n).items()}
-
-
-def provenance_differences(a: Path | str, b: Path | str) -> pd.DataFrame:
-    """What two runs' provenance.json tell otherwise of code, libraries, machine and data: columns `what, a, b`."""
-    told = []
-    for folder in (a, b):
-        whole = read_json(Path(folder) / "provenance.json", {})
-        data = {n: whole.get("dataset", {}).get(n) for n in ("name", "size", "fingerprint")}
-        told.append(
-            flatten_facts({**{n: whole.get(n) for n in ("code", "python", "libraries", "machine")}, "dataset": data})
-        )
-    names = dict.fromkeys([*told[0], *told[1]])
-    rows = [(n, told[0].get(n), told[1].get(n)) for n in names if told[0].get(n) != told[1].get(n)]
-    return pd.DataFrame(rows, columns=["what", "a", "b"])
-
-
-def collect_choices(run: Run) -> dict[tuple[str, ...], Any]:
-    """Everything that a run chose: (chapter, model, question or trial) -> the settings of the fit, or whether the trial was chosen."""
-    found: dict[tuple[str, ...], Any] = {}
-    for row in run.rows("fits"):
-        question = " ".join(str(row["settings"].get(n, "")) for n in ("protocol", "target", "exclude")).strip()
-        number = sum(key[:3] == (row["chapter"], row["model"], question) for key in found)
-        found[row["chapter"], row["model"], question, str(number)] = row["settings"]
-    for row in run.rows("trials"):
-        told = f"{MEANING.get(question_of(row), row['protocol'])}, trial {row['trial']}"
-        key = (row["chapter"], row["model"], told, str(row["settings"]))
-        found[key] = row["chosen"]
-    return found
-
-
-def choice_differences(a: Path | str, b: Path | str) -> pd.DataFrame:
-    """Settings and trials that only one of two runs chose, in the chapters that both hold: `chapter, model, what, a, b`."""
-    one, other = (collect_choices(Run(folder)) for folder in (a, b))
-    shared = {key[0] for key in one} & {key[0] for key in other}
-    keys = [k for k in dict.fromkeys([*one, *other]) if k[0] in shared and one.get(k) != other.get(k)]
-    rows = []
-    for key in keys:
-        x, y = (found.get(key, "not there") for found in (one, other))
-        if isinstance(x, dict) and isinstance(y, dict):  # only the settings that differ
-            x, y = ({n: v for n, v in mine.items() if theirs.get(n) != v} for mine, theirs in ((x, y), (y, x)))
-        rows.append((*key[:3], x, y))
-    return pd.DataFrame(rows, columns=["chapter", "model", "what", "a", "b"])

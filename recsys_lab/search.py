@@ -20,18 +20,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .datasets import DataError, file_hash, whole_folder
+from .files import DataError, file_hash, whole_folder
+from .lexical import WORD, lexical, write_words
 
 # %% auto #0
-__all__ = ['NAME_WEIGHT', 'TEXT_WEIGHT', 'WORD_WEIGHTS', 'SHOWN', 'ENCODER', 'Encoder', 'FORMAT', 'EXACT_UP_TO', 'LINKS',
-           'EFFORT', 'WORD', 'MARKED', 'MOST_WORDS', 'COMMON', 'HOW', 'RRF', 'WORDS_COUNT', 'SURE', 'CODE', 'called',
-           'text_keys', 'encoder', 'product_vectors', 'build', 'kept_vectors', 'write_words', 'write_graph',
-           'words_asked', 'Filters', 'allowed', 'Search', 'check_index', 'read_graph', 'lexical', 'semantic', 'lead',
-           'fused', 'catalogue', 'description_queries', 'code_queries', 'drawn', 'judged']
+__all__ = ['NAME_WEIGHT', 'TEXT_WEIGHT', 'SHOWN', 'ENCODER', 'Encoder', 'FORMAT', 'EXACT_UP_TO', 'LINKS', 'EFFORT', 'HOW', 'RRF',
+           'WORDS_COUNT', 'SURE', 'CODE', 'called', 'text_keys', 'encoder', 'product_vectors', 'build', 'kept_vectors',
+           'write_graph', 'Filters', 'allowed', 'Search', 'check_index', 'read_graph', 'semantic', 'lead', 'fused',
+           'catalogue', 'description_queries', 'code_queries', 'drawn', 'judged']
 
 # %% ../nbs/51_search.ipynb #f5adfa30
 NAME_WEIGHT, TEXT_WEIGHT = 0.7, 0.3  # of a product's two vectors; the name's is all where there is no description
-WORD_WEIGHTS = {"title": 4.0, "brand": 2.0, "category": 2.0, "description": 1.0}  # of BM25's columns
 SHOWN = ["title", "brand", "category", "price", "in_stock", "image_url"]
 ENCODER = "all-MiniLM-L6-v2"
 
@@ -154,19 +153,6 @@ def kept_vectors(folder: Path, keys: np.ndarray, about: Mapping[str, Any]) -> tu
     return (out if len(old) else None), np.flatnonzero(rows < 0)
 
 # %% ../nbs/51_search.ipynb #1e9e9ead
-def write_words(products: pd.DataFrame, path: Path) -> None:
-    """The full-text table of a catalogue, rowid = position + 1: words without accents and by their stems."""
-    with sqlite3.connect(path) as c:
-        columns = ", ".join(WORD_WEIGHTS)
-        c.execute(
-            f"CREATE VIRTUAL TABLE words USING fts5({columns}, tokenize = 'porter unicode61 remove_diacritics 2')"
-        )
-        rows = ((at + 1, *row) for at, row in enumerate(products[list(WORD_WEIGHTS)].itertuples(index=False)))
-        c.executemany(f"INSERT INTO words (rowid, {columns}) VALUES (?, ?, ?, ?, ?)", rows)
-        c.execute("INSERT INTO words (words) VALUES ('optimize')")
-    c.close()
-
-
 def write_graph(vectors: np.ndarray, path: Path) -> None:
     """The HNSW graph of the vectors, for inner products."""
     import faiss
@@ -177,27 +163,10 @@ def write_graph(vectors: np.ndarray, path: Path) -> None:
     faiss.write_index(graph, str(path))
 
 # %% ../nbs/51_search.ipynb #42394ffa
-WORD = re.compile(r"\w+")
-MARKED = re.compile(r"\w+(?:[-/.]\w+)+")
-MOST_WORDS = 32
-COMMON = frozenset(
-    "a an and are as at be by for from has i in is it its my of on or that the this to which with".split()
-)
 HOW = ("lexical", "semantic", "hybrid")
 RRF = 2  # of reciprocal rank fusion: the smaller, the more the first few places count
 WORDS_COUNT = 1.5  # weight of the lexical list in it; the semantic one counts 1
 SURE = 4.0  # how much more it counts where its first product is far ahead of its second
-
-
-def words_asked(query: str) -> str:
-    """A query as an FTS5 expression of quoted words, any of which may match; '' where it has none.
-
-    `COMMON` words, which tell no product from another and cost most, are left out where there are others.
-    """
-    words = list(dict.fromkeys(WORD.findall(query)))[:MOST_WORDS]
-    words = [w for w in words if w.lower() not in COMMON] or words
-    phrases = [" ".join(WORD.findall(m)) for m in MARKED.findall(query)][:MOST_WORDS]
-    return " OR ".join(f'"{w}"' for w in [*words, *phrases])
 
 
 @dataclass(frozen=True)
@@ -305,20 +274,6 @@ def read_graph(path: Path) -> Any:
     return graph
 
 # %% ../nbs/51_search.ipynb #1ace87d8
-def lexical(words: sqlite3.Connection, query: str, depth: int, ok: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """(codes, BM25 scores) of the `depth` best products that share a word with a query."""
-    asked = words_asked(query)
-    if not asked:
-        return np.zeros(0, np.int64), np.zeros(0)
-    weights = ", ".join(str(w) for w in WORD_WEIGHTS.values())
-    sql = f"SELECT rowid - 1, -bm25(words, {weights}) AS score FROM words WHERE words MATCH ? ORDER BY score DESC, rowid LIMIT ?"
-    limit = depth if ok is None else -1
-    rows = np.array(words.execute(sql, (asked, limit)).fetchall(), float).reshape(-1, 2)
-    codes = rows[:, 0].astype(np.int64)
-    kept = slice(None) if ok is None else ok[codes]
-    return codes[kept][:depth], rows[kept, 1][:depth]
-
-
 def semantic(
     vectors: np.ndarray, graph: Any, query: np.ndarray, depth: int, ok: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:

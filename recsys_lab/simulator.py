@@ -19,7 +19,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
-from .datasets import Dataset, whole_folder
+from .datasets import Dataset
+from .files import whole_folder
 
 # %% auto #0
 __all__ = ['DAY_MS', 'START_MS', 'SESSION_GAP_MS', 'SHARES', 'SIZES', 'HOURS', 'WEEKDAYS', 'LONGEST', 'VIEW_GAP_MS',

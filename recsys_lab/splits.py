@@ -5,17 +5,21 @@
 # %% ../nbs/10_splits.ipynb #a7249841
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from .datasets import PURCHASE, Dataset, to_moment
+from .datasets import Dataset, to_moment
+from .histories import FOREVER, PURCHASE, Histories
+from .topk import default_exclude, excluded_entries, known_exclude
 
 # %% auto #0
 __all__ = ['PARTS', 'Split', 'count_row', 'pairs_in', 'funnel_rows', 'cut_moment', 'temporal', 'sequence', 'session_cut', 'given',
-           'make', 'nearness_by_place']
+           'make', 'nearness_by_place', 'NoCases', 'Cases', 'period_cases', 'item_cases', 'look_back', 'make_cases',
+           'new_cases']
 
 # %% ../nbs/10_splits.ipynb #a6a66712
 PARTS = ("train", "valid", "test")
@@ -252,3 +256,160 @@ def nearness_by_place(split: Split, parts: int = 10, seed: int = 0) -> np.ndarra
         shared = np.asarray(columns[:, own].multiply(columns[:, judged]).sum(0)).ravel()
         out.append((shared / (norm[own] * norm[judged])).mean() if len(rows) else np.nan)
     return np.array(out)
+
+# %% ../nbs/10_splits.ipynb #1b5792c2
+class NoCases(ValueError):
+    """A question that is in order, but to which this split holds no case (no purchases, say)."""
+
+# %% ../nbs/10_splits.ipynb #f7ad4486
+@dataclass(frozen=True, eq=False)
+class Cases:
+    """The questions that a split asks: `n` requests, each with its relevant items.
+
+    Attributes
+    ----------
+    source : the log from which the requests' histories are cut
+    items : all items of the known and judged log
+    user_ids, at : `[n]` who asks, and when (on the log's clock)
+    history : int64 `[n]` number of events before
+    indptr, relevant, events : relevant codes (positions in `items`) of each request and the kind of event that made them so
+    """
+
+    protocol: str
+    target: str
+    part: str
+    exclude: str
+    source: Dataset
+    items: pd.Index
+    user_ids: np.ndarray
+    at: np.ndarray
+    history: np.ndarray
+    indptr: np.ndarray
+    relevant: np.ndarray
+    events: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    def histories(self, rows: slice) -> Histories:
+        """What these requests' visitors had done strictly before they ask."""
+        return self.source.histories(self.user_ids[rows], at=self.at[rows])
+
+    def subset(self, rows: np.ndarray, entries: np.ndarray) -> Cases:
+        """The requests `rows` (positions, ascending) with the relevant `entries` (mask) only."""
+        owner = np.repeat(np.arange(len(self)), np.diff(self.indptr))
+        inside = entries & np.isin(owner, rows)
+        counts = np.bincount(owner[inside], minlength=len(self))[rows]
+        return replace(
+            self,
+            user_ids=self.user_ids[rows],
+            at=self.at[rows],
+            history=self.history[rows],
+            indptr=np.concatenate([[0], np.cumsum(counts)]),
+            relevant=self.relevant[inside],
+            events=self.events[inside],
+        )
+
+    @property
+    def units(self) -> str:
+        """A hash of the questions and of all that was done before them: two evaluations can be paired only if theirs are equal."""
+        question = (self.protocol, self.target, self.part, self.exclude, self.source.fingerprint)
+        digest = hashlib.sha256(repr(question).encode())
+        for array in (self.at, self.indptr, self.relevant):
+            digest.update(np.ascontiguousarray(array, np.int64).tobytes())
+        digest.update(pd.util.hash_array(self.user_ids).tobytes())
+        return digest.hexdigest()
+
+# %% ../nbs/10_splits.ipynb #7ce2b053
+def period_cases(events: pd.DataFrame, codes: np.ndarray, at: int) -> tuple[np.ndarray, ...]:
+    """One request a user at the moment `at`; relevant: the distinct items of its events, with the furthest kind of event of each pair."""
+    users, who = pd.factorize(events["user_id"], sort=True)
+    kinds = events["event"].cat.codes.to_numpy()
+    order = np.lexsort((-kinds, codes, users))
+    first = np.flatnonzero((np.diff(users[order], prepend=-1) != 0) | (np.diff(codes[order], prepend=-1) != 0))
+    entries = order[first]
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(users[entries], minlength=len(who)))])
+    return np.asarray(who), np.full(len(who), at), indptr, codes[entries], kinds[entries]
+
+
+def item_cases(events: pd.DataFrame, codes: np.ndarray, moments: np.ndarray) -> tuple[np.ndarray, ...]:
+    """One request an event, at its moment; relevant: the event's item."""
+    return (
+        events["user_id"].to_numpy(),
+        moments,
+        np.arange(len(events) + 1),
+        codes,
+        events["event"].cat.codes.to_numpy(),
+    )
+
+
+def look_back(cases: Cases, block: int = 8192) -> tuple[np.ndarray, np.ndarray]:
+    """(events in each request's history, whether each relevant entry is excluded by the history), block by block."""
+    length, known = np.zeros(len(cases), np.int64), np.zeros(len(cases.relevant), bool)
+    for start in range(0, len(cases), block):
+        rows = slice(start, start + block)
+        past = cases.histories(rows).encode(cases.items)
+        length[rows] = np.diff(past.indptr)
+        out = past.keep(excluded_entries(past, cases.exclude))
+        span = len(cases.items)
+        entries = slice(cases.indptr[start], cases.indptr[min(start + block, len(cases))])
+        owner = np.repeat(np.arange(len(past)), np.diff(cases.indptr[start : start + len(past) + 1]))
+        known[entries] = np.isin(owner * span + cases.relevant[entries], out.rows * span + out.items)
+    return length, known
+
+# %% ../nbs/10_splits.ipynb #629a2d2a
+def make_cases(
+    split: Split, protocol: str, target: str = "any", part: str = "test", exclude: str | None = None
+) -> Cases:
+    """The cases of a protocol on `part` of a split; made once for each question, and kept with the split.
+
+    A request none of whose items can be recommended (all excluded) is left out; on a log of sessions so is the first view of a session,
+    before which there is no visitor. Raises `ValueError` for a protocol that the split does not allow, `NoCases` where no case is left.
+    """
+    usual = default_exclude(protocol, target)  # refuses an unknown protocol or target
+    question = protocol, target, part, known_exclude(usual if exclude is None else exclude)
+    made: dict[tuple[str, ...], Cases] = split.__dict__.setdefault("_cases", {})
+    if question not in made:
+        made[question] = new_cases(split, *question)
+    return made[question]
+
+
+def new_cases(split: Split, protocol: str, target: str, part: str, exclude: str) -> Cases:
+    """`make_cases`, for a question whose words are right."""
+    if protocol not in split.protocols:
+        raise ValueError(f"a {split.kind} split allows {split.protocols}, not {protocol!r}")
+    whole, judged = split.through(part), split.judged(part)
+    if not len(judged):
+        raise NoCases(f"{judged.name}: the {part} part is empty, so there is nothing to judge")
+    wanted = np.ones(len(judged), bool) if target == "any" else (judged.events["event"] == PURCHASE).to_numpy()
+    events, codes = judged.events[wanted], whole.items.get_indexer(judged.events["item_id"][wanted])
+    if protocol == "next_item":
+        source, drawn = whole, item_cases(events, codes, judged.moments[wanted])
+    else:
+        at = split.cutoff(part)
+        source, drawn = split.known(part), period_cases(events, codes, FOREVER if at is None else at)
+    user_ids, at_each, indptr, relevant, kinds = drawn
+    cases = Cases(
+        protocol,
+        target,
+        part,
+        exclude,
+        source,
+        whole.items,
+        user_ids,
+        at_each,
+        np.zeros(len(at_each), np.int64),
+        indptr,
+        relevant,
+        kinds,
+    )
+    length, known = look_back(cases)
+    cases = replace(cases, history=length)
+    possible = np.add.reduceat(np.append(~known, False), indptr[:-1]) > 0 if len(cases) else np.zeros(0, bool)
+    if split.kind == "sequence":
+        possible &= length > 0
+    if not possible.any():
+        raise NoCases(
+            f"{judged.name}: no case for protocol {protocol}, target {target}, part {part}, exclude {exclude}"
+        )
+    return cases.subset(np.flatnonzero(possible), ~known)

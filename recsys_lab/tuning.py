@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -21,126 +20,49 @@ from .splits import Split
 with warnings.catch_warnings():  # tqdm misses Jupyter's widgets, which nothing here uses
     warnings.simplefilter("ignore")
     import optuna
+from .models.base import MODELS, model_class
+from .models.config import Range, describe_settings, make_config
 
 # %% auto #0
-__all__ = ['Space', 'SPACES', 'REPEATS', 'Trials', 'Range', 'holds', 'suggest', 'space_table', 'new_study', 'choose_trial',
-           'propose', 'check_trials', 'tune', 'best_setting', 'repeat_weights', 'try_repeats', 'trial_table',
-           'search_model', 'keep_trials', 'search', 'validate', 'fit_chosen', 'chosen_table', 'first_trials']
+__all__ = ['Space', 'REPEATS', 'Trials', 'distributions', 'holds', 'space_table', 'new_study', 'choose_trial', 'propose',
+           'check_trials', 'tune', 'best_setting', 'repeat_weights', 'try_repeats', 'trial_table', 'search_model',
+           'keep_trials', 'search', 'validate', 'fit_chosen', 'chosen_table', 'first_trials']
 
-# %% ../nbs/16_tuning.ipynb #41b9e675
-class Range(NamedTuple):
-    """Values from low to high, both included; `log`: evenly in the logarithm."""
-
-    low: float
-    high: float
-    log: bool = False
-
-
+# %% ../nbs/16_tuning.ipynb #a2e38122
 Space: TypeAlias = Mapping[str, Range | tuple[Any, ...]]
 
 
-def holds(values: Range | tuple[Any, ...], value: Any) -> bool:
-    """Whether a value is among those that may be tried."""
-    return values.low <= value <= values.high if isinstance(values, Range) else value in values
-
-
-def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
-    """One setting of each name in a space, as the trial's sampler proposes it."""
-    found: dict[str, Any] = {}
-    for name, values in space.items():
-        if not isinstance(values, Range):
-            found[name] = trial.suggest_categorical(name, values)
-        elif isinstance(values.low, int) and isinstance(values.high, int):
-            found[name] = trial.suggest_int(name, values.low, values.high, log=values.log)
+def distributions(space: Space) -> dict[str, optuna.distributions.BaseDistribution]:
+    """A search space as Optuna's distributions."""
+    found: dict[str, optuna.distributions.BaseDistribution] = {}
+    for name, v in space.items():
+        if not isinstance(v, Range):
+            found[name] = optuna.distributions.CategoricalDistribution(v)
+        elif isinstance(v.low, int) and isinstance(v.high, int):
+            found[name] = optuna.distributions.IntDistribution(v.low, v.high, log=v.log)
         else:
-            found[name] = trial.suggest_float(name, values.low, values.high, log=values.log)
+            found[name] = optuna.distributions.FloatDistribution(v.low, v.high, log=v.log)
     return found
 
-# %% ../nbs/16_tuning.ipynb #ed413174
-SPACES: dict[str, Space] = {
-    "popularity_recent": {"half_life": Range(0.005, 0.5, True)},
-    "item_knn": {
-        "shrinkage": Range(0.1, 300.0, True),
-        "neighbours": Range(20, 400, True),
-        "user_norm": Range(0.0, 1.0),
-    },
-    "user_knn": {"neighbours": Range(20, 500, True), "item_norm": Range(0.0, 1.0)},
-    "session_knn": {
-        "neighbours": Range(50, 1000, True),
-        "prefix_decay": Range(0.5, 20.0, True),
-        "place_decay": Range(0.5, 20.0, True),
-        "idf": Range(0.0, 2.0),
-    },
-    "session_walk": {
-        "prefix_decay": Range(0.5, 20.0, True),
-        "second": Range(0.5, 16.0, True),
-        "tame": Range(0.0, 0.6),
-    },
-    "sequential_rules": {"steps": Range(1, 20, True), "decay": Range(0.0, 2.0)},
-    "ease": {"penalty": Range(10.0, 3000.0, True)},
-    "rp3beta": {"alpha": Range(0.4, 1.4), "beta": Range(0.0, 1.0), "neighbours": Range(20, 400, True)},
-    "als": {
-        "factors": (32, 64, 128),
-        "regularization": Range(0.001, 10.0, True),
-        "alpha": Range(0.3, 30.0, True),
-        "bm25": (False, True),
-    },
-    "bpr": {
-        "factors": (32, 64, 128),
-        "learning_rate": Range(0.01, 0.2, True),
-        "regularization": Range(0.0005, 0.1, True),
-    },
-    "lightfm": {"factors": (16, 32, 64), "learning_rate": Range(0.01, 0.2, True), "epochs": Range(5, 30)},
-    "lightfm_hybrid": {"factors": (16, 32, 64), "learning_rate": Range(0.01, 0.2, True), "epochs": Range(5, 30)},
-    "lightgcn": {
-        "layers": Range(1, 4),
-        "learning_rate": Range(0.002, 0.03, True),
-        "regularization": Range(1e-6, 1e-2, True),
-        "epochs": Range(5, 20, True),
-    },
-    "bpr_mf": {
-        "learning_rate": Range(0.002, 0.03, True),
-        "regularization": Range(1e-6, 1e-2, True),
-        "epochs": Range(5, 20, True),
-    },
-    "gf_cf": {"factors": (32, 64, 128, 256), "share": Range(0.0, 1.0)},
-    "graph_filter": {
-        "user": Range(0.3, 1.2),
-        "leave": Range(0.0, 0.7),
-        "factors": (32, 64, 128, 256),
-        "share": Range(0.0, 2.0),
-        "fade": Range(0.0, 1.5),
-    },
-    "content": {
-        "category": Range(0.0, 3.0),
-        "decay": Range(0.5, 20.0, True),
-    },
-    "revisits": {"decay": Range(1.0, 50.0, True), "addtocart": Range(0.5, 5.0, True)},
-    "taxonomy": {"same": Range(0.3, 0.9), "siblings": Range(0.05, 0.5), "decay": Range(0.5, 20.0, True)},
-    "lr": {"penalty": Range(0.001, 100.0, True)},
-    "lr_enriched": {"penalty": Range(0.001, 100.0, True)},
-    "lightgbm": {
-        "learning_rate": Range(0.03, 0.2, True),
-        "leaves": Range(7, 127, True),
-        "min_rows": Range(10, 500, True),
-        "column_share": Range(0.3, 1.0),
-        "l2": Range(0.01, 30.0, True),
-    },
-    "popularity_blend": {"recent": Range(0.0, 1.0), "newest": Range(0.005, 0.3, True)},
-    "hybrid": {"alpha": Range(0.0, 1.0)},
-    "hybrid_tuned": {"alpha": Range(0.0, 1.0)},
-}
 
-# %% ../nbs/16_tuning.ipynb #b3109763
-def space_table(spaces: Mapping[str, Space] = SPACES) -> pd.DataFrame:
-    """`spaces` as a table: model, setting, what is tried."""
+def holds(distribution: optuna.distributions.BaseDistribution, value: Any) -> bool:
+    """Whether a value is among those that may be drawn."""
+    try:
+        return bool(distribution._contains(distribution.to_internal_repr(value)))
+    except ValueError:  # no category of that name
+        return False
+
+# %% ../nbs/16_tuning.ipynb #d6402012
+def space_table() -> pd.DataFrame:
+    """What a search tries for every model of the lab: columns `model, setting, tried, meaning`."""
     rows = []
-    for model, space in spaces.items():
-        for name, v in space.items():
-            told = (
-                f"{v.low:g} to {v.high:g}{', log' if v.log else ''}" if isinstance(v, Range) else ", ".join(map(str, v))
-            )
-            rows.append({"model": model, "setting": name, "tried": told})
+    for name in MODELS:
+        kind = model_class(name)
+        told = {row["setting"]: row for row in describe_settings(kind.Config)}
+        rows += [
+            {"model": name, "setting": n, "tried": told[n]["searched"], "meaning": told[n]["meaning"]}
+            for n in kind.search_space()
+        ]
     return pd.DataFrame(rows)
 
 # %% ../nbs/16_tuning.ipynb #8bc10394
@@ -165,13 +87,13 @@ def propose(
     config: Any, space: Space, trials: int, seed: int = 0, held: Mapping[str, Any] | None = None
 ) -> list[dict[str, Any]]:
     """The settings of each trial: those of `config` first (where the space holds them), then drawn at random; `held` are not drawn."""
-    searched = {setting: values for setting, values in space.items() if setting not in (held or {})}
+    searched = distributions({name: values for name, values in space.items() if name not in (held or {})})
     study, out = new_study(seed), []
-    usual = {setting: getattr(config, setting) for setting in searched}
-    study.enqueue_trial({setting: value for setting, value in usual.items() if holds(searched[setting], value)})
+    usual = {name: getattr(config, name) for name in searched}
+    study.enqueue_trial({n: v for n, v in usual.items() if holds(searched[n], v)})
     for _ in range(trials if searched else min(trials, 1)):
-        trial = study.ask()
-        out.append({**suggest(trial, searched), **(held or {})})
+        trial = study.ask(searched)
+        out.append({**trial.params, **(held or {})})
         study.tell(trial, 0.0)
     return out
 
@@ -202,12 +124,11 @@ def tune(
     not searched.
     """
     kind: Any = model
-    space, name, held = space or SPACES.get(kind.name, {}), f"{metric}@{k}", dict(fixed or {})
+    space, name, held = space or kind.search_space(), f"{metric}@{k}", dict(fixed or {})
     check_trials(trials)
     if trials and not space:
-        raise ValueError(f"{kind.name} has no search space; there are spaces for {sorted(SPACES)}")
-    if unknown := sorted(set(held) - set(vars(kind().config))):
-        raise ValueError(f"{kind.name} has no setting {unknown[0]!r}; it has {sorted(vars(kind().config))}")
+        raise ValueError(f"{kind.name} has no setting that a search tries; name a space")
+    make_config(kind.Config, kind.name, held)  # refuses what is unknown, by name
     rows: list[dict[str, Any]] = []
     values: list[np.ndarray] = []
     users: Any = None
@@ -267,7 +188,7 @@ def search_model(
     """The trials of a model for each question that has cases on validation: `trials` settings, the defaults with `repeat_weights`."""
     out: dict[Question, Trials] = {}
     asked = questions(split, "valid")
-    for number, setting in enumerate(propose(kind().config, SPACES.get(kind.name, {}), trials, seed)):
+    for number, setting in enumerate(propose(kind().config, kind.search_space(), trials, seed)):
         model = kind(**setting).fit(split.train)
         for question in asked:
             if not number:
@@ -334,7 +255,7 @@ def fit_chosen(
         for kind in kinds:
             model = kind(**best_setting(trials_of[kind.name].get(question, pd.DataFrame())))
             weight = model.config.repeat_weight
-            core = (kind.name, repr(replace(model.config, repeat_weight=0.0)))
+            core = (kind.name, repr(model.config.replace(repeat_weight=0.0)))
             model = run.fit(fitted[core].with_repeats(weight) if core in fitted else model, known)
             fitted.setdefault(core, model)
             out[question].append(model)

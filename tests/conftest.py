@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import requests
 
-from recsys_lab import datasets, splits
+from recsys_lab import datasets, histories, loading, splits
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,7 +29,7 @@ def real_data(name: str) -> datasets.Dataset:
     folder = os.environ.get("RECSYS_LAB_DATA")
     if not folder or not (ROOT / folder / name).is_dir():
         pytest.skip(f"RECSYS_LAB_DATA holds no {name}")
-    return datasets.read_folder(ROOT / folder / name, name)
+    return loading.read_folder(ROOT / folder / name, name)
 
 
 def random_log(seed: int, n: int = 400, users: int = 40, items: int = 25, text: bool = False) -> datasets.Dataset:
@@ -39,7 +39,7 @@ def random_log(seed: int, n: int = 400, users: int = 40, items: int = 25, text: 
         {
             "user_id": rng.integers(0, users, n),
             "item_id": rng.zipf(1.4, n) % items,
-            "event": rng.choice(datasets.EVENTS, n, p=[0.8, 0.12, 0.08]),
+            "event": rng.choice(histories.EVENTS, n, p=[0.8, 0.12, 0.08]),
             "timestamp": pd.to_datetime(rng.integers(1_700_000_000, 1_702_600_000, n) * 1000, unit="ms", utc=True),
         }
     )
@@ -81,7 +81,7 @@ def quick(name: str) -> dict:
 @pytest.fixture(scope="session")
 def shop() -> datasets.Dataset:
     os.chdir(ROOT)
-    return datasets.load("shop", size="tiny")
+    return loading.load("shop", size="tiny")
 
 
 @pytest.fixture(scope="session")
@@ -154,3 +154,33 @@ def folder(fits, shop, tmp_path_factory):
     place = tmp_path_factory.mktemp("bundle") / "b"
     packed(fits, shop, place)
     return place
+
+
+@pytest.fixture(scope="session")
+def client(folder):
+    """A caller of the service with the bundle of `folder`."""
+    pytest.importorskip("fastapi_offline")
+    from fastapi.testclient import TestClient
+
+    from recsys_lab.serving.api import create_app
+    from recsys_lab.serving.service import Settings
+
+    with TestClient(create_app(Settings(bundle=str(folder), token="secret", every=0), wait=True)) as c:
+        yield c
+
+
+@pytest.fixture(scope="session")
+def someone(fits):
+    """The user who did most."""
+    known = fits[2].known
+    return int(known.user_ids[np.argmax(np.diff(known.indptr))])
+
+
+def eventually(holds, seconds=30):
+    """Whether something holds within some seconds."""
+    end = time.time() + seconds
+    while time.time() < end:
+        if holds():
+            return True
+        time.sleep(0.05)
+    return False

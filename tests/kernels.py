@@ -23,11 +23,12 @@ import requests
 from conftest import ROOT, quick, serving
 from threadpoolctl import threadpool_info
 
-from recsys_lab import datasets, evaluation, runs, splits
-from recsys_lab.datasets import Histories
+from recsys_lab import loading, provenance, runs, splits
+from recsys_lab.histories import Histories
 from recsys_lab.models.base import MODELS, load, model_class
-from recsys_lab.serving.api import MOST_HISTORY, replay_requests
+from recsys_lab.serving.api import replay_requests
 from recsys_lab.serving.bundle import pack
+from recsys_lab.serving.schemas import MOST_HISTORY
 
 PLACE = ROOT / "build" / "kernels"
 KERNELS = {  # of OpenBLAS, by architecture: the name, and the feature (as NumPy names it) that a processor needs for it
@@ -74,23 +75,23 @@ def threads(n: int) -> dict[str, str]:
 
 def asked() -> tuple[Histories, str]:
     """The histories of the test requests of the tiny shop (none longer than the service takes), and what lists leave out."""
-    split = splits.make(datasets.load("shop", size="tiny"))
+    split = splits.make(loading.load("shop", size="tiny"))
     protocol, target, exclude = runs.questions(split)[0]
-    cases = evaluation.make_cases(split, protocol, target, "test", exclude)
+    cases = splits.make_cases(split, protocol, target, "test", exclude)
     rows = np.flatnonzero(cases.history <= MOST_HISTORY)
     return cases.histories(slice(0, len(cases))).take(rows), exclude
 
 
 def shop_hybrid():
     """A two-stage hybrid with ALS among its sources and one whose collaborative half is ALS, of the tiny shop."""
-    known = splits.make(datasets.load("shop", size="tiny")).known("test")
+    known = splits.make(loading.load("shop", size="tiny")).known("test")
     return model_class("hybrid_tuned")(alpha=0.2, collaborative="als").fit(known)
 
 
 def fit_all() -> None:
     """Fit and save every model of the lab, and a bundle."""
     shutil.rmtree(PLACE / "models", ignore_errors=True)
-    shop = datasets.load("shop", size="tiny")
+    shop = loading.load("shop", size="tiny")
     known = splits.make(shop).known("test")
     for name in MODELS:
         model_class(name)(**quick(name) | ENOUGH.get(name, {})).fit(known).save(PLACE / "models" / name)
@@ -272,7 +273,7 @@ def compare_choices(size: str, under: list[str]) -> None:
     with ThreadPoolExecutor(2) as pool:
         done = list(pool.map(lambda k: searched(k, {"OPENBLAS_CORETYPE": k}, size), under))
     (a, spent_a), (b, spent_b) = done
-    made, wrong, far = len(runs.collect_choices(runs.Run(a))), runs.choice_differences(a, b), outside(a, b)
+    made, wrong, far = len(provenance.collect_choices(runs.Run(a))), provenance.choice_differences(a, b), outside(a, b)
     print(f"{a.name} ({spent_a:.0f} s) and {b.name} ({spent_b:.0f} s): {made} choices, {len(wrong)} differ")
     if len(wrong) or far:
         sys.exit("\n".join([wrong.to_string(index=False), *far]))

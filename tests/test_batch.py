@@ -13,6 +13,9 @@ from conftest import ROOT, random_log
 from recsys_lab import cli, runs
 from recsys_lab.models.neighbours import ItemKNN
 
+pytestmark = pytest.mark.slow
+
+
 BIN = Path(sys.executable).parent
 
 

@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import sparse
 
-from recsys_lab.evaluation import evaluate, make_cases
+from recsys_lab.evaluation import evaluate
 from recsys_lab.intervals import mean_over_users
 from recsys_lab.models.base import load
-from recsys_lab.models.blend import Blend, fitted_members, pooled, standardised, weigh
+from recsys_lab.models.blend import Blend, fitted_members, standardised
 from recsys_lab.models.graph_filter import converged_basis, powers
+from recsys_lab.ranking.analysis import pooled, weigh
+from recsys_lab.splits import make_cases
 
 MEMBERS = {"item_knn": {"shrinkage": 5.0}, "graph_filter": {"factors": 8}, "popularity": {}}
 
@@ -82,7 +84,7 @@ def test_weights_leave_out_what_misleads(shop_split):
     class Noise:
         items = parts["item_knn"].items
 
-        def scores(self, histories, exclude="none"):
+        def score(self, histories, exclude="none"):
             return rng.random((len(histories), len(self.items)))
 
     table = weigh(pooled({**parts, "noise": Noise()}, cases, most=1500), 30)
@@ -117,9 +119,9 @@ def test_fold_in_is_that_of_the_members(shop_split, tmp_path):
         ({"members": {}}, "needs members"),
         ({"weights": {"ease": 1.0}}, "weights name 'ease'; the members are graph_filter, user_knn, als"),
         ({"weights": {"als": -1.0}}, "at least 0"),
-        ({"weights": {"als": float("nan")}}, "at least 0"),
+        ({"weights": {"als": float("nan")}}, "weights.als must be a finite number"),
         ({"members": {"als": {}}, "weights": {"als": 0.0}}, "one of them above 0"),
-        ({"members": ["als"]}, "members must be of type dict"),
+        ({"members": ["als"]}, "members must be a mapping"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(told, message):

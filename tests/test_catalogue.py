@@ -7,9 +7,9 @@ from conftest import random_log, real_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_lab import catalogue, datasets
+from recsys_lab import catalogue, datasets, histories
 from recsys_lab.catalogue import AsOf, Tree
-from recsys_lab.datasets import DataError
+from recsys_lab.files import DataError
 
 
 def frame_of(parent):
@@ -88,6 +88,7 @@ def property_log(seed, rows=300, items=20, values=5):
 
 @given(st.integers(0, 10_000))
 @settings(max_examples=40, deadline=None)
+@pytest.mark.slow
 def test_as_of_is_the_last_value_before(seed):
     """Strictly before; at equal times the row that comes last in the log counts, as in `item_property`."""
     rows, rng = property_log(seed), np.random.default_rng(seed + 1)
@@ -124,8 +125,8 @@ def test_text_ids_and_a_single_row():
     )
     asof = AsOf(rows, "p")
     assert asof.lookup(["tea", "cup", "tea"], [6, 6, 5]).tolist() == ["x", None, None]
-    assert asof.codes(["tea"], datasets.FOREVER).tolist() == [0] and asof.codes(
-        ["tea"], -datasets.FOREVER
+    assert asof.codes(["tea"], histories.FOREVER).tolist() == [0] and asof.codes(
+        ["tea"], -histories.FOREVER
     ).tolist() == [-1]
 
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_lab import evaluation, splits
-from recsys_lab.datasets import Dataset, Histories
-from recsys_lab.metrics import SOURCES
+from recsys_lab.datasets import Dataset
+from recsys_lab.histories import Histories
 from recsys_lab.models.als import ALS, BPR, bm25, bm25_idf
 from recsys_lab.models.base import fold_map, load, mean_vectors, stored_rows
 from recsys_lab.models.lightfm import BANDS, LightFMHybrid, LightFMWarp, price_bands
@@ -24,6 +24,7 @@ from recsys_lab.models.neighbours import (
     item_walk,
     keep_strongest,
 )
+from recsys_lab.topk import SOURCES
 
 LOG = random_log(7)
 
@@ -269,7 +270,7 @@ def test_strangers_are_folded_in_near_their_stored_lists(shop_split):
     stored, guessed = (
         evaluation.evaluate(model, shop_split, "next_period", ks=(10,), strangers=s) for s in (False, True)
     )
-    cases = evaluation.make_cases(shop_split, "next_period")
+    cases = splits.make_cases(shop_split, "next_period")
     share = pd.Index(cases.user_ids).isin(model.known.user_ids).mean()  # the others are cold
     assert stored.lists["stored_share", 10] == pytest.approx(share) and 0 < share < 1
     assert (stored.about["scoring"], guessed.about["scoring"]) == ("mixed", "fold_in")

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from recsys_lab import evaluation, splits
-from recsys_lab.datasets import Dataset, Histories
+from recsys_lab.datasets import Dataset
+from recsys_lab.histories import Histories
+from recsys_lab.lexical import COMMON
 from recsys_lab.models import content
 from recsys_lab.models.base import load, model_class
 from recsys_lab.models.content import Content, path_vectors, text_vectors, word_vectors
 from recsys_lab.models.neighbours import ItemKNN
-from recsys_lab.search import COMMON
 
 WORDS = ["pen", "ink", "cup", "blue", "mesh", "the"]
 
@@ -90,7 +91,7 @@ def test_a_sentence_encoder_gives_dense_vectors(monkeypatch, tmp_path):
 
         return encode
 
-    monkeypatch.setattr(content, "encoder", encoder)
+    monkeypatch.setattr("recsys_lab.search.encoder", encoder)
     content.encoded.cache_clear()
     log = described(["blue pen", "pen", "mesh cup", "blue blue pen", "cup cup"])
     model = Content(encoder="a-model").fit(log)

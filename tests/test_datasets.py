@@ -13,8 +13,10 @@ from conftest import ROOT, random_log, real_data, untimed_sessions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_lab import datasets
-from recsys_lab.datasets import DataError, Histories
+from recsys_lab import datasets, files, loading
+from recsys_lab.files import DataError
+from recsys_lab.histories import Histories
+from recsys_lab.readers import formats
 
 HEADER = "timestamp,visitorid,event,itemid,transactionid\n"
 ROWS = "1433193132535,5,view,11,\n1433193132000,6,addtocart,12,\n1433193133000,6,transaction,12,901\n"
@@ -33,7 +35,7 @@ def write_shop(folder, events=HEADER + ROWS):
 def test_retailrocket_files(tmp_path):
     (tmp_path / "item_properties_part1.csv").write_text(PROPERTIES)
     (tmp_path / "category_tree.csv").write_text("categoryid,parentid\n7,1\n8,1\n1,\n")
-    log = datasets.read_retailrocket(write_shop(tmp_path))
+    log = formats.read_retailrocket(write_shop(tmp_path))
     assert log.events.item_id.tolist() == [12, 11, 12]
     assert log.events.timestamp.iloc[1] == pd.Timestamp(1433193132535, unit="ms", tz="UTC")
     assert log.events.transaction_id.tolist()[2] == 901
@@ -46,7 +48,7 @@ def test_retailrocket_files(tmp_path):
 
 @pytest.mark.parametrize("form", ["gzip", "xz", "zip", "zip with a folder"])
 def test_compressed_files_read_alike(tmp_path, form):
-    plain = datasets.read_retailrocket(write_shop(tmp_path / "plain"))
+    plain = formats.read_retailrocket(write_shop(tmp_path / "plain"))
     folder = tmp_path / "packed"
     folder.mkdir()
     content = (HEADER + ROWS).encode()
@@ -58,9 +60,9 @@ def test_compressed_files_read_alike(tmp_path, form):
         with zipfile.ZipFile(folder / "archive.zip", "w") as z:
             z.writestr("deep/events.csv" if "folder" in form else "events.csv", content)
             z.writestr("notes.txt", "not a log")
-    assert datasets.read_retailrocket(folder).fingerprint == plain.fingerprint
+    assert formats.read_retailrocket(folder).fingerprint == plain.fingerprint
     if form == "zip":
-        assert datasets.read_retailrocket(folder / "archive.zip").fingerprint == plain.fingerprint
+        assert formats.read_retailrocket(folder / "archive.zip").fingerprint == plain.fingerprint
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def test_compressed_files_read_alike(tmp_path, form):
 )
 def test_malformed_events_name_the_place(tmp_path, text, told):
     with pytest.raises(DataError) as error:
-        datasets.read_retailrocket(write_shop(tmp_path, text))
+        formats.read_retailrocket(write_shop(tmp_path, text))
     assert told in str(error.value) and "events.csv" in str(error.value)
 
 
@@ -94,22 +96,22 @@ def test_a_bad_row_far_down_is_named_by_its_line(tmp_path):
     rows = [f"{1433193132535 + i},{i},view,{i % 7},\n" for i in range(200_000)]
     rows[150_000] = "1433193132535,oops,view,1,\n"
     with pytest.raises(DataError, match=r"line 150002, column 'visitorid': 'oops'"):
-        datasets.read_retailrocket(write_shop(tmp_path, HEADER + "".join(rows)))
+        formats.read_retailrocket(write_shop(tmp_path, HEADER + "".join(rows)))
 
 
 def test_exact_duplicates_are_counted_and_removed(tmp_path):
-    log = datasets.read_retailrocket(write_shop(tmp_path, HEADER + ROWS + ROWS))
+    log = formats.read_retailrocket(write_shop(tmp_path, HEADER + ROWS + ROWS))
     assert len(log) == 3 and log.notices == {"exact duplicate rows removed": 3}
 
 
 def test_missing_folder_lists_what_there_is():
     with pytest.raises(ValueError, match=r"there are .*shop"):
-        datasets.load("nothing-of-this-name")
+        loading.load("nothing-of-this-name")
 
 
 def test_unknown_size_is_refused():
     with pytest.raises(ValueError, match="no shop of size 'huge'; there are"):
-        datasets.load("shop", size="huge")
+        loading.load("shop", size="huge")
 
 
 def test_table_and_parquet_agree(tmp_path):
@@ -118,7 +120,7 @@ def test_table_and_parquet_agree(tmp_path):
     frame.to_parquet(tmp_path / "log.parquet")
     mapping = {"user_id": "who", "item_id": "what", "event": "did", "timestamp": "when"}
     kinds = {"buy": "transaction", "look": "view"}
-    logs = [datasets.read_table(tmp_path / f, mapping, time_unit="s", events=kinds) for f in ("log.csv", "log.parquet")]
+    logs = [formats.read_table(tmp_path / f, mapping, time_unit="s", events=kinds) for f in ("log.csv", "log.parquet")]
     assert logs[0].fingerprint == logs[1].fingerprint
     assert logs[0].events.user_id.tolist() == ["a", "b"] and logs[0].events.event.tolist() == ["view", "transaction"]
 
@@ -127,12 +129,12 @@ def test_table_faults(tmp_path):
     (tmp_path / "log.csv").write_text("who,what,when\na,1,2024-01-01\nb,,2024-01-02\n")
     mapping = {"user_id": "who", "item_id": "what", "timestamp": "when"}
     with pytest.raises(DataError, match=r"log.csv, line 3, column 'what'"):
-        datasets.read_table(tmp_path / "log.csv", mapping)
+        formats.read_table(tmp_path / "log.csv", mapping)
     (tmp_path / "log.csv").write_text("who,what,when\na,1,2024-01-01\nb,2,yesterday\n")
     with pytest.raises(DataError, match=r"log.csv, line 3, column 'when': 'yesterday' is not a time"):
-        datasets.read_table(tmp_path / "log.csv", mapping)
+        formats.read_table(tmp_path / "log.csv", mapping)
     with pytest.raises(ValueError, match="columns must map"):
-        datasets.read_table(tmp_path / "log.csv", {"user_id": "who"})
+        formats.read_table(tmp_path / "log.csv", {"user_id": "who"})
 
 
 def test_own_log_described_by_toml(tmp_path, monkeypatch):
@@ -141,21 +143,21 @@ def test_own_log_described_by_toml(tmp_path, monkeypatch):
     (folder / "log.csv").write_text("who,what\na,1\na,2\nb,1\n")
     (folder / "dataset.toml").write_text('file = "log.csv"\n[columns]\nuser_id = "who"\nitem_id = "what"\n')
     monkeypatch.setenv("RECSYS_LAB_DATA", str(tmp_path))
-    log = datasets.load("mine")
-    assert not log.has_times and log.events.item_id.tolist() == [1, 2, 1] and "mine" in datasets.available()
+    log = loading.load("mine")
+    assert not log.has_times and log.events.item_id.tolist() == [1, 2, 1] and "mine" in loading.available()
     (folder / "dataset.toml").write_text('file = "log.csv"\ncolums = 1\n')
     with pytest.raises(DataError, match=r"dataset.toml: \['colums'\] unknown or missing"):
-        datasets.load("mine")
+        loading.load("mine")
 
 
 def test_adjacency_faults(tmp_path):
     (tmp_path / "train.txt").write_text("0 1 2\n1 5 5\n")
     (tmp_path / "test.txt").write_text("0 3\n1 6\n")
-    log = datasets.read_adjacency(tmp_path)
+    log = formats.read_adjacency(tmp_path)
     assert len(log) == 5 and log.notices == {"repeated pairs removed": 1}
     (tmp_path / "test.txt").write_text("0 2\n")
     with pytest.raises(DataError, match="user 0 has item 2 in both train and test"):
-        datasets.read_adjacency(tmp_path)
+        formats.read_adjacency(tmp_path)
 
 
 def test_the_raw_sample_has_three_duplicates():
@@ -177,7 +179,7 @@ def test_real_logs_are_read_whole():
     gowalla = real_data("gowalla")
     assert gowalla.events.part.value_counts().to_dict() == {"train": 810_128, "test": 217_242}
     path = ROOT / os.environ["RECSYS_LAB_DATA"] / "gowalla" / "train.txt.xz"
-    assert hashlib.sha256(datasets.open_source(path).read()).hexdigest().startswith("7244696fdeb23911")
+    assert hashlib.sha256(files.open_source(path).read()).hexdigest().startswith("7244696fdeb23911")
 
 
 runs = st.lists(st.lists(st.integers(0, 9), max_size=6), min_size=1, max_size=8)
@@ -257,3 +259,29 @@ def test_a_matrix_leaves_its_histories_alone():
     assert first.toarray().tolist() == [[2, 2, 4], [0, 4, 0]]
     assert (history.indptr == before[0]).all() and (history.items == before[1]).all()
     assert (history.matrix(3, {"view": 2.0}) != first).nnz == 0
+
+
+def test_what_is_kept_with_a_log_goes_with_it():
+    """Made once for a key; of each kind the latest used; nothing outlives the log."""
+    import gc
+    import weakref
+
+    log, made = datasets.Dataset("kept", random_log(1).events), []
+
+    class Fit:
+        pass
+
+    def make(n):
+        made.append(n)
+        return Fit()
+
+    first = log.kept(("fit", 0), lambda: make(0))
+    assert log.kept(("fit", 0), lambda: make(0)) is first and made == [0]
+    for n in range(1, 5):  # the fifth puts out the one that was used longest ago
+        log.kept(("fit", n), lambda n=n: make(n))
+    log.kept(("other", 0), lambda: make("other"))
+    assert log.kept(("fit", 0), lambda: make(0)) is not first and made == [0, 1, 2, 3, 4, "other", 0]
+    alive = weakref.ref(log.kept(("fit", 4), lambda: make(4)))
+    del log, first
+    gc.collect()
+    assert alive() is None

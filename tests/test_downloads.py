@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from recsys_lab import cli, datasets, downloads
+from recsys_lab import cli, downloads, loading
 from recsys_lab.downloads import DownloadError, Resuming, Source
 
 CONTENT = hashlib.sha256(b"seed").digest() * 4000  # 128,000 bytes
@@ -200,7 +200,7 @@ def serve_split(handler, number):
 def test_a_dataset_appears_whole_with_its_origin(server, home):
     server.answer = serve_split
     folder = downloads.get("little", split_at(server, users=2, items=3, events=6), QUICK)
-    assert folder == home / "data" / "little" and len(datasets.load("little")) == 6
+    assert folder == home / "data" / "little" and len(loading.load("little")) == 6
     told = json.loads((folder / "source.json").read_text())
     assert told["files"]["train.txt"]["sha256"] == hashlib.sha256(TRAIN).hexdigest()
     assert not (home / "data" / ".downloads" / "little").exists()
@@ -265,7 +265,7 @@ def test_kaggle_s_archive_becomes_a_dataset(kaggle, home):
     sources = {"retailrocket": Source("a log", "none", kaggle="retailrocket/ecommerce-dataset", counts={"users": 1})}
     folder = downloads.get("retailrocket", sources)
     assert sorted(p.name for p in folder.iterdir()) == ["category_tree.csv", "events.csv", "source.json"]
-    assert len(datasets.load("retailrocket")) == 1
+    assert len(loading.load("retailrocket")) == 1
 
 
 def test_the_command_line(home, capsys):

@@ -7,9 +7,10 @@ from conftest import arrived_split, random_log, untimed_sessions
 
 from recsys_lab import evaluation, metrics, splits
 from recsys_lab.datasets import Dataset
-from recsys_lab.evaluation import Evaluation, evaluate, make_cases
+from recsys_lab.evaluation import Evaluation, evaluate
 from recsys_lab.models.neighbours import ItemKNN
 from recsys_lab.models.popularity import Popularity, RecentPopularity
+from recsys_lab.splits import make_cases
 
 
 def forbidden(past, exclude):
@@ -184,14 +185,14 @@ def test_a_question_without_cases_is_left_out_and_a_wrong_one_is_not():
 
     log = random_log(7)
     views = splits.make(log.where((log.events.event == "view").to_numpy()))
-    with pytest.raises(evaluation.NoCases, match="no case for protocol next_period, target purchase"):
+    with pytest.raises(splits.NoCases, match="no case for protocol next_period, target purchase"):
         make_cases(views, "next_period", "purchase")
     assert [q for q in runs.questions(splits.make(log)) if q not in runs.questions(views)] == [
         ("next_period", "purchase", "purchased")
     ]
     with pytest.raises(ValueError) as wrong:
         make_cases(views, "next_period", "purchase", "test", "everything")
-    assert "exclude must be one of" in str(wrong.value) and not isinstance(wrong.value, evaluation.NoCases)
+    assert "exclude must be one of" in str(wrong.value) and not isinstance(wrong.value, splits.NoCases)
     for typo in ({"target": "purchases"}, {"protocol": "next-item"}):  # with an explicit exclude too
         with pytest.raises(ValueError, match="must be one of"):
             make_cases(views, **{"protocol": "next_period", "target": "any", "exclude": "none", **typo})
@@ -219,9 +220,9 @@ def test_what_was_bought_is_no_answer_where_purchases_are_left_out(protocol):
 @pytest.mark.parametrize("exclude", ["none", "seen", "purchased"])
 def test_looking_back_is_the_same_in_blocks_of_any_size(shop_split, exclude):
     cases = make_cases(shop_split, "next_item", "any", "test", exclude)
-    whole = evaluation.look_back(cases, len(cases))
+    whole = splits.look_back(cases, len(cases))
     for block in (1 + len(cases) // 7, 300):
-        bits = evaluation.look_back(cases, block)
+        bits = splits.look_back(cases, block)
         assert all((a == b).all() for a, b in zip(whole, bits, strict=True))
     assert (whole[0] == cases.history).all() and not whole[
         1

@@ -7,7 +7,7 @@ from conftest import random_log, real_data, untimed_sessions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_lab import datasets, exploration
+from recsys_lab import datasets, exploration, histories
 
 MINUTE = 60_000
 
@@ -85,7 +85,7 @@ def test_cold_start_counts_who_is_new_after_the_cutoff():
 def test_cold_start_agrees_with_counting(seed, cutoffs):
     log = random_log(seed, n=200)
     table = exploration.cold_start(log, cutoffs)
-    for row, stop in zip(table.itertuples(), [*table.cutoff[1:], datasets.FOREVER], strict=True):
+    for row, stop in zip(table.itertuples(), [*table.cutoff[1:], histories.FOREVER], strict=True):
         before, after = log.before(int(row.cutoff)), log.between(int(row.cutoff), int(stop))
         assert row.users == len(after.users)
         assert row[3] == pytest.approx((~after.users.isin(before.users)).mean())

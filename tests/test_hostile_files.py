@@ -12,8 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recsys_lab import datasets
-from recsys_lab.datasets import DataError, Rejects, Table
+from recsys_lab import files, histories, loading
+from recsys_lab.files import DataError
+from recsys_lab.readers import formats, tables
+from recsys_lab.readers.tables import Rejects, Table
 
 HEADER = "timestamp,visitorid,event,itemid,transactionid\n"
 GOOD = "1433193132535,5,view,11,\n1433193133000,6,addtocart,12,\n1433193134000,6,transaction,12,901\n"
@@ -28,7 +30,7 @@ def shop(folder, content, name="events.csv"):
 
 def refused(folder, **more):
     with pytest.raises(DataError) as error:
-        datasets.read_retailrocket(folder, **more)
+        formats.read_retailrocket(folder, **more)
     return str(error.value)
 
 
@@ -57,49 +59,49 @@ def test_a_bad_row_is_named(tmp_path, row, told):
 
 def test_a_whole_log_in_seconds_is_read_when_told(tmp_path):
     rows = "1433193132,5,view,11,\n1433193133,6,view,12,\n"
-    log = datasets.read_retailrocket(shop(tmp_path, HEADER + rows), time_unit="s")
+    log = formats.read_retailrocket(shop(tmp_path, HEADER + rows), time_unit="s")
     assert log.moments.tolist() == [1433193132000, 1433193133000]
     with pytest.raises(DataError, match="is time_unit='ms' meant"):
-        datasets.read_retailrocket(shop(tmp_path, HEADER + GOOD), time_unit="s")
+        formats.read_retailrocket(shop(tmp_path, HEADER + GOOD), time_unit="s")
 
 
 def test_iso_times_outside_the_plausible_range(tmp_path):
     (tmp_path / "log.csv").write_text("who,what,when\na,1,2024-01-01\nb,2,0001-01-01\n")
     with pytest.raises(DataError, match=r"line 3, column 'when': '0001-01-01' is not a time in ISO 8601 between 1990"):
-        datasets.read_table(tmp_path / "log.csv", MINE)
+        formats.read_table(tmp_path / "log.csv", MINE)
     (tmp_path / "log.csv").write_text("who,what,when\na,1,1433193132.25\nb,2,1433193133\n")
-    assert datasets.read_table(tmp_path / "log.csv", MINE, time_unit="s").moments.tolist() == [
+    assert formats.read_table(tmp_path / "log.csv", MINE, time_unit="s").moments.tolist() == [
         1433193132250,
         1433193133000,
     ]
     with pytest.raises(DataError, match=r"line 2, column 'when'.*is time_unit='s' meant"):
-        datasets.read_table(tmp_path / "log.csv", MINE)
+        formats.read_table(tmp_path / "log.csv", MINE)
 
 
 @pytest.mark.parametrize(
     "content", [HEADER + GOOD, HEADER.encode("utf-8-sig") + GOOD.encode(), (HEADER + GOOD).replace("\n", "\r\n")]
 )
 def test_byte_order_marks_and_line_ends_change_nothing(tmp_path, content):
-    plain = datasets.read_retailrocket(shop(tmp_path / "plain", HEADER + GOOD))
-    assert datasets.read_retailrocket(shop(tmp_path / "odd", content)).fingerprint == plain.fingerprint
+    plain = formats.read_retailrocket(shop(tmp_path / "plain", HEADER + GOOD))
+    assert formats.read_retailrocket(shop(tmp_path / "odd", content)).fingerprint == plain.fingerprint
 
 
 @pytest.mark.parametrize("unit, scale", [("s", 1), ("ms", 1_000), ("us", 10**6), ("ns", 10**9)])
 def test_every_unit_is_read_exactly_and_no_number_breaks_it(tmp_path, unit, scale):
     seconds = [1433193132, 1700000001]
     (tmp_path / "log.csv").write_text("who,what,when\n" + "".join(f"a,1,{t * scale}\n" for t in seconds))
-    assert datasets.read_table(tmp_path / "log.csv", MINE, time_unit=unit).moments.tolist() == [
+    assert formats.read_table(tmp_path / "log.csv", MINE, time_unit=unit).moments.tolist() == [
         t * 1000 for t in seconds
     ]
     for number in ("9999999999999999999", "99999999999999999999999", "4999999999999999999", "0"):
         (tmp_path / "log.csv").write_text(f"who,what,when\na,1,{number}\n")
         with pytest.raises(DataError, match="column 'when'"):
-            datasets.read_table(tmp_path / "log.csv", MINE, time_unit=unit)
+            formats.read_table(tmp_path / "log.csv", MINE, time_unit=unit)
 
 
 def test_columns_that_nobody_needs_may_be_repeated(tmp_path):
     rows = "1433193132535,5,view,11,,,\n"
-    log = datasets.read_retailrocket(shop(tmp_path, "timestamp,visitorid,event,itemid,transactionid,,\n" + rows))
+    log = formats.read_retailrocket(shop(tmp_path, "timestamp,visitorid,event,itemid,transactionid,,\n" + rows))
     assert len(log) == 1
     assert "['event'] appear more than once" in refused(
         shop(tmp_path / "b", "timestamp,visitorid,event,itemid,transactionid,event\n")
@@ -108,15 +110,15 @@ def test_columns_that_nobody_needs_may_be_repeated(tmp_path):
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "told.json"
-    datasets.write_text(path, "old")
-    monkeypatch.setattr(datasets.os, "replace", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    files.write_text(path, "old")
+    monkeypatch.setattr(files.os, "replace", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        datasets.write_text(path, "new")
+        files.write_text(path, "new")
     assert [p.name for p in tmp_path.iterdir()] == ["told.json"] and path.read_text() == "old"
 
 
 def test_notices_are_handed_out_as_a_copy(tmp_path):
-    log = datasets.read_retailrocket(shop(tmp_path, HEADER + GOOD + GOOD))
+    log = formats.read_retailrocket(shop(tmp_path, HEADER + GOOD + GOOD))
     log.notices.clear()
     assert log.notices == {"exact duplicate rows removed": 3}
 
@@ -129,16 +131,16 @@ def test_a_side_file_that_cannot_be_written_is_an_error(tmp_path):
 
 def test_a_byte_order_mark_does_not_hide_in_other_files(tmp_path):
     (tmp_path / "sessions.txt").write_bytes("\ufeff1 2\r\n3 4\r\n".encode())
-    assert datasets.read_sessions(tmp_path / "sessions.txt").events.item_id.tolist() == [1, 2, 3, 4]
+    assert formats.read_sessions(tmp_path / "sessions.txt").events.item_id.tolist() == [1, 2, 3, 4]
     (tmp_path / "log.csv").write_bytes("\ufeffwho,what\r\na,1\r\n".encode())
-    assert len(datasets.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})) == 1
+    assert len(formats.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})) == 1
 
 
 def test_other_encodings_are_named(tmp_path):
     assert "the file is in UTF-16; save it in UTF-8" in refused(shop(tmp_path, (HEADER + GOOD).encode("utf-16")))
     (tmp_path / "log.csv").write_bytes("who,what\nann,1\nj\u00f6rg,2\n".encode("latin-1"))
     with pytest.raises(DataError, match=r"line 3, column 'who': .* is not an id: text in UTF-8"):
-        datasets.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
+        formats.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
 
 
 @pytest.mark.parametrize("form", ["gz", "xz", "zip"])
@@ -156,7 +158,7 @@ def test_files_cut_short_are_refused_never_read_as_short_logs(tmp_path, form):
         whole = gzip.compress(content) if form == "gz" else lzma.compress(content)
         damaged = whole[: len(whole) // 2]
     name = "events.zip" if form == "zip" else f"events.csv.{form}"
-    assert len(datasets.read_retailrocket(shop(tmp_path / "whole", whole, name))) == 5000
+    assert len(formats.read_retailrocket(shop(tmp_path / "whole", whole, name))) == 5000
     message = refused(shop(tmp_path / "cut", damaged, name))
     assert f"{name}: the compressed file is damaged or cut short" in message
     assert "damaged" in refused(tmp_path / "cut", on_error="quarantine")  # a damaged file is never set aside
@@ -168,23 +170,23 @@ def test_nothing_in_it(tmp_path):
     assert "the file is empty" in refused(shop(tmp_path / "z", gzip.compress(b""), "events.csv.gz"))
     (tmp_path / "sessions.txt").write_text("\n\n")
     with pytest.raises(DataError, match="no interaction found"):
-        datasets.read_sessions(tmp_path / "sessions.txt")
+        formats.read_sessions(tmp_path / "sessions.txt")
 
 
 def test_another_separator_is_guessed_in_the_error_and_read_when_told(tmp_path):
     (tmp_path / "log.csv").write_text("who;what;when\na;1,5;2024-01-01\n")
     with pytest.raises(DataError, match="is separator=';' meant"):
-        datasets.read_table(tmp_path / "log.csv", MINE)
-    assert datasets.read_table(tmp_path / "log.csv", MINE, separator=";").items.tolist() == ["1,5"]
+        formats.read_table(tmp_path / "log.csv", MINE)
+    assert formats.read_table(tmp_path / "log.csv", MINE, separator=";").items.tolist() == ["1,5"]
 
 
 def test_quoted_commas_and_lines(tmp_path):
     (tmp_path / "log.csv").write_text('who,what\n"a,b","cup ""x"""\n"two\nlines",hat\n')
-    log = datasets.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
+    log = formats.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
     assert log.events.user_id.tolist() == ["a,b", "two\nlines"] and log.events.item_id.tolist() == ['cup "x"', "hat"]
     (tmp_path / "log.csv").write_text('who,what\n"two\nlines",hat\nbob,\n')
     with pytest.raises(DataError, match="line 4, column 'what': ''"):
-        datasets.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
+        formats.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
 
 
 @pytest.mark.parametrize("size", [1 << 24, 64])
@@ -193,50 +195,50 @@ def test_a_quote_that_never_closes_does_not_swallow_the_rest(tmp_path, size):
     with pytest.raises(DataError, match=r"log.csv, line 3: a quote opens in this record and never closes"):
         list(Table(tmp_path / "log.csv", block_bytes=size).blocks(["who", "what"]))
     (tmp_path / "log.csv").write_text('who,what\nann,5" pipe\nbob,tea\n')  # a quote within a field opens nothing
-    log = datasets.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
+    log = formats.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
     assert log.events.item_id.tolist() == ['5" pipe', "tea"]
 
 
 def test_ids_of_mixed_types_are_text_and_the_notice_says_so(tmp_path):
     (tmp_path / "log.csv").write_text("who,what\n1,10\n2,x7\n01,10\n")
-    log = datasets.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
+    log = formats.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
     assert log.events.item_id.tolist() == ["10", "x7", "10"] and log.events.user_id.tolist() == ["1", "2", "01"]
     assert [n for told, n in log.notices.items() if "item id" in told and "'x7'" in told] == [1]
     (tmp_path / "log.csv").write_text("who,what\n1,10\n 1,10\n")
     with pytest.raises(DataError, match=r"line 3, column 'who': ' 1' is not an id"):
-        datasets.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
+        formats.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
 
 
 def test_ids_beyond_floating_point_stay_exact(tmp_path):
     ids = [2**53, 2**53 + 1, 10**18 - 1]
     (tmp_path / "log.csv").write_text("who,what\n" + "".join(f"{i},{i}\n" for i in ids))
-    log = datasets.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
+    log = formats.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
     assert log.users.tolist() == ids and log.events.item_id.tolist() == ids
     rows = "".join(f"1433193132535,{i},view,{i},\n" for i in ids)
-    assert datasets.read_retailrocket(shop(tmp_path / "rr", HEADER + rows)).users.tolist() == ids
+    assert formats.read_retailrocket(shop(tmp_path / "rr", HEADER + rows)).users.tolist() == ids
     (tmp_path / "log.csv").write_text(f"who,what\n{2**64},1\n{2**64 + 1},2\n")  # beyond 64 bits: text
-    assert datasets.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"}).users.tolist() == [
+    assert formats.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"}).users.tolist() == [
         str(2**64),
         str(2**64 + 1),
     ]
     (tmp_path / "sessions.txt").write_text(f"1 2\n3 {2**64}\n")
     with pytest.raises(DataError, match="line 2: '18446744073709551616' is not a whole number of at most 18 digits"):
-        datasets.read_sessions(tmp_path / "sessions.txt")
+        formats.read_sessions(tmp_path / "sessions.txt")
 
 
 def test_parquet_ids_that_went_through_floating_point(tmp_path):
     path = tmp_path / "log.parquet"
     mapping = {"user_id": "who", "item_id": "what"}
     pd.DataFrame({"who": [1.0, 2.0], "what": [5, 6]}).to_parquet(path)
-    assert datasets.read_table(path, mapping).users.tolist() == [1, 2]
+    assert formats.read_table(path, mapping).users.tolist() == [1, 2]
     pd.DataFrame({"who": [1.0, 2.0**53 + 2], "what": [5, 6]}).to_parquet(path)
     with pytest.raises(DataError, match=r"column 'who': whole numbers beyond 2.53 stored as floating point"):
-        datasets.read_table(path, mapping)
+        formats.read_table(path, mapping)
     pd.DataFrame({"who": pd.array([1, None], "Int64"), "what": [5, 6]}).to_parquet(path)
     with pytest.raises(DataError, match="row 2, column 'who': ''"):
-        datasets.read_table(path, mapping)
+        formats.read_table(path, mapping)
     pd.DataFrame({"who": [2**63 - 1, 1], "what": np.array([2**64 - 1, 6], np.uint64)}).to_parquet(path)
-    log = datasets.read_table(path, mapping)
+    log = formats.read_table(path, mapping)
     assert sorted(log.items) == ["18446744073709551615", "6"] and "9223372036854775807" in log.users.tolist()
 
 
@@ -245,7 +247,7 @@ def test_parquet_times_need_no_unit(tmp_path):
     for zone in (None, "Europe/Berlin"):
         stamps = pd.to_datetime(times).tz_localize(zone)
         pd.DataFrame({"who": [1, 2], "what": [5, 6], "when": stamps}).to_parquet(path)
-        log = datasets.read_table(path, MINE)
+        log = formats.read_table(path, MINE)
         assert log.events.timestamp.tolist() == sorted(pd.to_datetime(stamps, utc=True))
 
 
@@ -256,12 +258,12 @@ def test_damaged_parquet_is_refused_by_name(tmp_path):
         path = tmp_path / f"{seed}.parquet"
         path.write_bytes(mutate(whole.getvalue(), np.random.default_rng(seed)))
         try:
-            datasets.read_table(path, {"user_id": "who", "item_id": "what"})
+            formats.read_table(path, {"user_id": "who", "item_id": "what"})
         except DataError as error:
             assert path.name in str(error)
     path.write_bytes(whole.getvalue()[:-100])
     with pytest.raises(DataError, match=r"59.parquet: the Parquet file is damaged or cut short"):
-        datasets.read_table(path, {"user_id": "who", "item_id": "what"})
+        formats.read_table(path, {"user_id": "who", "item_id": "what"})
 
 
 def test_parquet_text_that_is_no_utf8_is_refused_by_row(tmp_path):
@@ -271,8 +273,8 @@ def test_parquet_text_that_is_no_utf8_is_refused_by_row(tmp_path):
     (tmp_path / "log.parquet").write_bytes(damaged)
     mapping = {"user_id": "who", "item_id": "what"}
     with pytest.raises(DataError, match=r"row 2, column 'who': 'bo\\x00by' is not an id: text in UTF-8"):
-        datasets.read_table(tmp_path / "log.parquet", mapping)
-    assert len(datasets.read_table(tmp_path / "log.parquet", mapping, on_error="quarantine")) == 2
+        formats.read_table(tmp_path / "log.parquet", mapping)
+    assert len(formats.read_table(tmp_path / "log.parquet", mapping, on_error="quarantine")) == 2
 
 
 @pytest.mark.parametrize(
@@ -288,19 +290,19 @@ def test_dataset_toml_is_named_when_it_is_wrong(tmp_path, text, told):
     (tmp_path / "log.csv").write_text("who,what\na,1\n")
     (tmp_path / "dataset.toml").write_text(text)
     with pytest.raises(DataError) as error:
-        datasets.read_folder(tmp_path, "log")
+        loading.read_folder(tmp_path, "log")
     assert told in str(error.value) and "dataset.toml" in str(error.value)
     right = '\ufefffile = "log.csv"\n[columns]\nuser_id = "who"\nitem_id = "what"\n'  # a byte-order mark is no fault
     (tmp_path / "dataset.toml").write_text(right)
-    assert len(datasets.read_folder(tmp_path, "log")) == 1
+    assert len(loading.read_folder(tmp_path, "log")) == 1
 
 
 def test_kinds_of_event_that_a_mapping_does_not_name_are_refused(tmp_path):
     (tmp_path / "log.csv").write_text("who,what,did\na,1,look\nb,2,lok\n")
     mapping = {"user_id": "who", "item_id": "what", "event": "did"}
     with pytest.raises(DataError, match="line 3, column 'did': 'lok' is not one of addtocart, look, transaction, view"):
-        datasets.read_table(tmp_path / "log.csv", mapping, events={"look": "view"})
-    assert datasets.read_table(tmp_path / "log.csv", mapping).event_names == ("lok", "look")
+        formats.read_table(tmp_path / "log.csv", mapping, events={"look": "view"})
+    assert formats.read_table(tmp_path / "log.csv", mapping).event_names == ("lok", "look")
 
 
 BAD = (
@@ -310,7 +312,7 @@ BAD = (
 
 
 def test_quarantine_sets_bad_rows_aside_and_counts_them(tmp_path):
-    log = datasets.read_retailrocket(shop(tmp_path, BAD), on_error="quarantine")
+    log = formats.read_retailrocket(shop(tmp_path, BAD), on_error="quarantine")
     assert len(log) == 4 and 14 in log.items
     side = pd.read_csv(tmp_path / "events.csv.rejected.csv", dtype=str)
     assert side.line.tolist() == ["5", "6", "8", "10", "11"]
@@ -321,34 +323,34 @@ def test_quarantine_sets_bad_rows_aside_and_counts_them(tmp_path):
     assert "set aside" in str(log.card()["notices"])
     good = tmp_path / "good"
     whole = HEADER + GOOD + "1433193135000,8,view,14,\n"
-    assert datasets.read_retailrocket(shop(good, whole)).fingerprint == log.fingerprint
+    assert formats.read_retailrocket(shop(good, whole)).fingerprint == log.fingerprint
 
 
 def test_a_mended_file_loses_its_side_file(tmp_path):
-    datasets.read_retailrocket(shop(tmp_path, BAD), on_error="quarantine")
-    datasets.read_retailrocket(shop(tmp_path, HEADER + GOOD), on_error="quarantine")
+    formats.read_retailrocket(shop(tmp_path, BAD), on_error="quarantine")
+    formats.read_retailrocket(shop(tmp_path, HEADER + GOOD), on_error="quarantine")
     assert [p.name for p in tmp_path.iterdir()] == ["events.csv"]
 
 
 def test_quarantine_elsewhere_and_by_dataset_toml(tmp_path):
     folder = shop(tmp_path / "log", BAD)
-    datasets.read_retailrocket(folder, on_error="quarantine", quarantine=tmp_path / "aside")
+    formats.read_retailrocket(folder, on_error="quarantine", quarantine=tmp_path / "aside")
     assert (tmp_path / "aside" / "events.csv.rejected.csv").exists() and len(list(folder.iterdir())) == 1
     (folder / "dataset.toml").write_text('format = "retailrocket"\non_error = "quarantine"\n')
-    assert len(datasets.read_folder(folder, "log")) == 4
+    assert len(loading.read_folder(folder, "log")) == 4
     (folder / "dataset.toml").write_text('format = "retailrocket"\non_error = "ignore"\n')
     with pytest.raises(ValueError, match="on_error must be raise or quarantine, not 'ignore'"):
-        datasets.read_folder(folder, "log")
+        loading.read_folder(folder, "log")
     (folder / "dataset.toml").write_text('format = "retailroket"\n')
     with pytest.raises(DataError, match="format must be one of table, retailrocket"):
-        datasets.read_folder(folder, "log")
+        loading.read_folder(folder, "log")
 
 
 def test_members_of_a_zip_have_side_files_of_their_own(tmp_path):
     with zipfile.ZipFile(tmp_path / "archive.zip", "w") as z:
         z.writestr("deep/events.csv", BAD)
         z.writestr("deep/category_tree.csv", "categoryid,parentid\n1,\nx,1\n2,1\n")
-    log = datasets.read_retailrocket(tmp_path, on_error="quarantine")
+    log = formats.read_retailrocket(tmp_path, on_error="quarantine")
     assert (len(log), len(log.categories)) == (4, 2)
     sides = {p.name: len(pd.read_csv(p)) for p in tmp_path.glob("*.rejected.csv")}
     assert sides == {"events.csv.rejected.csv": 5, "category_tree.csv.rejected.csv": 1}
@@ -358,7 +360,7 @@ def test_files_with_a_header_only_beside_a_good_log(tmp_path):
     shop(tmp_path, HEADER + GOOD)
     (tmp_path / "item_properties_part1.csv").write_text("timestamp,itemid,property,value\n")
     (tmp_path / "category_tree.csv").write_text("categoryid,parentid\n")
-    log = datasets.read_retailrocket(tmp_path)
+    log = formats.read_retailrocket(tmp_path)
     assert (len(log), len(log.properties), len(log.categories)) == (3, 0, 0)
     assert not {"categories", "properties"} & log.offers
 
@@ -374,14 +376,14 @@ def test_bad_property_rows_sessions_and_parquet_rows_are_set_aside_too(tmp_path)
     (tmp_path / "item_properties_part1.csv").write_text(
         "timestamp,itemid,property,value\n1433193000000,11,categoryid,7\n1433193000000,x,categoryid,7\n"
     )
-    log = datasets.read_retailrocket(tmp_path, on_error="quarantine")
+    log = formats.read_retailrocket(tmp_path, on_error="quarantine")
     assert len(log.properties) == 1 and (tmp_path / "item_properties_part1.csv.rejected.csv").exists()
     (tmp_path / "sessions.txt").write_text("1 2\n3 four\n5 6\n")
-    sessions = datasets.read_sessions(tmp_path / "sessions.txt", on_error="quarantine")
+    sessions = formats.read_sessions(tmp_path / "sessions.txt", on_error="quarantine")
     assert sessions.events.user_id.tolist() == [0, 0, 1, 1] and sum(sessions.notices.values()) == 1
     path = tmp_path / "log.parquet"
     pd.DataFrame({"who": ["a", None, "b"], "what": [1, 2, 3]}).to_parquet(path)
-    log = datasets.read_table(path, {"user_id": "who", "item_id": "what"}, on_error="quarantine")
+    log = formats.read_table(path, {"user_id": "who", "item_id": "what"}, on_error="quarantine")
     assert log.users.tolist() == ["a", "b"]
     assert pd.read_csv(tmp_path / "log.parquet.rejected.csv").line.tolist() == [2]
 
@@ -401,7 +403,7 @@ def test_what_is_read_is_what_was_written_whatever_the_block(tmp_path, rows, end
     csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator=end).writerows([("a", "b"), *rows])
     path = tmp_path / "any.csv"
     path.write_text(text.getvalue(), encoding="utf-8", newline="")
-    read = datasets.read_rows(Table(path, block_bytes=size), {"a": datasets.TEXT, "b": datasets.TEXT})
+    read = tables.read_rows(Table(path, block_bytes=size), {"a": tables.TEXT, "b": tables.TEXT})
     assert list(zip(read["a"], read["b"], strict=True)) == rows
 
 
@@ -431,12 +433,12 @@ def test_good_rows_and_bad_rows_together_are_all_rows(tmp_path, rows, size):
     path = tmp_path / "log.csv"
     path.write_text("user,item\n" + "".join(f"{u},{i if good else 'x'}\n" for u, i, good in rows))
     aside = Rejects("quarantine")
-    rules = {"user": datasets.WHOLE, "item": datasets.WHOLE}
+    rules = {"user": tables.WHOLE, "item": tables.WHOLE}
     if not any(good for *_, good in rows):
         with pytest.raises(DataError, match="no row is good"):
-            datasets.read_rows(Table(path, block_bytes=size), rules, rejects=aside)
+            tables.read_rows(Table(path, block_bytes=size), rules, rejects=aside)
         return
-    read = datasets.read_rows(Table(path, block_bytes=size), rules, rejects=aside)
+    read = tables.read_rows(Table(path, block_bytes=size), rules, rejects=aside)
     assert read["user"].astype(int).tolist() == [u for u, _, good in rows if good]
     bad = [line for line, (*_, good) in enumerate(rows, 2) if not good]
     side = tmp_path / "log.csv.rejected.csv"
@@ -452,18 +454,18 @@ def big_shop(folder, rows=40_000, first=1433193132000):
 def test_the_cache_is_keyed_by_content(tmp_path, monkeypatch):
     monkeypatch.setenv("RECSYS_LAB_CACHE", str(tmp_path / "cache"))
     folder = big_shop(tmp_path / "log")
-    fresh = datasets.read_cached(folder, "log")
-    monkeypatch.setattr(datasets, "read_folder", lambda *a: pytest.fail("read the text again"))
-    cached = datasets.read_cached(folder, "log")
+    fresh = loading.read_cached(folder, "log")
+    monkeypatch.setattr(loading, "read_folder", lambda *a: pytest.fail("read the text again"))
+    cached = loading.read_cached(folder, "log")
     assert cached.fingerprint == fresh.fingerprint and cached.notices == fresh.notices and cached.source == folder
     pd.testing.assert_frame_equal(cached.events, fresh.events)
     (folder / "events.csv").touch()  # another time, the same content
-    assert datasets.read_cached(folder, "log").fingerprint == fresh.fingerprint
+    assert loading.read_cached(folder, "log").fingerprint == fresh.fingerprint
     monkeypatch.undo()
     monkeypatch.setenv("RECSYS_LAB_CACHE", str(tmp_path / "cache"))
     content = (folder / "events.csv").read_bytes()
     (folder / "events.csv").write_bytes(content.replace(b"1433193132000,0,", b"1433193132000,1,"))  # of the same size
-    assert datasets.read_cached(folder, "log").fingerprint != fresh.fingerprint
+    assert loading.read_cached(folder, "log").fingerprint != fresh.fingerprint
     copies = [p for p in (tmp_path / "cache").iterdir() if p.is_dir()]
     assert len(copies) == 1 and len(list(copies[0].iterdir())) == 1  # the old copy is gone
 
@@ -471,30 +473,30 @@ def test_the_cache_is_keyed_by_content(tmp_path, monkeypatch):
 def test_a_damaged_cache_is_made_again(tmp_path, monkeypatch):
     monkeypatch.setenv("RECSYS_LAB_CACHE", str(tmp_path / "cache"))
     folder = big_shop(tmp_path / "log")
-    fresh = datasets.read_cached(folder, "log")
+    fresh = loading.read_cached(folder, "log")
     for path in (tmp_path / "cache").rglob("events.parquet"):
         path.write_bytes(path.read_bytes()[:1000])
     for path in (tmp_path / "cache").glob("*.json"):
         path.write_text("{")
-    assert datasets.read_cached(folder, "log").fingerprint == fresh.fingerprint
-    assert datasets.read_cached(folder, "log").fingerprint == fresh.fingerprint
+    assert loading.read_cached(folder, "log").fingerprint == fresh.fingerprint
+    assert loading.read_cached(folder, "log").fingerprint == fresh.fingerprint
 
 
 def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("RECSYS_LAB_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.warns(UserWarning, match="is not kept as Parquet"):
-        assert len(datasets.read_cached(big_shop(tmp_path / "log"), "log")) == 40_000
+        assert len(loading.read_cached(big_shop(tmp_path / "log"), "log")) == 40_000
 
 
 def test_options_of_the_reader_are_part_of_the_key(tmp_path, monkeypatch):
     monkeypatch.setenv("RECSYS_LAB_CACHE", str(tmp_path / "cache"))
     folder = big_shop(tmp_path / "log")
-    before = datasets.read_cached(folder, "log")
+    before = loading.read_cached(folder, "log")
     (folder / "dataset.toml").write_text('format = "retailrocket"\non_error = "quarantine"\n')
     with open(folder / "events.csv", "a") as file:
         file.write("oops\n")
-    after = datasets.read_cached(folder, "log")
+    after = loading.read_cached(folder, "log")
     assert after.fingerprint == before.fingerprint and sum(after.notices.values()) == 1
 
 
@@ -522,12 +524,13 @@ def mutate(content, rng):
 
 
 MANY = HEADER + "".join(
-    f"{1433193132535 + i * 1000},{i % 7},{datasets.EVENTS[i % 3]},{i % 5},{i if i % 3 == 2 else ''}\n"
+    f"{1433193132535 + i * 1000},{i % 7},{histories.EVENTS[i % 3]},{i % 5},{i if i % 3 == 2 else ''}\n"
     for i in range(40)
 )
 
 
 @pytest.mark.parametrize("form", ["plain", "gz", "xz", "zip"])
+@pytest.mark.slow
 def test_whatever_is_broken_is_read_or_refused_by_name(tmp_path, form):
     """Random damage: a log, or a DataError; never another error, and in quarantine no row gets lost."""
     for seed in range(120):
@@ -544,9 +547,9 @@ def test_whatever_is_broken_is_read_or_refused_by_name(tmp_path, form):
         folder = shop(tmp_path / str(seed), stored if seed % 2 or form == "plain" else mutate(stored, rng), name)
         for on_error in ("raise", "quarantine"):
             try:
-                log = datasets.read_retailrocket(folder, on_error=on_error)
+                log = formats.read_retailrocket(folder, on_error=on_error)
             except (DataError, FileNotFoundError):
                 continue  # FileNotFoundError: the zip's own list of files was hit
-            text = datasets.open_source(folder / name).read().decode("utf-8-sig", errors="replace")
+            text = files.open_source(folder / name).read().decode("utf-8-sig", errors="replace")
             records = sum(1 for fields in csv.reader(io.StringIO(text, newline="")) if fields)
             assert len(log) + sum(log.notices.values()) == records - 1, seed

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from conftest import TWO_STAGE, arrived_split, quick, random_log, untimed_sessions
 
-from recsys_lab import datasets, evaluation, leakage, splits, tuning
+from recsys_lab import datasets, leakage, loading, splits, tuning
 from recsys_lab.models.base import MODELS, model_class
 from recsys_lab.models.neighbours import ItemKNN
 from recsys_lab.models.popularity import Popularity, RecentPopularity, Revisits
@@ -35,6 +35,7 @@ def known_before(log, cutoff):
 
 @pytest.mark.parametrize("kind", sorted(LOGS))
 @pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.slow
 def test_every_model_and_split_pass(kind, name, shop):
     log, cutoff = log_and_cutoff(kind, shop)
     if not NEEDS.get(name, set()) <= log.offers:
@@ -48,10 +49,11 @@ def test_every_model_and_split_pass(kind, name, shop):
 
 
 @pytest.mark.parametrize("name", sorted(set(MODELS) - {"oracle"}))
+@pytest.mark.slow
 def test_every_model_answers_from_before_the_request(name, shop):
     """Whole logs are handed over, and each request's own event and all that follows it is changed."""
     split = splits.make(shop)
-    cases = evaluation.make_cases(split, "next_item")
+    cases = splits.make_cases(split, "next_item")
     model = model_class(name)(**quick(name), **({} if name == "revisits" else {"repeat_weight": 1.0}))
     model.fit(split.known("test"))
 
@@ -84,7 +86,7 @@ def test_next_item_lists_do_not_know_what_follows_them(shop):
     def pipeline(log, cutoff):
         past = log.before(cutoff)
         parts = splits.temporal(past, test=start)
-        cases = evaluation.make_cases(parts, "next_item")
+        cases = splits.make_cases(parts, "next_item")
         model = ItemKNN().fit(parts.known("test"))
         return model.rank(cases.histories(slice(0, 300)), 10, "none")
 
@@ -185,7 +187,7 @@ def from_a_cache(log, cutoff):
 
 def from_the_source(log, cutoff):
     """The log read again from where it came."""
-    whole = datasets.load(str(log.source))
+    whole = loading.load(str(log.source))
     return Popularity().fit(whole).rank(log.before(cutoff).histories().take(slice(0, 50)), 10)
 
 
@@ -228,6 +230,7 @@ LEAKS = {
 
 @pytest.mark.parametrize("share", [0.15, 0.4, 0.7])
 @pytest.mark.parametrize("name", sorted(LEAKS))
+@pytest.mark.slow
 def test_planted_leaks_are_found_at_any_cutoff(name, share, shop):
     CACHE.clear()
     amounts = np.random.default_rng(0).random(len(shop)).round(3)
@@ -263,9 +266,10 @@ def lists_after(late):
 
 
 @pytest.mark.parametrize("share", [0.15, 0.5])
+@pytest.mark.slow
 def test_requests_are_checked_one_by_one(share, shop):
     split = splits.temporal(shop, test=share)
-    cases = evaluation.make_cases(split, "next_item")
+    cases = splits.make_cases(split, "next_item")
     warm = np.flatnonzero(cases.history > 1)
     bought = warm[cases.events[warm] == shop.event_names.index("transaction")][:40]
     requests = pd.DataFrame({"user_id": cases.user_ids, "at": cases.at}).iloc[np.r_[warm[:40], bought]]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 from torch_geometric.nn import LightGCN as TheirLightGCN
 
-from recsys_lab.datasets import Histories
+from recsys_lab.histories import Histories
 from recsys_lab.models.base import load
 from recsys_lab.models.lightgcn import (
     BPRMF,
@@ -148,6 +148,7 @@ def test_without_layers_a_step_changes_the_rows_of_its_batch_only():
 @pytest.mark.parametrize("sampling", ["uniform", "popularity", "hard"])
 @pytest.mark.parametrize("loss", ["bpr", "softmax"])
 @pytest.mark.parametrize("start", ["normal", "spectral"])
+@pytest.mark.slow
 def test_every_way_of_learning_learns(loss, sampling, start):
     """Two tastes that share no item: after training everybody's own taste is on top."""
     if (loss, sampling) == ("softmax", "hard"):
@@ -169,7 +170,7 @@ def test_every_way_of_learning_learns(loss, sampling, start):
 
 def test_isolated_nodes_have_no_vector_and_are_not_recommended():
     log = random_log(5, n=600)
-    model = LightGCN(view=0.0, addtocart=1.0, transaction=3.0, epochs=3, factors=4).fit(log)
+    model = LightGCN(event_weights={"view": 0.0, "addtocart": 1.0, "transaction": 3.0}, epochs=3, factors=4).fit(log)
     lonely = model.state["degrees"] == 0
     graph = random_graph(1)
     graph[:, 2] = 0
@@ -272,6 +273,7 @@ print(model.rank(model.known.take(slice(0, 5)), 3).codes.tolist())
 """
 
 
+@pytest.mark.slow
 def test_a_fitted_model_serves_without_torch(tmp_path, shop_split):
     model = LightGCN(factors=4, epochs=1).fit(shop_split.known("test"))
     model.save(tmp_path / "fit")
@@ -297,7 +299,7 @@ def test_the_core_does_not_import_torch():
 
 def test_event_weights_are_weights_of_edges():
     log = random_log(2)
-    even, heavy = (LightGCN(factors=4, epochs=1, transaction=w).fit(log) for w in (1.0, 10.0))
+    even, heavy = (LightGCN(factors=4, epochs=1, event_weights={"transaction": w}).fit(log) for w in (1.0, 10.0))
     bought = log.events.query("event == 'transaction'").groupby("item_id").size().reindex(log.items, fill_value=0)
     assert np.allclose(heavy.state["degrees"] - even.state["degrees"], 9 * bought)
     asked = Histories.from_lists([[log.items[0]]] * 2, [["view"], ["transaction"]], event_names=log.event_names)

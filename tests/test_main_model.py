@@ -7,7 +7,7 @@ from conftest import ROOT
 
 SCRIPT = """
 import json, sys, numpy as np
-from recsys_lab import datasets, evaluation, runs, splits
+from recsys_lab import evaluation, loading, runs, splits
 from recsys_lab.models import base, neighbours, popularity
 
 cells = json.load(open("nbs/22_neighbours.ipynb"))["cells"]  # the chapter's exported cells, run as __main__
@@ -15,7 +15,7 @@ exported = ["".join(c["source"]) for c in cells if "#| export" in "".join(c["sou
 source = "\\n".join(exported).replace("from __future__ import annotations", "")
 exec(compile("from __future__ import annotations\\n" + source, "cells", "exec"), globals())
 assert ItemKNN.__module__ == "__main__" and ItemKNN is not neighbours.ItemKNN
-split = splits.make(datasets.load("shop", size="tiny"))
+split = splits.make(loading.load("shop", size="tiny"))
 known = split.known("test")
 mine = ItemKNN(shrinkage=5.0).fit(known)
 found = evaluation.evaluate(mine, split, "next_period", ks=(10,))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from recsys_lab import metrics
+from recsys_lab import metrics, topk
 
 PEERS = Path(__file__).resolve().parents[1] / ".venv-peers" / "bin" / "python"
 KS = (1, 3, 5, 10)
@@ -65,9 +65,9 @@ def test_top_k_is_a_sort_with_ties_by_code(seed, k):
     rng = np.random.default_rng(seed)
     scores = rng.integers(0, 4, (6, 9)).astype(float)
     scores[rng.random(scores.shape) < 0.2] = -np.inf
-    codes, best = metrics.top_k(scores, k)
+    codes, best = topk.top_k(scores, k)
     stored = sparse.csr_matrix(np.where(np.isfinite(scores), scores + 1, 0))
-    thin, _ = metrics.top_k_sparse(stored, k)
+    thin, _ = topk.top_k_sparse(stored, k)
     for row in range(6):
         wanted = [i for i in sorted(range(9), key=lambda i: (-scores[row, i], i)) if np.isfinite(scores[row, i])][:k]
         assert codes[row][codes[row] >= 0].tolist() == wanted == thin[row][thin[row] >= 0].tolist()
@@ -86,7 +86,7 @@ def test_top_k_of_long_rows_is_a_sort_too(seed, k, width, gone):
     rng = np.random.default_rng(seed)
     scores = rng.integers(0, 5, (4, width)).astype(np.float32)
     scores[rng.random(scores.shape) < gone] = rng.choice([-np.inf, np.nan])
-    codes, _ = metrics.top_k(scores, k)
+    codes, _ = topk.top_k(scores, k)
     for row in range(4):
         there = np.flatnonzero(np.isfinite(scores[row]))
         wanted = sorted(there.tolist(), key=lambda i, row=row: (-scores[row, i], i))[:k]
@@ -109,6 +109,7 @@ def as_dicts(codes, relevant):
     return run, {f"u{r}": {f"i{c}": 1 for c in rel} for r, rel in enumerate(relevant)}
 
 
+@pytest.mark.slow
 def test_agrees_with_ranx():
     from ranx import Qrels, Run, evaluate
 
@@ -135,7 +136,7 @@ def test_agrees_with_scikit_learn():
     scores = rng.random((50, 30))
     labels = (rng.random((50, 30)) < 0.15).astype(int)
     labels[:, 0] = 1
-    codes, _ = metrics.top_k(scores, 10)
+    codes, _ = topk.top_k(scores, 10)
     indptr = np.concatenate([[0], np.cumsum(labels.sum(1))])
     found = metrics.accuracy(codes, indptr, np.nonzero(labels)[1], (10,))
     assert found["ndcg", 10].mean() == pytest.approx(ndcg_score(labels, scores, k=10), abs=1e-9)
@@ -239,7 +240,7 @@ def test_classification_agrees_with_its_definition():
 
 
 def test_top_k_frame_speaks_the_users_ids():
-    top = metrics.TopK(
+    top = topk.TopK(
         np.array([[1, 0], [0, -1]]),
         np.array([[0.5, 0.2], [0.1, np.nan]]),
         pd.Index(["tea", "cup"]),

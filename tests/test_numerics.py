@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from recsys_lab import intervals, metrics
+from recsys_lab import intervals, topk
 from recsys_lab.models.als import solve_users
 from recsys_lab.numerics import (
     FEATURE_STEP,
@@ -153,7 +153,7 @@ def test_near_ties_break_by_code_in_dense_and_sparse_lists():
     assert (dense.max(1) > dense.min(1)).any()
     tied = round_scores(dense).max(1) == round_scores(dense).min(1)  # a few lie across an edge of the rounding
     assert tied.mean() > 0.7
-    for codes in (metrics.top_k(dense, 10)[0], metrics.top_k_sparse(sparse.csr_matrix(dense), 10)[0]):
+    for codes in (topk.top_k(dense, 10)[0], topk.top_k_sparse(sparse.csr_matrix(dense), 10)[0]):
         assert (codes[tied] == np.arange(10)).all()
 
 

@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recsys_lab import datasets, simulator, splits
-from recsys_lab.evaluation import evaluate, make_cases
+from recsys_lab import loading, simulator, splits
+from recsys_lab.evaluation import evaluate
 from recsys_lab.intervals import compare_family, is_shown, user_means
-from recsys_lab.metrics import TopK, top_k
 from recsys_lab.models import oracle as module
 from recsys_lab.models.base import model_class, steps_back
+from recsys_lab.splits import make_cases
+from recsys_lab.topk import TopK, top_k
 
 WORLDS = {
     "usual": {},
@@ -26,7 +27,7 @@ WORLDS = {
 def world(folder, knobs, seed):
     """(split, fitted oracle) of a small shop."""
     simulator.write_shop(simulator.simulate(replace(simulator.ShopConfig(), seed=seed, **knobs)), folder)
-    split = splits.make(datasets.load(str(folder)))
+    split = splits.make(loading.load(str(folder)))
     return split, model_class("oracle")().fit(split.known("test"))
 
 
@@ -48,7 +49,7 @@ class Combined:
         row, item, back = steps_back(encoded, 50)
         scores[row, item] *= 1 + weight * np.exp(-back / decay)
         if share:
-            theirs = self.other.scores(histories.encode(self.other.items)).toarray()
+            theirs = self.other.score(histories.encode(self.other.items)).toarray()
             theirs /= np.maximum(theirs.sum(1, keepdims=True), 1e-30)
             scores[:, self.items.get_indexer(self.other.items)] += share * theirs
         return TopK(*top_k(scores.astype(np.float32), k), self.items, histories.user_ids)
@@ -61,6 +62,7 @@ def gaps(a, b, users, rows):
 
 
 @pytest.mark.parametrize("name", list(WORLDS))
+@pytest.mark.slow
 def test_nothing_beats_the_oracle_on_the_next_item(name, tmp_path):
     """The best of many combinations, fitted on half of the visitors, is not better for the other half; models are far below."""
     fitted = []
@@ -87,6 +89,7 @@ def test_nothing_beats_the_oracle_on_the_next_item(name, tmp_path):
     assert not any(is_shown(row) and row["difference"] > 0 for row in rows), rows
 
 
+@pytest.mark.slow
 def test_an_oracle_without_densities_is_not_the_ceiling(tmp_path, monkeypatch):
     """The test above can fail: without the carts that are due, or going on from the last event, a better one exists."""
     split, best = world(tmp_path / "shop", WORLDS["many carts"], 2)

@@ -15,6 +15,9 @@ import requests
 from conftest import ROOT, free_port, serving
 from streamlit.testing.v1 import AppTest
 
+pytestmark = pytest.mark.slow
+
+
 SCRIPT = str(ROOT / "recsys_lab" / "serving" / "ui.py")
 
 

@@ -18,11 +18,13 @@ from conftest import real_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_lab import datasets, products, splits
-from recsys_lab.datasets import DataError
+from recsys_lab import loading, products, splits
 from recsys_lab.evaluation import evaluate
+from recsys_lab.files import DataError
 from recsys_lab.models.popularity import Popularity
-from recsys_lab.products import PRODUCTS, RATINGS, Refused, clean_text, connect, parse_price, product_of, rating_of
+from recsys_lab.products import PRODUCTS, RATINGS, connect
+from recsys_lab.readers import amazon, reviews
+from recsys_lab.readers.amazon import Refused, clean_text, parse_price, product_of, rating_of
 
 POSTGRES = os.environ.get("RECSYS_LAB_POSTGRES", "")
 T0 = 1_500_000_000  # seconds
@@ -145,7 +147,7 @@ def test_a_crash_leaves_the_last_complete_state_and_the_next_attempt_goes_on(url
     files = write(tmp_path / "r.json.gz", rows), write(tmp_path / "m.json", [item(f"p{n}") for n in range(7)])
     with monkeypatch.context() as patch:
         if where == "reading":
-            real, seen = products.rating_of, []
+            real, seen = amazon.rating_of, []
 
             def fails(*told):
                 seen.append(1)
@@ -163,7 +165,7 @@ def test_a_crash_leaves_the_last_complete_state_and_the_next_attempt_goes_on(url
         with pytest.raises((Crash, ZeroDivisionError)):
             products.load(url, *files, batch=10)
     assert all(x.equals(y) for x, y in zip(before, (table(url, PRODUCTS), table(url, RATINGS)), strict=True))
-    again, real = [], products.rating_of
+    again, real = [], amazon.rating_of
     monkeypatch.setattr(products, "rating_of", lambda *told: again.append(1) or real(*told))
     done = products.load(url, *files, batch=10)
     assert len(again) == {"reading": 19, "publishing": 0}[where]  # the batches that were committed are not read again
@@ -255,15 +257,15 @@ def test_files_that_hold_nothing_good_are_refused_whole(tmp_path):
 
 
 def test_long_lines_do_not_fill_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(products, "LONGEST", 100)
+    monkeypatch.setattr(amazon, "LONGEST", 100)
     path = write(tmp_path / "r.json", [{"a": 1}, {"long": "x" * 500}, {"b": 2}])
-    found = list(products.json_lines(path))
+    found = list(amazon.json_lines(path))
     assert [(n, r if isinstance(r, dict) else str(r)) for n, r in found] == [
         (1, {"a": 1}),
         (2, "the line is longer than 100 bytes"),
         (3, {"b": 2}),
     ]
-    assert [n for n, _ in products.json_lines(path, after=2)] == [3]
+    assert [n for n, _ in amazon.json_lines(path, after=2)] == [3]
 
 
 def test_any_csv_by_a_mapping(url, tmp_path):
@@ -356,7 +358,7 @@ def test_no_value_breaks_a_reader(value):
     price = parse_price(value)
     assert price is None or 0 < price < 1e9
     for reader, names in (
-        (product_of, products.PRODUCT_LAYOUTS),
+        (product_of, amazon.PRODUCT_LAYOUTS),
         (lambda r, c: rating_of(r, c), {"asin": 0, "overall": 0}),
     ):
         try:
@@ -369,7 +371,7 @@ def test_stars_become_events_by_the_stated_rule(url, tmp_path):
     rows = [review("u", f"p{n}", s, T0 + n) for n, s in enumerate((1, 2, 3, 4, 5))] + [review("u", "p4", 5, T0 + 9)]
     meta = [item(f"p{n}", category=["Root", f"C{n % 2}"], price=n) for n in range(5)]
     products.load(url, write(tmp_path / "r.json", rows), write(tmp_path / "m.json", meta))
-    log = products.to_dataset(url, "rated")
+    log = reviews.to_dataset(url, "rated")
     assert log.events[["item_id", "event"]].astype(str).values.tolist() == [
         ["p2", "view"],
         ["p3", "transaction"],
@@ -380,9 +382,9 @@ def test_stars_become_events_by_the_stated_rule(url, tmp_path):
     assert log.item_property("categoryid").to_dict()["p3"] == "Root > C1"
     assert log.categories.set_index("category").parent.dropna().to_dict() == {"Root > C0": "Root", "Root > C1": "Root"}
     assert {"times", "categories", "properties", "purchases"} <= log.offers
-    assert len(products.to_dataset(url, "rated", liked=5.0, met=1.0)) == 5
+    assert len(reviews.to_dataset(url, "rated", liked=5.0, met=1.0)) == 5
     with pytest.raises(ValueError, match="met <= liked"):
-        products.to_dataset(url, "rated", liked=2.0)
+        reviews.to_dataset(url, "rated", liked=2.0)
 
 
 def test_ratings_without_times_keep_the_order_of_lines(tmp_path):
@@ -390,13 +392,13 @@ def test_ratings_without_times_keep_the_order_of_lines(tmp_path):
     (tmp_path / "r.csv").write_text("user_id,product_id,rating\nb,2,5\na,9,5\nb,1,4\nlow,1,1\n")
     columns = {name: name for name in ("user_id", "product_id", "rating")}
     products.load(url, tmp_path / "r.csv", None, columns)
-    log = products.to_dataset(url, "untimed")
+    log = reviews.to_dataset(url, "untimed")
     assert not log.has_times and log.events.item_id.tolist() == ["2", "9", "1"]
     (tmp_path / "low.csv").write_text("user_id,product_id,rating\nlow,1,1\n")
     other = f"sqlite:///{tmp_path}/low.db"
     products.load(other, tmp_path / "low.csv", None, columns)
     with pytest.raises(DataError, match="no rating of at least 3"):
-        products.to_dataset(other, "low")
+        reviews.to_dataset(other, "low")
 
 
 def test_the_shop_goes_in_and_comes_out(url, shop):
@@ -411,7 +413,7 @@ def test_the_shop_goes_in_and_comes_out(url, shop):
         shop.events.event.astype(str).map(products.STARS).groupby([shop.events.user_id, shop.events.item_id]).max()
     )
     assert sorted(table(url, RATINGS).rating) == sorted(furthest)
-    back = products.to_dataset(url, "shop", liked=5.0)
+    back = reviews.to_dataset(url, "shop", liked=5.0)
     assert set(zip(back.events.user_id, back.events.item_id, strict=True)) == {
         (str(u), str(i)) for u, i in furthest.index
     }
@@ -434,8 +436,8 @@ def test_real_reviews_are_a_log_like_any_other(tmp_path):
         "n_products": 1547,
         "avg_rating": 0,
     }
-    log = products.to_dataset(url, "amazon-gift-cards")
-    assert datasets.load("amazon-gift-cards").fingerprint == log.fingerprint  # the folder is a dataset like any other
+    log = reviews.to_dataset(url, "amazon-gift-cards")
+    assert loading.load("amazon-gift-cards").fingerprint == log.fingerprint  # the folder is a dataset like any other
     assert evaluate(Popularity(), splits.make(log), "next_item", ks=(10,)).mean("recall", 10) > 0
 
 
@@ -456,6 +458,7 @@ def test_a_reader_sees_the_old_state_while_a_load_writes(tmp_path):
     assert set(seen) == {1} and products.facts(url)["n_ratings"] == 31
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path):
     write(tmp_path / "r.json", [review("u", "a"), "x"]), write(tmp_path / "m.json", [item("a")])
     command = [str(Path(sys.executable).with_name("recsys-lab")), "products"]
@@ -484,7 +487,7 @@ def test_the_command(tmp_path):
 
 def test_the_service_tells_the_facts_of_the_database(url, shop):
     pytest.importorskip("fastapi_offline")
-    from recsys_lab.serving.api import database_facts
+    from recsys_lab.serving.service import database_facts
 
     products.store(shop, url)
     assert database_facts(url) == products.facts(url)
@@ -493,6 +496,6 @@ def test_the_service_tells_the_facts_of_the_database(url, shop):
 def test_pictures_go_along_with_a_log(url, tmp_path):
     meta = write(tmp_path / "m.json", [item("a", imageURLHighRes=["https://pictures.example/a.jpg"]), item("b")])
     products.load(url, write(tmp_path / "r.json", [review("u", "a"), review("u", "b", 5.0, T0 + 1)]), meta)
-    log = products.to_dataset(url, "shown")
+    log = reviews.to_dataset(url, "shown")
     assert log.item_property("image_url").to_dict() == {"a": "https://pictures.example/a.jpg"}
     assert products.catalogue_rows(log)["image_url"].tolist() == ["https://pictures.example/a.jpg", ""]

@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, serving
 
-from recsys_lab import datasets, runs
+from recsys_lab import loading, runs
 from recsys_lab.models.als import ALS
+
+pytestmark = pytest.mark.slow
+
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 REVIEW = {"reviewerID": "A1", "asin": "B1", "overall": 5.0, "unixReviewTime": 1529193600}
@@ -41,7 +44,7 @@ def test_shell_examples_run(tmp_path):
             continue  # tested below with a log, and with a bundle
         line = line.replace("reports/trial", str(tmp_path / "trial"))
         if line.startswith("recsys-lab recommend"):  # from a run that fitted the model, which a fresh clone has not
-            log = datasets.load("shop", size="tiny")
+            log = loading.load("shop", size="tiny")
             runs.Run(tmp_path / "fitted", "24_als").fit(ALS(iterations=2), log)
             (tmp_path / "users.csv").write_text(f"user_id\n{log.users[0]}\n")
             for word, there in (

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_lab import products, search
-from recsys_lab.datasets import DataError
-from recsys_lab.search import Filters, Search, allowed, build, fused, semantic, words_asked
+from recsys_lab.files import DataError
+from recsys_lab.lexical import words_asked
+from recsys_lab.search import Filters, Search, allowed, build, fused, semantic
 
 pytest.importorskip("sentence_transformers")
 WORDS = {"pen": 0, "ink": 1, "paper": 2, "desk": 3, "cup": 4}
@@ -212,6 +213,7 @@ def test_generated_queries_have_one_right_answer():
     assert len(search.description_queries(table, 1, seed=3)) == 1
 
 
+@pytest.mark.slow
 def test_the_real_encoder_puts_near_what_means_the_same(tmp_path):
     table = goods(["Mesh pencil holder", "Laser printer toner", "Office chair mat"])
     build(table, tmp_path / "index")
@@ -222,6 +224,7 @@ def test_the_real_encoder_puts_near_what_means_the_same(tmp_path):
         search.encoder("no/such-model")
 
 
+@pytest.mark.slow
 def test_the_commands(tmp_path):
     (tmp_path / "m.json").write_text(
         '{"asin": "a", "title": "Blue pen", "price": 2}\n{"asin": "b", "title": "Desk", "price": 90}\n'

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recsys_lab import datasets, simulator, splits
+from recsys_lab import datasets, histories, loading, simulator, splits
+from recsys_lab.readers import formats
 from recsys_lab.simulator import DAY_MS, SIZES, START_MS, ShopConfig, simulate, write_shop
 
 
@@ -22,8 +23,9 @@ def test_same_seed_same_bytes(tmp_path):
     assert digests(tmp_path / "a")["events.csv"] != digests(tmp_path / "c")["events.csv"]
 
 
+@pytest.mark.slow
 def test_the_small_shop_is_as_large_as_promised():
-    log = datasets.load("shop", size="small")
+    log = loading.load("shop", size="small")
     split = splits.make(log)
     funnel = split.funnel().query("part == 'test'").set_index("rule")
     assert len(log) >= 100_000 and len(log.items) >= 5_000
@@ -93,7 +95,7 @@ def test_an_outdated_shop_is_made_anew(tmp_path):
     (folder / "made.json").write_text('{"config": {}, "source": "other"}')
     (folder / "events.csv").write_text("broken")
     assert simulator.make(folder, "tiny")
-    assert len(datasets.read_retailrocket(folder)) > 5000
+    assert len(formats.read_retailrocket(folder)) > 5000
 
 
 @pytest.mark.parametrize(
@@ -126,6 +128,7 @@ def likelihood_z(shop):
 @pytest.mark.parametrize(
     "knobs", [{}, {"drift": 0.9}, {"feedback": 0.7, "taste": 0.3}, {"drift": 0.5, "feedback": 0.5}]
 )
+@pytest.mark.slow
 def test_the_log_follows_its_truth_whatever_the_knobs(knobs):
     shop = simulate(replace(SIZES["tiny"], visitors=3000, seed=5, **knobs))
     assert abs(likelihood_z(shop)) < 4
@@ -162,7 +165,7 @@ def test_knobs_survive_writing_and_reading(tmp_path):
     shown = pd.read_csv(tmp_path / "shop" / "impressions.csv")
     assert list(shown) == ["timestamp", "visitorid", "itemid", "position", "propensity", "chosen"]
     assert len(shown) == len(shop.shown)
-    assert "truth" in datasets.read_retailrocket(tmp_path / "shop").offers
+    assert "truth" in formats.read_retailrocket(tmp_path / "shop").offers
 
 
 def test_what_is_taken_from_a_shelf_follows_preference_and_position():
@@ -198,6 +201,7 @@ def test_knobs_are_off_by_default():
     assert shop.shown is None and shop.truth.viewed is None and shop.truth.people.later is None
 
 
+@pytest.mark.slow
 def test_the_full_shop_has_the_published_log_s_shape():
     """Events only; the catalogue is counted by the benchmark, whose figures the chapter shows."""
     raw = simulate(SIZES["full"]).events
@@ -207,7 +211,7 @@ def test_the_full_shop_has_the_published_log_s_shape():
             {
                 "user_id": raw.visitorid,
                 "item_id": raw.itemid,
-                "event": pd.Categorical(raw.event, datasets.EVENTS),
+                "event": pd.Categorical(raw.event, histories.EVENTS),
                 "timestamp": pd.to_datetime(raw.timestamp, unit="ms", utc=True),
             }
         ),

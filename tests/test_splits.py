@@ -24,6 +24,7 @@ def check_parts(log, split):
 
 @given(st.integers(0, 1000), st.floats(0.05, 0.4), st.floats(0.05, 0.4), st.booleans())
 @settings(max_examples=25, deadline=None)
+@pytest.mark.slow
 def test_by_time(seed, test, valid, text):
     log = random_log(seed, n=200, text=text)
     split = splits.temporal(log, test, valid)
@@ -56,6 +57,7 @@ def test_by_order_keeps_sessions_whole(seed, test, valid):
 
 @given(st.integers(0, 1000), st.floats(0.34, 0.6))
 @settings(max_examples=25, deadline=None)
+@pytest.mark.slow
 def test_as_given(seed, valid):
     log = arrived_split(seed)
     split = splits.given(log, valid, seed)

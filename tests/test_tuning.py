@@ -1,7 +1,6 @@
 """Equal budgets, on validation only; and the ledger that rests on them."""
 
 import json
-from dataclasses import fields
 
 import numpy as np
 import pandas as pd
@@ -9,20 +8,21 @@ import pytest
 from conftest import ROOT, real_data
 
 from recsys_lab import evaluation, intervals, leakage, published, runs, splits, tuning
-from recsys_lab.models.base import MODELS, Config, model_class
+from recsys_lab.models.base import MODELS, model_class
+from recsys_lab.models.config import Config, Range
 from recsys_lab.models.neighbours import ItemKNN, SequentialRules
 from recsys_lab.models.popularity import Popularity, Revisits
-from recsys_lab.tuning import Range
 
 
 def test_every_model_with_settings_has_a_space():
     free = {"oracle", "blend"}  # the truth has nothing to tune; a blend is weighed once its members are fitted
-    shared = {f.name for f in fields(Config)}  # what a visitor has met is weighed by the search itself
-    settable = {name for name in MODELS if {f.name for f in fields(model_class(name).Config)} - shared} - free
-    assert set(tuning.SPACES) == settable
+    shared = set(Config.model_fields)  # what a visitor has met is weighed by the search itself
+    settable = {name for name in MODELS if set(model_class(name).Config.model_fields) - shared} - free
+    assert {name for name in MODELS if model_class(name).search_space()} == settable
     assert set(tuning.space_table().model) == settable
 
 
+@pytest.mark.slow
 def test_every_question_has_its_own_search_and_the_defaults_come_first(shop_split):
     kinds = [Popularity, Revisits, ItemKNN, SequentialRules]
     found = tuning.search(runs.Run(""), kinds, shop_split, trials=3)
@@ -31,10 +31,10 @@ def test_every_question_has_its_own_search_and_the_defaults_come_first(shop_spli
     for kind in kinds:
         for question, table in found[kind.name].items():
             weights = 1 if question[2] == "seen" or kind is Revisits else len(tuning.REPEATS)
-            assert len(table) == weights + (2 if kind.name in tuning.SPACES else 0)
+            assert len(table) == weights + (2 if kind.search_space() else 0)
             assert table.trial.tolist() == list(range(len(table))) and table.chosen.sum() == 1
             first = table.iloc[0]
-            assert all(first[name] == getattr(kind().config, name) for name in tuning.SPACES.get(kind.name, {}))
+            assert all(first[name] == getattr(kind().config, name) for name in kind.search_space())
             protocol, target, exclude = question
             for row in (0, len(table) - 1):
                 settings = tuning.best_setting(table.assign(chosen=table.index == row))
@@ -63,7 +63,7 @@ def test_what_is_chosen_is_fitted_for_its_question(shop_split):
     chosen = tuning.fit_chosen(run, [ItemKNN], {"item_knn": {**found["item_knn"], repeating: better}}, shop_split)
     for question, [model] in chosen.items():
         table = better if question == repeating else found["item_knn"][question]
-        assert vars(model.config) == vars(ItemKNN(**tuning.best_setting(table)).config)
+        assert model.config == ItemKNN(**tuning.best_setting(table)).config
     results = runs.judge(None, chosen, shop_split, k=10)
     assert [runs.question_of(e.about) for e in results] == runs.questions(shop_split)
 
@@ -106,7 +106,7 @@ def test_trials_are_kept_in_the_run(shop_split, tmp_path):
 def test_wrong_budgets_and_models_without_a_space_are_refused(shop_split):
     with pytest.raises(ValueError, match=r"trials must be a whole number of at least 0, not 1\.5"):
         tuning.tune(ItemKNN, shop_split, "next_item", 1.5)
-    with pytest.raises(ValueError, match="popularity has no search space"):
+    with pytest.raises(ValueError, match="popularity has no setting that a search tries"):
         tuning.tune(Popularity, shop_split, "next_item", 1)
     with pytest.raises(ValueError, match="there is no model 'svd'; there are als"):
         model_class("svd")
@@ -138,6 +138,7 @@ def published_path():
     return cli.LEDGER_FILE
 
 
+@pytest.mark.slow
 def test_a_row_of_the_ledger_can_be_made_again():
     """The cheapest recipe gives what the committed ledger says; it searches nothing, however many trials are asked for."""
     made = published.compute("s_knn", real_data("retailrocket-sessions"), trials=2)

@@ -6,21 +6,27 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from ..datasets import Dataset, Histories
-from .base import Config, FactorRecommender, Recommender, cosines
+from ..histories import Histories
+from .base import FactorRecommender, Recommender, cosines
+from .config import Config
 from ..numerics import exact_pairs, exact_product, to_fixed_point
 
 with warnings.catch_warnings():  # tqdm misses Jupyter's widgets, which nothing here uses
     warnings.simplefilter("ignore")
     from implicit.cpu.als import AlternatingLeastSquares
     from implicit.cpu.bpr import BayesianPersonalizedRanking
+from typing import TYPE_CHECKING
+
+from .config import EventWeights, Range, setting
+
+if TYPE_CHECKING:
+    from recsys_lab.datasets import Dataset
 
 # %% auto #0
 __all__ = ['NEAR_EXTRA', 'bm25_idf', 'bm25', 'ALSConfig', 'solve_users', 'ALS', 'BPRConfig', 'BPR']
@@ -46,36 +52,18 @@ def bm25(
     return out
 
 # %% ../../nbs/24_als.ipynb #04b0da5d
-@dataclass(frozen=True)
 class ALSConfig(Config):
-    """Settings of ALS.
+    """Settings of ALS."""
 
-    Attributes
-    ----------
-    factors : length of the vectors
-    regularization : L2 penalty on them
-    alpha : all confidences are multiplied by this
-    iterations : turns of users and items
-    view, addtocart, transaction : confidence of one event of the kind; events of other kinds count 1
-    bm25 : whether confidences are weighted by BM25
-    seed : of the first vectors
-    """
-
-    factors: int = 64
-    regularization: float = 0.1
-    alpha: float = 4.0
-    iterations: int = 15
-    view: float = 1.0
-    addtocart: float = 2.0
-    transaction: float = 3.0
-    bm25: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if min(self.factors, self.iterations) < 1 or min(self.regularization, self.alpha) < 0:
-            raise ValueError(
-                f"factors and iterations must be at least 1, regularization and alpha at least 0, not {self}"
-            )
+    factors: int = setting(64, "length of the vectors", (32, 64, 128), ge=1)
+    regularization: float = setting(0.1, "L2 penalty on them", Range(0.001, 10.0, True), ge=0)
+    alpha: float = setting(4.0, "all confidences are multiplied by this", Range(0.3, 30.0, True), ge=0)
+    iterations: int = setting(15, "turns of users and items", ge=1)
+    event_weights: EventWeights = setting(
+        lambda: {"addtocart": 2.0, "transaction": 3.0}, "confidence of one event by its kind; others count 1"
+    )
+    bm25: bool = setting(True, "whether confidences are weighted by BM25", (False, True))
+    seed: int = setting(0, "of the first vectors", ge=0)
 
 
 def solve_users(
@@ -147,7 +135,7 @@ class ALS(Recommender):
 
     def _weights(self, kinds: tuple[str, ...]) -> dict[str, float]:
         """Confidence of one event of each kind."""
-        return {kind: getattr(self.config, kind, 1.0) for kind in kinds}
+        return {kind: self.config.event_weights.get(kind, 1.0) for kind in kinds}
 
     def fold(self, histories: Histories) -> np.ndarray:
         """The vectors of encoded histories: float32 `[n, factors]`."""
@@ -178,29 +166,15 @@ class ALS(Recommender):
         return cosines(self.state["item_vectors"], codes)
 
 # %% ../../nbs/24_als.ipynb #c83cfbcf
-@dataclass(frozen=True)
 class BPRConfig(Config):
-    """Settings of BPR.
+    """Settings of BPR."""
 
-    Attributes
-    ----------
-    factors : length of the vectors
-    learning_rate, regularization : of the gradient steps
-    iterations : passes over the pairs
-    threads : more than 1 is faster, and no longer gives the same vectors every time
-    seed : of the first vectors and of the draws
-    """
-
-    factors: int = 64
-    learning_rate: float = 0.05
-    regularization: float = 0.01
-    iterations: int = 60
-    threads: int = 1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if min(self.factors, self.iterations, self.threads) < 1 or self.learning_rate <= 0:
-            raise ValueError(f"factors, iterations and threads must be at least 1, learning_rate above 0, not {self}")
+    factors: int = setting(64, "length of the vectors", (32, 64, 128), ge=1)
+    learning_rate: float = setting(0.05, "of the gradient steps", Range(0.01, 0.2, True), gt=0)
+    regularization: float = setting(0.01, "L2 penalty in each step", Range(0.0005, 0.1, True), ge=0)
+    iterations: int = setting(60, "passes over the pairs", ge=1)
+    threads: int = setting(1, "more than 1 is faster, and no longer gives the same vectors every time", ge=1)
+    seed: int = setting(0, "of the first vectors and of the draws", ge=0)
 
 
 class BPR(FactorRecommender):

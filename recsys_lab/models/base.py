@@ -8,70 +8,35 @@ from __future__ import annotations
 import json
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from dataclasses import asdict, dataclass, fields, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-import pandas as pd
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from ..datasets import FOREVER, Dataset, Histories, whole_folder
-from ..evaluation import excluded_entries, item_users
-from ..metrics import SOURCES, TopK, top_k, top_k_sparse
-from ..numerics import exact_product, to_fixed_point, round_scores, sum_rows, weighted_sums
+from ..files import whole_folder
+from ..histories import FOREVER, Histories
+from .config import Config, Range, make_config, signature_of
+from .storage import read_arrays, write_arrays
+from ..numerics import exact_product, round_scores, sum_rows, to_fixed_point, weighted_sums
+from ..topk import SOURCES, Scores, TopK, best_of, exclusion, fill_up, in_order
+
+if TYPE_CHECKING:
+    from recsys_lab.datasets import Dataset
 
 # %% auto #0
-__all__ = ['Scores', 'MODELS', 'BEHIND_A_FIT', 'FORMAT', 'Config', 'make_config', 'steps_back', 'fading', 'scale_rows',
-           'add_repeats', 'rank_in_order', 'exclusion', 'in_order', 'best_of', 'fill_up', 'Recommender', 'check_fit',
-           'remember', 'cold_answer', 'check_rank', 'rank_block', 'made_lists', 'neighbours_of', 'rank_all',
-           'users_known', 'pack', 'unpack', 'write_model', 'save_model', 'model_class', 'load', 'restore',
-           'mean_vectors', 'fold_map', 'cosines', 'stored_rows', 'FactorRecommender']
-
-# %% ../../nbs/20_recommender.ipynb #661c1bcc
-@dataclass(frozen=True)
-class Config:
-    """Settings that every model has; subclasses add typed fields with defaults.
-
-    Attributes
-    ----------
-    repeat_weight : weight of the items that a visitor has already met, the latest first, against the model's best other item;
-        0: what the model itself says of them
-    repeat_decay : steps back in the history over which that weight falls to 1/e
-    """
-
-    repeat_weight: float = 0.0
-    repeat_decay: float = 4.0
-
-
-def make_config(kind: type[Config], model: str, settings: dict[str, Any]) -> Config:
-    """`kind(**settings)`, or a `ValueError` naming the setting that is unknown or of the wrong type, and what is right."""
-    known = {f.name: f for f in fields(kind)}
-    for name, value in settings.items():
-        if name not in known:
-            raise ValueError(f"{model} has no setting {name!r}; it has {sorted(known) or 'none'}")
-        wanted = type(getattr(kind(), name))
-        ok = (
-            isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-            if wanted is int
-            else isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-            if wanted is float
-            else isinstance(value, wanted)
-        )
-        if not ok:
-            raise ValueError(f"{model}: {name} must be of type {wanted.__name__}, not {value!r}")
-    return kind(**settings)
+__all__ = ['MODELS', 'FORMAT', 'steps_back', 'fading', 'scale_rows', 'add_repeats', 'Recommender', 'check_log', 'known_histories',
+           'rank_blocks', 'write_model', 'model_class', 'one_catalogue', 'load', 'restore', 'mean_vectors', 'fold_map',
+           'cosines', 'stored_rows', 'FactorRecommender']
 
 # %% ../../nbs/20_recommender.ipynb #6350f218
-Scores: TypeAlias = np.ndarray | sparse.csr_matrix
-
-
 def steps_back(histories: Histories, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(row, item, steps) of the distinct items among the `last` events of each encoded history; 0 steps is the last event."""
     back = histories.indptr[histories.rows + 1] - 1 - np.arange(len(histories.items))
@@ -118,69 +83,6 @@ def add_repeats(scores: Scores, histories: Histories, n_items: int, weight: floa
     out[row, item] += met
     return out
 
-# %% ../../nbs/20_recommender.ipynb #f887261b
-def rank_in_order(order: np.ndarray, excluded: sparse.csr_matrix, k: int) -> np.ndarray:
-    """The first k codes of `order` that are not excluded (CSR `[n, items]`), for each row: int32 `[n, k]`, padded with -1."""
-    n, out = excluded.shape[0], np.full((excluded.shape[0], k), -1, np.int32)
-    skipped = np.diff(excluded.indptr)
-    for width in np.unique(np.minimum(len(order), k + 2 ** np.ceil(np.log2(skipped + 1)).astype(int))) if n else ():
-        rows = np.flatnonzero(np.minimum(len(order), k + 2 ** np.ceil(np.log2(skipped + 1)).astype(int)) == width)
-        free = np.ones((len(rows), width), bool)
-        block = excluded[rows]
-        by_code = np.argsort(order[:width])  # where an excluded code stands among the first of the order
-        at = by_code[np.minimum(np.searchsorted(order[:width], block.indices, sorter=by_code), width - 1)]
-        near = order[at] == block.indices
-        free[np.repeat(np.arange(len(rows)), np.diff(block.indptr))[near], at[near]] = False
-        first = np.argsort(~free, axis=1, kind="stable")[:, :k]
-        codes = np.where(np.take_along_axis(free, first, axis=1), order[first], -1)
-        out[rows, : codes.shape[1]] = codes
-    return out
-
-# %% ../../nbs/20_recommender.ipynb #e8ef5604
-def exclusion(histories: Histories, exclude: str, n_items: int) -> sparse.csr_matrix:
-    """CSR `[n, items]` of what the lists of encoded histories must leave out."""
-    return histories.keep(excluded_entries(histories, exclude)).matrix(n_items)
-
-
-def in_order(scores: np.ndarray) -> np.ndarray:
-    """Codes of the finite scores `[items]`, `round_scores`, best first; ties break by code."""
-    return np.argsort(-round_scores(scores), kind="stable")[: np.isfinite(scores).sum()]
-
-
-def best_of(
-    scores: Scores, excluded: sparse.csr_matrix, k: int, order: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """(codes, scores) `[n, k]` of the best items by a model's answer, excluded ones left out; short lists are padded.
-
-    `order` is `in_order` of scores that are alike for all, where it is known.
-    """
-    if sparse.issparse(scores):
-        return top_k_sparse(scores, k, excluded)
-    if scores.ndim == 1:
-        order = in_order(scores) if order is None else order
-        codes = rank_in_order(order, excluded, k)
-        return codes, np.where(codes >= 0, round_scores(scores[codes]), np.float32(np.nan))
-    scores = np.asarray(scores, np.float32)
-    scores[np.repeat(np.arange(len(scores)), np.diff(excluded.indptr)), excluded.indices] = -np.inf
-    return top_k(scores, k)
-
-
-def fill_up(codes: np.ndarray, order: np.ndarray, excluded: sparse.csr_matrix) -> np.ndarray:
-    """`codes` with the empty places of short lists taken by the next items of `order` that are neither listed nor excluded."""
-    k, short = codes.shape[1], np.flatnonzero(codes[:, -1] < 0)
-    if not len(short):
-        return codes
-    there = codes[short] >= 0
-    listed = sparse.csr_matrix(
-        (np.ones(there.sum()), (np.nonzero(there)[0], codes[short][there])), shape=(len(short), excluded.shape[1])
-    )
-    extra = rank_in_order(order, (excluded[short] + listed).tocsr(), k)
-    joined = np.concatenate([codes[short], extra], axis=1)
-    first = np.argsort(joined < 0, axis=1, kind="stable")[:, :k]
-    out = codes.copy()
-    out[short] = np.take_along_axis(joined, first, axis=1)
-    return out
-
 # %% ../../nbs/20_recommender.ipynb #29aaf8a0
 MODELS = {  # the name that a saved model carries -> where its class lives
     "popularity": "recsys_lab.models.popularity:Popularity",
@@ -205,29 +107,34 @@ MODELS = {  # the name that a saved model carries -> where its class lives
     "content": "recsys_lab.models.content:Content",
     "oracle": "recsys_lab.models.oracle:Oracle",
     "revisits": "recsys_lab.models.popularity:Revisits",
-    "taxonomy": "recsys_lab.ranking.candidates:Taxonomy",
+    "taxonomy": "recsys_lab.models.taxonomy:Taxonomy",
     "lr": "recsys_lab.ranking.logistic:Logistic",
     "lr_enriched": "recsys_lab.ranking.logistic:LogisticEnriched",
     "lightgbm": "recsys_lab.ranking.boosting:Boosting",
-    "popularity_blend": "recsys_lab.ranking.hybrid:PopularityBlend",
+    "popularity_blend": "recsys_lab.models.popularity:PopularityBlend",
     "hybrid": "recsys_lab.ranking.hybrid:Hybrid",
     "hybrid_tuned": "recsys_lab.ranking.hybrid:HybridTuned",
 }
-BEHIND_A_FIT = tuple(f"recsys_lab.{m}" for m in ("datasets", "numerics", "metrics", "evaluation", "models.base"))
 
-# %% ../../nbs/20_recommender.ipynb #1b52dd3d
-class Recommender:
+# %% ../../nbs/20_recommender.ipynb #a43060a6
+class Recommender(ABC):
     """Base of all models: public methods here, `_fit` and `_score` in the model.
 
     Attributes
     ----------
     name : snake_case name in results and on disk
     fold_in : `exact`, `approximate` or `none`, how a stranger's history is scored
-    Config : the frozen dataclass of its settings
+    Config : the class of its settings, from which the signature is made
     company : whether it learns from users who met two items
-    source : where its own entries come from, one of `metrics.SOURCES`
-    leans_on : other modules of models that it computes with
+    source : where its own entries come from, one of `topk.SOURCES`
+    searched : the settings that a search tries; None: all whose `setting` says what to try
+    config : its settings
+    items : the items that it can recommend, an index
+    users : the users of the fitted log, an index
+    known : their histories
+    popular : int64 `[items]`, how many users met each item
     parts : fitted models that it is made of, by name; they are saved and loaded with it
+    state : what was learned, a dict of arrays and CSR matrices
     """
 
     name: ClassVar[str] = ""
@@ -235,67 +142,186 @@ class Recommender:
     Config: ClassVar[type[Config]] = Config
     company: ClassVar[bool] = False
     source: ClassVar[str] = "model"
-    leans_on: ClassVar[tuple[str, ...]] = ()
+    searched: ClassVar[tuple[str, ...] | None] = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.__signature__ = signature_of(cls.Config)  # type: ignore[attr-defined]
 
     def __init__(self, **settings: Any):
-        self.config: Any = make_config(self.Config, self.name or type(self).__name__, settings)
-        if self.config.repeat_weight < 0 or self.config.repeat_decay < 0:
-            raise ValueError(f"{self.name}: repeat_weight and repeat_decay must be at least 0, not {self.config}")
+        if not self.name:
+            raise TypeError(f"{type(self).__name__} needs a name: name = 'snake_case'")
+        self.config: Any = make_config(self.Config, self.name, settings)
         self.fitted_on: str | None = None
         self.fit_seconds = 0.0
         self.parts: dict[str, Recommender] = {}
         self.items: Any = None
-        self._users: Any = None
-        self._alike: tuple[Any, Any] = (None, None)
-        self._offered: tuple[np.ndarray, np.ndarray] | None = None
-        self._order = np.zeros(0, np.int64)
+        self.users: Any = None
+        self.popularity_order = np.zeros(0, np.int64)
+        self._cold_list: tuple[np.ndarray, np.ndarray] | None = None
+        self._latest_order: tuple[Any, Any] = (None, None)
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{k}={v!r}" for k, v in asdict(self.config).items())
-        return f"{type(self).__name__}({told})"
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config)})"
+
+    @classmethod
+    def search_space(cls) -> dict[str, Range | tuple[Any, ...]]:
+        """What a search tries, by setting."""
+        space = cls.Config.search_space()
+        return space if cls.searched is None else {name: space[name] for name in cls.searched}
 
     @property
     def scoring(self) -> str:
         """`fold_in` where lists are made from histories alone, `stored` where from what was learned of a user, if the user is known."""
         return "fold_in" if self.fold_in == "exact" else "stored"
 
-    def fit(self, dataset: Dataset, progress: bool = False) -> Any:
+    @property
+    def default_exclude(self) -> str:
+        """What lists leave out where nothing is said: what was seen, or what a model was trained to leave out."""
+        return str(getattr(self.config, "exclude", "seen"))
+
+    def fit(self, dataset: Dataset, progress: bool = False) -> Self:
         """Learn from a log; returns self. `ValueError` for an empty log, or one on which the model cannot work."""
-        check_fit(self, dataset)
+        check_log(self, dataset)
         self.progress, start = progress, time.perf_counter()
         self.items, self.known = self._catalogue(dataset), dataset.histories()
-        self.popular = item_users(dataset, self.items)
-        remember(self)
+        self.popular = dataset.item_users(self.items)
+        self.index_users(dataset.users)
         self.state = self._fit(dataset)
         self.fitted_on, self.fit_seconds = dataset.fingerprint, time.perf_counter() - start
         return self
 
+    def index_users(self, users: Any) -> None:
+        """Take an index of the known users, and derive the order of popularity."""
+        self.users, self._cold_list = users, None
+        self.popularity_order = np.lexsort((np.arange(len(self.items)), -self.popular))
+
     def rank(
-        self, histories: Histories, k: int = 10, exclude: str = "seen", block: int = 0, progress: bool = False
+        self,
+        histories: Histories,
+        k: int = 10,
+        exclude: str | None = None,
+        items: Iterable[Any] | None = None,
+        block: int = 0,
+        progress: bool = False,
     ) -> TopK:
         """The k best items for each history; lists are filled up by popularity where the model has no opinion.
 
         Parameters
         ----------
-        exclude : `none`, `seen` or `purchased`
+        exclude : `none`, `seen` or `purchased`; None: `default_exclude`
+        items : ids of the only items that may be recommended (what is in stock, say); None: all. Ids that the model does not know are
+            passed over; `ValueError` where it knows none of them
         block : histories scored at a time by each thread, which bounds the memory; 0: as many as take 128 MB if scores are dense
         """
-        check_rank(self, k)
-        return rank_all(self, histories, k, exclude, block, progress)
+        self.check_ready(k)
+        allowed, exclude = self.allowed(items), self.default_exclude if exclude is None else exclude
+        return rank_blocks(self, histories, k, exclude, allowed, block, progress)
 
-    def recommend(self, user_ids: Iterable[Any], k: int = 10, exclude: str = "seen", **options: Any) -> TopK:
+    def recommend(
+        self,
+        user_ids: Iterable[Any],
+        k: int = 10,
+        exclude: str | None = None,
+        items: Iterable[Any] | None = None,
+        **options: Any,
+    ) -> TopK:
         """`rank` from what the fitted log holds of each user; an unknown user gets popular items."""
-        check_rank(self, k)
-        return self.rank(users_known(self, user_ids), k, exclude, **options)
+        self.check_ready(k)
+        return self.rank(self.histories(user_ids), k, exclude, items, **options)
 
-    def similar_items(self, item_ids: Iterable[Any], k: int = 10) -> TopK:
-        """The k items most similar to each item, never the item itself; `KeyError` for an item that the model does not know."""
-        check_rank(self, k)
-        return neighbours_of(self, list(item_ids), k)
+    def similar_items(self, item_ids: Iterable[Any], k: int = 10, items: Iterable[Any] | None = None) -> TopK:
+        """The k items most similar to each item, never the item itself, among `items` if given (as in `rank`).
+
+        `KeyError` for an item that the model does not know. The lists' frame has a column `target_item_id`.
+        """
+        self.check_ready(k)
+        asked, allowed = list(item_ids), self.allowed(items)
+        codes = self.items.get_indexer(np.asarray(asked)) if asked else np.zeros(0, int)
+        if (codes < 0).any():
+            raise KeyError(f"{self.name} does not know the item {asked[int((codes < 0).argmax())]!r}")
+        itself = Histories.from_lists([[c] for c in codes], event_names=self.known.event_names)
+        found = best_of(self.score_similar(codes), exclusion(itself, "seen", len(self.items)), k, allowed=allowed)
+        return TopK(*found, self.items, np.asarray(asked), id_name="target_item_id")
+
+    def score(self, histories: Histories, exclude: str = "none", allowed: np.ndarray | None = None) -> Scores:
+        """Scores of encoded histories from which lists are made: the model's own, with the term for repeats (`Config`) if it has one."""
+        answer, c = self._answer(histories, exclude, allowed), self.config
+        if not c.repeat_weight or exclude == "seen":  # what is left out needs no score
+            return answer
+        return add_repeats(answer, histories, len(self.items), c.repeat_weight, c.repeat_decay)
+
+    def score_similar(self, codes: np.ndarray) -> Scores:
+        """Scores of all items for each item code, by how similar they are."""
+        return self._similar(codes)
+
+    def lists(
+        self, encoded: Histories, k: int, exclude: str, allowed: np.ndarray | None = None, answer: Scores | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(codes, scores, sources) `[n, k]` for encoded histories, from `answer` (`score`) where it is known already."""
+        if answer is None:
+            answer = self.score(encoded, exclude, allowed)
+        excluded = exclusion(encoded, exclude, len(self.items))
+        codes, scores = best_of(answer, excluded, k, self.order_of(answer), allowed)
+        cold = (np.diff(encoded.indptr) == 0) & (self.fold_in != "none")
+        if cold.any():  # nothing to fold in
+            offered, order = self.cold_list()
+            codes[cold], scores[cold] = best_of(offered, excluded[np.flatnonzero(cold)], k, order, allowed)
+        filled = fill_up(codes, self.popularity_order, excluded, allowed)
+        sources = np.repeat(self._source(encoded)[:, None], k, axis=1)
+        sources[(filled != codes) & (filled >= 0)] = SOURCES.index("popular")
+        sources[cold] = SOURCES.index("cold")
+        return filled, scores, sources
+
+    def cold_list(self) -> tuple[np.ndarray, np.ndarray]:
+        """(scores `[items]` for visitors of whom nothing is known, their `in_order`), made once."""
+        if self._cold_list is None:
+            scores = self._cold()
+            self._cold_list = (scores, in_order(scores))
+        return self._cold_list
+
+    def order_of(self, scores: Scores) -> np.ndarray | None:
+        """`in_order` of an answer that is alike for all, remembered as long as it is the same array; None for any other."""
+        if not isinstance(scores, np.ndarray) or scores.ndim != 1:
+            return None
+        if self._latest_order[0] is not scores:
+            self._latest_order = (scores, in_order(scores))
+        return self._latest_order[1]
+
+    def allowed(self, items: Iterable[Any] | None) -> np.ndarray | None:
+        """Which items may be recommended: bool `[items]`, None for all."""
+        if items is None:
+            return None
+        codes = self.items.get_indexer(np.asarray(list(items)))
+        if not (codes >= 0).any():
+            raise ValueError(f"{self.name} knows none of the {len(codes)} items that may be recommended")
+        out = np.zeros(len(self.items), bool)
+        out[codes[codes >= 0]] = True
+        return out
+
+    def check_ready(self, k: int) -> None:
+        """Refuse to rank with a model that is not fitted, or lists of no length."""
+        if self.fitted_on is None:
+            raise ValueError(f"{self.name} is not fitted; call fit(dataset) first")
+        if not isinstance(k, (int, np.integer)) or k < 1:
+            raise ValueError(f"k must be a whole number of at least 1, not {k!r}")
+
+    def histories(self, user_ids: Iterable[Any]) -> Histories:
+        """What the fitted log holds of some users; empty histories of users who are not known."""
+        return known_histories(self.known, self.users, np.asarray(list(user_ids)))
+
+    def with_repeats(self, repeat_weight: float) -> Self:
+        """The same fitted model with another `repeat_weight`; nothing is fitted again."""
+        other = copy(self)
+        other.config = self.config.replace(repeat_weight=float(repeat_weight))
+        return other
 
     def save(self, path: Path | str) -> Path:
         """Write the model to a folder (JSON and npy, nothing executable); replaces an earlier one whole."""
-        return save_model(self, Path(path))
+        self.check_ready(1)
+        with whole_folder(Path(path)) as beside:
+            write_model(self, beside)
+        return Path(path)
 
     @staticmethod
     def load(path: Path | str) -> Recommender:
@@ -304,68 +330,50 @@ class Recommender:
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """The modules whose source decides what a fit gives; empty for a model that is not in `MODELS` and cannot be loaded by name."""
+        """The modules of this model and of those it is made of, as `code_fingerprint` takes them, sorted.
+
+        Empty for a model that is not in `MODELS` and cannot be loaded by name.
+        """
         if self.name not in MODELS:
             return ()
-        behind = {m for part in self._made_of() for m in (*model_class(part).leans_on, MODELS[part].partition(":")[0])}
-        return (*BEHIND_A_FIT, MODELS[self.name].partition(":")[0], *self.leans_on, *sorted(behind))
+        own = MODELS[self.name].partition(":")[0].removeprefix("recsys_lab.")
+        return tuple(sorted({own, *(m for part in self._made_of() for m in model_class(part)().modules)}))
+
+    @abstractmethod
+    def _fit(self, dataset: Dataset) -> dict[str, Any]:
+        """Learn; returns the state: a dict of arrays and CSR matrices, which is what is saved."""
+
+    @abstractmethod
+    def _score(self, histories: Histories) -> Scores:
+        """Scores of a block of encoded histories: `[items]` for all alike, dense `[n, items]` (overwritten later), or CSR of opinions."""
+
+    def _answer(self, histories: Histories, exclude: str, allowed: np.ndarray | None) -> Scores:
+        """`_score`, told what the lists will hold: a model that draws up a short list first needs to know."""
+        return self._score(histories)
 
     def _made_of(self) -> tuple[str, ...]:
         """Names of the models that `fit` makes parts of."""
         return ()
 
-    def _catalogue(self, dataset: Dataset) -> pd.Index:
+    def _catalogue(self, dataset: Dataset) -> Any:
         """The items that the model can recommend, sorted; those with events by default."""
         return dataset.items
-
-    def _fit(self, dataset: Dataset) -> dict[str, Any]:
-        """Learn; returns the state: a dict of arrays and CSR matrices, which is what is saved."""
-        raise NotImplementedError
-
-    def _score(self, histories: Histories) -> Scores:
-        """Scores of a block of encoded histories: `[items]` for all alike, dense `[n, items]` (overwritten later), or CSR of opinions."""
-        raise NotImplementedError
-
-    def _answer(self, histories: Histories, exclude: str) -> Scores:
-        """`_score`, told what the lists will leave out: a model that draws up a short list first needs to know."""
-        return self._score(histories)
-
-    def scores(self, histories: Histories, exclude: str = "none") -> Scores:
-        """Scores of encoded histories from which lists are made: the model's own, with the term for repeats (`Config`) if it has one."""
-        answer, c = self._answer(histories, exclude), self.config
-        if not c.repeat_weight or exclude == "seen":  # what is left out needs no score
-            return answer
-        return add_repeats(answer, histories, len(self.items), c.repeat_weight, c.repeat_decay)
-
-    def with_repeats(self, repeat_weight: float) -> Any:
-        """The same fitted model with another `repeat_weight`; nothing is fitted again."""
-        other = copy(self)
-        other.config = replace(self.config, repeat_weight=float(repeat_weight))
-        return other
 
     def _cold(self) -> np.ndarray:
         """Scores `[items]` for visitors of whom nothing is known: how many users met each item."""
         return self.popular.astype(np.float32)
-
-    def _ordered(self, scores: Scores) -> np.ndarray | None:
-        """`in_order` of an answer that is alike for all, remembered as long as it is the same array; None for any other."""
-        if not isinstance(scores, np.ndarray) or scores.ndim != 1:
-            return None
-        if self._alike[0] is not scores:
-            self._alike = (scores, in_order(scores))
-        return self._alike[1]
 
     def _source(self, histories: Histories) -> np.ndarray:
         """Where the model's own entries for each encoded history come from: positions in `SOURCES`, `[n]`."""
         return np.full(len(histories), SOURCES.index(self.source), np.int8)
 
     def _similar(self, codes: np.ndarray) -> Scores:
-        """Scores of all items for each item code; by default, what someone is offered who met only that item."""
+        """`score_similar`; by default, what someone is offered who met only that item."""
         alone = Histories.from_lists([[c] for c in codes], event_names=self.known.event_names)
         return self._score(alone)
 
-# %% ../../nbs/20_recommender.ipynb #f0092fd3
-def check_fit(model: Recommender, log: Dataset) -> None:
+# %% ../../nbs/20_recommender.ipynb #d47e8b90
+def check_log(model: Recommender, log: Dataset) -> None:
     """Refuse, with a sentence, a log that cannot be learned from."""
     if not len(log):
         raise ValueError(f"{model.name} cannot be fitted: {log.name} has no event")
@@ -376,64 +384,26 @@ def check_fit(model: Recommender, log: Dataset) -> None:
         )
 
 
-def remember(model: Recommender, index: Callable[[Any], Any] | None = None) -> None:
-    """Derive what a fitted or loaded model looks up often: the order of popularity, and the index of its users."""
-    model._order = np.lexsort((np.arange(len(model.items)), -model.popular))
-    model._users, model._offered = (index or pd.Index)(model.known.user_ids), None
+def known_histories(known: Histories, users: Any, asked: np.ndarray) -> Histories:
+    """The histories of the users asked for among those `known`, of whom `users` is an index; empty ones for others."""
+    rows = users.get_indexer(asked)
+    there = rows >= 0
+    found = known.take(rows[there])
+    length, at = np.zeros(len(rows), np.int64), np.full(len(rows), known.at[:1].max(initial=0))
+    length[there], at[there] = np.diff(found.indptr), found.at
+    indptr = np.concatenate([[0], np.cumsum(length)])
+    return Histories(indptr, found.items, found.events, found.times, at, asked, found.event_names)
 
-
-def cold_answer(model: Recommender) -> tuple[np.ndarray, np.ndarray]:
-    """(scores `[items]` for visitors of whom nothing is known, their `in_order`), made once."""
-    if model._offered is None:
-        scores = model._cold()
-        model._offered = (scores, in_order(scores))
-    return model._offered
-
-
-def check_rank(model: Recommender, k: int) -> None:
-    """Refuse to rank with a model that is not fitted, or lists of no length."""
-    if model.fitted_on is None:
-        raise ValueError(f"{model.name} is not fitted; call fit(dataset) first")
-    if not isinstance(k, (int, np.integer)) or k < 1:
-        raise ValueError(f"k must be a whole number of at least 1, not {k!r}")
-
-
-def rank_block(
-    model: Recommender, histories: Histories, k: int, exclude: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(codes, scores, sources) `[n, k]` for a block of histories: scored, and made into lists."""
-    encoded = histories.encode(model.items)
-    return made_lists(model, encoded, model.scores(encoded, exclude), k, exclude)
-
-
-def made_lists(
-    model: Recommender, encoded: Histories, answer: Scores, k: int, exclude: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(codes, scores, sources) `[n, k]` from a model's answer for encoded histories: excluded, cut and filled up."""
-    excluded = exclusion(encoded, exclude, len(model.items))
-    codes, scores = best_of(answer, excluded, k, model._ordered(answer))
-    cold = (np.diff(encoded.indptr) == 0) & (model.fold_in != "none")
-    if cold.any():  # nothing to fold in: popularity, with its counts as scores
-        offered, order = cold_answer(model)
-        codes[cold], scores[cold] = best_of(offered, excluded[np.flatnonzero(cold)], k, order)
-    filled = fill_up(codes, model._order, excluded)
-    sources = np.repeat(model._source(encoded)[:, None], k, axis=1)
-    sources[(filled != codes) & (filled >= 0)] = SOURCES.index("popular")
-    sources[cold] = SOURCES.index("cold")
-    return filled, scores, sources
-
-# %% ../../nbs/20_recommender.ipynb #db769911
-def neighbours_of(model: Recommender, asked: list[Any], k: int) -> TopK:
-    """`Recommender.similar_items`."""
-    codes = model.items.get_indexer(np.asarray(asked)) if asked else np.zeros(0, int)
-    if (codes < 0).any():
-        raise KeyError(f"{model.name} does not know the item {asked[int((codes < 0).argmax())]!r}")
-    itself = Histories.from_lists([[c] for c in codes], event_names=model.known.event_names)
-    found, scores = best_of(model._similar(codes), exclusion(itself, "seen", len(model.items)), k)
-    return TopK(found, scores, model.items, np.asarray(asked))
-
-
-def rank_all(model: Recommender, histories: Histories, k: int, exclude: str, block: int, progress: bool) -> TopK:
+# %% ../../nbs/20_recommender.ipynb #17babd26
+def rank_blocks(
+    model: Recommender,
+    histories: Histories,
+    k: int,
+    exclude: str,
+    allowed: np.ndarray | None = None,
+    block: int = 0,
+    progress: bool = False,
+) -> TopK:
     """`Recommender.rank`: blocks of histories on a few threads; blocks are independent, so their number does not matter."""
     if not len(histories):
         return TopK(np.zeros((0, k), np.int32), np.zeros((0, k), np.float32), model.items, histories.user_ids)
@@ -442,55 +412,18 @@ def rank_all(model: Recommender, histories: Histories, k: int, exclude: str, blo
     starts = range(0, len(histories), size)
 
     def ranked(start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return rank_block(model, histories.take(slice(start, start + size)), k, exclude)
+        return model.lists(histories.take(slice(start, start + size)).encode(model.items), k, exclude, allowed)
 
     if len(starts) == 1:
-        parts = [rank_block(model, histories, k, exclude)]
+        parts = [ranked(0)]
     else:
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:  # one kind of threads
             parts = list(tqdm(pool.map(ranked, starts), total=len(starts), disable=not progress, desc=model.name))
     codes, scores, sources = (np.concatenate(part) for part in zip(*parts, strict=True))
     return TopK(codes, scores, model.items, histories.user_ids, sources)
 
-
-def users_known(model: Recommender, user_ids: Iterable[Any]) -> Histories:
-    """The histories of the users asked for; empty ones for users who are not known."""
-    known, asked = model.known, np.asarray(list(user_ids))
-    rows = model._users.get_indexer(asked)
-    there = rows >= 0
-    found = known.take(rows[there])
-    length, at = np.zeros(len(rows), np.int64), np.full(len(rows), known.at[:1].max(initial=0))
-    length[there], at[there] = np.diff(found.indptr), found.at
-    indptr = np.concatenate([[0], np.cumsum(length)])
-    return Histories(indptr, found.items, found.events, found.times, at, asked, found.event_names)
-
-# %% ../../nbs/20_recommender.ipynb #41eb32fe
-def pack(name: str, value: Any) -> dict[str, Any]:
-    """Arrays that stand for a state entry (an array, an index or a CSR matrix) under names that start with `name`."""
-    if sparse.issparse(value):
-        csr = value.tocsr()
-        return {
-            f"{name}.data": csr.data,
-            f"{name}.indices": csr.indices,
-            f"{name}.indptr": csr.indptr,
-            f"{name}.shape": np.array(csr.shape),
-        }
-    array = np.asarray(value)
-    return {name: array.astype("U") if array.dtype == object or array.dtype.kind == "T" else array}
-
-
-def unpack(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The inverse of `pack` for all entries of a file."""
-    names = {n.rsplit(".", 1)[0] for n in arrays if n.endswith(".indptr")}
-    out: dict[str, Any] = {n: a for n, a in arrays.items() if n.rsplit(".", 1)[0] not in names}
-    for n in names:
-        out[n] = sparse.csr_matrix(tuple(arrays[f"{n}.shape"]), dtype=arrays[f"{n}.data"].dtype)
-        for part in ("data", "indices", "indptr"):  # as they are: a constructor would read them all
-            setattr(out[n], part, arrays[f"{n}.{part}"])
-    return out
-
-# %% ../../nbs/20_recommender.ipynb #89686595
-FORMAT = 2
+# %% ../../nbs/20_recommender.ipynb #4cbd3ca3
+FORMAT = 3
 
 
 def write_model(model: Recommender, folder: Path, part: bool = False) -> None:
@@ -500,41 +433,41 @@ def write_model(model: Recommender, folder: Path, part: bool = False) -> None:
     users |= {"events": known.events, "times": known.times}
     entries = {"items": model.items, "popular": model.popular}
     entries |= {} if part else {f"known/{n}": v for n, v in users.items()}
-    entries |= {f"state/{n}": v for n, v in model.state.items()}
+    write_arrays(folder, entries | {f"state/{n}": v for n, v in model.state.items()})
     head = {
         "format": FORMAT,
         "name": model.name,
-        "config": asdict(model.config),
+        "config": model.config.model_dump(),
         "fitted_on": model.fitted_on,
         "fit_seconds": model.fit_seconds,
         "event_names": known.event_names,
         "parts": list(model.parts),
     }
-    for name, array in {k: a for n, value in entries.items() for k, a in pack(n, value).items()}.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        np.save(folder / f"{name}.npy", array)
     (folder / "model.json").write_text(json.dumps(head, indent=1))
     for name, below in model.parts.items():
         (folder / name).mkdir()
         write_model(below, folder / name, part=True)
 
 
-def save_model(model: Recommender, path: Path) -> Path:
-    """`Recommender.save`."""
-    check_rank(model, 1)
-    with whole_folder(path) as beside:
-        write_model(model, beside)
-    return path
-
-# %% ../../nbs/20_recommender.ipynb #7ecc115b
 def model_class(name: str) -> type[Recommender]:
     """The class of the model with this name; `ValueError` with the known ones for any other."""
     if name not in MODELS:
         raise ValueError(f"there is no model {name!r}; there are {', '.join(sorted(MODELS))}")
     module, _, kind = MODELS[name].partition(":")
-    return getattr(import_module(module), kind)
+    found: type[Recommender] = getattr(import_module(module), kind)
+    return found
 
 
+def one_catalogue(fitted: dict[str, Recommender], log: Dataset) -> dict[str, Recommender]:
+    """Models fitted on a log as they are; `ValueError` where one has another catalogue than the log's items."""
+    for name, model in fitted.items():
+        if not model.items.equals(log.items):
+            raise ValueError(
+                f"{name} cannot stand beside others: its catalogue is not the {len(log.items):,} items with events"
+            )
+    return fitted
+
+# %% ../../nbs/20_recommender.ipynb #e8d16903
 def load(
     path: Path | str, known: Histories | None = None, mapped: bool = False, index: Callable[[Any], Any] | None = None
 ) -> Recommender:
@@ -548,16 +481,17 @@ def load(
     """
     path = Path(path)
     head = json.loads((path / "model.json").read_text())
-    if head.get("format") != FORMAT or head.get("name") not in MODELS:
+    if head.get("name") not in MODELS:
         raise ValueError(
-            f"{path}: no model of format {FORMAT} with a known name (it says {head.get('name')!r}, "
-            f"format {head.get('format')}); known are {sorted(MODELS)}"
+            f"{path}: no model with a known name (it says {head.get('name')!r}); known are {sorted(MODELS)}"
+        )
+    if head.get("format") != FORMAT:
+        raise ValueError(
+            f"{path}: {head['name']} is saved in format {head.get('format')!r}, and this version reads {FORMAT}; fit it again"
         )
     model = model_class(head["name"])(**head["config"])
-    files = [*path.glob("*.npy"), *path.glob("known/*.npy"), *path.glob("state/**/*.npy")]
-    mode: Any = "c" if mapped else None
-    arrays = {f.relative_to(path).as_posix()[:-4]: np.asarray(np.load(f, mode, allow_pickle=False)) for f in files}
-    restore(model, unpack(arrays), head, known, index)
+    arrays = read_arrays(path, ("*.npy", "known/*.npy", "state/**/*.npy"), mapped)
+    restore(model, arrays, head, known, index)
     model.parts = {name: load(path / name, model.known, mapped, index) for name in head.get("parts", [])}
     return model
 
@@ -570,7 +504,12 @@ def restore(
     index: Callable[[Any], Any] | None,
 ) -> None:
     """Put what was loaded back into a model; `KeyError` names an array that is missing."""
-    model.items, model.popular = (index or pd.Index)(arrays["items"]), arrays["popular"]
+    make: Any = index
+    if index is None:
+        import pandas as pd
+
+        make = pd.Index
+    model.items, model.popular = make(arrays["items"]), arrays["popular"]
     model.known = (
         known
         if known is not None
@@ -584,7 +523,7 @@ def restore(
             tuple(head["event_names"]),
         )
     )
-    remember(model, index)
+    model.index_users(make(model.known.user_ids))
     model.state = {name.removeprefix("state/"): value for name, value in arrays.items() if name.startswith("state/")}
     model.fitted_on, model.fit_seconds = head["fitted_on"], head["fit_seconds"]
 
@@ -620,7 +559,7 @@ def stored_rows(model: Recommender, histories: Histories) -> np.ndarray:
     """Row of each visitor among the users of the fit, int64 `[n]`; -1 for strangers, and for users whose history is not as it was."""
     if histories.user_ids is None:
         return np.full(len(histories), -1)
-    rows = model._users.get_indexer(histories.user_ids)
+    rows = model.users.get_indexer(histories.user_ids)
     before = model.known.indptr[rows + 1] - model.known.indptr[rows]
     return np.where((rows >= 0) & (before == np.diff(histories.indptr)), rows, -1)
 

@@ -6,26 +6,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import pandas as pd
+from pydantic import model_validator
 from scipy import sparse
 
-from ..datasets import Dataset, Histories
-from ..evaluation import Cases
-from ..intervals import mean_over_users
-from ..metrics import accuracy, top_k_sparse
-from .base import Config, Recommender, Scores, best_of, exclusion, model_class
+from ..histories import Histories
+from .base import Recommender, model_class, one_catalogue
+from .config import Config, NonNegative, setting
 from ..numerics import sum_rows
-from ..ranking.candidates import one_catalogue
-from ..tuning import Range, choose_trial, propose
+from ..topk import Scores
+
+if TYPE_CHECKING:
+    from recsys_lab.datasets import Dataset
 
 # %% auto #0
-__all__ = ['standardised', 'BlendConfig', 'Blend', 'fitted_members', 'Pool', 'pooled', 'weigh']
+__all__ = ['standardised', 'BlendConfig', 'Blend', 'fitted_members']
 
 # %% ../../nbs/42_blend.ipynb #1d3c2035
 def standardised(scores: Scores, shape: tuple[int, int]) -> np.ndarray:
@@ -46,31 +44,26 @@ def standardised(scores: Scores, shape: tuple[int, int]) -> np.ndarray:
     return np.divide(out, size, out=np.zeros_like(out), where=size > 0)
 
 # %% ../../nbs/42_blend.ipynb #30b70934
-@dataclass(frozen=True)
 class BlendConfig(Config):
-    """Settings of a blend.
+    """Settings of a blend."""
 
-    Attributes
-    ----------
-    members : the settings of each model in it, by the model's name; `{}`: its defaults
-    weights : of each member's scores, at least 0; a member that is not named counts 1
-    """
+    members: dict[str, dict[str, Any]] = setting(
+        lambda: {"graph_filter": {}, "user_knn": {}, "als": {}},
+        "the settings of each model in it, by the model's name; `{}`: its defaults",
+    )
+    weights: dict[str, NonNegative] = setting(dict, "of each member's scores; a member that is not named counts 1")
 
-    members: dict = field(default_factory=lambda: {"graph_filter": {}, "user_knn": {}, "als": {}})
-    weights: dict = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def check_members(self) -> Self:
         for name, settings in self.members.items():
             if name == "blend":
                 raise ValueError("a blend cannot be a member of a blend; name its members")
             model_class(name)(**settings)  # refuses what is unknown, by name
         if unknown := sorted(set(self.weights) - set(self.members)):
             raise ValueError(f"weights name {unknown[0]!r}; the members are {', '.join(self.members) or 'none'}")
-        total = [float(self.weights.get(name, 1.0)) for name in self.members]
-        if not total or not np.isfinite(total).all() or min(total) < 0 or not sum(total):
-            raise ValueError(
-                f"a blend needs members with weights of at least 0, one of them above 0, not {self.weights}"
-            )
+        if not sum(self.weights.get(name, 1.0) for name in self.members):
+            raise ValueError(f"a blend needs members with weights of at least 0, one of them above 0, not {self.weights}")
+        return self
 
 
 class Blend(Recommender):
@@ -105,7 +98,7 @@ class Blend(Recommender):
         total = np.zeros((len(histories), len(self.items)), np.float32)
         for name, part in self.parts.items():
             if weight := self.config.weights.get(name, 1.0):
-                total += np.float32(weight) * standardised(part.scores(histories), total.shape)
+                total += np.float32(weight) * standardised(part.score(histories), total.shape)
         return total
 
     def _source(self, histories: Histories) -> np.ndarray:
@@ -124,69 +117,3 @@ def fitted_members(
             model.checkpoint = checkpoint.with_name(f"{checkpoint.stem}-{name}{checkpoint.suffix}")
         fitted[name] = model.fit(log, progress=progress)
     return one_catalogue(fitted, log)
-
-# %% ../../nbs/42_blend.ipynb #ecf3233a
-class Pool(NamedTuple):
-    """Cases, and for each member CSR `[cases, items]` of its standardised scores of their candidates; all have the same entries.
-
-    `to_case` are the members' items in codes of the cases.
-    """
-
-    cases: Cases
-    scores: dict[str, sparse.csr_matrix]
-    to_case: np.ndarray
-
-    def ndcg(self, weights: Mapping[str, float], k: int = 10) -> float:
-        """Mean of `values` over users."""
-        return mean_over_users(self.values(weights, k), self.cases.user_ids)
-
-    def values(self, weights: Mapping[str, float], k: int = 10) -> np.ndarray:
-        """NDCG@k of each case's candidates listed by the weighted sum of their scores; a member that is not named counts nothing."""
-        total = next(iter(self.scores.values())).copy()
-        total.data = np.zeros_like(total.data)
-        for name, weight in weights.items():
-            total.data += np.float32(weight) * self.scores[name].data
-        codes, _ = top_k_sparse(total, k)
-        listed = np.where(codes >= 0, self.to_case[codes], -1)
-        return accuracy(listed, self.cases.indptr, self.cases.relevant, (k,))["ndcg", k]
-
-
-def pooled(parts: Mapping[str, Recommender], cases: Cases, most: int = 4000, each: int = 100, seed: int = 0) -> Pool:
-    """Up to `most` of the cases, with the `each` best items by every member as candidates; what a case leaves out is none."""
-    if len(cases) > most:
-        rows = np.sort(np.random.default_rng(seed).choice(len(cases), most, replace=False))
-        cases = cases.subset(rows, np.ones(len(cases.relevant), bool))
-    items = next(iter(parts.values())).items
-    block = max(1, min(512, 2**27 // (4 * len(items) * len(parts))))
-    kept, found = [], []
-    for start in range(0, len(cases), block):
-        asked = cases.histories(slice(start, min(start + block, len(cases)))).encode(items)
-        out = exclusion(asked, cases.exclude, len(items))
-        scores = [standardised(part.scores(asked), out.shape) for part in parts.values()]
-        best = np.zeros(out.shape, bool)
-        for of_one in scores:
-            codes, _ = best_of(of_one.copy(), out, min(each, len(items)))
-            row, place = np.nonzero(codes >= 0)
-            best[row, codes[row, place]] = True
-        kept.append(sparse.csr_matrix(best))
-        found.append([of_one[best] for of_one in scores])
-    at = sparse.vstack(kept, format="csr")
-    data = (np.concatenate(mine) for mine in zip(*found, strict=True))
-    scores_of = {n: sparse.csr_matrix((d, at.indices, at.indptr), at.shape) for n, d in zip(parts, data, strict=True)}
-    return Pool(cases, scores_of, cases.items.get_indexer(items))
-
-
-def weigh(pool: Pool, trials: int = 60, seed: int = 0, k: int = 10) -> pd.DataFrame:
-    """Weights between 0 and 1 tried on a pool: columns `trial`, each member, `ndcg@k`, `chosen`, as `tuning.tune` gives.
-
-    The members must not have learned from the pool's cases. The first trial weighs all alike, and the first within one standard
-    error of the best is chosen.
-    """
-    tried: list[dict[str, Any]] = []
-    values: list[np.ndarray] = []
-    alike = SimpleNamespace(**dict.fromkeys(pool.scores, 1.0))
-    for number, weights in enumerate(propose(alike, dict.fromkeys(pool.scores, Range(0.0, 1.0)), trials, seed)):
-        values.append(pool.values(weights, k))
-        mean = mean_over_users(values[-1], pool.cases.user_ids)
-        tried.append({"trial": number, **weights, f"ndcg@{k}": mean})
-    return choose_trial(tried, ["trial", *pool.scores, f"ndcg@{k}"], values, pool.cases.user_ids)

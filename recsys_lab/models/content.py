@@ -5,19 +5,22 @@
 # %% ../../nbs/52_content.ipynb #9f9123b1
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from scipy import sparse
 
-from ..datasets import Dataset, Histories
-from .base import Config, Recommender
+from ..histories import Histories
+from ..lexical import COMMON
+from .base import Recommender
+from .config import Config, Range, setting
 from .neighbours import fading, steps_back, unit_rows
-from ..numerics import exact_product, to_fixed_point, sparse_product, weighted_sums
-from ..search import COMMON, NAME_WEIGHT, TEXT_WEIGHT, called, encoder, product_vectors
+from ..numerics import exact_product, sparse_product, to_fixed_point, weighted_sums
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from recsys_lab.datasets import Dataset
 
 # %% auto #0
 __all__ = ['word_vectors', 'encoded', 'text_vectors', 'path_vectors', 'ContentConfig', 'Content', 'likeness']
@@ -43,6 +46,10 @@ def word_vectors(texts: list[str]) -> sparse.csr_matrix:
 @lru_cache(maxsize=4)
 def encoded(told: tuple[tuple[str, ...], ...], model: str) -> np.ndarray:
     """`product_vectors` of (title, brand, category, description) of each product, kept for the next fit on the same texts."""
+    import pandas as pd
+
+    from recsys_lab.search import encoder, product_vectors
+
     return product_vectors(pd.DataFrame(told, columns=["title", "brand", "category", "description"]), encoder(model))
 
 
@@ -51,6 +58,8 @@ def text_vectors(products: pd.DataFrame, model: str) -> sparse.csr_matrix | np.n
     if model != "words":
         rows = products[["title", "brand", "category", "description"]].itertuples(index=False, name=None)
         return to_fixed_point(encoded(tuple(rows), model)).astype(np.float32)
+    from recsys_lab.search import NAME_WEIGHT, TEXT_WEIGHT, called
+
     name, about = (word_vectors(texts) for texts in (called(products), products["description"].tolist()))
     both = sparse.hstack([name * np.sqrt(NAME_WEIGHT), about * np.sqrt(TEXT_WEIGHT)], format="csr", dtype=np.float32)
     return unit_rows(both, np.ones(both.shape[1], np.float32))
@@ -58,6 +67,8 @@ def text_vectors(products: pd.DataFrame, model: str) -> sparse.csr_matrix | np.n
 # %% ../../nbs/52_content.ipynb #474466f3
 def path_vectors(categories: list[str]) -> sparse.csr_matrix:
     """Category paths (`A > B > C`) as CSR float32 `[n, categories]` over all their first parts, rarer ones heavier, rows of length 1."""
+    import pandas as pd
+
     firsts = [[" > ".join(parts[: n + 1]) for n in range(len(parts))] for parts in (c.split(" > ") for c in categories)]
     code, names = pd.factorize(np.array([f for own in firsts for f in own], dtype=object))
     row = np.repeat(np.arange(len(firsts)), [len(own) for own in firsts])
@@ -69,26 +80,13 @@ def path_vectors(categories: list[str]) -> sparse.csr_matrix:
     return unit_rows(found, weight)
 
 # %% ../../nbs/52_content.ipynb #35ae459b
-@dataclass(frozen=True)
 class ContentConfig(Config):
-    """Settings of Content.
+    """Settings of Content."""
 
-    Attributes
-    ----------
-    encoder : `words`, or a sentence encoder by name or folder
-    category : weight of the category's likeness beside the text's
-    decay : steps back over which an item's weight falls to 1/e
-    new_items : whether items without any event are recommended
-    """
-
-    encoder: str = "words"
-    category: float = 0.5
-    decay: float = 3.0
-    new_items: bool = True
-
-    def __post_init__(self) -> None:
-        if self.category < 0 or self.decay <= 0:
-            raise ValueError(f"category must be at least 0 and decay above 0, not {self}")
+    encoder: str = setting("words", "`words`, or a sentence encoder by name or folder")
+    category: float = setting(0.5, "weight of the category's likeness beside the text's", Range(0.0, 3.0), ge=0)
+    decay: float = setting(3.0, "steps back over which an item's weight falls to 1/e", Range(0.5, 20.0, True), gt=0)
+    new_items: bool = setting(True, "whether items without any event are recommended")
 
 
 class Content(Recommender):
@@ -99,7 +97,6 @@ class Content(Recommender):
 
     name = "content"
     Config = ContentConfig
-    leans_on = ("recsys_lab.products", "recsys_lab.search", "recsys_lab.models.neighbours")
 
     def _catalogue(self, dataset: Dataset) -> pd.Index:
         if not any(len(dataset.item_property(name)) for name in ("title", "categoryid")):

@@ -5,25 +5,27 @@
 # %% ../../nbs/41_graph_filters.ipynb #e1818294
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
 
-from ..datasets import Dataset, Histories
-from .base import Config, Recommender
+from ..histories import Histories
+from .base import Recommender
+from .config import Config, Range, setting
 from .neighbours import steps_back
 from recsys_lab.numerics import (
     exact_product,
-    to_fixed_point,
-    round_to_grid,
     round_scores,
-    sum_rows,
+    round_to_grid,
     sparse_product,
+    sum_rows,
+    to_fixed_point,
     weighted_sums,
 )
+
+if TYPE_CHECKING:
+    from recsys_lab.datasets import Dataset
 
 # %% auto #0
 __all__ = ['CONVERGED', 'ROUNDS', 'GROWTH', 'powers', 'neighbour_steps', 'converged_basis', 'smooth_basis', 'basis_of',
@@ -96,25 +98,23 @@ def smooth_basis(matrix: sparse.csr_matrix, user: float, item: float, factors: i
     return to_fixed_point(found).astype(np.float32, order="C")
 
 
-@lru_cache(maxsize=4)
 def basis_of(log: Dataset, user: float, item: float, factors: int, seed: int) -> np.ndarray:
-    """`smooth_basis` of a log's matrix, made once for all settings that share it; not to be written to."""
-    found = smooth_basis(log.matrix().matrix, user, item, factors, seed)
-    found.flags.writeable = False
-    return found
+    """`smooth_basis` of a log's matrix, made once for all settings that share it and kept with the log; not to be written to."""
+
+    def made() -> np.ndarray:
+        found = smooth_basis(log.matrix().matrix, user, item, factors, seed)
+        found.flags.writeable = False
+        return found
+
+    return log.kept(("basis", user, item, factors, seed), made)
 
 # %% ../../nbs/41_graph_filters.ipynb #eef63106
-@dataclass(frozen=True)
 class GFCFConfig(Config):
-    """Settings of GF-CF: `factors` singular vectors in the low pass, its `share` beside the neighbours, `seed` of the SVD."""
+    """Settings of GF-CF."""
 
-    factors: int = 256
-    share: float = 0.3
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.factors < 1 or self.share < 0:
-            raise ValueError(f"factors must be at least 1 and share at least 0, not {self}")
+    factors: int = setting(256, "singular vectors in the low pass", (32, 64, 128, 256), ge=1)
+    share: float = setting(0.3, "weight of the low pass beside the neighbours", Range(0.0, 1.0), ge=0)
+    seed: int = setting(0, "of the singular vectors", ge=0)
 
 
 class GFCF(Recommender):
@@ -152,34 +152,24 @@ def low_pass(met: sparse.csr_matrix, basis: np.ndarray, degrees: np.ndarray, ent
     return out
 
 # %% ../../nbs/41_graph_filters.ipynb #c2dae7c3
-@dataclass(frozen=True)
 class GraphFilterConfig(Config):
-    """Settings of the graph filter.
+    """Settings of the graph filter."""
 
-    Attributes
-    ----------
-    user, entry, leave : exponents of the degrees in the neighbour filter: of users, of items met, of items offered
-    factors : singular vectors in the low pass
-    low_user, low_item, low_leave : exponents of its degrees: of users, of items, and that given back to items offered
-    share : weight of the low pass beside the neighbours, both on one scale
-    fade : an item met `b` events before the last one enters with weight `(1 + b) ** -fade`; 0: order does not count
-    seed : of the SVD
-    """
-
-    user: float = 1.0
-    entry: float = 0.5
-    leave: float = 0.2
-    factors: int = 256
-    low_user: float = 0.5
-    low_item: float = 0.5
-    low_leave: float = 0.5
-    share: float = 0.6
-    fade: float = 0.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.factors < 1 or min(self.share, self.fade) < 0:
-            raise ValueError(f"factors must be at least 1, share and fade at least 0, not {self}")
+    user: float = setting(1.0, "exponent of the users' degrees in the neighbour filter", Range(0.3, 1.2))
+    entry: float = setting(0.5, "exponent there of the degrees of items met")
+    leave: float = setting(0.2, "exponent there of the degrees of items offered", Range(0.0, 0.7))
+    factors: int = setting(256, "singular vectors in the low pass", (32, 64, 128, 256), ge=1)
+    low_user: float = setting(0.5, "exponent of the users' degrees in the low pass")
+    low_item: float = setting(0.5, "exponent there of the items' degrees")
+    low_leave: float = setting(0.5, "exponent there of what is given back to items offered")
+    share: float = setting(0.6, "weight of the low pass beside the neighbours, both on one scale", Range(0.0, 2.0), ge=0)
+    fade: float = setting(
+        0.0,
+        "an item met `b` events before the last one enters with weight `(1 + b) ** -fade`; 0: order does not count",
+        Range(0.0, 1.5),
+        ge=0,
+    )
+    seed: int = setting(0, "of the singular vectors", ge=0)
 
 
 def faded(histories: Histories, n_items: int, fade: float) -> sparse.csr_matrix:
@@ -206,7 +196,6 @@ class GraphFilter(Recommender):
     name = "graph_filter"
     Config = GraphFilterConfig
     company = True
-    leans_on = ("recsys_lab.models.neighbours",)
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         c, matrix = self.config, dataset.matrix().matrix

@@ -5,28 +5,30 @@
 # %% ../../nbs/25_lightfm.ipynb #a83bb6ad
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from scipy import sparse
 
-from ..catalogue import Tree, as_number
-from ..datasets import Dataset
-from .base import Config, FactorRecommender
+from .base import FactorRecommender
+from .config import Config, Range, setting
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from recsys_lab.datasets import Dataset
 
 # %% auto #0
-__all__ = ['PRICES', 'BANDS', 'price_bands', 'category_columns', 'one_hot', 'item_features', 'LightFMConfig', 'lightfm_vectors',
+__all__ = ['BANDS', 'price_bands', 'category_columns', 'one_hot', 'item_features', 'LightFMConfig', 'lightfm_vectors',
            'LightFMWarp', 'LightFMHybrid']
 
 # %% ../../nbs/25_lightfm.ipynb #cbf7d762
-PRICES = ("price", "790")  # properties that hold a price: of most shops, and of the RetailRocket log
 BANDS = 5
 
 
 def price_bands(dataset: Dataset, items: pd.Index) -> np.ndarray:
     """Band of each item's last known price, 0 the cheapest fifth of the prices known, -1 without a price: int64 `[items]`."""
+    from recsys_lab.catalogue import PRICES, as_number
+
     for name in PRICES:
         price = as_number(dataset.item_property(name)).dropna()
         if len(price):
@@ -38,8 +40,12 @@ def price_bands(dataset: Dataset, items: pd.Index) -> np.ndarray:
 
 def category_columns(dataset: Dataset, items: pd.Index) -> list[np.ndarray]:
     """Codes of each item's category, its parent, and so on up to the root: int64 `[items]` each, -1 for none."""
+    from recsys_lab.catalogue import Tree
+
     own = dataset.item_property("categoryid").reindex(items)
     if dataset.categories is None or not len(dataset.categories):
+        import pandas as pd
+
         return [pd.factorize(own)[0]]
     tree = Tree.of(dataset.categories)
     codes = np.where(own.notna(), tree.codes(own.fillna("")), -1)
@@ -65,30 +71,15 @@ def item_features(dataset: Dataset, items: pd.Index, met: np.ndarray) -> sparse.
     return out
 
 # %% ../../nbs/25_lightfm.ipynb #6d627b78
-@dataclass(frozen=True)
 class LightFMConfig(Config):
-    """Settings of both models.
+    """Settings of both models."""
 
-    Attributes
-    ----------
-    factors : length of the vectors
-    learning_rate : of AdaGrad
-    penalty : L2 penalty on the vectors of features
-    epochs : passes over the pairs
-    negatives : most draws in search of a wrongly ranked item
-    seed : of the first vectors and of the draws
-    """
-
-    factors: int = 32
-    learning_rate: float = 0.05
-    penalty: float = 0.0
-    epochs: int = 15
-    negatives: int = 10
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if min(self.factors, self.epochs, self.negatives) < 1 or self.learning_rate <= 0:
-            raise ValueError(f"factors, epochs and negatives must be at least 1, learning_rate above 0, not {self}")
+    factors: int = setting(32, "length of the vectors", (16, 32, 64), ge=1)
+    learning_rate: float = setting(0.05, "of AdaGrad", Range(0.01, 0.2, True), gt=0)
+    penalty: float = setting(0.0, "L2 penalty on the vectors of features", ge=0)
+    epochs: int = setting(15, "passes over the pairs", Range(5, 30), ge=1)
+    negatives: int = setting(10, "most draws in search of a wrongly ranked item", ge=1)
+    seed: int = setting(0, "of the first vectors and of the draws", ge=0)
 
 
 def lightfm_vectors(
@@ -121,7 +112,6 @@ class LightFMWarp(FactorRecommender):
 
     name = "lightfm"
     Config = LightFMConfig
-    leans_on = ("recsys_lab.catalogue",)
 
     def _features(self, dataset: Dataset) -> sparse.csr_matrix:
         """CSR `[items, features]` of the catalogue."""
@@ -145,6 +135,8 @@ class LightFMHybrid(LightFMWarp):
         category = dataset.item_property("categoryid")
         if not len(category):
             raise ValueError(f"lightfm_hybrid needs a category of items, and {dataset.name} has none; use lightfm")
+        import pandas as pd
+
         return dataset.items.union(pd.Index(category.index)).sort_values().rename(dataset.items.name)
 
     def _features(self, dataset: Dataset) -> sparse.csr_matrix:

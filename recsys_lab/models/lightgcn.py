@@ -9,31 +9,37 @@ import json
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
-import pandas as pd
+from pydantic import model_validator
 from scipy import sparse
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 
-from ..datasets import Dataset, Histories, write_bytes
-from .base import Config, FactorRecommender, fold_map, mean_vectors, stored_rows
+from ..files import write_bytes
+from ..histories import Histories
+from .base import FactorRecommender, fold_map, mean_vectors, stored_rows
+from .config import Config, EventWeights, NonNegative, Range, setting
 from .graph_filter import powers
-from ..numerics import exact_product, to_fixed_point, sum_rows, weighted_sums
+from ..numerics import exact_product, sum_rows, to_fixed_point, weighted_sums
 
 try:  # learning needs torch; a fitted model does not
     import torch
 except ImportError:
     torch = None  # type: ignore[assignment]
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from recsys_lab.datasets import Dataset
+
 # %% auto #0
-__all__ = ['LOSSES', 'SAMPLING', 'STARTS', 'MOST_LAYERS', 'normalised', 'as_tensor', 'both_ways', 'propagate', 'propagate_to',
-           'propagate_from', 'Pairs', 'draw_items', 'bpr_loss', 'softmax_loss', 'LightGCNConfig', 'check_settings',
-           'first_table', 'Learner', 'step', 'looks_ahead', 'items_against', 'rows_only', 'best_scored', 'met_among',
-           'held_back', 'hit_rate', 'write_checkpoint', 'read_checkpoint', 'Curve', 'train', 'stopped', 'fewest_epochs',
-           'LightGCN', 'unit', 'fitted_learner', 'BPRMFConfig', 'BPRMF']
+__all__ = ['MOST_LAYERS', 'normalised', 'as_tensor', 'both_ways', 'propagate', 'propagate_to', 'propagate_from', 'Pairs',
+           'draw_items', 'bpr_loss', 'softmax_loss', 'LightGCNConfig', 'first_table', 'Learner', 'step', 'looks_ahead',
+           'items_against', 'rows_only', 'best_scored', 'met_among', 'held_back', 'hit_rate', 'write_checkpoint',
+           'read_checkpoint', 'Curve', 'train', 'stopped', 'fewest_epochs', 'LightGCN', 'unit', 'fitted_learner',
+           'BPRMFConfig', 'BPRMF']
 
 # %% ../../nbs/40_lightgcn.ipynb #353842e3
 def normalised(weights: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -161,82 +167,54 @@ def softmax_loss(users: Any, items: Any, shared: Any, met: Any, temperature: flo
     return (torch.logsumexp(torch.cat([right, against], 1), 1) - right[:, 0]).mean()
 
 # %% ../../nbs/40_lightgcn.ipynb #2427d465
-LOSSES = ("bpr", "softmax")
-SAMPLING = ("uniform", "popularity", "hard")
-STARTS = ("normal", "spectral")
 MOST_LAYERS = 8
 
 
-@dataclass(frozen=True)
 class LightGCNConfig(Config):
-    """Settings of LightGCN.
+    """Settings of LightGCN."""
 
-    Attributes
-    ----------
-    factors : length of the vectors
-    layers : steps over the graph, 0 to 8
-    layer_weights : weight of each layer from 0 on, `layers + 1` numbers; empty: all alike
-    loss : `bpr`, or `softmax` (of cosines, with `temperature`)
-    batch, epochs, learning_rate : of Adam; `cosine` lets the rate fall to 0 by the last epoch
-    regularization : L2 penalty on the learned vectors of a batch, as a share of the pair
-    negatives : items drawn for each pair (bpr), or shared by a batch (softmax)
-    sampling : how they are drawn: `uniform`, `popularity`, or `hard`, the best scored of `pool` even draws (bpr only)
-    view, addtocart, transaction : weight that one event of the kind gives an edge; events of other kinds count 1
-    start : first vectors: `normal`, or `spectral`, the leading singular vectors of the normalised graph
-    stop_share : share of visitors whose last item is held back to find the number of epochs; 0: all epochs are run
-    patience : epochs without a better recall after which the search ends
-    device : of torch: `cpu`, `cuda`
-    seed : of the first vectors and of the draws
-    """
+    factors: int = setting(64, "length of the vectors", ge=1)
+    layers: int = setting(3, "steps over the graph; deeper, all vectors become alike", Range(1, 4), ge=0, le=MOST_LAYERS)
+    layer_weights: list[NonNegative] = setting(
+        list, "weight of each layer from 0 on, `layers + 1` numbers; empty: all alike"
+    )
+    loss: Literal["bpr", "softmax"] = setting("bpr", "`bpr`, or `softmax` (of cosines, with `temperature`)")
+    temperature: float = setting(0.1, "of the softmax", gt=0)
+    batch: int = setting(8192, "pairs in a step of Adam", ge=1)
+    learning_rate: float = setting(0.01, "of Adam", Range(0.002, 0.03, True), gt=0)
+    cosine: bool = setting(False, "whether the rate falls to 0 by the last epoch")
+    regularization: float = setting(
+        1e-4, "L2 penalty on the learned vectors of a batch, as a share of the pair", Range(1e-6, 1e-2, True), ge=0
+    )
+    epochs: int = setting(20, "passes over the pairs", Range(5, 20, True), ge=1)
+    negatives: int = setting(1, "items drawn for each pair (bpr), or shared by a batch (softmax)", ge=1)
+    sampling: Literal["uniform", "popularity", "hard"] = setting(
+        "uniform", "how they are drawn: `hard` takes the best scored of `pool` even draws (bpr only)"
+    )
+    pool: int = setting(16, "draws that hard negatives are the best of", ge=1)
+    event_weights: EventWeights = setting(dict, "weight that one event gives an edge, by its kind; others count 1")
+    start: Literal["normal", "spectral"] = setting(
+        "normal", "first vectors: drawn, or the leading singular vectors of the normalised graph"
+    )
+    stop_share: float = setting(
+        0.0, "share of visitors whose last item is held back to find the number of epochs; 0: all are run", ge=0, lt=1
+    )
+    patience: int = setting(3, "epochs without a better recall after which the search ends", ge=1)
+    device: str = setting("cpu", "of torch: `cpu`, `cuda`, `cuda:N`", pattern=r"^(cpu|cuda(:\d+)?)$")
+    seed: int = setting(0, "of the first vectors and of the draws", ge=0)
 
-    factors: int = 64
-    layers: int = 3
-    layer_weights: list = field(default_factory=list)
-    loss: str = "bpr"
-    temperature: float = 0.1
-    batch: int = 8192
-    epochs: int = 20
-    learning_rate: float = 0.01
-    cosine: bool = False
-    regularization: float = 1e-4
-    negatives: int = 1
-    sampling: str = "uniform"
-    pool: int = 16
-    view: float = 1.0
-    addtocart: float = 1.0
-    transaction: float = 1.0
-    start: str = "normal"
-    stop_share: float = 0.0
-    patience: int = 3
-    device: str = "cpu"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_settings(self)
+    @model_validator(mode="after")
+    def check_layers(self) -> Self:
+        if self.layer_weights and len(self.layer_weights) != self.layers + 1:
+            raise ValueError(f"layer_weights must be {self.layers + 1} numbers of at least 0, not {self.layer_weights}")
+        if self.loss == "softmax" and self.sampling == "hard":
+            raise ValueError("sampling must be uniform or popularity for the softmax loss, not 'hard'")
+        return self
 
     @property
     def mix(self) -> list[float]:
         """The weight of each layer, `[layers + 1]`."""
         return [float(w) for w in self.layer_weights] or [1 / (self.layers + 1)] * (self.layers + 1)
-
-# %% ../../nbs/40_lightgcn.ipynb #1e3721e5
-def check_settings(c: LightGCNConfig) -> None:
-    """`ValueError` that names the setting at fault, and what would be right."""
-    if not 0 <= c.layers <= MOST_LAYERS:
-        raise ValueError(f"layers must be 0 to {MOST_LAYERS}, not {c.layers}: deeper, all vectors become alike")
-    if c.layer_weights and (len(c.layer_weights) != c.layers + 1 or not all(w >= 0 for w in c.layer_weights)):
-        raise ValueError(f"layer_weights must be {c.layers + 1} numbers of at least 0, not {c.layer_weights}")
-    for name, known in (("loss", LOSSES), ("sampling", SAMPLING), ("start", STARTS)):
-        if getattr(c, name) not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(c, name)!r}")
-    if c.loss == "softmax" and c.sampling == "hard":
-        raise ValueError("sampling must be uniform or popularity for the softmax loss, not 'hard'")
-    if low := [n for n in ("factors", "batch", "epochs", "negatives", "pool", "patience") if getattr(c, n) < 1]:
-        raise ValueError(f"{low[0]} must be at least 1, not {getattr(c, low[0])}")
-    if min(c.learning_rate, c.temperature) <= 0 or c.regularization < 0:
-        raise ValueError(f"learning_rate and temperature must be above 0, regularization at least 0, not {c}")
-    if not 0 <= c.stop_share < 1 or min(c.view, c.addtocart, c.transaction) < 0:
-        raise ValueError(f"stop_share must be a share below 1, weights of events at least 0, not {c}")
 
 # %% ../../nbs/40_lightgcn.ipynb #0e32e979
 def first_table(edges: sparse.csr_matrix, config: LightGCNConfig) -> np.ndarray:
@@ -510,17 +488,18 @@ class LightGCN(FactorRecommender):
 
     name = "lightgcn"
     Config = LightGCNConfig
-    leans_on = ("recsys_lab.models.graph_filter",)
     checkpoint: Path | None = None
 
     @property
     def curve(self) -> pd.DataFrame:
         """Columns epoch, seconds, cpu, loss, hits."""
+        import pandas as pd
+
         return pd.DataFrame(self.state["curve"], columns=list(Curve._fields)).astype({"epoch": int})
 
     def _weights(self, kinds: Sequence[str]) -> dict[str, float]:
         """Weight that an event of each kind gives an edge."""
-        return {kind: getattr(self.config, kind, 1.0) for kind in kinds}
+        return {kind: self.config.event_weights.get(kind, 1.0) for kind in kinds}
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         if torch is None:
@@ -571,7 +550,7 @@ def fitted_learner(
 ) -> tuple[Learner, list[Curve]]:
     """The learner of a model after its last epoch, and the curve; with `stop_share` the curve of the search for that epoch."""
     c = model.config
-    settings = {n: v for n, v in asdict(c).items() if n not in ("device", "epochs" if not c.cosine else "device")}
+    settings = {n: v for n, v in c.model_dump().items() if n not in ("device", "epochs" if not c.cosine else "device")}
     about = {"log": log, "settings": settings}
     if not c.stop_share:
         return train(weights, c, c.epochs, None, model.checkpoint, {**about, "stage": "all pairs"}, model.progress)
@@ -592,16 +571,10 @@ def fitted_learner(
     return learner, curve
 
 # %% ../../nbs/40_lightgcn.ipynb #d3964b7b
-@dataclass(frozen=True)
 class BPRMFConfig(LightGCNConfig):
     """Settings of `BPRMF`: those of LightGCN, with no layers."""
 
-    layers: int = 0
-
-    def __post_init__(self) -> None:
-        if self.layers:
-            raise ValueError(f"bpr_mf has no layers, not {self.layers}; that would be lightgcn")
-        check_settings(self)
+    layers: int = setting(0, "none; with layers it would be lightgcn", ge=0, le=0)
 
 
 class BPRMF(LightGCN):

@@ -5,16 +5,19 @@
 # %% ../../nbs/23_linear.ipynb #0ded18c2
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import linalg, sparse
 from tqdm import tqdm
 
-from ..datasets import Dataset, Histories
-from .base import Config, Recommender
+from ..histories import Histories
+from .base import Recommender
+from .config import Config, Range, setting
 from .neighbours import even_blocks, keep_strongest
+
+if TYPE_CHECKING:
+    from recsys_lab.datasets import Dataset
 
 # %% auto #0
 __all__ = ['invert_in_place', 'EASEConfig', 'ease_memory', 'EASE', 'ease_weights', 'RP3betaConfig', 'RP3beta', 'walk_weights']
@@ -51,22 +54,13 @@ def invert_in_place(matrix: np.ndarray, block: int = 1024, progress: bool = Fals
     return matrix
 
 # %% ../../nbs/23_linear.ipynb #e900d61d
-@dataclass(frozen=True)
 class EASEConfig(Config):
-    """Settings of EASE.
+    """Settings of EASE."""
 
-    Attributes
-    ----------
-    penalty : L2 penalty on the weights, in users (added to the diagonal)
-    memory_gb : what fitting may take; a catalogue that needs more is refused
-    """
-
-    penalty: float = 200.0
-    memory_gb: float = 12.0
-
-    def __post_init__(self) -> None:
-        if not self.penalty > 0:
-            raise ValueError(f"penalty must be above 0, not {self.penalty}")
+    penalty: float = setting(
+        200.0, "L2 penalty on the weights, in users (added to the diagonal)", Range(10.0, 3000.0, True), gt=0
+    )
+    memory_gb: float = setting(12.0, "what fitting may take; a catalogue that needs more is refused", ge=0)
 
 
 def ease_memory(n_items: int) -> float:
@@ -114,24 +108,12 @@ def ease_weights(matrix: sparse.csr_matrix, penalty: float, progress: bool = Fal
     return weights
 
 # %% ../../nbs/23_linear.ipynb #c3ac8a18
-@dataclass(frozen=True)
 class RP3betaConfig(Config):
-    """Settings of RP3beta.
+    """Settings of RP3beta."""
 
-    Attributes
-    ----------
-    alpha : exponent of the step probabilities
-    beta : an item met by n users is divided by `n ** beta`
-    neighbours : kept of each item
-    """
-
-    alpha: float = 0.5
-    beta: float = 0.02
-    neighbours: int = 240
-
-    def __post_init__(self) -> None:
-        if self.neighbours < 1 or self.alpha < 0:
-            raise ValueError(f"neighbours must be at least 1 and alpha at least 0, not {self}")
+    alpha: float = setting(0.5, "exponent of the step probabilities", Range(0.4, 1.4), ge=0)
+    beta: float = setting(0.02, "an item met by n users is divided by `n ** beta`", Range(0.0, 1.0), ge=0)
+    neighbours: int = setting(240, "kept of each item", Range(20, 400, True), ge=1)
 
 
 class RP3beta(Recommender):
@@ -144,7 +126,6 @@ class RP3beta(Recommender):
     name = "rp3beta"
     Config = RP3betaConfig
     company = True
-    leans_on = ("recsys_lab.models.neighbours",)
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         c = self.config

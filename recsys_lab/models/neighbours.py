@@ -8,16 +8,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
 from tqdm import tqdm
 
-from ..datasets import Dataset, Histories, flat_ranges
-from .base import Config, Recommender, fading, scale_rows, steps_back
+from ..histories import Histories, flat_ranges
+from .base import Recommender, fading, scale_rows, steps_back
+from .config import Config, Range, setting
 from ..numerics import round_scores, sparse_product
+
+if TYPE_CHECKING:
+    from recsys_lab.datasets import Dataset
 
 # %% auto #0
 __all__ = ['STALE', 'even_blocks', 'strongest', 'keep_strongest', 'item_similarity', 'ItemKNNConfig', 'ItemKNN', 'UserKNNConfig',
@@ -105,26 +108,18 @@ def item_similarity(
         )
 
 # %% ../../nbs/22_neighbours.ipynb #685a7158
-@dataclass(frozen=True)
 class ItemKNNConfig(Config):
-    """Settings of ItemKNN.
+    """Settings of ItemKNN."""
 
-    Attributes
-    ----------
-    neighbours : kept of each item
-    shrinkage : added to the norm of each pair, in users
-    min_cooccurrence : users that a pair needs
-    user_norm : a user who met n items counts `n ** -user_norm` in each pair (0: all alike, 1: users as vectors of unit length)
-    """
-
-    neighbours: int = 100
-    shrinkage: float = 10.0
-    min_cooccurrence: int = 1
-    user_norm: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.neighbours < 1 or self.shrinkage < 0 or self.min_cooccurrence < 1:
-            raise ValueError(f"neighbours and min_cooccurrence must be at least 1 and shrinkage at least 0, not {self}")
+    shrinkage: float = setting(10.0, "added to the norm of each pair, in users", Range(0.1, 300.0, True), ge=0)
+    neighbours: int = setting(100, "kept of each item", Range(20, 400, True), ge=1)
+    min_cooccurrence: int = setting(1, "users that a pair needs", ge=1)
+    user_norm: float = setting(
+        0.5,
+        "a user who met n items counts `n ** -user_norm` in each pair (0: all alike, 1: users as vectors of unit length)",
+        Range(0.0, 1.0),
+        ge=0,
+    )
 
 
 class ItemKNN(Recommender):
@@ -156,22 +151,13 @@ class ItemKNN(Recommender):
         return self.state["similarity"][codes]
 
 # %% ../../nbs/22_neighbours.ipynb #14119b64
-@dataclass(frozen=True)
 class UserKNNConfig(Config):
-    """Settings of UserKNN.
+    """Settings of UserKNN."""
 
-    Attributes
-    ----------
-    neighbours : users that have a say
-    item_norm : an item met by n users counts `n ** -item_norm` in each pair of users (0: all alike)
-    """
-
-    neighbours: int = 100
-    item_norm: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.neighbours < 1:
-            raise ValueError(f"neighbours must be at least 1, not {self.neighbours}")
+    neighbours: int = setting(100, "users that have a say", Range(20, 500, True), ge=1)
+    item_norm: float = setting(
+        0.5, "an item met by n users counts `n ** -item_norm` in each pair of users (0: all alike)", Range(0.0, 1.0), ge=0
+    )
 
 
 class UserKNN(Recommender):
@@ -203,7 +189,7 @@ class UserKNN(Recommender):
         """Scores for some of the rows."""
         alike = sparse_product(asking[rows], self.state["by_item"])
         if histories.user_ids is not None:
-            oneself = self._users.get_indexer(histories.user_ids[rows])
+            oneself = self.users.get_indexer(histories.user_ids[rows])
             alike.data[alike.indices == np.repeat(oneself, np.diff(alike.indptr))] = 0
         return sparse_product(keep_strongest(alike, self.config.neighbours), self.state["met"])
 
@@ -266,32 +252,26 @@ def visits_alike(
     return row[first], visit[first], round_scores(likeness), index.places[flat[first]]
 
 # %% ../../nbs/22_neighbours.ipynb #52683434
-@dataclass(frozen=True)
 class SessionKNNConfig(Config):
-    """Settings of SessionKNN.
+    """Settings of SessionKNN."""
 
-    Attributes
-    ----------
-    neighbours : visits that have a say
-    sample : newest visits looked at for each item of the prefix
-    last : events of the prefix that are looked at
-    prefix_decay : steps back in the prefix over which an item's weight falls to 1/e; 0: all alike
-    place_decay : steps from the shared item in the neighbour over which an offer's weight falls to 1/e; 0: all alike
-    idf : exponent of an item's inverse document frequency in both
-    again : weight of the shared item itself as an offer
-    """
-
-    neighbours: int = 300
-    sample: int = 500
-    last: int = 20
-    prefix_decay: float = 2.0
-    place_decay: float = 2.0
-    idf: float = 1.0
-    again: float = 2.0
-
-    def __post_init__(self) -> None:
-        if min(self.neighbours, self.sample, self.last) < 1 or min(self.prefix_decay, self.place_decay) < 0:
-            raise ValueError(f"neighbours, sample and last must be at least 1 and decays at least 0, not {self}")
+    neighbours: int = setting(300, "visits that have a say", Range(50, 1000, True), ge=1)
+    sample: int = setting(500, "newest visits looked at for each item of the prefix", ge=1)
+    last: int = setting(20, "events of the prefix that are looked at", ge=1)
+    prefix_decay: float = setting(
+        2.0,
+        "steps back in the prefix over which an item's weight falls to 1/e; 0: all alike",
+        Range(0.5, 20.0, True),
+        ge=0,
+    )
+    place_decay: float = setting(
+        2.0,
+        "steps from the shared item in the neighbour over which an offer's weight falls to 1/e; 0: all alike",
+        Range(0.5, 20.0, True),
+        ge=0,
+    )
+    idf: float = setting(1.0, "exponent of an item's inverse document frequency in both", Range(0.0, 2.0), ge=0)
+    again: float = setting(2.0, "weight of the shared item itself as an offer", ge=0)
 
 
 class SessionKNN(Recommender):
@@ -376,24 +356,12 @@ def last_items(histories: Histories, n_items: int) -> sparse.csr_matrix:
     return sparse.csr_matrix((np.ones(len(full), np.float32), (full, at)), shape=(len(histories), n_items))
 
 # %% ../../nbs/22_neighbours.ipynb #11d6aceb
-@dataclass(frozen=True)
 class SequentialRulesConfig(Config):
-    """Settings of SequentialRules.
+    """Settings of SequentialRules."""
 
-    Attributes
-    ----------
-    steps : farthest distance at which an item counts as a follower
-    decay : a follower d steps later counts `d ** -decay`
-    neighbours : followers kept of each item
-    """
-
-    steps: int = 10
-    decay: float = 1.0
-    neighbours: int = 200
-
-    def __post_init__(self) -> None:
-        if min(self.steps, self.neighbours) < 1:
-            raise ValueError(f"steps and neighbours must be at least 1, not {self}")
+    steps: int = setting(10, "farthest distance at which an item counts as a follower", Range(1, 20, True), ge=1)
+    decay: float = setting(1.0, "a follower d steps later counts `d ** -decay`", Range(0.0, 2.0), ge=0)
+    neighbours: int = setting(200, "followers kept of each item", ge=1)
 
 
 class SequentialRules(Recommender):
@@ -438,33 +406,32 @@ def freshness(visits: Histories, n_items: int, fresh: float) -> np.ndarray:
     return (STALE + (1 - STALE) * fading(age, fresh)).astype(np.float32)
 
 # %% ../../nbs/22_neighbours.ipynb #55485fd3
-@dataclass(frozen=True)
 class SessionWalkConfig(Config):
-    """Settings of SessionWalk.
+    """Settings of SessionWalk."""
 
-    Attributes
-    ----------
-    steps : farthest distance within a visit at which two items are linked
-    decay : a link over d steps counts `d ** -decay`
-    tame : 0: steps are shares of the item left; 0.5: symmetric; more is kinder to rare items
-    second : weight of two steps against one
-    prefix_decay : steps back in the prefix over which an item's weight as a start falls to 1/e; 0: all alike
-    fresh : share of all visits over which an item that nobody meets any more loses its weight (to 1/e, down to `STALE`); 0: never
-    neighbours : items kept of each item
-    """
-
-    steps: int = 10
-    decay: float = 1.5
-    tame: float = 0.35
-    second: float = 4.0
-    prefix_decay: float = 1.5
-    fresh: float = 0.2
-    neighbours: int = 300
-    repeat_weight: float = 3.0
-
-    def __post_init__(self) -> None:
-        if min(self.steps, self.neighbours) < 1 or min(self.second, self.prefix_decay, self.fresh) < 0:
-            raise ValueError(f"steps and neighbours must be at least 1, the other settings at least 0, not {self}")
+    steps: int = setting(10, "farthest distance within a visit at which two items are linked", ge=1)
+    decay: float = setting(1.5, "a link over d steps counts `d ** -decay`", ge=0)
+    prefix_decay: float = setting(
+        1.5,
+        "steps back in the prefix over which an item's weight as a start falls to 1/e; 0: all alike",
+        Range(0.5, 20.0, True),
+        ge=0,
+    )
+    second: float = setting(4.0, "weight of two steps against one", Range(0.5, 16.0, True), ge=0)
+    tame: float = setting(
+        0.35,
+        "0: steps are shares of the item left; 0.5: symmetric; more is kinder to rare items",
+        Range(0.0, 0.6),
+        ge=0,
+        le=1,
+    )
+    fresh: float = setting(
+        0.2,
+        "share of all visits over which an item that nobody meets any more loses its weight (to 1/e, down to `STALE`); 0: never",
+        ge=0,
+    )
+    neighbours: int = setting(300, "items kept of each item", ge=1)
+    repeat_weight: float = setting(3.0, "weight of the items of the visit itself", ge=0)
 
 
 class SessionWalk(Recommender):

@@ -5,15 +5,16 @@
 # %% ../../nbs/29_oracle.ipynb #a8211a44
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from ..datasets import Dataset, Histories
-from .base import Config, Recommender
+from ..datasets import Dataset
+from ..histories import Histories
+from .base import Recommender
+from .config import Config, setting
 from recsys_lab.simulator import (
     BUY_AFTER_MS,
     CART_AFTER_MS,
@@ -29,11 +30,10 @@ from recsys_lab.simulator import (
 __all__ = ['OracleConfig', 'last_views', 'pending', 'view_density', 'Oracle']
 
 # %% ../../nbs/29_oracle.ipynb #030c0d35
-@dataclass(frozen=True)
 class OracleConfig(Config):
-    """purchases : rank by the chance of a purchase rather than of any event."""
+    """Settings of the oracle."""
 
-    purchases: bool = False
+    purchases: bool = setting(False, "rank by the chance of a purchase rather than of any event")
 
 
 def last_views(histories: Histories) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

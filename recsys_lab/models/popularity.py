@@ -5,20 +5,22 @@
 # %% ../../nbs/21_popularity.ipynb #508471b7
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from scipy import sparse
 
-from ..datasets import Dataset, Histories
-from ..evaluation import item_users
-from .base import Config, Recommender, fading
+from ..histories import Histories
+from .base import Recommender, fading
+from .config import Config, EventWeights, Range, setting
 from ..numerics import sparse_product
 
+if TYPE_CHECKING:
+    from recsys_lab.datasets import Dataset
+
 # %% auto #0
-__all__ = ['Popularity', 'RecentConfig', 'RecentPopularity', 'CategoryPopularity', 'RevisitsConfig', 'Revisits']
+__all__ = ['Popularity', 'RecentConfig', 'RecentPopularity', 'CategoryPopularity', 'RevisitsConfig', 'Revisits',
+           'PopularityBlendConfig', 'popularity_recency', 'PopularityBlend']
 
 # %% ../../nbs/21_popularity.ipynb #95135977
 class Popularity(Recommender):
@@ -27,21 +29,21 @@ class Popularity(Recommender):
     name = "popularity"
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
-        return {"scores": item_users(dataset, self.items).astype(np.float32)}
+        return {"scores": dataset.item_users(self.items).astype(np.float32)}
 
     def _score(self, histories: Histories) -> np.ndarray:
         return self.state["scores"]
 
 # %% ../../nbs/21_popularity.ipynb #f70582cb
-@dataclass(frozen=True)
 class RecentConfig(Config):
-    """half_life : age at which an event counts half, as a share of the known period (of the rows, in a log without times)."""
+    """Settings of RecentPopularity."""
 
-    half_life: float = 0.4
-
-    def __post_init__(self) -> None:
-        if not self.half_life > 0:
-            raise ValueError(f"half_life must be above 0, not {self.half_life}")
+    half_life: float = setting(
+        0.4,
+        "age at which an event counts half, as a share of the known period (of the rows, in a log without times)",
+        Range(0.005, 0.5, True),
+        gt=0,
+    )
 
 
 class RecentPopularity(Recommender):
@@ -69,9 +71,11 @@ class CategoryPopularity(Recommender):
         category = dataset.item_property("categoryid")
         if not len(category):
             raise ValueError(f"popularity_category needs a category of items, and {dataset.name} has none")
+        import pandas as pd
+
         kind, names = pd.factorize(category.reindex(self.items), sort=True)
         placed = np.flatnonzero(kind >= 0)
-        users = item_users(dataset, self.items).astype(np.float32)
+        users = dataset.item_users(self.items).astype(np.float32)
         member = sparse.csr_matrix(
             (np.ones(len(placed), np.float32), (placed, kind[placed])), shape=(len(self.items), len(names))
         )
@@ -86,19 +90,12 @@ class CategoryPopularity(Recommender):
         return sparse_product(sparse_product(met, self.state["member"]), self.state["shares"])
 
 # %% ../../nbs/21_popularity.ipynb #8afb39e9
-@dataclass(frozen=True)
 class RevisitsConfig(Config):
-    """Settings of Revisits.
+    """Settings of Revisits."""
 
-    Attributes
-    ----------
-    decay : steps back over which an item's weight falls to 1/e
-    addtocart, transaction : weight of these events; others count 1
-    """
-
-    decay: float = 8.0
-    addtocart: float = 2.0
-    transaction: float = 1.0
+    decay: float = setting(8.0, "steps back over which an item's weight falls to 1/e", Range(1.0, 50.0, True), gt=0)
+    addtocart: float = setting(2.0, "weight of an event of this kind", Range(0.5, 5.0, True), ge=0)
+    event_weights: EventWeights = setting(dict, "weight of one event of other kinds; those that are not named count 1")
 
 
 class Revisits(Recommender):
@@ -112,10 +109,43 @@ class Revisits(Recommender):
 
     def _score(self, histories: Histories) -> sparse.csr_matrix:
         back = histories.indptr[histories.rows + 1] - 1 - np.arange(len(histories.items))
-        weight = np.array([getattr(self.config, name, 1.0) for name in histories.event_names])[histories.events]
+        weights = self.config.event_weights | {"addtocart": self.config.addtocart}
+        weight = np.array([weights.get(name, 1.0) for name in histories.event_names])[histories.events]
         value = fading(back, self.config.decay) * weight  # summed in double precision, rounded once
         out = sparse.csr_matrix(
             (value, histories.items, histories.indptr), (len(histories), len(self.items)), copy=True
         )
         out.sum_duplicates()
         return out.astype(np.float32)
+
+# %% ../../nbs/21_popularity.ipynb #13176367
+class PopularityBlendConfig(Config):
+    """Settings of PopularityBlend."""
+
+    recent: float = setting(0.7, "share of the newest events' popularity in the blend", Range(0.0, 1.0), ge=0, le=1)
+    newest: float = setting(
+        0.05, "which share of the log's events are the newest", Range(0.005, 0.3, True), gt=0, le=1
+    )
+
+
+def popularity_recency(users: np.ndarray, newest: np.ndarray, recent: float) -> np.ndarray:
+    """`(1 - recent)` times the share of the users who met each item plus `recent` times its share of the newest events: float32."""
+    return ((1 - recent) * users / max(1, users.sum()) + recent * newest / max(1, newest.sum())).astype(np.float32)
+
+
+class PopularityBlend(Recommender):
+    """Popular items, as a blend of what has been met by most and what is met most of late."""
+
+    name = "popularity_blend"
+    Config = PopularityBlendConfig
+
+    def _fit(self, dataset: Dataset) -> dict[str, Any]:
+        late = dataset.item_codes[-max(1, int(self.config.newest * len(dataset))) :]
+        newest = np.bincount(late, minlength=len(self.items))
+        return {"scores": popularity_recency(self.popular, newest, self.config.recent)}
+
+    def _score(self, histories: Histories) -> np.ndarray:
+        return self.state["scores"]
+
+    def _cold(self) -> np.ndarray:
+        return self.state["scores"]

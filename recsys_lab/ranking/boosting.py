@@ -6,38 +6,30 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightgbm
 import numpy as np
-import pandas as pd
 
 from .. import metrics
-from ..datasets import Dataset, Histories
-from ..evaluation import Cases
-from ..intervals import choose_within_error, compare_family, mean_over_users, user_means
+from ..histories import Histories
+from ..intervals import choose_within_error
+from ..models.config import Range, setting
 from ..numerics import round_scores
 from .candidates import Candidates
-from recsys_lab.ranking.features import (
-    FirstStage,
-    Rows,
-    Stage,
-    drawn_cases,
-    expanded,
-    feature_block,
-    first_stage_of,
-    over_cases,
-    rolling,
-)
+from .features import feature_block
 from .logistic import TwoStage, TwoStageConfig, stage_of
-from ..tuning import SPACES, Space, choose_trial, propose
+from .training import FirstStage, Rows, Stage, drawn_cases, first_stage_of, over_cases, rolling
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from recsys_lab.datasets import Dataset
+    from recsys_lab.splits import Cases
 
 # %% auto #0
 __all__ = ['TREE_STEP', 'WATCHED', 'watching', 'BoostingConfig', 'lgb_data', 'boosted', 'fewest_trees', 'log_likelihood',
-           'rows_ndcg', 'served', 'case_ndcg', 'isotonic', 'watched_lists', 'Boosting', 'tune_boosting', 'paired',
-           'with_features', 'without_groups', 'importances', 'partial_dependence', 'contributions']
+           'rows_ndcg', 'served', 'isotonic', 'watched_lists', 'Boosting']
 
 # %% ../../nbs/33_lightgbm.ipynb #29a9e2a5
 def watching(users: np.ndarray, share: int = 5) -> np.ndarray:
@@ -50,36 +42,17 @@ def watching(users: np.ndarray, share: int = 5) -> np.ndarray:
     )
 
 
-@dataclass(frozen=True)
 class BoostingConfig(TwoStageConfig):
-    """Settings of Boosting.
+    """Settings of Boosting: those of two-stage models and of LightGBM."""
 
-    Attributes
-    ----------
-    objective : `lambdarank` (list by list) or `binary` (row by row)
-    rounds : most trees
-    patience : trees without gain after which it stops
-    learning_rate, leaves, min_rows, column_share, l2 : of each tree, LightGBM's `learning_rate, num_leaves, min_data_in_leaf,
-        feature_fraction, lambda_l2`
-    """
-
-    objective: str = "lambdarank"
-    rounds: int = 300
-    patience: int = 30
-    learning_rate: float = 0.08
-    leaves: int = 31
-    min_rows: int = 50
-    column_share: float = 0.7
-    l2: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.objective not in ("lambdarank", "binary"):
-            raise ValueError(f"objective must be lambdarank or binary, not {self.objective!r}")
-        if min(self.rounds, self.patience, self.min_rows) < 1 or self.leaves < 2 or not 0 < self.column_share <= 1:
-            raise ValueError(
-                f"rounds, patience and min_rows must be at least 1, leaves at least 2, column_share a share, not {self}"
-            )
+    objective: Literal["lambdarank", "binary"] = setting("lambdarank", "list by list (lambdarank) or row by row (binary)")
+    rounds: int = setting(300, "most trees", ge=1)
+    patience: int = setting(30, "trees without gain after which it stops", ge=1)
+    learning_rate: float = setting(0.08, "weight of each tree", Range(0.03, 0.2, True), gt=0)
+    leaves: int = setting(31, "LightGBM's `num_leaves`", Range(7, 127, True), ge=2)
+    min_rows: int = setting(50, "LightGBM's `min_data_in_leaf`", Range(10, 500, True), ge=1)
+    column_share: float = setting(0.7, "LightGBM's `feature_fraction`", Range(0.3, 1.0), gt=0, le=1)
+    l2: float = setting(1.0, "LightGBM's `lambda_l2`", Range(0.01, 30.0, True), ge=0)
 
 # %% ../../nbs/33_lightgbm.ipynb #71dce76b
 def lgb_data(rows: Rows, reference: Any = None) -> lightgbm.Dataset:
@@ -165,6 +138,8 @@ def rows_ndcg(rows: Rows, scores: np.ndarray, k: int = 10) -> np.ndarray:
 def served(first: FirstStage, cases: Cases, exclude: str) -> tuple[pd.DataFrame, np.ndarray]:
     """(columns `case, item, met` of every candidate of cases as served, their features)."""
 
+    import pandas as pd
+
     def work(
         number: int, rows: slice, asking: Histories, c: Candidates, label: np.ndarray
     ) -> tuple[pd.DataFrame, np.ndarray]:
@@ -175,17 +150,6 @@ def served(first: FirstStage, cases: Cases, exclude: str) -> tuple[pd.DataFrame,
         (pd.DataFrame({"case": [], "item": [], "met": []}, dtype=int), np.zeros((0, len(first.names))))
     ]
     return pd.concat([told for told, _ in parts], ignore_index=True), np.concatenate([block for _, block in parts])
-
-
-def case_ndcg(told: pd.DataFrame, scores: np.ndarray, cases: Cases, k: int) -> np.ndarray:
-    """NDCG@k of each case if its candidates are listed by their scores; relevant items that are no candidates count as missed."""
-    order = np.lexsort((-round_scores(scores), told["case"]))  # stable, and candidates come in order of item
-    case, met = told["case"].to_numpy()[order], told["met"].to_numpy()[order]
-    starts = np.concatenate([[0], np.cumsum(np.bincount(case, minlength=len(cases)))])
-    place = np.arange(len(case)) - starts[case]
-    gain = np.where(place < k, met / np.log2(place + 2), 0)
-    ideal = np.cumsum(metrics.discounts(k))[np.minimum(np.diff(cases.indptr), k) - 1]
-    return np.bincount(case, gain, minlength=len(cases)) / ideal
 
 # %% ../../nbs/33_lightgbm.ipynb #793a54ed
 def isotonic(label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -224,7 +188,6 @@ class Boosting(TwoStage):
 
     name = "lightgbm"
     Config = BoostingConfig
-    leans_on = (*TwoStage.leans_on, "recsys_lab.ranking.boosting")
 
     def _learn(self, rows: Rows, dataset: Dataset) -> dict[str, Any]:
         learn, stop = rows.take(~watching(rows.user)), watched_lists(dataset, stage_of(self.config))
@@ -232,7 +195,7 @@ class Boosting(TwoStage):
         state = {
             "booster": np.frombuffer(booster.model_to_string(num_iteration=booster.best_iteration).encode(), np.uint8)
         }
-        state["level"], state["chance"] = isotonic(stop.label, self._predict(stop.block, state))
+        state["level"], state["chance"] = isotonic(stop.label, self.predict(stop.block, state))
         return state
 
     def booster(self, state: dict[str, Any] | None = None) -> lightgbm.Booster:
@@ -243,7 +206,7 @@ class Boosting(TwoStage):
             self._trees, self._trees_of = lightgbm.Booster(model_str=text.tobytes().decode()), text
         return self._trees
 
-    def _predict(self, block: np.ndarray, state: dict[str, Any] | None = None) -> np.ndarray:
+    def predict(self, block: np.ndarray, state: dict[str, Any] | None = None) -> np.ndarray:
         if not len(block):
             return np.zeros(0)
         return np.asarray(self.booster(state).predict(block, raw_score=True, num_threads=1))
@@ -251,94 +214,3 @@ class Boosting(TwoStage):
     def probability(self, scores: np.ndarray) -> np.ndarray:
         """Calibrated probability that a candidate with a score is met."""
         return np.interp(scores, self.state["level"], self.state["chance"])
-
-# %% ../../nbs/33_lightgbm.ipynb #feed67e6
-def tune_boosting(
-    rows: Rows,
-    stop: Rows,
-    lists: tuple[pd.DataFrame, np.ndarray],
-    cases: Cases,
-    trials: int,
-    seed: int = 0,
-    k: int = 10,
-    space: Space | None = None,
-    **fixed: Any,
-) -> pd.DataFrame:
-    """Settings of `lightgbm` tried on cases of validation: columns `trial`, each setting, `ndcg@k`, `chosen`, as `tuning.tune` gives them.
-
-    Parameters
-    ----------
-    rows, stop : to learn from (without the watching users' requests) and to stop by (`watched_lists`)
-    lists : what `served` gives for the cases
-    """
-    space, name, tried, values = space or SPACES["lightgbm"], f"ndcg@{k}", [], []
-    learn = rows.take(~watching(rows.user))
-    for number, setting in enumerate(propose(BoostingConfig(), space, trials, seed)):
-        trees = boosted(learn, stop, BoostingConfig(**setting, **fixed))
-        found = case_ndcg(lists[0], np.asarray(trees.predict(lists[1], raw_score=True)), cases, k)
-        values.append(found)
-        tried.append({"trial": number, **setting, name: mean_over_users(found, cases.user_ids)})
-    return choose_trial(tried, ["trial", *space, name], values, cases.user_ids)
-
-# %% ../../nbs/33_lightgbm.ipynb #205392c4
-def paired(values: Mapping[str, np.ndarray], base: np.ndarray, users: np.ndarray) -> pd.DataFrame:
-    """Each of several values of cases minus `base`, paired by user and corrected as one family: a row for each of `values` (its index)."""
-    codes = pd.factorize(users)[0]
-    gaps = [user_means((v - base)[:, None], codes)[:, 0] for v in values.values()]
-    return pd.DataFrame(compare_family(gaps), index=list(values))
-
-# %% ../../nbs/33_lightgbm.ipynb #8e197014
-def with_features(rows: Rows, names: Sequence[str]) -> Rows:
-    """The same rows with some of their features only."""
-    return rows._replace(
-        block=np.ascontiguousarray(rows.block[:, [rows.names.index(n) for n in names]]), names=list(names)
-    )
-
-
-def without_groups(
-    rows: Rows, stop: Rows, config: Any, told: pd.DataFrame, block: np.ndarray, cases: Cases, k: int
-) -> dict[str, np.ndarray]:
-    """`case_ndcg` of up to 60 trees learned without each group of features; '' for none left out."""
-    group_of = {f.name: f.group for f in expanded(list(config.sources))}
-    learn = rows.take(~watching(rows.user))
-    found, quick = {}, replace(config, rounds=min(config.rounds, 60))
-    for group in ["", *dict.fromkeys(group_of[n] for n in rows.names)]:
-        others = [n for n in rows.names if group_of[n] != group]
-        if others:
-            trees = boosted(with_features(learn, others), with_features(stop, others), quick)
-            columns = block[:, [rows.names.index(n) for n in others]]
-            found[group] = case_ndcg(told, np.asarray(trees.predict(columns, raw_score=True)), cases, k)
-    return found
-
-# %% ../../nbs/33_lightgbm.ipynb #4f3fb0b4
-def importances(model: Any, told: pd.DataFrame, block: np.ndarray, cases: Cases, k: int, seed: int = 0) -> pd.DataFrame:
-    """For each feature its share of the trees' `gain`, and the NDCG@k `lost` if it is shuffled among the candidates."""
-    names, rng = model.first.names, np.random.default_rng(seed)
-    gain = model.booster().feature_importance("gain")
-    whole, lost = case_ndcg(told, model._predict(block), cases, k).mean(), []
-    for at in range(len(names)):
-        shuffled = block.copy()
-        shuffled[:, at] = rng.permutation(shuffled[:, at])
-        lost.append(whole - case_ndcg(told, model._predict(shuffled), cases, k).mean() if gain[at] else 0.0)
-    table = pd.DataFrame({"gain": gain / max(1e-12, gain.sum()), "lost": lost}, index=pd.Index(names, name="feature"))
-    return table.sort_values(["lost", "gain"], ascending=False)
-
-# %% ../../nbs/33_lightgbm.ipynb #aa42b4af
-def partial_dependence(model: Any, block: np.ndarray, name: str, points: int = 12) -> pd.DataFrame:
-    """Mean score with a feature set to each of its quantiles: columns `value, score`."""
-    at = model.first.names.index(name)
-    values = np.unique(np.nanquantile(block[:, at], np.linspace(0, 1, points)))
-    rows = []
-    for value in values:
-        changed = block.copy()
-        changed[:, at] = value
-        rows.append({"value": value, "score": model._predict(changed).mean()})
-    return pd.DataFrame(rows)
-
-# %% ../../nbs/33_lightgbm.ipynb #10babc12
-def contributions(model: Any, block: np.ndarray) -> pd.DataFrame:
-    """What each feature adds to each row's score, and the `base` that all start from; rows add up to the score (LightGBM's
-    `pred_contrib`).
-    """
-    found = model.booster().predict(block, pred_contrib=True, num_threads=1)
-    return pd.DataFrame(found, columns=[*model.first.names, "base"])

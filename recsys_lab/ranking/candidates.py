@@ -6,131 +6,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from scipy import sparse
 
-from ..catalogue import Tree
-from ..datasets import Dataset, Histories
-from ..evaluation import Cases, item_users
-from ..intervals import gaps_to_best, mean_intervals, user_means
-from ..models.base import Config, Recommender, Scores, best_of, exclusion, fading, model_class, steps_back
-from ..models.neighbours import keep_strongest
-from ..numerics import sparse_product
+from ..histories import Histories
+from ..models.base import Recommender, model_class, one_catalogue
+from ..topk import Scores, best_of, exclusion
+
+if TYPE_CHECKING:
+    from recsys_lab.datasets import Dataset
 
 # %% auto #0
-__all__ = ['WIDTHS', 'SETTINGS', 'NEVER', 'nearby', 'in_turns', 'TaxonomyConfig', 'Taxonomy', 'shelved', 'widths_of', 'usable',
-           'Candidates', 'own_lists', 'lists_to_one', 'gather', 'fit_sources', 'one_catalogue', 'found_ranks',
-           'candidate_recall', 'knee']
-
-# %% ../../nbs/30_candidates.ipynb #4e4855e8
-def nearby(tree: Tree | None, names: pd.Index) -> list[sparse.csr_matrix]:
-    """Rings around each category: itself, its parent, its siblings, all else below its grandparent; CSR `[categories, categories]` each.
-
-    Without a tree there is the first ring only.
-    """
-    n = len(names)
-    rings = [sparse.eye_array(n, dtype=np.float32, format="csr")]
-    if tree is None:
-        return rings
-    code, back = tree.codes(names), np.append(np.full(len(tree), -1), -1)
-    back[code[code >= 0]] = np.flatnonzero(code >= 0)
-
-    def ring(found: np.ndarray, rows: np.ndarray) -> sparse.csr_matrix:
-        there = (found >= 0) & (back[found] >= 0)
-        pairs = (rows[there], back[found[there]])
-        return sparse.csr_matrix((np.ones(there.sum(), np.float32), pairs), shape=(n, n))
-
-    above = tree.ancestor(code)
-    aunts, asking = tree.children(tree.ancestor(code, 2))
-    cousins, at = tree.children(aunts)
-    farther = tree.parent[cousins] != above[asking[at]]
-    return [*rings, ring(above, np.arange(n)), ring(*tree.siblings(code)), ring(cousins[farther], asking[at][farther])]
-
-# %% ../../nbs/30_candidates.ipynb #3aaf63ac
-def in_turns(rings: Sequence[sparse.csr_matrix], shares: Sequence[float], most: int) -> sparse.csr_matrix:
-    """Merge CSR blocks of scores `[n, items]`, best first within each, by fair turns: an item's value is 1 over its turn.
-
-    An item in several rings keeps its earliest turn; the `most` earliest items of each row are kept.
-    """
-    n, width = rings[0].shape
-    rows, columns, due = [], [], []
-    for ring, share in zip(rings, shares, strict=True):
-        row = np.repeat(np.arange(n), np.diff(ring.indptr))
-        order = np.lexsort((ring.indices, -ring.data, row))
-        rows.append(row)
-        columns.append(ring.indices[order])
-        due.append((np.arange(len(row)) - ring.indptr[row] + 0.5) / share)
-    row, column, turn = np.concatenate(rows), np.concatenate(columns), np.concatenate(due)
-    order = np.lexsort((turn, column, row))
-    row, column, turn = row[order], column[order], turn[order]
-    first = (np.diff(row, prepend=-1) != 0) | (np.diff(column, prepend=-1) != 0)
-    merged = sparse.csr_matrix(((1 / turn[first]).astype(np.float32), (row[first], column[first])), shape=(n, width))
-    return keep_strongest(merged, most)
-
-# %% ../../nbs/30_candidates.ipynb #8397ad38
-@dataclass(frozen=True)
-class TaxonomyConfig(Config):
-    """Settings of Taxonomy.
-
-    Attributes
-    ----------
-    same, parent, siblings, grandparent : shares of the list's places, as far as each ring reaches
-    decay : steps back in the history over which a category's weight falls to 1/e
-    most : items kept around each category
-    """
-
-    same: float = 0.6
-    parent: float = 0.1
-    siblings: float = 0.2
-    grandparent: float = 0.1
-    decay: float = 3.0
-    most: int = 200
-
-    def __post_init__(self) -> None:
-        if min(self.same, self.parent, self.siblings, self.grandparent, self.decay) <= 0 or self.most < 1:
-            raise ValueError(f"shares and decay must be above 0 and most at least 1, not {self}")
-
-
-class Taxonomy(Recommender):
-    """The most met items of the history's categories, their parents, siblings and cousins, by fair turns. Fold-in is exact."""
-
-    name = "taxonomy"
-    Config = TaxonomyConfig
-
-    def _fit(self, dataset: Dataset) -> dict[str, Any]:
-        category = dataset.item_property("categoryid")
-        if not len(category):
-            raise ValueError(f"taxonomy needs a category of items, and {dataset.name} has none")
-        kind, names = pd.factorize(category.reindex(self.items), sort=True)
-        tree = Tree.of(dataset.categories) if dataset.categories is not None else None
-        shelves = shelved(kind, len(names), item_users(dataset, self.items), self.config.most)
-        c, rings = self.config, [(ring @ shelves).tocsr() for ring in nearby(tree, pd.Index(names))]
-        shares = (c.same, c.parent, c.siblings, c.grandparent)[: len(rings)]
-        return {"kind": kind, "around": in_turns(rings, shares, c.most)}
-
-    def _score(self, histories: Histories) -> sparse.csr_matrix:
-        row, item, back = steps_back(histories, 50)
-        kind = self.state["kind"][item]
-        weight = fading(back, self.config.decay)[kind >= 0].astype(np.float32)
-        shape = (len(histories), self.state["around"].shape[0])
-        asked = sparse.csr_matrix((weight, (row[kind >= 0], kind[kind >= 0])), shape=shape)
-        return sparse_product(asked, self.state["around"])
-
-
-def shelved(kind: np.ndarray, n_categories: int, users: np.ndarray, most: int) -> sparse.csr_matrix:
-    """The `most` most met items of each category with their share of its users: CSR float32 `[categories, items]`."""
-    placed = np.flatnonzero(kind >= 0)
-    order = placed[np.lexsort((placed, -users[placed], kind[placed]))]
-    counts = np.bincount(kind[order], minlength=n_categories)
-    place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-    total = np.bincount(kind[order], users[order], minlength=n_categories)
-    kept = order[place < most]
-    share = ((users[kept] + 1e-3) / np.maximum(total[kind[kept]], 1)).astype(np.float32)  # unmet items stand last
-    return sparse.csr_matrix((share, (kind[kept], kept)), shape=(n_categories, len(kind)))
+__all__ = ['WIDTHS', 'SETTINGS', 'widths_of', 'usable', 'Candidates', 'own_lists', 'lists_to_one', 'gather', 'fit_sources']
 
 # %% ../../nbs/30_candidates.ipynb #1aee5b7b
 WIDTHS = {  # the usual sources and how many items each may name
@@ -146,7 +35,7 @@ SETTINGS: dict[
     str, dict[str, Any]
 ] = {  # of sources that are slow by default: a short list needs less care than a final one
     "session_knn": {"sample": 150, "neighbours": 100},
-    "als": {"factors": 32, "iterations": 8},
+    "als": {"factors": 32, "iterations": 8, "bm25": False},
     "lightgcn": {"factors": 32, "epochs": 10},
     "content": {"new_items": False},
 }
@@ -219,20 +108,21 @@ def own_lists(
     exclude: str,
     out: sparse.csr_matrix | None = None,
     answer: Scores | None = None,
+    allowed: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(codes, scores) `[n, k]` of a model's own opinions on encoded histories: none filled up, none for strangers by personal models.
 
     A model with an index of its vectors (`near`) is asked for about the best instead of all. `out` and `answer` are the
-    exclusion and the model's answer, where they are known already.
+    exclusion and the model's answer, where they are known already; `allowed` the only items that may be named.
     """
     out = exclusion(histories, exclude, len(model.items)) if out is None else out
-    if getattr(model, "near", None) is not None:
+    if allowed is None and getattr(model, "near", None) is not None:
         indexed: Any = model
         return best_of(indexed._near(histories, k + int(np.diff(out.indptr).max(initial=0))), out, k)
-    scores = model.scores(histories, exclude) if answer is None else answer
+    scores = model.score(histories, exclude, allowed) if answer is None else answer
     if isinstance(scores, np.ndarray) and scores.ndim == 2:
         scores[np.diff(histories.indptr) == 0] = -np.inf
-    return best_of(scores, out, k, model._ordered(scores))
+    return best_of(scores, out, k, model.order_of(scores), allowed)
 
 
 def lists_to_one(scores: np.ndarray) -> np.ndarray:
@@ -250,17 +140,20 @@ def gather(
     histories: Histories,
     exclude: str,
     answers: dict[str, Scores] | None = None,
+    allowed: np.ndarray | None = None,
 ) -> Candidates:
     """The union of the sources' lists for encoded histories; all sources have the same catalogue.
 
-    `answers` are scores by sources that are known already (`Recommender.scores`).
+    `answers` are scores by sources that are known already (`Recommender.score`); `allowed` the only items that may be named.
     """
     names, n = tuple(sources), len(histories)
     n_items = len(next(iter(sources.values())).items)
     out = exclusion(histories, exclude, n_items)
     keys, ranks, scores, which = [], [], [], []
     for at, name in enumerate(names):
-        codes, values = own_lists(sources[name], histories, widths[name], exclude, out, (answers or {}).get(name))
+        codes, values = own_lists(
+            sources[name], histories, widths[name], exclude, out, (answers or {}).get(name), allowed
+        )
         row, place = np.nonzero(codes >= 0)
         keys.append(row * n_items + codes[row, place])
         ranks.append(place + 1)
@@ -283,79 +176,3 @@ def fit_sources(
     """
     told = SETTINGS | dict(settings or {})
     return one_catalogue({name: model_class(name)(**told.get(name, {})).fit(log) for name in widths}, log)
-
-
-def one_catalogue(fitted: dict[str, Recommender], log: Dataset) -> dict[str, Recommender]:
-    """Models fitted on a log as they are; `ValueError` where one has another catalogue than the log's items."""
-    for name, model in fitted.items():
-        if not model.items.equals(log.items):
-            raise ValueError(
-                f"{name} cannot stand beside others: its catalogue is not the {len(log.items):,} items with events"
-            )
-    return fitted
-
-# %% ../../nbs/30_candidates.ipynb #d1748a69
-NEVER = np.iinfo(np.int16).max
-
-
-def found_ranks(
-    sources: Mapping[str, Recommender], cases: Cases, widest: int, block: int = 2048
-) -> tuple[np.ndarray, np.ndarray]:
-    """(rank at which each source names each relevant entry, int16 `[entries, sources]`, `NEVER` where it does not; the entry's
-    request).
-    """
-    out = np.full((len(cases.relevant), len(sources)), NEVER, np.int16)
-    first = next(iter(sources.values()))
-    code = first.items.get_indexer(cases.items)[cases.relevant]
-    owner = np.repeat(np.arange(len(cases)), np.diff(cases.indptr))
-    for start in range(0, len(cases), block):
-        rows = slice(start, min(start + block, len(cases)))
-        encoded = cases.histories(rows).encode(first.items)
-        mine = slice(cases.indptr[rows.start], cases.indptr[rows.stop])
-        for at, model in enumerate(sources.values()):
-            listed = own_lists(model, encoded, widest, cases.exclude)[0]
-            hit = (listed[owner[mine] - start] == code[mine][:, None]) & (code[mine] >= 0)[:, None]
-            out[mine, at] = np.where(hit.any(1), hit.argmax(1) + 1, NEVER)
-    return out, owner
-
-
-def candidate_recall(
-    ranks: np.ndarray,
-    owner: np.ndarray,
-    cases: Cases,
-    widths: Sequence[int],
-    names: Sequence[str],
-) -> pd.DataFrame:
-    """Recall of the union at each width with all sources, without each and of each alone: columns `sources, user_type, width,
-    recall, low, high, error, n_users`; `error` is the standard error of the paired difference to the best width.
-    """
-    total = np.diff(cases.indptr)
-    plans = {"all": np.arange(len(names))}
-    plans |= {f"without {name}": np.delete(np.arange(len(names)), at) for at, name in enumerate(names)}
-    plans |= {f"only {name}": np.array([at]) for at, name in enumerate(names)}
-    rows = []
-    for kind, members in (("warm", cases.history > 0), ("cold", cases.history == 0)):
-        if not members.any():
-            continue
-        users, known = pd.factorize(cases.user_ids[members])
-        for told, chosen in plans.items():
-            best = ranks[:, chosen].min(axis=1)
-            hits = np.stack([np.bincount(owner, best <= w, minlength=len(cases)) / total for w in widths], axis=1)
-            means = user_means(hits[members], users)
-            low, high = mean_intervals(means)
-            mean, _, error = gaps_to_best(means)
-            for at, width in enumerate(widths):
-                rows.append((told, kind, width, mean[at], low[at], high[at], error[at], len(known)))
-    return pd.DataFrame(rows, columns=["sources", "user_type", "width", "recall", "low", "high", "error", "n_users"])
-
-# %% ../../nbs/30_candidates.ipynb #8c155ba8
-def knee(recall: pd.DataFrame, enough: float) -> int:
-    """The narrowest width with all sources at which warm users' recall (anybody's, where there are none) is `enough` of the widest's.
-
-    A width that falls short of that by no more than one standard error (`error`) will do.
-    """
-    if not 0 < enough <= 1:
-        raise ValueError(f"enough must be a share above 0 and at most 1, not {enough}")
-    mine = recall[recall.sources == "all"]
-    mine = mine[mine.user_type == ("warm" if (mine.user_type == "warm").any() else "cold")].sort_values("width")
-    return int(mine.width[mine.recall >= enough * mine.recall.max() - mine.error].min())

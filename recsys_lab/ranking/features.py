@@ -5,140 +5,61 @@
 # %% ../../nbs/31_features.ipynb #5d8f5bc3
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from scipy import sparse
 
-from ..catalogue import Tree, described
-from ..datasets import FOREVER, PURCHASE, Dataset, Histories, event_weights, flat_ranges
-from ..evaluation import Cases, default_exclude, item_users, known_exclude, make_cases
-from ..models.base import Recommender
+from ..histories import FOREVER, PURCHASE, Histories, event_weights, flat_ranges
 from ..models.neighbours import item_similarity, steps_back
-from ..numerics import round_to_grid, hash_uniform
-from .candidates import Candidates, fit_sources, gather, usable
-from ..splits import Split, cut_moment, session_cut
+from ..numerics import round_to_grid
+from .candidates import Candidates
+
+if TYPE_CHECKING:
+    from recsys_lab.datasets import Dataset
 
 # %% auto #0
-__all__ = ['FEATURES', 'GROUPS', 'PER_REQUEST', 'COLUMNS', 'SLICE', 'Pairs', 'Work', 'Feature', 'expanded', 'has',
-           'chosen_features', 'counts_by_kind', 'smoothed', 'placed_items', 'known_facts', 'tamed', 'Block', 'block_of',
-           'find', 'log_age', 'similarity_columns', 'popularity_columns', 'conversion_columns', 'user_columns',
-           'of_kind', 'pair_columns', 'shares', 'category_columns', 'price_columns', 'availability_columns',
-           'time_columns', 'source_columns', 'feature_block', 'Stage', 'rolling', 'hard_negatives', 'drawn_from',
-           'Rows', 'FirstStage', 'made_from', 'first_stage_of', 'some_cases', 'drawn_cases', 'labelled', 'over_cases',
-           'kept_rows', 'with_negatives', 'window_rows', 'training_rows', 'alone_auc']
+__all__ = ['GROUPS', 'SLICE', 'Feature', 'Group', 'feature_group', 'counts_by_kind', 'smoothed', 'placed_items', 'known_facts',
+           'tamed', 'Block', 'block_of', 'find', 'log_age', 'similarity_columns', 'popularity_columns',
+           'conversion_columns', 'of_kind', 'user_columns', 'pair_columns', 'shares', 'category_columns',
+           'price_columns', 'availability_columns', 'time_columns', 'source_columns', 'all_features', 'group_of',
+           'per_request_features', 'has', 'chosen_features', 'feature_block']
 
-# %% ../../nbs/31_features.ipynb #6cddebcc
+# %% ../../nbs/31_features.ipynb #a4990a18
 class Feature(NamedTuple):
-    """One column: `group` switches it, `needs` is what the log must offer for it."""
+    """One column; `needs` is what the log must offer for it. `{}` in a name stands for the name of each source."""
 
     name: str
-    group: str
     unit: str
     meaning: str
     needs: str = ""
 
-# %% ../../nbs/31_features.ipynb #d06edf06
-FEATURES = [
-    Feature("sim_max", "similarity", "cosine", "greatest similarity to an item of the history"),
-    Feature("sim_mean", "similarity", "cosine", "mean similarity to the items of the history"),
-    Feature("sim_last", "similarity", "cosine", "similarity to the last item"),
-    Feature("item_users", "popularity", "log(1 + users)", "users who met the item"),
-    Feature("item_recent", "popularity", "log(1 + events)", "its events among the newest 5% of all"),
-    Feature("item_trend", "popularity", "log ratio", "its rate in the newest 5% against the newest 25%"),
-    Feature(
-        "item_since", "popularity", "log(1 + hours)", "since anybody met it (log of rows where there are no times)"
-    ),
-    Feature(
-        "item_age", "popularity", "log(1 + hours)", "since it was first met (log of rows where there are no times)"
-    ),
-    Feature(
-        "item_cart_rate",
-        "conversion",
-        "share",
-        "users who carted of those who met it, smoothed to its category",
-        "carts",
-    ),
-    Feature(
-        "item_buy_rate",
-        "conversion",
-        "share",
-        "users who bought of those who met it, smoothed to its category",
-        "purchases",
-    ),
-    Feature("category_buy_rate", "conversion", "share", "the same of its category, smoothed to the shop", "purchases"),
-    Feature("user_events", "user", "log(1 + events)", "length of the history"),
-    Feature("user_items", "user", "log(1 + items)", "distinct items of the history"),
-    Feature("user_carts", "user", "log(1 + events)", "carts in the history", "carts"),
-    Feature("user_purchases", "user", "log(1 + events)", "purchases in the history", "purchases"),
-    Feature("user_buy_rate", "user", "share", "purchases of the history's events, smoothed to the shop", "purchases"),
-    Feature("pair_events", "pair", "log(1 + events)", "times the visitor met the item"),
-    Feature("pair_carts", "pair", "log(1 + events)", "times they carted it", "carts"),
-    Feature("pair_purchases", "pair", "log(1 + events)", "times they bought it", "purchases"),
-    Feature("pair_near", "pair", "1 / steps", "1 for the last event, 1/2 for the one before; 0: never met"),
-    Feature("pair_since", "pair", "log(1 + hours)", "since they met it; unknown if never", "times"),
-    Feature("category_share", "category", "share", "of the history in the item's category", "categories"),
-    Feature(
-        "category_near",
-        "category",
-        "1 / steps",
-        "1 where the last event was in the category, 0: none was",
-        "categories",
-    ),
-    Feature("root_share", "category", "share", "of the history under the item's root category", "categories"),
-    Feature("price", "price", "log", "the item's price", "prices"),
-    Feature("price_gap", "price", "log ratio", "price against the mean of the history's", "prices"),
-    Feature("available", "availability", "0 or 1", "whether it was on sale", "availability"),
-    Feature("hour", "time", "hour", "of the request, UTC", "times"),
-    Feature("weekday", "time", "day", "of the request, 0 is Monday", "times"),
-    Feature("since_last", "time", "log(1 + hours)", "since the visitor's last event", "times"),
-    Feature("sources", "sources", "count", "sources that named the item"),
-    Feature("rank_{}", "sources", "1 / rank", "in the list of the source; 0: not named"),
-    Feature("score_{}", "sources", "0 to 1", "score over the source's best; 0: not named"),
-]
-GROUPS = tuple(dict.fromkeys(f.group for f in FEATURES))
-PER_REQUEST = {f.name for f in FEATURES if f.group in ("user", "time")}  # the same for all candidates of a request
 
-# %% ../../nbs/31_features.ipynb #1f793826
-def expanded(sources: Sequence[str]) -> list[Feature]:
-    """The table with one row for each source where a name has a place for it."""
-    found = []
-    for f in FEATURES:
-        found += (
-            [f._replace(name=f.name.format(s), meaning=f"{f.meaning} ({s})") for s in sources]
-            if "{}" in f.name
-            else [f]
-        )
-    return found
+class Group(NamedTuple):
+    """Features that one function makes; `per_request` if they are the same for all candidates of a request."""
+
+    features: tuple[Feature, ...]
+    columns: Callable[[Any], dict[str, np.ndarray]]
+    per_request: bool
 
 
-def has(log: Dataset) -> set[str]:
-    """What features may need and this log offers."""
-    names = set(log.properties["property"].unique()) if log.properties is not None else set()
-    return set(log.offers) | {
-        w for w, there in (("prices", {"price", "790"}), ("availability", {"available"})) if names & there
-    }
+GROUPS: dict[str, Group] = {}  # by name, in order of registration
 
 
-def chosen_features(asked: Sequence[str], sources: Sequence[str], log: Dataset) -> tuple[list[str], list[str]]:
-    """(features asked for by group or name, all for none; those left out because the log lacks what they need)."""
-    table = expanded(sources)
-    if unknown := [w for w in asked if w not in GROUPS and w not in {f.name for f in table}]:
-        raise ValueError(
-            f"unknown feature {unknown[0]!r}; there are the groups {', '.join(GROUPS)} and the features {', '.join(f.name for f in table)}"
-        )
-    wanted = [f for f in table if not asked or f.name in asked or f.group in asked]
-    there = has(log)
-    return [f.name for f in wanted if not f.needs or f.needs in there], [
-        f.name for f in wanted if f.needs and f.needs not in there
-    ]
+def feature_group(name: str, *features: Feature, per_request: bool = False) -> Callable[[Any], Any]:
+    """Register the function below as the one that makes the `features` of group `name`: `columns(block)` by name of the feature."""
+    taken = {f.name for group, (mine, *_) in GROUPS.items() if group != name for f in mine}
+    if double := sorted(taken & {f.name for f in features}):
+        raise ValueError(f"the feature {double[0]!r} is already registered by another group than {name!r}")
+
+    def register(columns: Callable[[Any], dict[str, np.ndarray]]) -> Callable[[Any], dict[str, np.ndarray]]:
+        GROUPS[name] = Group(features, columns, per_request)
+        return columns
+
+    return register
 
 # %% ../../nbs/31_features.ipynb #dcda5a4f
 def counts_by_kind(log: Dataset, kind: str) -> np.ndarray:
@@ -155,6 +76,10 @@ def smoothed(part: np.ndarray, whole: np.ndarray, towards: Any, prior: float) ->
 
 def placed_items(log: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """(category, root category) of each item as last known, as codes from 0; -1 for none: int64 `[items]` each."""
+    import pandas as pd
+
+    from recsys_lab.catalogue import Tree
+
     kind, names = pd.factorize(log.item_property("categoryid").reindex(log.items), sort=True)
     if log.categories is None or not len(names):
         return kind, kind
@@ -166,7 +91,11 @@ def placed_items(log: Dataset) -> tuple[np.ndarray, np.ndarray]:
 
 def known_facts(log: Dataset, similarity: sparse.csr_matrix | None = None) -> dict[str, Any]:
     """What features know of the items of a log, as arrays in order of `log.items`; `similarity` is made if not given."""
-    users, moments, n = item_users(log, log.items), log.moments, len(log.items)
+    import pandas as pd
+
+    from recsys_lab.catalogue import described
+
+    users, moments, n = log.item_users(), log.moments, len(log.items)
     kind, root = placed_items(log)
     facts: dict[str, Any] = {
         "users": users,
@@ -244,7 +173,13 @@ def log_age(b: Block, since: np.ndarray, rows: Any = slice(None)) -> np.ndarray:
     gone = np.maximum(at - since, 0) / (3_600_000 if b.facts["times"] else 1)
     return np.where(at < 0, np.nan, np.log1p(gone))
 
-# %% ../../nbs/31_features.ipynb #c829462c
+# %% ../../nbs/31_features.ipynb #6248a5ea
+@feature_group(
+    "similarity",
+    Feature("sim_max", "cosine", "greatest similarity to an item of the history"),
+    Feature("sim_mean", "cosine", "mean similarity to the items of the history"),
+    Feature("sim_last", "cosine", "similarity to the last item"),
+)
 def similarity_columns(b: Block) -> dict[str, np.ndarray]:
     """Similarity of each candidate to the visitor's 20 latest distinct items; unknown without a history."""
     row, item, back = steps_back(b.h, 20)
@@ -262,7 +197,15 @@ def similarity_columns(b: Block) -> dict[str, np.ndarray]:
         for name, v in (("sim_max", most), ("sim_mean", mean), ("sim_last", last))
     }
 
-
+# %% ../../nbs/31_features.ipynb #61e957ee
+@feature_group(
+    "popularity",
+    Feature("item_users", "log(1 + users)", "users who met the item"),
+    Feature("item_recent", "log(1 + events)", "its events among the newest 5% of all"),
+    Feature("item_trend", "log ratio", "its rate in the newest 5% against the newest 25%"),
+    Feature("item_since", "log(1 + hours)", "since anybody met it (log of rows where there are no times)"),
+    Feature("item_age", "log(1 + hours)", "since it was first met (log of rows where there are no times)"),
+)
 def popularity_columns(b: Block) -> dict[str, np.ndarray]:
     """How often, how lately and for how long the item has been met."""
     f, item = b.facts, b.c.items
@@ -275,13 +218,33 @@ def popularity_columns(b: Block) -> dict[str, np.ndarray]:
         "item_age": log_age(b, f["first"][item]),
     }
 
-
+# %% ../../nbs/31_features.ipynb #39f2fe34
+@feature_group(
+    "conversion",
+    Feature("item_cart_rate", "share", "users who carted of those who met it, smoothed to its category", "carts"),
+    Feature("item_buy_rate", "share", "users who bought of those who met it, smoothed to its category", "purchases"),
+    Feature("category_buy_rate", "share", "the same of its category, smoothed to the shop", "purchases"),
+)
 def conversion_columns(b: Block) -> dict[str, np.ndarray]:
     """Smoothed rates of the item and its category."""
     names = {"item_cart_rate": "cart_item", "item_buy_rate": "buy_item", "category_buy_rate": "buy_category"}
     return {name: b.facts[known][b.c.items] for name, known in names.items()}
 
-# %% ../../nbs/31_features.ipynb #1b6234bd
+# %% ../../nbs/31_features.ipynb #05d9e94c
+def of_kind(h: Histories, kind: str) -> np.ndarray:
+    """1.0 for each entry that is of the kind: float32 `[m]`."""
+    return event_weights(h.event_names, {kind: 1.0})[h.events]
+
+
+@feature_group(
+    "user",
+    Feature("user_events", "log(1 + events)", "length of the history"),
+    Feature("user_items", "log(1 + items)", "distinct items of the history"),
+    Feature("user_carts", "log(1 + events)", "carts in the history", "carts"),
+    Feature("user_purchases", "log(1 + events)", "purchases in the history", "purchases"),
+    Feature("user_buy_rate", "share", "purchases of the history's events, smoothed to the shop", "purchases"),
+    per_request=True,
+)
 def user_columns(b: Block) -> dict[str, np.ndarray]:
     """The visitor's activity, and their purchases as a share of it."""
     length = np.diff(b.h.indptr)
@@ -292,12 +255,15 @@ def user_columns(b: Block) -> dict[str, np.ndarray]:
     found |= {"user_purchases": np.log1p(bought), "user_buy_rate": np.where(length > 0, rate, np.nan)}
     return {name: value[b.row] for name, value in found.items()}
 
-
-def of_kind(h: Histories, kind: str) -> np.ndarray:
-    """1.0 for each entry that is of the kind: float32 `[m]`."""
-    return event_weights(h.event_names, {kind: 1.0})[h.events]
-
-
+# %% ../../nbs/31_features.ipynb #51fb71df
+@feature_group(
+    "pair",
+    Feature("pair_events", "log(1 + events)", "times the visitor met the item"),
+    Feature("pair_carts", "log(1 + events)", "times they carted it", "carts"),
+    Feature("pair_purchases", "log(1 + events)", "times they bought it", "purchases"),
+    Feature("pair_near", "1 / steps", "1 for the last event, 1/2 for the one before; 0: never met"),
+    Feature("pair_since", "log(1 + hours)", "since they met it; unknown if never", "times"),
+)
 def pair_columns(b: Block) -> dict[str, np.ndarray]:
     """What the visitor has done with the item itself."""
     rows, m = b.h.rows, len(b.key)
@@ -312,7 +278,7 @@ def pair_columns(b: Block) -> dict[str, np.ndarray]:
     since[at] = log_age(b, b.h.times[hit], rows[hit])
     return found | {"pair_near": near, "pair_since": since}
 
-# %% ../../nbs/31_features.ipynb #8be84141
+# %% ../../nbs/31_features.ipynb #97e2d48e
 def shares(b: Block, kind: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(share of the visitor's history in each candidate's group, 1 / steps back to its latest event there); `kind` groups items,
     -1: none.
@@ -329,12 +295,23 @@ def shares(b: Block, kind: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(unknown, np.nan, share[mine]), np.where(unknown, np.nan, near[mine])
 
 
+@feature_group(
+    "category",
+    Feature("category_share", "share", "of the history in the item's category", "categories"),
+    Feature("category_near", "1 / steps", "1 where the last event was in the category, 0: none was", "categories"),
+    Feature("root_share", "share", "of the history under the item's root category", "categories"),
+)
 def category_columns(b: Block) -> dict[str, np.ndarray]:
     """How much of the history is of the item's category and root, and how lately; unknown without either."""
     share, near = shares(b, b.facts["kind"])
     return {"category_share": share, "category_near": near, "root_share": shares(b, b.facts["root"])[0]}
 
-
+# %% ../../nbs/31_features.ipynb #077881e8
+@feature_group(
+    "price",
+    Feature("price", "log", "the item's price", "prices"),
+    Feature("price_gap", "log ratio", "price against the mean of the history's", "prices"),
+)
 def price_columns(b: Block) -> dict[str, np.ndarray]:
     """The item's price, and against the mean of the history's known ones (both as logarithms)."""
     price = b.facts["price"]
@@ -345,12 +322,23 @@ def price_columns(b: Block) -> dict[str, np.ndarray]:
     usual = np.where(number > 0, usual, np.nan)
     return {"price": price[b.c.items], "price_gap": price[b.c.items] - usual[b.row]}
 
-
+# %% ../../nbs/31_features.ipynb #2d731060
+@feature_group(
+    "availability",
+    Feature("available", "0 or 1", "whether it was on sale", "availability"),
+)
 def availability_columns(b: Block) -> dict[str, np.ndarray]:
     """Whether the item was last known to be on sale."""
     return {"available": b.facts["available"][b.c.items]}
 
-
+# %% ../../nbs/31_features.ipynb #1cb7ae98
+@feature_group(
+    "time",
+    Feature("hour", "hour", "of the request, UTC", "times"),
+    Feature("weekday", "day", "of the request, 0 is Monday", "times"),
+    Feature("since_last", "log(1 + hours)", "since the visitor's last event", "times"),
+    per_request=True,
+)
 def time_columns(b: Block) -> dict[str, np.ndarray]:
     """Hour and weekday of the request, and the time since the visitor's last event."""
     on_clock, full = b.at >= 0, np.diff(b.h.indptr) > 0
@@ -360,7 +348,13 @@ def time_columns(b: Block) -> dict[str, np.ndarray]:
     found = {"hour": np.where(on_clock, hour, np.nan), "weekday": np.where(on_clock, day, np.nan), "since_last": gone}
     return {name: value[b.row] for name, value in found.items()}
 
-
+# %% ../../nbs/31_features.ipynb #00d69300
+@feature_group(
+    "sources",
+    Feature("sources", "count", "sources that named the item"),
+    Feature("rank_{}", "1 / rank", "in the list of the source; 0: not named"),
+    Feature("score_{}", "0 to 1", "score over the source's best; 0: not named"),
+)
 def source_columns(b: Block) -> dict[str, np.ndarray]:
     """Who named the item, at which rank and how strongly."""
     found: dict[str, np.ndarray] = {"sources": (b.c.ranks > 0).sum(1)}
@@ -369,19 +363,55 @@ def source_columns(b: Block) -> dict[str, np.ndarray]:
         found |= {f"rank_{name}": inverse[b.c.ranks[:, at]], f"score_{name}": b.c.scores[:, at]}
     return found
 
+# %% ../../nbs/31_features.ipynb #bd7d2469
+def all_features(sources: Sequence[str]) -> dict[str, Feature]:
+    """The registered features by name, with one for each source where a name has a place for it."""
+    found: dict[str, Feature] = {}
+    for f in (f for group in GROUPS.values() for f in group.features):
+        named = (
+            [f._replace(name=f.name.format(s), meaning=f"{f.meaning} ({s})") for s in sources]
+            if "{}" in f.name
+            else [f]
+        )
+        found |= {one.name: one for one in named}
+    return found
 
-COLUMNS: dict[str, Callable[[Block], dict[str, np.ndarray]]] = {
-    "similarity": similarity_columns,
-    "popularity": popularity_columns,
-    "conversion": conversion_columns,
-    "user": user_columns,
-    "pair": pair_columns,
-    "category": category_columns,
-    "price": price_columns,
-    "availability": availability_columns,
-    "time": time_columns,
-    "sources": source_columns,
-}
+
+def group_of(sources: Sequence[str]) -> dict[str, str]:
+    """The group of each registered feature."""
+    return {
+        name: group
+        for group, (features, *_) in GROUPS.items()
+        for f in features
+        for name in ([f.name.format(s) for s in sources] if "{}" in f.name else [f.name])
+    }
+
+
+def per_request_features() -> set[str]:
+    """Names of features that are the same for all candidates of a request."""
+    return {f.name for group in GROUPS.values() if group.per_request for f in group.features}
+
+
+def has(log: Dataset) -> set[str]:
+    """What features may need and this log offers."""
+    from recsys_lab.catalogue import PRICES
+
+    names = set(log.properties["property"].unique()) if log.properties is not None else set()
+    return set(log.offers) | {
+        w for w, there in (("prices", set(PRICES)), ("availability", {"available"})) if names & there
+    }
+
+
+def chosen_features(asked: Sequence[str], sources: Sequence[str], log: Dataset) -> tuple[list[str], list[str]]:
+    """(features asked for by group or name, all for none; those left out because the log lacks what they need)."""
+    table, groups, there = all_features(sources), group_of(sources), has(log)
+    if unknown := [w for w in asked if w not in GROUPS and w not in table]:
+        raise ValueError(
+            f"unknown feature {unknown[0]!r}; there are the groups {', '.join(GROUPS)} and the features {', '.join(table)}"
+        )
+    wanted = [f for f in table.values() if not asked or f.name in asked or groups[f.name] in asked]
+    lacking = [f.name for f in wanted if f.needs and f.needs not in there]
+    return [f.name for f in wanted if f.name not in lacking], lacking
 
 # %% ../../nbs/31_features.ipynb #15a4bb60
 SLICE = 16_384  # candidates at work at a time
@@ -394,10 +424,10 @@ def feature_block(
 
     Values are multiples of `numerics.FEATURE_STEP`. `ValueError` for a name that no group makes.
     """
-    group_of = {f.name: f.group for f in expanded(candidates.sources)}
-    if unknown := [n for n in names if n not in group_of]:
-        raise ValueError(f"unknown feature {unknown[0]!r}; there are {', '.join(group_of)}")
-    groups = [g for g in GROUPS if g in {group_of[n] for n in names}]
+    groups_of = group_of(candidates.sources)
+    if unknown := [n for n in names if n not in groups_of]:
+        raise ValueError(f"unknown feature {unknown[0]!r}; there are {', '.join(groups_of)}")
+    groups = [GROUPS[g] for g in GROUPS if g in {groups_of[n] for n in names}]
     place = {name: at for at, name in enumerate(names)}
     out = np.empty((len(candidates.items), len(names)), np.float32)
 
@@ -405,7 +435,7 @@ def feature_block(
         part = slice(candidates.indptr[rows.start], candidates.indptr[rows.stop])
         block = block_of(histories.take(rows), candidates.take(rows), facts)
         for group in groups:
-            for name, values in COLUMNS[group](block).items():
+            for name, values in group.columns(block).items():
                 if name in place:
                     out[part, place[name]] = values
         round_to_grid(out[part])
@@ -420,319 +450,3 @@ def feature_block(
         for rows in parts:
             fill(rows)
     return out
-
-# %% ../../nbs/31_features.ipynb #321d515f
-@dataclass(frozen=True)
-class Stage:
-    """What decides the first stage and the rows to learn from; hashable, so that models that agree on it can share them.
-
-    Attributes
-    ----------
-    widths : (source, width) pairs
-    settings : (source, (setting, value) pairs) for sources with settings of their own
-    features : groups or names; none: all
-    protocol, target, exclude : the question that the ranker is for
-    windows, window : rolling cutoffs, and the share of the log's events after each
-    requests : drawn from each window
-    negatives : unmet candidates kept for each met one
-    sampler : `served` draws them from the candidates, `hard` from neighbours, the category and the popular
-    seed : of the draws
-    """
-
-    widths: tuple[tuple[str, int], ...]
-    settings: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...] = ()
-    features: tuple[str, ...] = ()
-    protocol: str = "next_item"
-    target: str = "any"
-    exclude: str = "none"
-    windows: int = 3
-    window: float = 0.06
-    requests: int = 4000
-    negatives: int = 10
-    sampler: str = "served"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        default_exclude(self.protocol, self.target)
-        known_exclude(self.exclude)
-        if min(self.windows, self.requests, self.negatives) < 1 or not 0 < self.window * self.windows < 1:
-            raise ValueError(
-                "windows, requests and negatives must be at least 1, and windows of a share "
-                f"{self.window} fit {self.windows} times into a log"
-            )
-        if self.sampler not in ("served", "hard"):
-            raise ValueError(f"sampler must be served or hard, not {self.sampler!r}")
-
-
-@lru_cache(maxsize=4)
-def rolling(log: Dataset, windows: int, window: float) -> list[Split]:
-    """Splits of a log at rolling cutoffs, oldest first; each is judged on the window after its cutoff.
-
-    `ValueError` for a log that arrived split, or too short for the windows.
-    """
-    if "part" in log.events:
-        raise ValueError(f"{log.name} arrived split and has no order, so no cutoff can roll over it")
-    kind = "temporal" if log.has_times else "sequence"
-    shares = [window * i for i in range(windows, 0, -1)]
-    opening = np.sort(log.moments[np.unique(log.user_codes, return_index=True)[1]])
-    cuts = [cut_moment(log, s) if log.has_times else session_cut(opening, s) for s in shares] + [FOREVER]
-    found = []
-    for start, stop in pairwise(cuts):
-        known, judged = (
-            log.before(start) if log.has_times else log.where(log.moments < start),
-            (log.moments >= start) & (log.moments < stop),
-        )
-        if not len(known) or not judged.any():
-            raise ValueError(
-                f"{log.name}: nothing lies before the cutoff {start} or in the window after it; ask for fewer or longer windows"
-            )
-        found.append(
-            Split(kind, known, known.where(np.zeros(len(known), bool)), log.where(judged), known, (start, start))
-        )
-    return found
-
-# %% ../../nbs/31_features.ipynb #8b866f67
-def hard_negatives(
-    facts: Mapping[str, Any],
-    histories: Histories,
-    relevant: np.ndarray,
-    owner: np.ndarray,
-    n: int,
-    seed: int,
-    first: int = 0,
-) -> tuple[np.ndarray, np.ndarray]:
-    """(request, item) of up to `n` negatives for each relevant entry: a third near the history, of its category, and popular.
-
-    None that the visitor had met, that is relevant to the request, or that was first met at or after the request. Draws belong
-    to the request (`first` is the number of the first one), the relevant item and their place.
-    """
-    n_items, share = len(facts["users"]), -(-n // 3)
-    rows, wanted = np.repeat(owner, share), np.repeat(relevant, share)
-    place = np.tile(np.arange(share), len(owner))
-    chance = [hash_uniform(seed, first + rows, wanted, place, np.array(draw)) for draw in range(4)]
-    full = np.diff(histories.indptr)[rows] > 0
-    met = drawn_from(histories.indptr, histories.items, rows, chance[0])
-    near = drawn_from(facts["similarity"].indptr, facts["similarity"].indices, np.where(full, met, 0), chance[1])
-    by_kind = np.argsort(facts["kind"], kind="stable")
-    bounds = np.searchsorted(facts["kind"][by_kind], np.arange(-1, facts["kind"].max(initial=0) + 2))
-    same = drawn_from(bounds, by_kind, facts["kind"][wanted] + 1, chance[2])
-    popular = np.searchsorted(np.cumsum(facts["users"]), chance[3] * facts["users"].sum(), side="right")
-    row, item = np.tile(rows, 3), np.concatenate([np.where(full, near, -1), same, popular])
-    key = row * n_items + item
-    banned = np.concatenate([histories.rows * n_items + histories.items, owner * n_items + relevant])
-    fine = (item >= 0) & ~np.isin(key, banned)
-    fine &= facts["first"][item] < np.where(histories.at >= FOREVER, facts["end"] + 1, histories.at)[row]
-    row, item = np.divmod(np.unique(key[fine]), n_items)
-    return row, item
-
-
-def drawn_from(ptr: np.ndarray, values: np.ndarray, run: np.ndarray, chance: np.ndarray) -> np.ndarray:
-    """One value of each asked run `values[ptr[i]:ptr[i + 1]]`, at a chance in [0, 1) of it; -1 for an empty one."""
-    size = np.diff(ptr)[run]
-    at = ptr[run] + (chance * size).astype(np.int64)
-    return np.where(size > 0, values[np.minimum(at, len(values) - 1)], -1) if len(values) else np.full(len(run), -1)
-
-# %% ../../nbs/31_features.ipynb #dcb2f9aa
-class Rows(NamedTuple):
-    """Rows to learn from or to judge on.
-
-    Attributes
-    ----------
-    block : float32 `[m, features]`
-    label : bool `[m]`, whether the candidate was met
-    request : int64 `[m]`, the request of each row, ascending from 0
-    window : int64 `[requests]`, which cutoff each is of
-    user : `[requests]`, who asks
-    names : of the features
-    """
-
-    block: np.ndarray
-    label: np.ndarray
-    request: np.ndarray
-    window: np.ndarray
-    user: np.ndarray
-    names: list[str]
-
-    def take(self, requests: np.ndarray) -> Rows:
-        """The rows of some requests (bool `[requests]`)."""
-        kept, number = requests[self.request], np.cumsum(requests) - 1
-        request = number[self.request[kept]]
-        return Rows(self.block[kept], self.label[kept], request, self.window[requests], self.user[requests], self.names)
-
-
-class FirstStage(NamedTuple):
-    """Sources and facts made from one log, and the features that it can feed; what it cannot is `left_out`."""
-
-    sources: dict[str, Recommender]
-    widths: dict[str, int]
-    facts: dict[str, Any]
-    names: list[str]
-    left_out: dict[str, str]
-
-
-Pairs = tuple[tuple[str, Any], ...]
-
-
-@lru_cache(maxsize=10)
-def made_from(log: Dataset, widths: Pairs, settings: Pairs) -> tuple[dict[str, Recommender], dict[str, Any]]:
-    """(fitted sources, facts) of a log, made once for all questions that are asked of it."""
-    sources = fit_sources(log, dict(widths), {name: dict(told) for name, told in settings})
-    return sources, known_facts(log)
-
-
-def first_stage_of(log: Dataset, stage: Stage) -> FirstStage:
-    """The sources and facts of a log, and the features that it can feed."""
-    widths, out = usable(dict(stage.widths), log)
-    if not widths:
-        raise ValueError(f"no source is left for {log.name}: {out}")
-    names, missing = chosen_features(stage.features, tuple(widths), log)
-    sources, facts = made_from(log, tuple(widths.items()), stage.settings)
-    return FirstStage(sources, widths, facts, names, out | dict.fromkeys(missing, "not in this log"))
-
-# %% ../../nbs/31_features.ipynb #da8123fd
-def some_cases(cases: Cases, n: int, seed: int) -> Cases:
-    """Up to `n` cases of visitors with a history, at random."""
-    warm = np.flatnonzero(cases.history > 0)
-    rows = np.sort(np.random.default_rng(seed).choice(warm, min(n, len(warm)), replace=False))
-    return cases.subset(rows, np.ones(len(cases.relevant), bool))
-
-
-def drawn_cases(split: Split, stage: Stage) -> Cases:
-    """Up to `requests` cases of a split's judged part by visitors with a history; the same whatever lies beyond it."""
-    cases = make_cases(split, stage.protocol, stage.target, "test", stage.exclude)
-    return some_cases(cases, stage.requests, stage.seed)
-
-
-def labelled(c: Candidates, cases: Cases, rows: slice, items: pd.Index) -> np.ndarray:
-    """Whether each candidate of the cases at `rows` is relevant: bool `[m]`."""
-    code = items.get_indexer(cases.items)[cases.relevant[cases.indptr[rows.start] : cases.indptr[rows.stop]]]
-    owner = np.repeat(np.arange(rows.stop - rows.start), np.diff(cases.indptr[rows.start : rows.stop + 1]))
-    wanted = owner[code >= 0] * len(items) + code[code >= 0]
-    return np.isin(c.rows * len(items) + c.items, wanted)
-
-
-Work = Callable[[int, slice, Histories, Candidates, np.ndarray], Any]
-
-
-def over_cases(first: FirstStage, cases: Cases, exclude: str, work: Work, block: int = 512) -> list[Any]:
-    """`work(number, rows, histories, candidates, labels)` for blocks of cases, candidates as served, on a few threads; the
-    results in order.
-    """
-    items = next(iter(first.sources.values())).items
-
-    def one(start: int) -> Any:
-        rows = slice(start, min(start + block, len(cases)))
-        asking = cases.histories(rows).encode(items)
-        found = gather(first.sources, first.widths, asking, exclude)
-        return work(start // block, rows, asking, found, labelled(found, cases, rows, items))
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(one, range(0, len(cases), block)))
-
-# %% ../../nbs/31_features.ipynb #c000443f
-def kept_rows(c: Candidates, label: np.ndarray, negatives: int, seed: int, first: int = 0) -> np.ndarray:
-    """Which candidates to learn from: the met ones, and at random `negatives` unmet ones for each met one of a request; none of
-    requests without. A candidate's chance belongs to it and its request; `first` is the number of the first request.
-    """
-    met = np.bincount(c.rows[label], minlength=len(c.indptr) - 1)
-    chance = hash_uniform(seed, first + c.rows, c.items)
-    chance[label] = -1
-    order = np.lexsort((chance, c.rows))
-    place = np.empty(len(label), np.int64)
-    place[order] = np.arange(len(label)) - c.indptr[c.rows[order]]
-    return place < (met * (1 + negatives))[c.rows]
-
-
-def with_negatives(
-    first: FirstStage,
-    asking: Histories,
-    c: Candidates,
-    cases: Cases,
-    rows: slice,
-    stage: Stage,
-) -> tuple[Candidates, np.ndarray]:
-    """(met candidates and hard negatives in place of the served ones, labels)."""
-    items = next(iter(first.sources.values())).items
-    label = labelled(c, cases, rows, items)
-    draws = (stage.negatives, stage.seed, rows.start)
-    row, item = hard_negatives(first.facts, asking, c.items[label], c.rows[label], *draws)
-    key = np.unique(np.concatenate([c.rows[label] * len(items) + c.items[label], row * len(items) + item]))
-    known = c.rows * len(items) + c.items
-    at = np.searchsorted(known, key)
-    named = known[np.minimum(at, len(known) - 1)] == key
-    ranks, scores = np.zeros((len(key), len(c.sources)), np.int16), np.zeros((len(key), len(c.sources)), np.float32)
-    ranks[named], scores[named] = c.ranks[at[named]], c.scores[at[named]]
-    indptr = np.concatenate([[0], np.cumsum(np.bincount(key // len(items), minlength=len(asking)))])
-    out = Candidates(indptr, (key % len(items)).astype(np.int32), ranks, scores, c.sources)
-    return out, labelled(out, cases, rows, items)
-
-# %% ../../nbs/31_features.ipynb #b81f91a4
-def window_rows(first: FirstStage, cases: Cases, stage: Stage) -> list[tuple[Any, ...]]:
-    """(block, labels, request within the part, users) of each part of a window's cases."""
-
-    def learn(number: int, rows: slice, asking: Histories, c: Candidates, label: np.ndarray) -> tuple[Any, ...]:
-        if stage.sampler == "hard":
-            c, label = with_negatives(first, asking, c, cases, rows, stage)
-        else:
-            kept = kept_rows(c, label, stage.negatives, stage.seed, rows.start)
-            c, label = c.keep(kept), label[kept]
-        there = np.unique(c.rows)
-        block = feature_block(first.facts, asking, c, first.names)
-        return block, label, np.searchsorted(there, c.rows), cases.user_ids[rows][there]
-
-    return over_cases(first, cases, stage.exclude, learn)
-
-
-@lru_cache(maxsize=4)
-def training_rows(log: Dataset, stage: Stage) -> Rows:
-    """Rows from the rolling windows of a log: candidates as served, the met ones and drawn others.
-
-    `ValueError` where no window holds a request one of whose candidates was met.
-    """
-    names, _ = chosen_features(stage.features, tuple(usable(dict(stage.widths), log)[0]), log)
-    parts: list[tuple[Any, ...]] = []
-    windows: list[int] = []
-    for number, window in enumerate(rolling(log, stage.windows, stage.window)):
-        first = first_stage_of(window.known("test"), replace(stage, features=tuple(names)))
-        parts += window_rows(first, drawn_cases(window, stage), stage)
-        windows += [number] * (len(parts) - len(windows))
-    if not any(label.any() for _, label, _, _ in parts):
-        raise ValueError(
-            f"{log.name}: no request in {stage.windows} windows of {stage.window:.0%} has a candidate that was then met "
-            f"({stage.protocol}, target {stage.target}), so there is nothing to learn from; ask for longer windows or wider sources"
-        )
-    blocks, labels, requests, users = zip(*parts, strict=True)
-    sizes = np.array([len(u) for u in users])
-    starts = np.repeat(np.cumsum(sizes) - sizes, [len(r) for r in requests])
-    return Rows(
-        np.concatenate(blocks),
-        np.concatenate(labels),
-        starts + np.concatenate(requests),
-        np.repeat(windows, sizes),
-        np.concatenate(users),
-        names,
-    )
-
-# %% ../../nbs/31_features.ipynb #f9ef0881
-def alone_auc(rows: Rows) -> pd.DataFrame:
-    """For each feature: share unknown, mean, and the share of (met, unmet) pairs of a request that it puts right (ties count
-    half, unknown pairs are left out).
-    """
-    out, met = [], rows.label
-    for at, name in enumerate(rows.names):
-        value = rows.block[:, at]
-        known = ~np.isnan(value)
-        frame = pd.DataFrame({"r": rows.request[known], "v": value[known], "met": met[known]})
-        frame["rank"] = frame.groupby("r")["v"].rank()
-        by = frame.groupby("r").agg(n=("met", "size"), p=("met", "sum"))
-        wins = frame[frame.met].groupby("r")["rank"].sum().reindex(by.index, fill_value=0) - by.p * (by.p + 1) / 2
-        pairs = (by.p * (by.n - by.p)).sum()
-        out.append(
-            {
-                "feature": name,
-                "unknown": 1 - known.mean(),
-                "mean": value[known].mean() if known.any() else np.nan,
-                "auc": wins.sum() / pairs if pairs else np.nan,
-            }
-        )
-    return pd.DataFrame(out).set_index("feature")

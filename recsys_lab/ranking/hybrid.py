@@ -5,28 +5,26 @@
 # %% ../../nbs/34_hybrid_alpha.ipynb #27528f69
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
-import pandas as pd
+from pydantic import model_validator
 from scipy import sparse
 
-from ..datasets import Dataset, Histories
-from ..evaluation import Cases
-from ..intervals import gaps_to_best, mean_intervals, student, user_means
-from ..metrics import TopK
-from ..models.base import Config, Recommender, Scores, made_lists, remember
-from .boosting import Boosting, BoostingConfig, case_ndcg
+from ..histories import Histories
+from ..models.config import Range, setting
+from ..models.popularity import popularity_recency
+from .boosting import Boosting, BoostingConfig
 from .candidates import Candidates
-from .features import feature_block, over_cases
+from ..topk import Scores, TopK
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% auto #0
-__all__ = ['NORMALISATIONS', 'THRESHOLDS', 'tied_ranks', 'on_one_scale', 'blended', 'PopularityBlendConfig', 'popularity_recency',
-           'PopularityBlend', 'score_at', 'HybridConfig', 'Reasons', 'with_reasons', 'Hybrid', 'HybridTuned',
-           'blend_of', 'both_halves', 'sweep', 'swept_table', 'chosen_of', 'sweep_trials', 'classification_draws',
-           'drawn_interval', 'phase_table', 'threshold_table']
+__all__ = ['NORMALISATIONS', 'tied_ranks', 'on_one_scale', 'blended', 'score_at', 'HybridConfig', 'Reasons', 'with_reasons',
+           'Hybrid', 'HybridTuned', 'blend_of']
 
 # %% ../../nbs/34_hybrid_alpha.ipynb #08709c70
 NORMALISATIONS = ("minmax", "rank")
@@ -73,41 +71,6 @@ def blended(ranker: np.ndarray, other: np.ndarray, indptr: np.ndarray, alpha: fl
     two = on_one_scale(np.where(known, other, np.nanmin(other, initial=0.0)), indptr, how)
     return np.where(known, (1 - alpha) * one + alpha * two, one)
 
-# %% ../../nbs/34_hybrid_alpha.ipynb #13176367
-@dataclass(frozen=True)
-class PopularityBlendConfig(Config):
-    """`recent`: share of the newest events' popularity in the blend; `newest`: which share of the log's events are the newest."""
-
-    recent: float = 0.7
-    newest: float = 0.05
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.recent <= 1 or not 0 < self.newest <= 1:
-            raise ValueError(f"recent must be between 0 and 1 and newest above 0 and at most 1, not {self}")
-
-
-def popularity_recency(users: np.ndarray, newest: np.ndarray, recent: float) -> np.ndarray:
-    """`(1 - recent)` times the share of the users who met each item plus `recent` times its share of the newest events: float32."""
-    return ((1 - recent) * users / max(1, users.sum()) + recent * newest / max(1, newest.sum())).astype(np.float32)
-
-
-class PopularityBlend(Recommender):
-    """Popular items, as a blend of what has been met by most and what is met most of late."""
-
-    name = "popularity_blend"
-    Config = PopularityBlendConfig
-
-    def _fit(self, dataset: Dataset) -> dict[str, Any]:
-        late = dataset.item_codes[-max(1, int(self.config.newest * len(dataset))) :]
-        newest = np.bincount(late, minlength=len(self.items))
-        return {"scores": popularity_recency(self.popular, newest, self.config.recent)}
-
-    def _score(self, histories: Histories) -> np.ndarray:
-        return self.state["scores"]
-
-    def _cold(self) -> np.ndarray:
-        return self.state["scores"]
-
 # %% ../../nbs/34_hybrid_alpha.ipynb #568d299f
 def score_at(scores: Scores, c: Candidates) -> np.ndarray:
     """Candidates' scores in a model's answer: float64 `[m]`; 0 where a sparse model has no opinion, NaN where a dense one has none."""
@@ -124,32 +87,23 @@ def score_at(scores: Scores, c: Candidates) -> np.ndarray:
     return np.where(key[at] == asked, opinions.data[at], 0.0).astype(float) if len(key) else np.zeros(len(asked))
 
 
-@dataclass(frozen=True)
 class HybridConfig(BoostingConfig):
-    """Settings of Hybrid.
+    """Settings of Hybrid: those of Boosting and of the blend."""
 
-    Attributes
-    ----------
-    alpha : share of the collaborative score, from 0 to 1
-    collaborative : the source that gives it
-    normalisation : `minmax` or `rank`
-    recent : share of recent popularity in what is offered to visitors without a history
-    """
+    alpha: float = setting(0.3, "share of the collaborative score", Range(0.0, 1.0), ge=0, le=1)
+    collaborative: str = setting("session_walk", "the source that gives it")
+    normalisation: Literal["minmax", "rank"] = setting("minmax", "how scores are put on one scale")
+    recent: float = setting(
+        0.7, "share of recent popularity in what is offered to visitors without a history", ge=0, le=1
+    )
 
-    alpha: float = 0.3
-    collaborative: str = "session_walk"
-    normalisation: str = "minmax"
-    recent: float = 0.7
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.alpha <= 1 or not 0 <= self.recent <= 1:
-            raise ValueError(f"alpha and recent must be between 0 and 1, not {self.alpha} and {self.recent}")
+    @model_validator(mode="after")
+    def check_collaborative(self) -> Self:
         if self.collaborative not in self.sources:
             raise ValueError(
                 f"collaborative must be one of the sources {sorted(self.sources)}, not {self.collaborative!r}"
             )
-        on_one_scale(np.zeros(0), np.zeros(1, int), self.normalisation)
+        return self
 
 # %% ../../nbs/34_hybrid_alpha.ipynb #fc6be8c6
 class Reasons(NamedTuple):
@@ -196,40 +150,45 @@ class Hybrid(Boosting):
 
     name = "hybrid"
     Config = HybridConfig
-    leans_on = (*Boosting.leans_on, "recsys_lab.ranking.hybrid")
+    searched = ("alpha",)
 
     def halves(self, answer: Scores, c: Candidates, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(the trees' scores, those of the collaborative part's `answer`; NaN for items nobody had met) of candidates: float64 `[m]`."""
         other = score_at(answer, c)
-        return self._predict(block), np.where(self.state["facts/users"][c.items] > 0, other, np.nan)
+        return self.predict(block), np.where(self.state["facts/users"][c.items] > 0, other, np.nan)
 
     def scored(self, histories: Histories, candidates: Candidates, block: np.ndarray) -> np.ndarray:
-        answer = self.parts[self.config.collaborative].scores(histories)
+        answer = self.parts[self.config.collaborative].score(histories)
         ranker, other = self.halves(answer, candidates, block)
         return blended(ranker, other, candidates.indptr, self.config.alpha, self.config.normalisation)
 
     def _cold(self) -> np.ndarray:
         return popularity_recency(self.state["facts/users"], self.state["facts/newest"], self.config.recent)
 
-    def reasons(self, encoded: Histories, k: int, exclude: str, alpha: float | None = None) -> Reasons:
-        """The lists of `rank` for encoded histories, and why; `alpha` in place of the model's own."""
+    def reasons(
+        self, encoded: Histories, k: int, exclude: str, alpha: float | None = None, allowed: np.ndarray | None = None
+    ) -> Reasons:
+        """The lists of `rank` for encoded histories, and why; `alpha` in place of the model's own, `allowed` as in `score`."""
         name = self.config.collaborative
-        answer = self.parts[name].scores(encoded)
+        answer = self.parts[name].score(encoded)
         answers = {name: answer} if sparse.issparse(answer) else None  # a dense one is written into as lists are made
-        found, block = self.short_lists(encoded, exclude, answers)
+        found, block = self.short_lists(encoded, exclude, answers, allowed)
         halves = self.halves(answer, found, block)
         share = self.config.alpha if alpha is None else alpha
         scores = blended(*halves, found.indptr, share, self.config.normalisation).astype(np.float32)
-        codes, best, sources = made_lists(self, encoded, found.matrix(scores, len(self.items)), k, exclude)
+        answer = found.matrix(scores, len(self.items))
+        codes, best, sources = self.lists(encoded, k, exclude, allowed, answer)
         return with_reasons(codes, best, sources, found, halves)
 
-    def explain(self, histories: Histories, k: int = 10, exclude: str = "seen") -> pd.DataFrame:
+    def explain(
+        self, histories: Histories, k: int = 10, exclude: str | None = None, items: Iterable[Any] | None = None
+    ) -> pd.DataFrame:
         """The lists of `rank` with reasons: `user_id, item_id, rank, score, ranker_score, collaborative_score, sources, user_type`.
 
         `sources` names who proposed the item; visitors without a history are `cold` and have no halves.
         """
         encoded = histories.encode(self.items)
-        r = self.reasons(encoded, k, exclude)
+        r = self.reasons(encoded, k, exclude or self.default_exclude, allowed=self.allowed(items))
         out = TopK(r.codes, r.scores, self.items, histories.user_ids).frame()
         row, place = np.nonzero(r.codes >= 0)
         names = np.asarray(tuple(self.parts))
@@ -246,146 +205,9 @@ class HybridTuned(Hybrid):
 # %% ../../nbs/34_hybrid_alpha.ipynb #18d6d870
 def blend_of(trees: Any, kind: type[Hybrid], **settings: Any) -> Hybrid:
     """A fitted blend around the trees, sources and facts of a fitted `Boosting`, with `settings` of its own."""
-    told = {name: getattr(trees.config, name) for name in BoostingConfig.__dataclass_fields__}
+    told = {name: getattr(trees.config, name) for name in BoostingConfig.model_fields}
     model = kind(**told | settings)
     for name in ("parts", "items", "known", "popular", "state", "fitted_on", "fit_seconds"):
         setattr(model, name, getattr(trees, name))
-    remember(model)
+    model.index_users(trees.users)
     return model
-
-# %% ../../nbs/34_hybrid_alpha.ipynb #f2be1e17
-def both_halves(model: Any, cases: Cases, exclude: str, others: Sequence[str]) -> tuple[pd.DataFrame, np.ndarray]:
-    """(columns `case, item, met, ranker` and a score by each of the sources `others`, for every candidate as served; their indptr)."""
-    first = model.first
-
-    def work(
-        number: int, rows: slice, asking: Histories, c: Candidates, label: np.ndarray
-    ) -> tuple[pd.DataFrame, np.ndarray]:
-        told = {"case": rows.start + c.rows, "item": c.items, "met": label}
-        told["ranker"] = model._predict(feature_block(first.facts, asking, c, first.names))
-        told |= {name: score_at(model.parts[name].scores(asking), c) for name in others}
-        return pd.DataFrame(told), np.diff(c.indptr)
-
-    parts = over_cases(first, cases, exclude, work)
-    sizes = np.concatenate([size for _, size in parts])
-    return pd.concat([told for told, _ in parts], ignore_index=True), np.concatenate([[0], np.cumsum(sizes)])
-
-
-def sweep(
-    told: pd.DataFrame, indptr: np.ndarray, cases: Cases, others: Sequence[str], alphas: Sequence[float], k: int
-) -> dict[tuple[str, str, float], np.ndarray]:
-    """NDCG@k of each case for each (collaborative half, normalisation, alpha)."""
-    ranker = told["ranker"].to_numpy()
-    return {
-        (other, how, a): case_ndcg(told, blended(ranker, told[other].to_numpy(), indptr, a, how), cases, k)
-        for other in others
-        for how in NORMALISATIONS
-        for a in sorted(alphas)
-    }
-
-# %% ../../nbs/34_hybrid_alpha.ipynb #1a7be00f
-def swept_table(values: dict[tuple[str, str, float], np.ndarray], users: np.ndarray) -> pd.DataFrame:
-    """A row for each of `sweep`: `collaborative, normalisation, alpha, ndcg, low, high`, `behind` the best with its standard
-    error `se`, and `chosen`.
-    """
-    keys, codes = list(values), pd.factorize(users)[0]
-    means = user_means(np.stack([values[key] for key in keys], axis=1), codes)
-    mean, behind, error = gaps_to_best(means)
-    low, high = mean_intervals(means)
-    table = pd.DataFrame(keys, columns=["collaborative", "normalisation", "alpha"])
-    table = table.assign(ndcg=mean, low=low, high=high, behind=behind, se=error)
-    able = table["alpha"][behind <= error]
-    return table.assign(chosen=table.index == able.idxmin())  # the first of the least
-
-
-def chosen_of(table: pd.DataFrame) -> dict[str, Any]:
-    """The settings in the chosen row of `swept_table`."""
-    row = table[table["chosen"]].iloc[0]
-    return {"alpha": float(row["alpha"]), "collaborative": row["collaborative"], "normalisation": row["normalisation"]}
-
-
-def sweep_trials(table: pd.DataFrame, k: int) -> pd.DataFrame:
-    """`swept_table` as a table of trials, as `tuning.tune` gives them."""
-    out = table[["collaborative", "normalisation", "alpha", "ndcg", "chosen"]].rename(columns={"ndcg": f"ndcg@{k}"})
-    out.insert(0, "trial", range(len(out)))
-    return out
-
-# %% ../../nbs/34_hybrid_alpha.ipynb #898cf2c6
-def classification_draws(met: np.ndarray, scores: np.ndarray, users: np.ndarray, draws: int, seed: int) -> np.ndarray:
-    """ROC-AUC and average precision of pooled rows, as they are and for `draws` samples of users: float64 `[draws + 1, 2]`.
-
-    Tied scores are taken in order of rows.
-    """
-    code, names = pd.factorize(users)
-    rng = np.random.default_rng(seed)
-    order = np.argsort(-scores, kind="stable")
-    met, code, out = met[order], code[order], np.empty((draws + 1, 2))
-    for draw in range(draws + 1):
-        times = (
-            np.ones(len(names))
-            if draw == 0
-            else np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names)).astype(float)
-        )
-        weight = times[code]
-        hit, miss = np.cumsum(np.where(met, weight, 0)), np.cumsum(np.where(met, 0, weight))
-        below = miss[-1] - miss[met]
-        auc = (weight[met] * below).sum() / max(1e-12, hit[-1] * miss[-1])
-        precision = hit[met] / np.maximum(hit[met] + miss[met], 1e-12)
-        out[draw] = auc, (weight[met] * precision).sum() / max(1e-12, hit[-1])
-    return out
-
-# %% ../../nbs/34_hybrid_alpha.ipynb #423a71f9
-def drawn_interval(drawn: np.ndarray, level: float, n_users: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(lower bounds, upper bounds, p-values of 0) of estimates `drawn[0]` whose spread is that of the other draws: `[columns]` each.
-
-    No p-value is below 1 over the number of draws and one, for so many draws cannot tell more.
-    """
-    from scipy.stats import t
-
-    error = drawn[1:].std(0, ddof=1)
-    half = student(level, np.array(n_users)) * error
-    scaled = np.divide(np.abs(drawn[0]), error, out=np.where(drawn[0] == 0, 0.0, np.inf), where=error > 0)
-    return drawn[0] - half, drawn[0] + half, np.maximum(2 * t.sf(scaled, max(1, n_users - 1)), 1 / len(drawn))
-
-
-def phase_table(results: Sequence[Any], drawn: dict[str, np.ndarray], k: int, n_users: int) -> pd.DataFrame:
-    """A row for each phase: ROC-AUC and average precision of rows, Precision, Recall and NDCG at k of lists, with 95% intervals
-    as text.
-    """
-    rows = []
-    for e in results:
-        low, high, _ = drawn_interval(drawn[e.model], 0.95, n_users)
-        row = {"phase": e.model}
-        for at, name in enumerate(("roc_auc", "average_precision")):
-            row[name] = f"{drawn[e.model][0, at]:.4f} [{low[at]:.4f}, {high[at]:.4f}]"
-        found = e.summary().query("k == @k").set_index("metric")
-        for name in ("precision", "recall", "ndcg"):
-            row[f"{name}@{k}"] = f"{found.value[name]:.4f} [{found.low[name]:.4f}, {found.high[name]:.4f}]"
-        rows.append(row)
-    return pd.DataFrame(rows).set_index("phase")
-
-# %% ../../nbs/34_hybrid_alpha.ipynb #c57c4139
-THRESHOLDS = np.unique(np.concatenate([np.arange(1, 100) / 1000, np.arange(10, 100) / 100]))
-
-
-def threshold_table(met: np.ndarray, chance: np.ndarray, users: np.ndarray) -> pd.DataFrame:
-    """Each of `THRESHOLDS` on probabilities: `threshold, f1`, `behind` the best with its standard error `se` over users, `chosen`.
-
-    Chosen is the highest within one standard error of the best F1.
-    """
-    codes, grid = pd.factorize(users)[0], np.searchsorted(THRESHOLDS, chance, side="right")
-    shape = (int(codes.max(initial=-1)) + 1, len(THRESHOLDS) + 1)
-    called, right = (
-        np.bincount(codes * shape[1] + grid, weights, minlength=shape[0] * shape[1]).reshape(shape)
-        for weights in (np.ones(len(met)), met.astype(float))
-    )
-    above, hits = (a[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:] for a in (called, right))
-    twice, total = 2 * hits, above + right.sum(axis=1, keepdims=True)
-    f1 = twice.sum(0) / np.maximum(total.sum(0), 1e-300)
-    part = (
-        (twice - f1 * total) / np.maximum(total.sum(0), 1e-300) * len(total)
-    )  # F1 is a ratio of sums: its linear part
-    _, behind, error = gaps_to_best(f1 + part)
-    able = np.flatnonzero(behind <= error)
-    table = pd.DataFrame({"threshold": THRESHOLDS, "f1": f1, "behind": behind, "se": error})
-    return table.assign(chosen=table.index == able.max())

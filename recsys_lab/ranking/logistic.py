@@ -5,35 +5,29 @@
 # %% ../../nbs/32_logistic_baseline.ipynb #423b8bf8
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
-import pandas as pd
+from pydantic import model_validator
 from scipy import sparse
 
-from ..datasets import Dataset, Histories
-from ..evaluation import Cases
-from ..models.base import Config, Recommender, Scores
+from ..histories import Histories
+from ..models.base import Recommender
+from ..models.config import Config, Range, Width, setting
 from ..numerics import weigh_columns
-from ..runs import Question, questions
-from ..splits import Split
 from .candidates import WIDTHS, Candidates, gather
-from recsys_lab.ranking.features import (
-    PER_REQUEST,
-    FirstStage,
-    Rows,
-    Stage,
-    feature_block,
-    first_stage_of,
-    over_cases,
-    training_rows,
-)
+from .features import feature_block, per_request_features
+from .training import FirstStage, Rows, Stage, first_stage_of, training_rows
+from ..topk import Scores
+
+if TYPE_CHECKING:
+    from recsys_lab.datasets import Dataset
 
 # %% auto #0
 __all__ = ['BASIC', 'CROSSED', 'usual_widths', 'TwoStageConfig', 'stage_of', 'TwoStage', 'columns_of', 'design', 'LogisticConfig',
-           'with_unknown', 'Logistic', 'LogisticEnriched', 'first_asked', 'coefficients', 'judged_candidates']
+           'with_unknown', 'Logistic', 'LogisticEnriched']
 
 # %% ../../nbs/32_logistic_baseline.ipynb #626a9aec
 def usual_widths() -> dict[str, int]:
@@ -41,35 +35,28 @@ def usual_widths() -> dict[str, int]:
     return dict(WIDTHS)
 
 
-@dataclass(frozen=True)
 class TwoStageConfig(Config):
-    """Settings of all two-stage models.
+    """Settings of all two-stage models."""
 
-    Attributes
-    ----------
-    sources : width by name
-    settings : settings by name of source, where not the usual ones
-    features : groups or names; none: all
-    protocol, target, exclude : the question that it is for
-    windows, window, requests, negatives, sampler : where training rows come from, as in `Stage`
-    seed : of the draws
-    """
+    sources: dict[str, Width] = setting(usual_widths, "width by name of the source")
+    settings: dict[str, dict[str, Any]] = setting(dict, "settings by name of source, where not the usual ones")
+    features: list[str] = setting(list, "groups or names; none: all")
+    protocol: str = setting("next_item", "the question that it is for: protocol")
+    target: str = setting("any", "the question that it is for: target")
+    exclude: str = setting("none", "the question that it is for: what its lists leave out, also where nothing is said")
+    windows: int = setting(3, "rolling cutoffs that training rows are drawn from", ge=1)
+    window: float = setting(0.06, "share of the log's events after each cutoff", gt=0, lt=1)
+    requests: int = setting(4000, "requests drawn from each window", ge=1)
+    negatives: int = setting(10, "unmet candidates kept for each met one", ge=1)
+    sampler: Literal["served", "hard"] = setting(
+        "served", "where negatives come from: the candidates, or neighbours, the category and the popular (hard)"
+    )
+    seed: int = setting(0, "of the draws", ge=0)
 
-    sources: dict = field(default_factory=usual_widths)
-    settings: dict = field(default_factory=dict)
-    features: list = field(default_factory=list)
-    protocol: str = "next_item"
-    target: str = "any"
-    exclude: str = "none"
-    windows: int = 3
-    window: float = 0.06
-    requests: int = 4000
-    negatives: int = 10
-    sampler: str = "served"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def check_stage(self) -> Self:
         stage_of(self)
+        return self
 
 
 def stage_of(config: Any) -> Stage:
@@ -81,7 +68,7 @@ def stage_of(config: Any) -> Stage:
 
 # %% ../../nbs/32_logistic_baseline.ipynb #dce6698d
 class TwoStage(Recommender):
-    """Base of models that rank a short list: a model learns from rows (`_learn`) and scores a block of features (`_predict`).
+    """Base of models that rank a short list: a model learns from rows (`_learn`) and scores a block of features (`predict`).
 
     Source of the arrangement: Covington et al., *Deep neural networks for YouTube recommendations*, RecSys 2016. Fold-in is exact as far
     as the sources' is. Refuses (`ValueError`) logs that arrived split, and those whose windows hold nothing to learn from.
@@ -89,9 +76,6 @@ class TwoStage(Recommender):
 
     Config = TwoStageConfig
     company = True
-    leans_on = tuple(
-        f"recsys_lab.{m}" for m in ("splits", "catalogue", "ranking.candidates", "ranking.features", "ranking.logistic")
-    )
 
     def _made_of(self) -> tuple[str, ...]:
         return tuple(self.config.sources)
@@ -111,41 +95,47 @@ class TwoStage(Recommender):
         widths = {name: self.config.sources[name] for name in self.parts}
         return FirstStage(self.parts, widths, facts, self.state["names"].tolist(), {})
 
+    @abstractmethod
     def _learn(self, rows: Rows, dataset: Dataset) -> dict[str, Any]:
         """Learn from rows; returns state."""
-        raise NotImplementedError
 
-    def _predict(self, block: np.ndarray, state: dict[str, Any] | None = None) -> np.ndarray:
+    @abstractmethod
+    def predict(self, block: np.ndarray, state: dict[str, Any] | None = None) -> np.ndarray:
         """Scores `[m]` of rows of features."""
-        raise NotImplementedError
 
     def scored(self, histories: Histories, candidates: Candidates, block: np.ndarray) -> np.ndarray:
         """Scores `[m]` of candidates of encoded histories, whose features are `block`."""
-        return self._predict(block)
+        return self.predict(block)
 
-    def candidates(self, histories: Histories, exclude: str) -> tuple[Candidates, np.ndarray]:
+    def candidates(
+        self, histories: Histories, exclude: str, allowed: np.ndarray | None = None
+    ) -> tuple[Candidates, np.ndarray]:
         """(short lists of encoded histories, the scores of their items `[m]`)."""
-        found, block = self.short_lists(histories, exclude)
+        found, block = self.short_lists(histories, exclude, allowed=allowed)
         return found, self.scored(histories, found, block)
 
     def short_lists(
-        self, histories: Histories, exclude: str, answers: dict[str, Scores] | None = None
+        self,
+        histories: Histories,
+        exclude: str,
+        answers: dict[str, Scores] | None = None,
+        allowed: np.ndarray | None = None,
     ) -> tuple[Candidates, np.ndarray]:
         """(short lists of encoded histories, their features `[m, features]`); strangers have none, for they are answered as cold.
 
-        `answers` are scores by sources that are known already.
+        `answers` are scores by sources that are known already, `allowed` the only items that may be listed.
         """
         first = self.first
-        found = gather(first.sources, first.widths, histories, exclude, answers)
+        found = gather(first.sources, first.widths, histories, exclude, answers, allowed)
         found = found.keep((np.diff(histories.indptr) > 0)[found.rows])
         return found, feature_block(first.facts, histories, found, first.names)
 
-    def _answer(self, histories: Histories, exclude: str) -> sparse.csr_matrix:
-        found, scores = self.candidates(histories, exclude)
+    def _answer(self, histories: Histories, exclude: str, allowed: np.ndarray | None) -> sparse.csr_matrix:
+        found, scores = self.candidates(histories, exclude, allowed)
         return found.matrix(scores.astype(np.float32), len(self.items))
 
     def _score(self, histories: Histories) -> sparse.csr_matrix:
-        return self._answer(histories, "none")
+        return self._answer(histories, "none", None)
 
 # %% ../../nbs/32_logistic_baseline.ipynb #07f072ad
 BASIC = ("sim_max", "item_users", "pair_events", "user_items*sim_max", "category_share", "since_last*pair_near")
@@ -164,7 +154,7 @@ CROSSED = (
 
 def columns_of(names: Sequence[str], basic: bool) -> list[str]:
     """The columns of the design that features with these names allow; a cross is written `a*b`."""
-    asked = BASIC if basic else (*(n for n in names if n not in PER_REQUEST), *CROSSED)
+    asked = BASIC if basic else (*(n for n in names if n not in per_request_features()), *CROSSED)
     return [c for c in asked if set(c.split("*")) <= set(names)]
 
 
@@ -178,11 +168,15 @@ def design(block: np.ndarray, names: Sequence[str], columns: Sequence[str]) -> n
     return out
 
 # %% ../../nbs/32_logistic_baseline.ipynb #e2d15e06
-@dataclass(frozen=True)
 class LogisticConfig(TwoStageConfig):
-    """`penalty`: inverse strength of the L2 penalty on standardised columns, as scikit-learn's `C`."""
+    """Settings of logistic regression: those of two-stage models and of scikit-learn."""
 
-    penalty: float = 1.0
+    penalty: float = setting(
+        1.0,
+        "inverse strength of the L2 penalty on standardised columns, scikit-learn's `C`: larger is weaker",
+        Range(0.001, 100.0, True),
+        gt=0,
+    )
 
 
 def with_unknown(values: np.ndarray, fill: np.ndarray, flagged: np.ndarray) -> np.ndarray:
@@ -218,7 +212,7 @@ class Logistic(TwoStage):
         state = {"columns": np.array(columns), "fill": fill, "flagged": flagged, "coef": coef}
         return state | {"intercept": np.float64(intercept), "spread": scaler.scale_}
 
-    def _predict(self, block: np.ndarray, state: dict[str, Any] | None = None) -> np.ndarray:
+    def predict(self, block: np.ndarray, state: dict[str, Any] | None = None) -> np.ndarray:
         s = state or self.state
         values = design(block, self.state["names"].tolist(), s["columns"].tolist())
         return weigh_columns(with_unknown(values, s["fill"], s["flagged"]), s["coef"]) + s["intercept"]
@@ -229,40 +223,3 @@ class LogisticEnriched(Logistic):
 
     name = "lr_enriched"
     basic = False
-
-# %% ../../nbs/32_logistic_baseline.ipynb #d57afce6
-def first_asked(split: Split, target: str) -> Question:
-    """The first question of a split with this target; `ValueError` where it has none."""
-    found = [q for q in questions(split) if q[1] == target]
-    if not found:
-        raise ValueError(
-            f"no question of this {split.kind} split has the target {target!r}; it has {[q[:2] for q in questions(split)]}"
-        )
-    return found[0]
-
-# %% ../../nbs/32_logistic_baseline.ipynb #e8fadcf3
-def coefficients(model: Any) -> pd.DataFrame:
-    """Columns `coefficient` (log-odds for each unit), `spread` (standard deviation in training) and `effect` (their product),
-    strongest first.
-    """
-    s = model.state
-    names = [*s["columns"].tolist(), *(f"{s['columns'][i]} unknown" for i in s["flagged"])]
-    table = pd.DataFrame({"coefficient": s["coef"], "spread": s["spread"]}, index=pd.Index(names, name="column"))
-    table["effect"] = table["coefficient"] * table["spread"]
-    return table.sort_values("effect", key=np.abs, ascending=False)
-
-# %% ../../nbs/32_logistic_baseline.ipynb #96101549
-def judged_candidates(models: Sequence[Any], cases: Cases, exclude: str) -> pd.DataFrame:
-    """Every candidate of the cases as served: columns `case, item` (code), `met`, and the score by each model; all must share
-    their first stage.
-    """
-    first = models[0].first
-    if any(stage_of(m.config) != stage_of(models[0].config) or m.fitted_on != models[0].fitted_on for m in models):
-        raise ValueError(f"{[m.name for m in models]} do not share their first stage, so their candidates differ")
-
-    def work(number: int, rows: slice, asking: Histories, c: Candidates, label: np.ndarray) -> pd.DataFrame:
-        block = feature_block(first.facts, asking, c, first.names)
-        told = {"case": rows.start + c.rows, "item": c.items, "met": label}
-        return pd.DataFrame(told | {m.name: m.scored(asking, c, block).astype(np.float32) for m in models})
-
-    return pd.concat(over_cases(first, cases, exclude, work), ignore_index=True)

@@ -7,944 +7,39 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import fcntl
-import hashlib
-import hmac
 import json
 import logging
 import os
-import re
+import shutil
 import sys
 import tempfile
 import threading
-import time
-import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import prometheus_client as prometheus
-from fastapi import Body, FastAPI, Header, Query
-from fastapi import Path as InPath
+from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 
 from .. import __version__
-from ..datasets import FOREVER, DataError, Histories
-from ..ranking.features import of_kind
-from .bundle import Bundle, Listed, local, read_manifest, told_history
+from ..files import DataError
+from ..histories import Histories
+from .bundle import read_manifest
+from .cache import Cache
+from .middleware import RequestLayer
+from .routes import item_routes, recommend_routes, state_routes, user_routes
+from .schemas import LOG, MOST_BODY, ApiError, error_answer
+from .service import Service, Settings, own_id, read_settings, write_settings
 
 # %% auto #0
-__all__ = ['LOG', 'MOST_BODY', 'MOST_ID', 'MOST_HISTORY', 'MOST_LISTED', 'AT_ONCE', 'CODES', 'Text', 'UserPath', 'ItemPath',
-           'Length', 'Alpha', 'ModelName', 'WRONG', 'GUARDED', 'REQUESTS', 'SECONDS', 'CACHED', 'KNOWN_ID', 'Receive',
-           'FACTS', 'Refused', 'as_json', 'error_answer', 'whole', 'Seen', 'Ask', 'AskSimilar', 'AskUser', 'AskSearch',
-           'AskTraining', 'Item', 'Recommended', 'Fast', 'Named', 'Alike', 'AlikeList', 'Found', 'FoundList',
-           'UserStats', 'Trained', 'Problem', 'Arm', 'share_of', 'Settings', 'Service', 'number', 'own_id',
-           'listed_items', 'alike_items', 'model_of', 'history_of', 'stats_of', 'moment', 'Around', 'refused_early',
-           'bounded', 'account', 'Cache', 'train', 'allowed', 'database_facts', 'database_of', 'add_state',
-           'factors_of', 'examples_of', 'metadata_of', 'health_of', 'add_recommend', 'add_asked', 'recommended',
-           'answered', 'add_items', 'add_users', 'known_user', 'similar', 'create_app', 'add_errors', 'replay_requests',
-           'serve', 'arguments', 'app_from_environment']
-
-# %% ../../nbs/61_api.ipynb #8d8d5f19
-LOG = logging.getLogger("recsys_lab.serve")
-MOST_BODY = 64 * 1024  # bytes of a request's body
-MOST_ID = 128  # characters of an id
-MOST_HISTORY = 200  # entries of a history that is told
-MOST_LISTED = 50
-AT_ONCE = 64  # requests at work or waiting in a worker; more are turned away
-CODES = {400: "bad_request", 401: "unauthorized", 403: "forbidden", 404: "not_found", 405: "method_not_allowed"}
-CODES |= {409: "busy", 413: "too_large", 422: "invalid", 500: "internal", 503: "unavailable"}
-
-
-class Refused(Exception):
-    """A request that is answered with an error: its status, and a sentence for the caller."""
-
-    def __init__(self, status: int, message: str):
-        super().__init__(message)
-        self.status, self.message = status, message
-
-
-def as_json(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """A response with JSON; NaN becomes null."""
-    body = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    return Response(body, status, dict(headers or {}), "application/json")
-
-
-def error_answer(status: int, message: str, request_id: str) -> Response:
-    """The one shape of errors."""
-    return as_json(
-        {"error": {"code": CODES.get(status, "error"), "message": message, "request_id": request_id}}, status
-    )
-
-# %% ../../nbs/61_api.ipynb #e32989c8
-def whole(text: str) -> str:
-    """A text that UTF-8 can hold; `ValueError` for one with half a character in it."""
-    if any("\ud800" <= c <= "\udfff" for c in text):
-        raise ValueError("half a character is no text")
-    return text
-
-
-Text = Annotated[str, AfterValidator(whole)]
-UserPath = Annotated[Text, InPath(max_length=MOST_ID, description="as in the log", examples=["17"])]
-ItemPath = Annotated[Text, InPath(max_length=MOST_ID, description="as in the log", examples=["211"])]
-Length = Annotated[int, Query(ge=1, le=MOST_LISTED, description="length of the list")]
-Alpha = Annotated[float | None, Query(ge=0, le=1, description="share of the collaborative score; none: the tuned one")]
-ModelName = Annotated[str, Query(max_length=40, description="a model of the bundle; none: the hybrid")]
-
-# %% ../../nbs/61_api.ipynb #b666353e
-class Seen(BaseModel):
-    """One entry of a history."""
-
-    model_config = ConfigDict(extra="forbid")
-    item_id: Annotated[int | Text, Field(description="as in the log", examples=[211])]
-    event: Annotated[Text, Field(max_length=40, description="kind of event, the log's first by default")] = ""
-    time: Annotated[int | None, Field(ge=0, le=2**53, description="milliseconds since 1970")] = None
-
-
-class Ask(BaseModel):
-    """A request for recommendations, for an id or for a history."""
-
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"user_id": 17, "k": 5}]})
-    user_id: Annotated[int | Text | None, Field(description="as in the log")] = None
-    k: Annotated[int, Field(ge=1, le=MOST_LISTED)] = 10
-    history: Annotated[list[int | Text | Seen] | None, Field(max_length=MOST_HISTORY, description="oldest first")] = (
-        None
-    )
-    at: Annotated[int | None, Field(ge=0, le=2**53, description="when it is asked, ms since 1970; none: log's end")] = (
-        None
-    )
-    exclude: Annotated[str, Field(pattern="^(|none|seen|purchased)$", description="what the list leaves out")] = ""
-    model: Annotated[Text, Field(max_length=40)] = ""
-    alpha: Annotated[float | None, Field(ge=0, le=1)] = None
-
-# %% ../../nbs/61_api.ipynb #0ac5fd40
-class AskSimilar(BaseModel):
-    """A request for items like one."""
-
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"item_id": 211, "n": 5}]})
-    item_id: Annotated[int | Text, Field(description="as in the log")]
-    n: Annotated[int, Field(ge=1, le=MOST_LISTED)] = 10
-
-
-class AskUser(BaseModel):
-    """A request for the factors' list of a user."""
-
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"user_id": 17, "n": 5}]})
-    user_id: Annotated[int | Text, Field(description="as in the log")]
-    n: Annotated[int, Field(ge=1, le=MOST_LISTED)] = 10
-    filter_already_liked: bool = True
-
-
-class AskSearch(BaseModel):
-    """A search by words."""
-
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"query": "lamp", "top_k": 5}]})
-    query: Annotated[Text, Field(max_length=500)]
-    top_k: Annotated[int, Field(ge=1, le=MOST_LISTED)] = 10
-
-
-class AskTraining(BaseModel):
-    """A request to train."""
-
-    model_config = ConfigDict(
-        extra="forbid", protected_namespaces=(), json_schema_extra={"examples": [{"model_type": "hybrid"}]}
-    )
-    model_type: Annotated[
-        str, Field(pattern="^(hybrid|mf|ss)$", description="all, the factors, or catalogue and search")
-    ]
-    force_retrain: bool = False
-
-# %% ../../nbs/61_api.ipynb #12acaf19
-class Item(BaseModel):
-    """A recommended item."""
-
-    itemid: int | str
-    score: float | None
-    ranker_score: float | None
-    collaborative_score: float | None
-    sources: list[str]
-    title: str
-    category: str
-    price: float | None
-    image_url: str
-
-
-class Recommended(BaseModel):
-    """A list with its reasons."""
-
-    user_id: int | str | None
-    user_type: str
-    recommendations: list[Item]
-    total_candidates_scored: int
-    model: str
-    arm: str
-
-
-class Fast(BaseModel):
-    """Ids alone."""
-
-    user_id: int | str | None
-    user_type: str
-    recommendations: list[int | str]
-    latency_ms: float
-    arm: str
-
-# %% ../../nbs/61_api.ipynb #24114aae
-class Named(BaseModel):
-    """An item by one model."""
-
-    product: int | str
-    score: float | None
-    strategy: str
-
-
-class Alike(BaseModel):
-    """An item like another."""
-
-    item_id: int | str
-    score: float | None
-    title: str
-    category: str
-    price: float | None
-    image_url: str
-
-
-class AlikeList(BaseModel):
-    """Items like another, or for a user."""
-
-    recommendations: list[Alike]
-
-
-class Found(BaseModel):
-    """A product found."""
-
-    product_id: int | str
-    title: str
-    category: str
-    price: float | None
-    score: float
-    image_url: str
-
-
-class FoundList(BaseModel):
-    """Products found, best first."""
-
-    results: list[Found]
-
-# %% ../../nbs/61_api.ipynb #c0a71366
-class UserStats(BaseModel):
-    """What a user has done."""
-
-    user_id: int | str
-    user_type: str
-    total_events: int
-    purchases: int
-    conversion_rate: Annotated[float, Field(description="share of the items met that were bought")]
-    unique_items_viewed: int
-    unique_categories_viewed: int
-    first_seen: str | None
-    last_seen: str | None
-
-
-class Trained(BaseModel):
-    """What came of a training."""
-
-    model_config = ConfigDict(protected_namespaces=())
-    status: str
-    message: str
-    model_type: str
-    stats: dict[str, Any]
-
-
-class Problem(BaseModel):
-    """Any error."""
-
-    error: dict[str, str]
-
-
-WRONG: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in (400, 404, 413, 422, 503)}
-GUARDED: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in (401, 403, 409)}
-
-# %% ../../nbs/61_api.ipynb #2a6686ec
-class Arm(NamedTuple):
-    """What one part of the visitors is served with: a bundle, and the name of a model in it."""
-
-    name: str
-    bundle: Bundle
-    model: str
-
-
-def share_of(key: str) -> float:
-    """A number between 0 and 1 that stands for a visitor, the same for the same id (SHA-256)."""
-    return int.from_bytes(hashlib.sha256(key.encode("utf-8", "replace")).digest()[:8], "big") / 2**64
-
-# %% ../../nbs/61_api.ipynb #07144ec4
-@dataclass(frozen=True)
-class Settings:
-    """How to serve.
-
-    Attributes
-    ----------
-    bundle : folder or URL
-    against : another bundle, or the name of a model of the first, for a `share` of visitors
-    redis : URL of a Redis that keeps answers for `keep_seconds`; empty: none
-    token : what may train; empty: nobody
-    database : URL of the products' database that `/status` tells of (SQLite or PostgreSQL); empty: what the bundle knows
-    every : seconds between looks at the bundle's folder; 0: never
-    """
-
-    bundle: str
-    against: str = ""
-    share: float = 0.5
-    redis: str = ""
-    keep_seconds: int = 60
-    token: str = field(default="", repr=False)
-    database: str = ""
-    every: float = 1.0
-
-# %% ../../nbs/61_api.ipynb #bdeba187
-class Service:
-    """The state of a worker; `arms` is None until the first bundle is open."""
-
-    def __init__(self, settings: Settings):
-        self.settings = settings
-        self.arms: tuple[Arm, ...] | None = None
-        self.stop = threading.Event()
-        self.at_work = 0
-        self.cache: Any = None
-
-    def open(self) -> None:
-        """Open the bundle or bundles; `DataError` for one that is not whole."""
-        s = self.settings
-        first = Bundle(local(s.bundle))
-        found = [Arm("a", first, first.model.name)]
-        if s.against in first.models:
-            found.append(Arm("b", first, s.against))
-        elif s.against:
-            other = Bundle(local(s.against))
-            found.append(Arm("b", other, other.model.name))
-        self.arms = tuple(found)
-
-    def watch(self) -> None:
-        """Open the bundle again whenever another stands in its place, until the service stops; a bad one is told and left."""
-        folders = [p for p in (self.settings.bundle, self.settings.against) if p and "://" not in p]
-        refused: Any = None
-        while not self.stop.wait(self.settings.every):
-            try:
-                there = [read_manifest(Path(p))["version"] for p in folders if Path(p).exists()]
-            except DataError:
-                continue  # between the old and the new
-            mine = [a.bundle.manifest["version"] for a in self.arms or ()]
-            if there and there != refused and not set(there) <= set(mine):
-                try:
-                    self.open()
-                    LOG.info(json.dumps({"event": "bundle", "versions": there}))
-                except (DataError, OSError, ValueError) as error:
-                    refused = there
-                    LOG.error(json.dumps({"event": "bundle refused", "why": str(error)}))
-
-    def arm(self, user: Any, request: Request | None = None) -> Arm:
-        """The arm of a visitor; `Refused` while no bundle is open."""
-        if self.arms is None:
-            raise Refused(503, "no bundle is open yet; ask /ready")
-        second = len(self.arms) > 1 and share_of(str(user)) < self.settings.share
-        chosen = self.arms[int(second)]
-        if request is not None:
-            request.state.arm = chosen.name
-        return chosen
-
-# %% ../../nbs/61_api.ipynb #be2186ec
-def number(value: Any) -> float | None:
-    """A float with seven decimals; None for NaN."""
-    value = float(value)
-    return None if value != value else round(value, 7)
-
-
-def own_id(value: Any) -> int | str:
-    """An id as JSON has it."""
-    return value.item() if hasattr(value, "item") else str(value)
-
-
-def listed_items(b: Bundle, found: Listed) -> list[dict[str, Any]]:
-    """The entries of a list as `Item`."""
-    out = []
-    for at, code in enumerate(found.codes.tolist()):
-        halves = {"ranker_score": number(found.ranker[at]), "collaborative_score": number(found.collaborative[at])}
-        shown = {name: texts[code] for name, texts in b.shown.items()}
-        told = {"itemid": own_id(b.items[code]), "score": number(found.scores[at]), **halves}
-        out.append({**told, "sources": found.sources[at], **shown, "price": number(b.price[code])})
-    return out
-
-
-def alike_items(b: Bundle, codes: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
-    """Items with scores as `Alike`."""
-    return [
-        {
-            "item_id": own_id(b.items[code]),
-            "score": number(score),
-            **{name: texts[code] for name, texts in b.shown.items()},
-            "price": number(b.price[code]),
-        }
-        for code, score in zip(codes.tolist(), scores, strict=True)
-    ]
-
-
-def model_of(arm: Arm, asked: str) -> str:
-    """The model's name that is asked for, by its own name or a usual one; `Refused` with those there are."""
-    name = {"": arm.model, "knn": "item_knn", "mf": "als", "hybrid": arm.bundle.model.name}.get(asked, asked)
-    if name not in arm.bundle.models:
-        raise Refused(404, f"there is no model of that name in the bundle; there are {', '.join(arm.bundle.models)}")
-    return name
-
-# %% ../../nbs/61_api.ipynb #2e74eaf4
-def history_of(arm: Arm, ask: Ask) -> Any:
-    """The encoded history that a request tells, or that the bundle knows of its user.
-
-    `Refused` for kinds of event that the log does not have, or times out of order.
-    """
-    b = arm.bundle
-    at = FOREVER if ask.at is None else ask.at
-    if ask.history is None:
-        return b.history(b.users.find(ask.user_id) if ask.user_id is not None else -1, at)
-    seen = [e if isinstance(e, Seen) else Seen.model_construct(item_id=e, event="", time=None) for e in ask.history]
-    names = b.known.event_names
-    if any(e.event and e.event not in names for e in seen):
-        raise Refused(422, f"history: there is no event of that kind; there are {', '.join(names)}")
-    end = b.manifest["facts"]["end"] or 0
-    times = [end if e.time is None else e.time for e in seen]
-    if any(late < early for early, late in pairwise(times)):
-        raise Refused(422, "history: times must not go backwards; tell the oldest first, and all times or none")
-    codes = [b.items.find(e.item_id) for e in seen]
-    kept = [i for i, code in enumerate(codes) if code >= 0]
-    events = [names.index(seen[i].event) if seen[i].event else 0 for i in kept]
-    ids = b.items[np.array([codes[i] for i in kept], np.int64)]
-    return told_history(b, ids, events, [times[i] for i in kept], at)
-
-# %% ../../nbs/61_api.ipynb #6fbb7d5d
-def stats_of(b: Bundle, user: int) -> dict[str, Any]:
-    """What the user at a place of `users` has done, as `UserStats`."""
-    h = b.history(user)
-    counts = dict(zip(h.event_names, np.bincount(h.events, minlength=len(h.event_names)).tolist(), strict=True))
-    kinds = b.model.state["facts/kind"][h.items]
-    dated = bool(b.model.state["facts/times"])
-    met, bought = np.unique(h.items), np.unique(h.items[of_kind(h, "transaction") > 0])
-    return {
-        "user_id": own_id(b.users[user]),
-        "user_type": "warm",
-        "total_events": len(h.items),
-        "purchases": counts.get("transaction", 0),
-        "conversion_rate": number(len(bought) / max(1, len(met))),
-        "unique_items_viewed": len(met),
-        "unique_categories_viewed": len(np.unique(kinds[kinds >= 0])),
-        "first_seen": moment(h.times[0]) if dated else None,
-        "last_seen": moment(h.times[-1]) if dated else None,
-    }
-
-
-def moment(ms: Any) -> str | None:
-    """Milliseconds since 1970 as ISO 8601 in UTC; None for None."""
-    return None if ms is None else datetime.fromtimestamp(int(ms) / 1000, UTC).isoformat(timespec="seconds")
-
-# %% ../../nbs/61_api.ipynb #ee54df4c
-REQUESTS = prometheus.Counter("recsys_requests_total", "Requests", ["route", "status", "arm"])
-SECONDS = prometheus.Histogram(
-    "recsys_request_seconds", "Time to answer", ["route"], buckets=(0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2)
-)
-CACHED = prometheus.Counter("recsys_cache_total", "Answers looked for in the cache", ["found"])
-KNOWN_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-Receive = Callable[[], Awaitable[Any]]
-
-
-class Around:
-    """The layer around all routes (ASGI)."""
-
-    def __init__(self, app: Any, service: Service):
-        self.app, self.service = app, service
-
-    async def __call__(self, scope: Any, receive: Receive, send: Any) -> None:
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
-        told = headers.get("x-request-id", "")
-        state = scope.setdefault("state", {})
-        state |= {"request_id": told if KNOWN_ID.fullmatch(told) else uuid.uuid4().hex, "arm": ""}
-        began, status = time.perf_counter(), 500
-
-        async def sending(message: Any) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                spent = f"{(time.perf_counter() - began) * 1000:.2f}"
-                extra = {"x-request-id": state["request_id"], "x-response-time-ms": spent}
-                extra |= {"x-arm": state["arm"]} if state["arm"] else {}
-                message["headers"] = [*message["headers"], *((k.encode(), v.encode()) for k, v in extra.items())]
-            await send(message)
-
-        self.service.at_work += 1
-        try:
-            refusal = self._refusal(headers)
-            if refusal:
-                await refusal(scope, receive, sending)
-            else:
-                await self.app(scope, bounded(receive), sending)
-        except Exception:
-            LOG.exception("request %s failed", state["request_id"])
-            if status == 500:  # nothing was sent yet
-                sorry = "something went wrong here; tell us the request_id"
-                await error_answer(500, sorry, state["request_id"])(scope, receive, sending)
-        finally:
-            self.service.at_work -= 1
-            account(scope, state, status, time.perf_counter() - began)
-
-    def _refusal(self, headers: Mapping[str, str]) -> Any:
-        """An answer to a request that is not let in, or None."""
-        length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > MOST_BODY:
-            return refused_early(413, f"the body must have at most {MOST_BODY} bytes")
-        if self.service.at_work > AT_ONCE:
-            return refused_early(503, "too many requests at once; try again in a moment")
-        return None
-
-# %% ../../nbs/61_api.ipynb #484dfbb4
-def refused_early(status: int, message: str) -> Any:
-    """An ASGI answer with an error, which closes the connection."""
-
-    async def answer(scope: Any, receive: Receive, send: Any) -> None:
-        found = error_answer(status, message, scope["state"]["request_id"])
-        found.headers["connection"] = "close"
-        await found(scope, receive, send)
-
-    return answer
-
-
-def bounded(receive: Receive) -> Receive:
-    """`receive` that refuses a body which grows beyond `MOST_BODY` while it arrives."""
-    size = 0
-
-    async def next_part() -> Any:
-        nonlocal size
-        message = await receive()
-        size += len(message.get("body", b""))
-        if size > MOST_BODY:
-            raise HTTPException(413)
-        return message
-
-    return next_part
-
-
-def account(scope: Any, state: Mapping[str, str], status: int, seconds: float) -> None:
-    """Count a request that was answered, and write its line of log."""
-    route = getattr(scope.get("route"), "path", "other")
-    REQUESTS.labels(route, status, state["arm"]).inc()
-    SECONDS.labels(route).observe(seconds)
-    if LOG.isEnabledFor(logging.INFO):
-        told = {"request_id": state["request_id"], "method": scope["method"], "route": route, "status": status}
-        LOG.info(json.dumps({**told, "ms": round(seconds * 1000, 2), "arm": state["arm"]}))
-
-# %% ../../nbs/61_api.ipynb #b76fe33d
-class Cache:
-    """Answers in Redis; whatever goes wrong with it, there is just nothing in it for `rest` seconds."""
-
-    def __init__(self, url: str, keep_seconds: int, rest: float = 3.0):
-        from redis import asyncio as redis
-
-        self.redis = redis.from_url(url, socket_timeout=0.05, socket_connect_timeout=0.05)
-        self.keep, self.rest, self.until = keep_seconds, rest, 0.0
-
-    async def get(self, key: str) -> bytes | None:
-        """What is kept under a key."""
-        found = await self._ask(lambda: self.redis.get(key))
-        CACHED.labels("yes" if found else "no").inc()
-        return found
-
-    async def put(self, key: str, value: bytes) -> None:
-        """Keep a value for a while."""
-        await self._ask(lambda: self.redis.set(key, value, ex=self.keep))
-
-    async def _ask(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        if time.monotonic() < self.until:
-            return None
-        try:
-            return await asyncio.wait_for(call(), 0.2)
-        except Exception as error:  # of the network, of Redis, of its client
-            self.until = time.monotonic() + self.rest
-            LOG.warning(json.dumps({"event": "cache rests", "why": type(error).__name__}))
-            return None
-
-    async def close(self) -> None:
-        """End its connections."""
-        await self._ask(self.redis.aclose)
-
-# %% ../../nbs/61_api.ipynb #b1e09143
-async def train(service: Service, kind: str, force: bool) -> dict[str, Any]:
-    """Train in a process of its own and wait for it; `Refused` where one is at work, or the bundle is not in a folder."""
-    place = service.settings.bundle
-    if "://" in place:
-        raise Refused(409, "the bundle is served from a URL; train where it is made")
-    lock = open(f"{place.rstrip('/')}.lock", "w")
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise Refused(409, "a training is at work; one at a time") from None
-        start = "from recsys_lab.cli import main; raise SystemExit(main())"
-        words = [sys.executable, "-c", start, "bundle", "refit", place, "--kind", kind]
-        done = await asyncio.create_subprocess_exec(
-            *words, *(["--force"] if force else []), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-        )
-        try:
-            told, wrong = await done.communicate()
-        finally:
-            if done.returncode is None:  # the service ends first
-                done.kill()
-    finally:
-        lock.close()
-    if done.returncode:
-        LOG.error(json.dumps({"event": "training failed", "why": wrong.decode(errors="replace")[-2000:]}))
-        last = wrong.decode(errors="replace").strip().rpartition("\n")[2]
-        why = last.removeprefix("recsys-lab: ") if done.returncode == 2 else "the service's log says why"
-        return {"status": "failed", "message": why, "model_type": kind, "stats": {}}
-    found = json.loads(told.decode().strip().splitlines()[-1])
-    return {"status": found["status"], "message": found["message"], "model_type": kind, "stats": found["stats"]}
-
-
-def allowed(service: Service, authorization: str | None) -> None:
-    """`Refused` unless the header bears the service's token."""
-    if not service.settings.token:
-        raise Refused(403, "training is switched off; start the service with a token")
-    told = (authorization or "").removeprefix("Bearer ")
-    if not hmac.compare_digest(told.encode("utf-8", "replace"), service.settings.token.encode()):
-        raise Refused(401, "a bearer token is needed")
-
-# %% ../../nbs/61_api.ipynb #57de7b78
-FACTS = (
-    "SELECT (SELECT count(*) FROM user_item_rating), (SELECT count(DISTINCT user_id) FROM user_item_rating), "
-    "(SELECT count(*) FROM product_catalog), (SELECT avg(rating) FROM user_item_rating)"
-)
-
-
-def database_facts(url: str) -> dict[str, Any]:
-    """`n_ratings, n_users, n_products, avg_rating` of a products' database (SQLite or PostgreSQL)."""
-    if url.startswith("sqlite:///"):
-        import sqlite3
-
-        c: Any = sqlite3.connect(f"file:{url.removeprefix('sqlite:///')}?mode=ro", uri=True, timeout=1)
-    else:
-        import psycopg
-
-        c = psycopg.connect(re.sub(r"^postgresql\+\w+", "postgresql", url), connect_timeout=2)
-    try:
-        ratings, users, products, mean = c.execute(FACTS).fetchone()
-    finally:
-        c.close()
-    mean = None if mean is None else round(float(mean), 4)
-    return {"n_ratings": ratings, "n_users": users, "n_products": products, "avg_rating": mean}
-
-
-async def database_of(service: Service, b: Bundle) -> dict[str, Any]:
-    """`database` of `/status`."""
-    if not service.settings.database:
-        f = b.manifest["facts"]
-        found = {"n_users": f["unique_users"], "n_products": f["unique_items"]}
-        return {"status": "bundle", "n_ratings": None, **found, "avg_rating": None}  # a log of events has no ratings
-    try:
-        found = await asyncio.wait_for(asyncio.to_thread(database_facts, service.settings.database), 3)
-        return {"status": "ok", **found}
-    except Exception as error:  # of the network, the driver, the schema
-        LOG.warning(json.dumps({"event": "database", "why": type(error).__name__}))
-        return {"status": "unavailable", "n_ratings": None, "n_users": None, "n_products": None, "avg_rating": None}
-
-# %% ../../nbs/61_api.ipynb #01d9590b
-def add_state(app: FastAPI, service: Service) -> None:
-    """Routes that tell how the service is."""
-
-    @app.get("/", tags=["state"], summary="Models that are loaded")
-    async def root() -> Any:
-        arm = service.arm("")
-        told = {a.name: {"version": a.bundle.manifest["version"], "model": a.model} for a in service.arms or ()}
-        shown = {"models": list(arm.bundle.models), "arms": told, "examples": examples_of(arm.bundle)}
-        return as_json({"service": "recsys_lab", **shown, "docs": "/docs"})
-
-    @app.get("/health", tags=["state"], summary="Whether it lives, and what it serves")
-    async def health() -> Any:
-        return as_json(health_of(service))
-
-    @app.get("/ready", tags=["state"], summary="Whether it can answer", responses={503: {"model": Problem}})
-    async def ready() -> Any:
-        return as_json({"status": "ready", "model_version": service.arm("").bundle.manifest["version"]})
-
-    @app.get("/metrics", tags=["state"], summary="Counters for Prometheus", response_class=PlainTextResponse)
-    async def metrics() -> Any:
-        registry = prometheus.REGISTRY
-        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-            from prometheus_client import multiprocess
-
-            registry = prometheus.CollectorRegistry()
-            multiprocess.MultiProcessCollector(registry)
-        return Response(prometheus.generate_latest(registry), media_type=prometheus.CONTENT_TYPE_LATEST)
-
-    @app.get("/metadata", tags=["state"], summary="Sizes of the model")
-    async def metadata() -> Any:
-        return as_json(metadata_of(service.arm("").bundle))
-
-    @app.get("/status", tags=["state"], summary="Database, factors and search")
-    async def status() -> Any:
-        b = service.arm("").bundle
-        n, factors = len(b.items), factors_of(b)
-        told: dict[str, Any] = {"database": await database_of(service, b)}
-        told["matrix_factorization"] = {"status": "ready" if factors else "none", "n_users": len(b.users)}
-        told["matrix_factorization"] |= {"n_items": n, "n_factors": factors}
-        told["similarity_search"] = {"status": "ready", "n_products": n, "embedding_dimension": factors}
-        return as_json(told)
-
-# %% ../../nbs/61_api.ipynb #905358bd
-def factors_of(b: Bundle) -> int:
-    """Length of the vectors of ALS in a bundle; 0 where there is none."""
-    als = b.models.get("als")
-    return int(als.state["item_vectors"].shape[1]) if als is not None else 0
-
-
-def examples_of(b: Bundle) -> dict[str, Any]:
-    """A user of some events, and an item that they met, to try the service with."""
-    length = np.diff(b.known.indptr[:10_001])
-    user = int(np.argmin(np.abs(length - 8))) if len(length) else -1
-    items = b.history(user).items
-    return {"user_id": own_id(b.users[user]), "item_id": own_id(b.items[items[-1]])} if len(items) else {}
-
-
-def metadata_of(b: Bundle) -> dict[str, Any]:
-    """`/metadata`."""
-    told = {"num_users": len(b.users), "num_items": len(b.items), "factors": factors_of(b)}
-    return {
-        **told,
-        "faiss": b.manifest["near"].get("als"),
-        "models": list(b.models),
-        "version": b.manifest["version"],
-        "fitted_on": b.manifest["fitted_on"],
-        "lab": b.manifest["lab"],
-        "about": b.manifest["about"],
-    }
-
-
-def health_of(service: Service) -> dict[str, Any]:
-    """`/health`: also without a bundle, for a service that waits for one lives."""
-    told: dict[str, Any] = {"status": "ok", "service": "recsys_lab", "version": __version__}
-    if service.arms is None:
-        return {**told, "mode": "starting", "model_version": None, "stats": None, "model": None}
-    b = service.arms[0].bundle
-    f, c = b.manifest["facts"], b.model.config
-    stats = {name: f[name] for name in ("total_events", "unique_users", "unique_items")}
-    stats["date_range"] = {"start": moment(f["start"]), "end": moment(f["end"])}
-    als = factors_of(b) > 0
-    model = {"version": b.manifest["version"], "features": len(b.model.state["names"])}
-    model |= {"mf_users": len(b.users) * als, "mf_items": len(b.items) * als, "hybrid_alpha": c.alpha}
-    mode = "split" if len(service.arms) > 1 else "single"
-    return {**told, "mode": mode, "model_version": b.manifest["version"], "stats": stats, "model": model}
-
-# %% ../../nbs/61_api.ipynb #3a7fb801
-def add_recommend(app: FastAPI, service: Service) -> None:
-    """Routes that recommend."""
-
-    @app.get(
-        "/recommend/{user_id}",
-        summary="The best items for a user, with reasons",
-        tags=["recommend"],
-        response_model=Recommended,
-        responses=WRONG,
-    )
-    async def recommend(
-        request: Request, user_id: UserPath, n: Length = 5, model: ModelName = "", alpha: Alpha = None
-    ) -> Any:
-        """The best items for a user, with reasons; popular ones for a user who is not known."""
-        arm = service.arm(user_id, request)
-        user, name = arm.bundle.users.find(user_id), model_of(arm, model)
-        key = f"recsys:{arm.bundle.manifest['version']}:{arm.name}:{name}:{n}:{alpha}:{user}"
-        kept = await service.cache.get(key) if service.cache and user >= 0 else None
-        if kept:
-            return Response(kept, media_type="application/json")
-        found = arm.bundle.rank(arm.bundle.history(user), n, name, "", alpha)
-        told = own_id(arm.bundle.users[user]) if user >= 0 else user_id
-        answer = as_json(recommended(arm, told, found, name))
-        if service.cache and user >= 0:
-            await service.cache.put(key, bytes(answer.body))
-        return answer
-
-    @app.get(
-        "/recommend/{model}/{user_id}",
-        summary="The best items for a user by one model",
-        tags=["recommend"],
-        response_model=list[Named],
-        responses=WRONG,
-    )
-    async def recommend_by(
-        request: Request, model: Annotated[str, InPath(max_length=40)], user_id: UserPath, k: Length = 10
-    ) -> Any:
-        """The best items for a user by one model."""
-        arm = service.arm(user_id, request)
-        b, name = arm.bundle, model_of(arm, model)
-        found = b.rank(b.history(b.users.find(user_id)), k, name)
-        named = zip(b.items[found.codes], found.scores, found.sources, strict=True)
-        told = [(i, s, name if not {"popular", "cold"} & set(by) else by[0]) for i, s, by in named]
-        return as_json([{"product": own_id(i), "score": number(s), "strategy": by} for i, s, by in told])
-
-# %% ../../nbs/61_api.ipynb #d032b428
-def add_asked(app: FastAPI, service: Service) -> None:
-    """Routes that recommend what a body asks for."""
-
-    @app.post(
-        "/recommend",
-        summary="Ids of the best items for a user or a history",
-        tags=["recommend"],
-        response_model=Fast,
-        responses=WRONG,
-    )
-    async def recommend_fast(request: Request, ask: Annotated[Ask, Body()]) -> Any:
-        """Ids of the best items for a user, or for a history of somebody without an id."""
-        began = time.perf_counter()
-        arm, found, _ = answered(service, ask, request)
-        told = {"user_id": ask.user_id, "user_type": "warm" if found.warm else "cold"}
-        ids = [own_id(i) for i in arm.bundle.items[found.codes]]
-        spent = round((time.perf_counter() - began) * 1000, 3)
-        return as_json({**told, "recommendations": ids, "latency_ms": spent, "arm": arm.name})
-
-    @app.post(
-        "/recommend/explain",
-        summary="The best items for a user or a history, with reasons",
-        tags=["recommend"],
-        response_model=Recommended,
-        responses=WRONG,
-    )
-    async def recommend_explain(request: Request, ask: Annotated[Ask, Body()]) -> Any:
-        """The same with scores, titles and reasons."""
-        arm, found, name = answered(service, ask, request)
-        return as_json(recommended(arm, ask.user_id, found, name))
-
-# %% ../../nbs/61_api.ipynb #b292324a
-def recommended(arm: Arm, user_id: Any, found: Listed, name: str) -> dict[str, Any]:
-    """A list as `Recommended`."""
-    told = {"user_id": user_id, "user_type": "warm" if found.warm else "cold"}
-    told["recommendations"] = listed_items(arm.bundle, found)
-    return {**told, "total_candidates_scored": found.total, "model": name, "arm": arm.name}
-
-
-def answered(service: Service, ask: Ask, request: Request) -> tuple[Arm, Listed, str]:
-    """(arm, list, the model's name) for a request with a body."""
-    if ask.user_id is None and ask.history is None:
-        raise Refused(422, "tell a user_id or a history")
-    told = [ask.user_id, *(e.item_id if isinstance(e, Seen) else e for e in ask.history or [])]
-    if any(len(str(i)) > MOST_ID for i in told if isinstance(i, str)) or any(
-        abs(i) >= 2**63 for i in told if isinstance(i, int)
-    ):
-        raise Refused(422, f"ids have at most {MOST_ID} characters, or are whole numbers of 64 bits")
-    arm = service.arm("" if ask.user_id is None else ask.user_id, request)
-    name = model_of(arm, ask.model)
-    history = history_of(arm, ask)
-    return arm, arm.bundle.rank(history, ask.k, name, ask.exclude, ask.alpha), name
-
-# %% ../../nbs/61_api.ipynb #5ac5a309
-def add_items(app: FastAPI, service: Service) -> None:
-    """Routes for similar items, the factors' lists, and search."""
-
-    @app.post(
-        "/matrix_factor/similar",
-        summary="Items whose factors are alike",
-        tags=["items"],
-        response_model=AlikeList,
-        responses=WRONG,
-    )
-    async def factor_similar(ask: Annotated[AskSimilar, Body()]) -> Any:
-        """Items whose factors point the same way."""
-        return as_json({"recommendations": similar(service, ask.item_id, ask.n, "als")})
-
-    @app.post(
-        "/matrix_factor/user",
-        summary="The factors' list for a user",
-        tags=["recommend"],
-        response_model=AlikeList,
-        responses=WRONG,
-    )
-    async def factor_user(request: Request, ask: Annotated[AskUser, Body()]) -> Any:
-        """The factors' list for a user whom they know."""
-        arm = service.arm(ask.user_id, request)
-        b, name = arm.bundle, model_of(arm, "als")
-        user = known_user(b, ask.user_id)
-        found = b.rank(b.history(user), ask.n, name, "seen" if ask.filter_already_liked else "none")
-        return as_json({"recommendations": alike_items(b, found.codes, found.scores)})
-
-    @app.get(
-        "/similar/{item_id}",
-        summary="Items that the same people met",
-        tags=["items"],
-        response_model=AlikeList,
-        responses=WRONG,
-    )
-    async def similar_items(item_id: ItemPath, k: Length = 10, model: ModelName = "item_knn") -> Any:
-        """Items that the same people met."""
-        return as_json({"recommendations": similar(service, item_id, k, model)})
-
-    @app.post("/search", summary="Products by their words", tags=["items"], response_model=FoundList, responses=WRONG)
-    async def search(ask: Annotated[AskSearch, Body()]) -> Any:
-        """Products by the words of their titles and categories (BM25)."""
-        b = service.arm("").bundle
-        codes, scores = b.find(ask.query, ask.top_k)
-        told = alike_items(b, codes, scores)
-        return as_json({"results": [{"product_id": t.pop("item_id"), **t} for t in told]})
-
-# %% ../../nbs/61_api.ipynb #a10dd9c2
-def add_users(app: FastAPI, service: Service) -> None:
-    """Routes for users, and for training."""
-
-    @app.get(
-        "/user/{user_id}/stats",
-        summary="What a user has done",
-        tags=["users"],
-        response_model=UserStats,
-        responses=WRONG,
-    )
-    async def user_stats(user_id: UserPath) -> Any:
-        """What a user has done up to the end of the log."""
-        b = service.arm(user_id).bundle
-        return as_json(stats_of(b, known_user(b, user_id)))
-
-    @app.post(
-        "/training",
-        summary="Train again on the log as it is now",
-        tags=["training"],
-        response_model=Trained,
-        responses=WRONG | GUARDED,
-    )
-    async def training(
-        ask: Annotated[AskTraining, Body()], authorization: Annotated[str | None, Header(max_length=500)] = None
-    ) -> Any:
-        """Train again on the log as it is now; all of it, the factors (mf), or catalogue and search (ss)."""
-        allowed(service, authorization)
-        return as_json(await train(service, ask.model_type, ask.force_retrain))
-
-# %% ../../nbs/61_api.ipynb #f178da90
-def known_user(b: Bundle, user_id: Any) -> int:
-    """Place of a user; `Refused` for one who is not known."""
-    if (user := b.users.find(user_id)) < 0:
-        raise Refused(404, "there is no user of that id")
-    return user
-
-
-def similar(service: Service, item_id: Any, k: int, asked: str) -> list[dict[str, Any]]:
-    """Items like one, as `Alike`; `Refused` for one that is not known."""
-    arm = service.arm("")
-    name = model_of(arm, asked)
-    if (item := arm.bundle.items.find(item_id)) < 0:
-        raise Refused(404, "there is no item of that id")
-    return alike_items(arm.bundle, *arm.bundle.similar(item, k, name))
+__all__ = ['create_app', 'add_errors', 'replay_requests', 'serve', 'arguments', 'app_from_environment']
 
 # %% ../../nbs/61_api.ipynb #a5a2f7a5
 def create_app(settings: Settings, wait: bool = False) -> FastAPI:
@@ -953,8 +48,8 @@ def create_app(settings: Settings, wait: bool = False) -> FastAPI:
 
     @asynccontextmanager
     async def life(app: FastAPI) -> Any:
-        if settings.redis:
-            service.cache = Cache(settings.redis, settings.keep_seconds)
+        if settings.redis_url:
+            service.cache = Cache(settings.redis_url, settings.keep_seconds)
         try:
             await asyncio.to_thread(service.open)
         except (DataError, OSError, ValueError) as error:
@@ -973,18 +68,17 @@ def create_app(settings: Settings, wait: bool = False) -> FastAPI:
     app = FastAPIOffline(title="recsys_lab", version=__version__, description=what, lifespan=life)
     app.state.service = service
     add_errors(app)
-    add_state(app, service)
-    for add in (add_recommend, add_asked, add_items, add_users):
-        add(app, service)
-    app.add_middleware(Around, service=service)
+    for routes in (state_routes, recommend_routes, item_routes, user_routes):
+        app.include_router(routes)
+    app.add_middleware(RequestLayer, service=service)
     return app
 
 
 def add_errors(app: FastAPI) -> None:
     """Whatever is raised is answered in the one shape."""
 
-    @app.exception_handler(Refused)
-    async def refused(request: Request, error: Refused) -> Response:
+    @app.exception_handler(ApiError)
+    async def refused(request: Request, error: ApiError) -> Response:
         return error_answer(error.status, error.message, request.state.request_id)
 
     @app.exception_handler(RequestValidationError)
@@ -996,7 +90,7 @@ def add_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
         told = {404: "there is nothing here; see /docs", 405: "not this method; see /docs"}
-        told |= {400: "the body is no JSON", 413: f"the body must have at most {MOST_BODY} bytes"}
+        told |= {400: "the body is not valid JSON", 413: f"the body must have at most {MOST_BODY} bytes"}
         found = error_answer(error.status_code, told.get(error.status_code, "bad request"), request.state.request_id)
         found.headers.update(error.headers or {})
         return found
@@ -1034,27 +128,33 @@ def serve(argv: Sequence[str] | None = None) -> None:
             read_manifest(Path(args.bundle))
     except DataError as error:
         sys.exit(f"recsys-lab: {error}")
-    token = args.token or os.environ.get("RECSYS_LAB_TOKEN", "")
-    settings = Settings(
-        args.bundle, args.against, args.share, args.redis or os.environ.get("REDIS_URL", ""), args.keep, token, args.db
-    )
-    os.environ["RECSYS_LAB_SERVE"] = json.dumps(asdict(settings))
+    words = {"redis_url": "redis", "keep_seconds": "keep", "database": "db"}
+    names = [name for name in Settings.model_fields if name != "every"]
+    given = {name: getattr(args, words.get(name, name)) for name in names}
+    try:
+        settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        sys.exit(f"recsys-lab: {'.'.join(map(str, first['loc']))}: {first['msg']}, not {first['input']!r}")
+    shared = Path(tempfile.mkdtemp(prefix="recsys-serve-"))
+    write_settings(settings, shared / "settings.json")
+    os.environ["RECSYS_LAB_SETTINGS"] = str(shared / "settings.json")
     if args.workers > 1 and "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="recsys-metrics-")
-    if args.quiet:
-        os.environ["RECSYS_LAB_QUIET"] = "1"
-    uvicorn.run(
-        "recsys_lab.serving.lean:app",
-        factory=True,
-        host=args.host,
-        port=args.port,
-        workers=args.workers,
-        access_log=False,
-        log_level="warning" if args.quiet else "info",
-        timeout_graceful_shutdown=10,
-        limit_concurrency=None,
-        backlog=512,
-    )
+    try:
+        uvicorn.run(
+            "recsys_lab.serving.lean:app",
+            factory=True,
+            host=args.host,
+            port=args.port,
+            workers=args.workers,
+            access_log=False,
+            log_level="warning" if settings.quiet else "info",
+            timeout_graceful_shutdown=10,
+            backlog=512,
+        )
+    finally:
+        shutil.rmtree(shared, ignore_errors=True)
 
 # %% ../../nbs/61_api.ipynb #d73b7da3
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -1064,24 +164,24 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     p.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     p.add_argument("--port", type=int, default=8000, help="port (default: 8000)")
     p.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
-    p.add_argument("--against", default="", help="another bundle, or a model of the first, for a share of visitors")
-    p.add_argument("--share", type=float, default=0.5, help="share of visitors for --against (default: 0.5)")
-    p.add_argument("--redis", default="", help="URL of a Redis for answers (default: REDIS_URL)")
-    p.add_argument("--keep", type=int, default=60, help="seconds that answers are kept there (default: 60)")
-    p.add_argument("--token", default="", help="bearer token for /training (default: RECSYS_LAB_TOKEN; none: off)")
-    p.add_argument("--db", default="", help="URL of the products' database for /status")
-    p.add_argument("--quiet", action="store_true", help="log warnings only")
+    p.add_argument("--against", help="another bundle, or a model of the first, for a share of visitors")
+    p.add_argument("--share", type=float, help="share of visitors for --against (default: 0.5)")
+    p.add_argument("--redis", help="URL of a Redis for answers (default: REDIS_URL)")
+    p.add_argument("--keep", type=int, help="seconds that answers are kept there (default: 60)")
+    p.add_argument("--token", help="bearer token for /training (default: RECSYS_LAB_TOKEN; none: off)")
+    p.add_argument("--db", help="URL of the products' database for /status")
+    p.add_argument("--quiet", action="store_true", default=None, help="log warnings only")
     args = p.parse_args(argv)
-    if not 0 <= args.share <= 1 or args.workers < 1:
+    if not 0 <= (args.share or 0) <= 1 or args.workers < 1:
         p.error("--share must be between 0 and 1 and --workers at least 1")
     return args
 
 
 def app_from_environment() -> FastAPI:
-    """The service with the settings that `serve` left in the environment."""
-    told = json.loads(os.environ["RECSYS_LAB_SERVE"])
+    """The service with the settings that `serve` left in a file."""
+    settings = read_settings(Path(os.environ["RECSYS_LAB_SETTINGS"]))
     line = logging.StreamHandler(sys.stdout)
     line.setFormatter(logging.Formatter("%(message)s"))
     LOG.handlers, LOG.propagate = [line], False
-    LOG.setLevel(logging.WARNING if os.environ.get("RECSYS_LAB_QUIET") else logging.INFO)
-    return create_app(Settings(**told))
+    LOG.setLevel(logging.WARNING if settings.quiet else logging.INFO)
+    return create_app(settings)

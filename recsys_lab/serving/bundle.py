@@ -5,7 +5,6 @@
 # %% ../../nbs/60_bundle.ipynb #c47c1cd1
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import os
@@ -14,26 +13,25 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import __version__
-from ..datasets import FOREVER, DataError, Histories, file_hash, whole_folder
-from ..models.base import best_of, cold_answer, exclusion, load, made_lists, model_class
-from ..metrics import SOURCES
+from ..files import DataError, definition_hashes, file_hash, modules_behind, read_json, whole_folder
+from ..histories import FOREVER, Histories
+from ..lexical import lexical
+from ..models.base import load, model_class
 from ..numerics import round_scores
-from ..runs import package_folder, read_json
-from ..search import lexical
+from ..topk import SOURCES, best_of, exclusion
 
 # %% auto #0
-__all__ = ['CODE', 'FORMAT', 'EXACT_UP_TO', 'ENOUGH', 'FLAT_UP_TO', 'SHOWN', 'REMAKE', 'Ids', 'Texts', 'code_prints',
-           'code_print', 'made_near', 'shared', 'write_catalogue', 'shown_rows', 'pack', 'near_of', 'manifest_of',
-           'facts_of', 'swap_in', 'fit_of', 'bundle_run', 'refit', 'refitted', 'roll_back', 'read_manifest', 'verify',
-           'difference', 'local', 'Listed', 'Bundle', 'read_texts', 'with_index', 'served_model', 'told_history',
-           'one_stage', 'two_stages']
+__all__ = ['FORMAT', 'EXACT_UP_TO', 'ENOUGH', 'FLAT_UP_TO', 'SHOWN', 'REMAKE', 'Ids', 'Texts', 'code_behind', 'made_near',
+           'shared', 'write_catalogue', 'shown_rows', 'pack', 'near_of', 'manifest_of', 'facts_of', 'swap_in', 'fit_of',
+           'bundle_run', 'refit', 'refitted', 'roll_back', 'read_manifest', 'verify', 'difference', 'local', 'Listed',
+           'Bundle', 'read_texts', 'with_index', 'served_model', 'told_history', 'one_stage', 'two_stages']
 
 # %% ../../nbs/60_bundle.ipynb #93ef3fee
 class Ids:
@@ -86,44 +84,13 @@ class Texts:
         start = int(self.ends[at - 1]) if at else 0
         return self.data[start : int(self.ends[at])].tobytes().decode("utf-8")
 
-# %% ../../nbs/60_bundle.ipynb #63932179
-CODE = (
-    "ranking.features",
-    "ranking.candidates",
-    "ranking.hybrid",
-    "ranking.boosting",
-    "ranking.logistic",
-    "models.base",
-    "models.neighbours",
-    "models.als",
-    "models.popularity",
-    "metrics",
-    "numerics",
-)
-
-
-def code_prints(modules: Sequence[str] = CODE) -> dict[str, str]:
-    """A hash of each function and class of some modules of this package, by `module:name`, whatever its comments and docstrings."""
-    found = {}
-    for module in modules:
-        path = package_folder().joinpath(*module.split(".")).with_suffix(".py")
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-                found[f"{module}:{node.name}"] = code_print(node)
-    return found
-
-
-def code_print(node: ast.AST) -> str:
-    """A hash of a piece of code, whatever its comments and docstrings."""
-    for inner in ast.walk(node):
-        body = getattr(inner, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-            if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
-                del body[0]
-    return hashlib.sha256(ast.dump(node).encode()).hexdigest()[:16]
+# %% ../../nbs/60_bundle.ipynb #9b753a88
+def code_behind(models: Sequence[str]) -> dict[str, str]:
+    """`definition_hashes` of the modules behind some models, by name, and of all that these import."""
+    return definition_hashes(modules_behind(tuple(m for name in models for m in model_class(name)().modules)))
 
 # %% ../../nbs/60_bundle.ipynb #6ba4caba
-FORMAT = 1
+FORMAT = 2
 EXACT_UP_TO = 50_000  # items; above, nearest vectors are looked for in an index
 ENOUGH = 0.99  # recall of the exact list that the index is set to reach
 FLAT_UP_TO = 20_000  # vectors in the index; above, they lie in lists, of which a few are searched
@@ -173,7 +140,7 @@ SHOWN = ("title", "category", "image_url")
 
 def write_catalogue(rows: Any, folder: Path) -> None:
     """Write what is shown of items (rows of `product_catalog` in order of the codes), and the full-text table of it."""
-    from recsys_lab.search import write_words
+    from recsys_lab.lexical import write_words
 
     folder.mkdir()
     for name in SHOWN:
@@ -257,12 +224,13 @@ def manifest_of(
         "format": FORMAT,
         "lab": __version__,
         "model": model.name,
+        "parts": sorted(model.parts),
         "others": list(others),
         "fitted_on": model.fitted_on,
         "facts": facts_of(model),
         "near": near,
         "about": about,
-        "code": code_prints(),
+        "code": code_behind([model.name, *model.parts, *others]),
         "files": files,
     }
     version = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
@@ -319,12 +287,12 @@ def bundle_run(
     run: Path | str, out: Path | str, others: Sequence[str] = (), exact_up_to: int = EXACT_UP_TO
 ) -> dict[str, Any]:
     """Bundle the tuned hybrid of a run, and other models of it by name; returns the manifest."""
-    from recsys_lab import datasets
+    from recsys_lab import loading
 
     run = Path(run)
     hybrid, beside = fit_of(run, ("hybrid_tuned", "hybrid")), {name: fit_of(run, (name,)) for name in others}
     told = read_json(run / "provenance.json", {})["dataset"]
-    log = datasets.load(told["name"], size=told.get("size") or "small")
+    log = loading.load(told["name"], size=told.get("size") or "small")
     about = {"run": run.name, "dataset": told["name"], "size": told.get("size") or ""}
     return pack(hybrid, log, out, beside, about, exact_up_to)
 
@@ -335,13 +303,13 @@ def refit(folder: Path | str, kind: str = "hybrid", force: bool = False) -> dict
     `kind` is `hybrid` (all), `mf` (the ALS factors; the catalogue must be the same) or `ss` (catalogue and search). A log that
     is as it was is not trained on again unless `force` is set. `ValueError` for a log with which it cannot be done.
     """
-    from recsys_lab import datasets
+    from recsys_lab import loading
 
     folder, manifest = Path(folder), verify(folder)
     about = manifest["about"]
     if not about.get("dataset"):
         raise ValueError(f"{folder}: the bundle does not say which log it was made from; {REMAKE}")
-    log = datasets.load(about["dataset"], size=about.get("size") or "small")
+    log = loading.load(about["dataset"], size=about.get("size") or "small")
     if log.fingerprint == about.get("trained_on", {}).get(kind) and not force:
         return {"status": "unchanged", "message": f"{log.name} is as it was", "stats": manifest["facts"]}
     with tempfile.TemporaryDirectory(prefix="recsys-refit-") as place:
@@ -362,13 +330,13 @@ def refitted(
     if kind == "hybrid":
         for name, path in others.items():
             old = load(path)
-            others[name] = type(old)(**asdict(old.config)).fit(log).save(place / name)
-        return type(model)(**asdict(model.config)).fit(log).save(place / "model"), others
+            others[name] = type(old)(**old.config.model_dump()).fit(log).save(place / name)
+        return type(model)(**model.config.model_dump()).fit(log).save(place / "model"), others
     if kind != "mf" or "als" not in model.parts:
         raise ValueError(f"kind must be hybrid, mf (where als is a source) or ss, not {kind!r}")
     if not log.items.equals(model.items):
         raise ValueError(f"{log.name} has other items than the bundle, so its factors do not fit in; train the hybrid")
-    model.parts["als"] = type(model.parts["als"])(**asdict(model.parts["als"].config)).fit(log)
+    model.parts["als"] = type(model.parts["als"])(**model.parts["als"].config.model_dump()).fit(log)
     return model.save(place / "model"), others
 
 
@@ -402,10 +370,15 @@ def verify(folder: Path | str) -> dict[str, Any]:
     """The manifest of a bundle whose code and files are as they should be; `DataError` names the first that is not."""
     folder = Path(folder)
     manifest = read_manifest(folder)
-    mine = code_prints()
+    try:
+        mine = code_behind([manifest["model"], *manifest["parts"], *manifest["others"]])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{folder}: the bundle's models are not known here ({error}); {REMAKE}") from None
     for name in sorted(set(mine) | set(manifest["code"])):
         if mine.get(name) != manifest["code"].get(name):
-            raise DataError(f"{folder}: recsys_lab.{name} is not as it was when the bundle was made; {REMAKE}")
+            raise DataError(
+                f"{folder}: recsys_lab.{name.rstrip(':')} is not as it was when the bundle was made; {REMAKE}"
+            )
     for name, told in manifest["files"].items():
         path = folder / name
         if ".." in Path(name).parts or not path.is_file():
@@ -491,7 +464,7 @@ class Bundle:
         self.folder = Path(folder)
         self.manifest = verify(self.folder)
         self.model: Any = load(self.folder / "model", mapped=True, index=Ids)
-        self.items, self.users, self.known = self.model.items, self.model._users, self.model.known
+        self.items, self.users, self.known = self.model.items, self.model.users, self.model.known
         self.models: dict[str, Any] = {self.model.name: self.model, **self.model.parts}
         for name in self.manifest["others"]:
             self.models[name] = load(self.folder / "others" / name, mapped=True, index=Ids)
@@ -500,7 +473,7 @@ class Bundle:
         self.price = np.load(self.folder / "catalogue" / "price.npy", mmap_mode="r")
         words = f"file:{self.folder / 'catalogue' / 'words.db'}?mode=ro&immutable=1"
         self.words = sqlite3.connect(words, uri=True, check_same_thread=False)
-        cold_answer(self.model)
+        self.model.cold_list()
 
     def history(self, user: int, at: int = FOREVER) -> Histories:
         """The encoded history of the user at a place of `users` before the moment at which they ask; -1: of a stranger."""
@@ -510,16 +483,25 @@ class Bundle:
         h = told_history(self, self.known.items[run], self.known.events[run], self.known.times[run], at)
         return replace(h, user_ids=self.users[user : user + 1]) if user >= 0 else h
 
-    def rank(self, history: Histories, k: int, name: str = "", exclude: str = "", alpha: float | None = None) -> Listed:
+    def rank(
+        self,
+        history: Histories,
+        k: int,
+        name: str = "",
+        exclude: str = "",
+        alpha: float | None = None,
+        allowed: np.ndarray | None = None,
+    ) -> Listed:
         """The k best items for one encoded history, by the hybrid or another model of the bundle.
 
-        `exclude` is what the hybrid was fitted to leave out by default; `alpha` replaces the hybrid's own.
+        `exclude` is the model's `default_exclude` by default; `alpha` replaces the hybrid's own; `allowed` (bool `[items]`) are the
+        only items that the list may hold.
         """
         model = self.models[name or self.model.name]
-        exclude = exclude or self.model.config.exclude
+        exclude = exclude or model.default_exclude
         if not len(history.items) or model is not self.model:
-            return one_stage(model, history, k, exclude)
-        return two_stages(model, history, k, exclude, alpha)
+            return one_stage(model, history, k, exclude, allowed)
+        return two_stages(model, history, k, exclude, alpha, allowed)
 
     def find(self, query: str, k: int) -> tuple[np.ndarray, np.ndarray]:
         """(codes, BM25 scores) of the k items that best match the words of a query."""
@@ -529,7 +511,7 @@ class Bundle:
         """(codes, scores) of the k items most like the one at a place of `items`, by a model of the bundle; never itself."""
         model = self.models[name]
         itself = told_history(self, self.items[item : item + 1])
-        codes, scores = best_of(model._similar(np.array([item])), exclusion(itself, "seen", len(self.items)), k)
+        codes, scores = best_of(model.score_similar(np.array([item])), exclusion(itself, "seen", len(self.items)), k)
         return codes[0][codes[0] >= 0], scores[0][codes[0] >= 0]
 
 # %% ../../nbs/60_bundle.ipynb #3822f6e4
@@ -569,13 +551,14 @@ def told_history(b: Any, items: Any, events: Any = None, times: Any = None, at: 
     return Histories(indptr, codes[there], events[there], times[there], np.array([at]), None, names)
 
 
-def one_stage(model: Any, history: Histories, k: int, exclude: str) -> Listed:
+def one_stage(model: Any, history: Histories, k: int, exclude: str, allowed: np.ndarray | None = None) -> Listed:
     """The list of a model for one history; strangers get what the model offers to all."""
     warm = len(history.items) > 0
     if warm:
-        codes, scores, sources = made_lists(model, history, model.scores(history, exclude), k, exclude)
+        codes, scores, sources = model.lists(history, k, exclude, allowed)
     else:
-        offered, order = cold_answer(model)
+        offered, order = model.cold_list()
+        order = order if allowed is None else order[allowed[order]]
         codes, sources = order[None, :k], np.full((1, k), SOURCES.index("cold"), np.int8)
         scores = round_scores(offered[codes])
     there = codes[0] >= 0
@@ -585,9 +568,11 @@ def one_stage(model: Any, history: Histories, k: int, exclude: str) -> Listed:
     return Listed(codes[0][there], scores[0][there], told, none, none, len(model.items), warm)
 
 
-def two_stages(model: Any, history: Histories, k: int, exclude: str, alpha: float | None) -> Listed:
+def two_stages(
+    model: Any, history: Histories, k: int, exclude: str, alpha: float | None, allowed: np.ndarray | None = None
+) -> Listed:
     """The list of a hybrid for one history that is not empty, with its reasons."""
-    r = model.reasons(history, k, exclude, alpha)
+    r = model.reasons(history, k, exclude, alpha, allowed)
     there, names = r.codes[0] >= 0, np.asarray(tuple(model.parts))
     told = [names[n].tolist() or ["popular"] for n in r.named[0][there]]
     parts = (x[0][there] for x in (r.codes, r.scores, r.ranker, r.collaborative))

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import requests
+from prometheus_client.parser import text_string_to_metric_families
 
 # %% auto #0
 __all__ = ['STYLE', 'Away', 'Client', 'hue_of', 'picture', 'tile', 'shelf', 'why', 'bar', 'page', 'kind_words', 'visitor',
@@ -280,15 +281,11 @@ def search(st: Any, client: Client, about: Mapping[str, Any]) -> None:
 def counters(text: str) -> dict[str, float | None]:
     """What the service's counters say: requests, errors of its own, mean milliseconds, answers from the cache."""
     total: dict[str, float] = {}
-    for line in text.splitlines():
-        name, _, value = line.rpartition(" ")
-        if name.startswith("recsys_"):
-            kind = (
-                name.partition("{")[0]
-                + (" 5xx" if 'status="5' in name else "")
-                + (" yes" if 'found="yes"' in name else "")
-            )
-            total[kind] = total.get(kind, 0.0) + float(value)
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            failed, cached = sample.labels.get("status", "").startswith("5"), sample.labels.get("found") == "yes"
+            kind = sample.name + (" 5xx" if failed else "") + (" yes" if cached else "")
+            total[kind] = total.get(kind, 0.0) + sample.value
     asked = int(total.get("recsys_requests_total", 0) + total.get("recsys_requests_total 5xx", 0))
     count = total.get("recsys_request_seconds_count", 0)
     mean = round(1000 * total["recsys_request_seconds_sum"] / count, 1) if count else None
