@@ -12,8 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import requests
+from hypothesis import settings
 
 from recsys_lab import datasets, histories, loading, splits
+
+settings.register_profile("lab", deadline=None)  # how long an example takes is no matter of a test
+settings.load_profile("lab")
 
 ROOT = Path(__file__).resolve().parents[1]
 
