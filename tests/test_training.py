@@ -166,3 +166,17 @@ def test_callers_who_hang_up_do_no_harm(folder):
                 with socket.create_connection(("127.0.0.1", port)) as s:
                     s.sendall(part)
         assert requests.get(f"{url}/recommend/17").status_code == 200 and done.poll() is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [[], ["--workers", "2"]])
+def test_the_token_is_in_no_environment_and_not_on_disk_afterwards(folder, tmp_path, words):
+    psutil = pytest.importorskip("psutil")
+    with serving(folder, "--token", "s3cret", "--quiet", *words, TMPDIR=str(tmp_path)) as (_, process):
+        (kept,) = tmp_path.glob("recsys-serve-*/settings.json")
+        assert kept.stat().st_mode & 0o077 == 0 and "s3cret" in kept.read_text()
+        own = psutil.Process(process.pid)
+        assert not [p for p in (own, *own.children(recursive=True)) if "s3cret" in str(p.environ())]
+        process.terminate()
+        process.wait(30)
+    assert not list(tmp_path.glob("recsys-serve-*"))

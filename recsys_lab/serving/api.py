@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -139,6 +140,14 @@ def serve(argv: Sequence[str] | None = None) -> None:
     shared = Path(tempfile.mkdtemp(prefix="recsys-serve-"))
     write_settings(settings, shared / "settings.json")
     os.environ["RECSYS_LAB_SETTINGS"] = str(shared / "settings.json")
+
+    def ended(number: int, frame: Any) -> None:
+        """Remove what is shared, for uvicorn ends by the signal that it was told to end by, and nothing after it runs."""
+        shutil.rmtree(shared, ignore_errors=True)
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+    signal.signal(signal.SIGTERM, ended)
     if args.workers > 1 and "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="recsys-metrics-")
     try:
