@@ -461,7 +461,7 @@ def compare_pairs(
             kept[id(e)] = user_means(values[:, None], pd.factorize(e.user_ids[rows])[0])[:, 0]
         return kept[id(e)]
 
-    found = compare_family([by_user(a) - by_user(b) for a, b in pairs])
+    found = compare_family([by_user(a) - by_user(b) for a, b in pairs], np.inf if metric in UNBOUNDED else 1)
     names = ("protocol", "target", "exclude")
     return [
         {"a": a.model, "b": b.model, **{n: a.about[n] for n in names}, "metric": metric, "k": k, "slice": slice, **row}

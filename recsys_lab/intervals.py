@@ -109,8 +109,12 @@ def paired_p(differences: np.ndarray) -> float:
     return least if variance == 0 else max(least, float(2 * t.sf(abs(mean) / np.sqrt(variance / len(d)), len(d) - 1)))
 
 
-def difference_intervals(differences: np.ndarray, level: float | np.ndarray = 0.95) -> tuple[np.ndarray, np.ndarray]:
+def difference_intervals(
+    differences: np.ndarray, level: float | np.ndarray = 0.95, bound: float = np.inf
+) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper bounds of the mean of each column of users' differences `[users, columns]`, at a level or one for each column.
+
+    No bound lies beyond `-bound` or `bound`: 1 for the differences of a metric between 0 and 1.
 
     Where at most `EXACT` users differ, or all by the same, two pseudo-users are added as in Agresti and Min, *Simple improved
     confidence intervals for comparing matched proportions*, Statistics in Medicine 2005, scaled to the largest difference.
@@ -125,7 +129,7 @@ def difference_intervals(differences: np.ndarray, level: float | np.ndarray = 0.
     mean = np.where(some, mean * n / (n + 2), mean)
     variance = np.where(some, (squares - total * mean**2) / np.maximum(total - 1, 1), variance)
     half = student(level, total) * np.sqrt(variance / np.maximum(total, 1))
-    return mean - half, mean + half
+    return np.maximum(mean - half, -bound), np.minimum(mean + half, bound)
 
 # %% ../nbs/08_intervals.ipynb #9497c73d
 ALPHA = 0.05  # chance of any false claim in a family
@@ -157,8 +161,8 @@ def holm_levels(p_values: Sequence[float]) -> np.ndarray:
     return out
 
 
-def compare_family(gaps: Sequence[np.ndarray]) -> list[dict[str, Any]]:
-    """A row for each comparison of a family, given as users' differences `[users]`.
+def compare_family(gaps: Sequence[np.ndarray], bound: float = np.inf) -> list[dict[str, Any]]:
+    """A row for each comparison of a family, given as users' differences `[users]`; `bound` as in `difference_intervals`.
 
     Keys `difference, low, high, p, p_adjusted, family, n_users, n_differing`: `low` and `high` are the interval at the level of Holm's
     procedure (95% for a family of one), `family` the number of comparisons corrected together, `n_differing` the users that differ.
@@ -166,7 +170,7 @@ def compare_family(gaps: Sequence[np.ndarray]) -> list[dict[str, Any]]:
     p_values = [paired_p(gap) for gap in gaps]
     rows = []
     for gap, p, adjusted, level in zip(gaps, p_values, holm(p_values), holm_levels(p_values), strict=True):
-        low, high = difference_intervals(gap[:, None], level)
+        low, high = difference_intervals(gap[:, None], level, bound)
         there = gap[~np.isnan(gap)]
         rows.append(
             {

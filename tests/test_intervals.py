@@ -73,6 +73,15 @@ def test_few_visitors_show_nothing():
     assert low[0] < 0.75 and high[0] == 1  # nine of nine
 
 
+@given(st.lists(st.sampled_from([-1.0, -0.5, 0.0, 0.5, 1.0]), min_size=1, max_size=20))
+def test_no_interval_leaves_what_is_possible(differences):
+    """The mean difference of a metric between 0 and 1 lies between -1 and 1; the rest of the interval is as without bounds."""
+    d = np.array(differences)
+    [free], [bounded] = compare_family([d]), compare_family([d], 1)
+    assert -1 <= bounded["low"] <= bounded["difference"] <= bounded["high"] <= 1
+    assert (bounded["low"], bounded["high"]) == (max(free["low"], -1), min(free["high"], 1))
+
+
 def test_families_are_corrected():
     """The same comparison alone and among nine others: p times ten by Holm's method, and a wider interval."""
     rng = np.random.default_rng(3)

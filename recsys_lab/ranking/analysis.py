@@ -198,7 +198,7 @@ def paired(values: Mapping[str, np.ndarray], base: np.ndarray, users: np.ndarray
     """Each of several values of cases minus `base`, paired by user and corrected as one family: a row for each of `values` (its index)."""
     codes = pd.factorize(users)[0]
     gaps = [user_means((v - base)[:, None], codes)[:, 0] for v in values.values()]
-    return pd.DataFrame(compare_family(gaps), index=list(values))
+    return pd.DataFrame(compare_family(gaps, 1), index=list(values))
 
 # %% ../../nbs/38_ranking_analysis.ipynb #8e197014
 def with_features(rows: Rows, names: Sequence[str]) -> Rows:
