@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import requests
-from conftest import ROOT, quick, serving
+from helpers import ROOT, quick, serving
 from threadpoolctl import threadpool_info
 
 from recsys_lab import loading, provenance, runs, splits

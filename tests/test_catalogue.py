@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import random_log, real_data
+from helpers import random_log, real_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

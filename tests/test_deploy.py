@@ -3,11 +3,13 @@
 import json
 import re
 from importlib import metadata
+from itertools import pairwise
 
 import pytest
 import yaml
-from conftest import ROOT
+from helpers import ROOT
 
+from recsys_lab.cli import parser
 from recsys_lab.serving.lean import HEAVY
 
 DEPLOY = ROOT / "deploy"
@@ -96,6 +98,26 @@ def test_the_workflow_tests_builds_and_asks_for_its_health():
     assert told["image"]["needs"] == "test"
     runners = told["test"]["strategy"]["matrix"]["runner"]  # the same tests on two architectures
     assert told["test"]["runs-on"] == "${{ matrix.runner }}" and [r.endswith("-arm") for r in runners] == [False, True]
-    script = "\n".join(step.get("run", "") for job in told.values() for step in job["steps"])
-    for word in (".ci/run", "docker build", "--memory 512m", "/health", "/ready", "recsys-lab bundle"):
-        assert word in script
+    assert [s["run"] for s in told["test"]["steps"] if "run" in s] == [".ci/run"]
+    script = "\n".join(step.get("run", "") for step in told["image"]["steps"])
+    steps = [
+        "make install",
+        "recsys-lab run",
+        "recsys-lab bundle",
+        "docker build",
+        "docker run -d",
+        "/ready",
+        "/health",
+    ]
+    places = [script.index(words) for words in steps]
+    assert places == sorted(places)  # each needs what the one before it makes
+    [start] = [line for line in script.splitlines() if "docker run -d" in line]
+    assert {"--memory 512m", "--read-only"} <= {" ".join(pair) for pair in pairwise(start.split())} | set(start.split())
+
+
+def test_the_commands_of_the_workflow_are_ones_that_the_lab_has():
+    told = yaml.safe_load((ROOT / ".github" / "workflows" / "service.yaml").read_text())["jobs"]["image"]["steps"]
+    ours = [line.split()[1:] for s in told for line in s.get("run", "").splitlines() if "bin/recsys-lab" in line]
+    assert [words[0] for words in ours] == ["run", "bundle"]
+    for words in ours:
+        assert parser().parse_args(words).command == words[0]

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import arrived_split, random_log, untimed_sessions
+from helpers import arrived_split, random_log, untimed_sessions
 
 from recsys_lab import evaluation, metrics, splits
 from recsys_lab.datasets import Dataset

@@ -107,3 +107,12 @@ def test_imports_are_followed_wherever_they_stand():
     assert imported_modules("def late():\n    from .base import load", "models.als") == {"models.base"}
     assert imported_modules("from .. import plots, splits\nimport os", "ranking.hybrid") == {"plots", "splits"}
     assert imported_modules("from recsys_lab import __version__") == set()
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "told.json"
+    files.write_text(path, "old")
+    monkeypatch.setattr(files.os, "replace", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        files.write_text(path, "new")
+    assert [p.name for p in tmp_path.iterdir()] == ["told.json"] and path.read_text() == "old"

@@ -2,6 +2,7 @@
 
 import ast
 from graphlib import TopologicalSorter
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +59,14 @@ def test_there_is_no_circle():
 def test_nothing_is_imported_from_above(module):
     above = sorted(other for other in imports(module) if floor(other) > floor(module))
     assert not above, f"{module} imports {above}, which stand above it"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_has_tests_of_its_own(module):
+    """The tests mirror the package: `recsys_lab/models/als.py` is tested in `tests/models/test_als.py`."""
+    folder, _, name = module.replace(".", "/").rpartition("/")
+    path = Path(__file__).parent / folder / f"test_{name}.py"
+    assert path.exists() and "def test_" in path.read_text(), f"{path} should hold the tests of recsys_lab.{module}"
 
 
 @pytest.mark.parametrize("module", ARRAYS)

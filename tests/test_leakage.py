@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import TWO_STAGE, arrived_split, quick, random_log, untimed_sessions
+from helpers import TWO_STAGE, arrived_split, quick, random_log, untimed_sessions
 
 from recsys_lab import datasets, leakage, loading, splits, tuning
 from recsys_lab.models.base import MODELS, model_class

@@ -5,7 +5,6 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +13,8 @@ from scipy import sparse
 from recsys_lab import metrics, topk
 
 PEERS = Path(__file__).resolve().parents[1] / ".venv-peers" / "bin" / "python"
+
+
 KS = (1, 3, 5, 10)
 
 
@@ -57,40 +58,6 @@ def test_formulas(seed):
         for k in KS:
             for name, value in by_definition(codes[row].tolist(), set(relevant[row].tolist()), k).items():
                 assert found[name, k][row] == pytest.approx(value, abs=1e-12), (name, k, row)
-
-
-@given(st.integers(0, 100_000), st.integers(1, 12))
-@settings(max_examples=60, deadline=None)
-def test_top_k_is_a_sort_with_ties_by_code(seed, k):
-    rng = np.random.default_rng(seed)
-    scores = rng.integers(0, 4, (6, 9)).astype(float)
-    scores[rng.random(scores.shape) < 0.2] = -np.inf
-    codes, best = topk.top_k(scores, k)
-    stored = sparse.csr_matrix(np.where(np.isfinite(scores), scores + 1, 0))
-    thin, _ = topk.top_k_sparse(stored, k)
-    for row in range(6):
-        wanted = [i for i in sorted(range(9), key=lambda i: (-scores[row, i], i)) if np.isfinite(scores[row, i])][:k]
-        assert codes[row][codes[row] >= 0].tolist() == wanted == thin[row][thin[row] >= 0].tolist()
-        assert (
-            best[row][: len(wanted)].tolist() == scores[row, wanted].tolist()
-            and np.isnan(best[row][len(wanted) :]).all()
-        )
-
-
-@given(
-    st.integers(0, 100_000), st.integers(1, 4), st.sampled_from([1, 63, 520, 777]), st.sampled_from([0.0, 0.3, 0.999])
-)
-@settings(max_examples=60, deadline=None)
-def test_top_k_of_long_rows_is_a_sort_too(seed, k, width, gone):
-    """Long rows are first cut by the maxima of groups of columns."""
-    rng = np.random.default_rng(seed)
-    scores = rng.integers(0, 5, (4, width)).astype(np.float32)
-    scores[rng.random(scores.shape) < gone] = rng.choice([-np.inf, np.nan])
-    codes, _ = topk.top_k(scores, k)
-    for row in range(4):
-        there = np.flatnonzero(np.isfinite(scores[row]))
-        wanted = sorted(there.tolist(), key=lambda i, row=row: (-scores[row, i], i))[:k]
-        assert codes[row][codes[row] >= 0].tolist() == wanted
 
 
 def test_metrics_never_fall_as_lists_grow():
@@ -237,21 +204,6 @@ def test_classification_agrees_with_its_definition():
     assert table.precision[50] == pytest.approx(labels[chosen].mean()) and table.recall[50] == pytest.approx(
         labels[chosen].sum() / labels.sum()
     )
-
-
-def test_top_k_frame_speaks_the_users_ids():
-    top = topk.TopK(
-        np.array([[1, 0], [0, -1]]),
-        np.array([[0.5, 0.2], [0.1, np.nan]]),
-        pd.Index(["tea", "cup"]),
-        np.array(["ann", "bob"]),
-    )
-    assert top.frame().to_dict("list") == {
-        "user_id": ["ann", "ann", "bob"],
-        "item_id": ["cup", "tea", "tea"],
-        "rank": [1, 2, 1],
-        "score": [0.5, 0.2, 0.1],
-    }
 
 
 def test_wrong_k_is_refused():

@@ -14,9 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import sqlalchemy as sa
-from conftest import real_data
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from helpers import T0, item, real_data, review, write_json_lines
 
 from recsys_lab import loading, products, splits
 from recsys_lab.evaluation import evaluate
@@ -24,10 +22,8 @@ from recsys_lab.files import DataError
 from recsys_lab.models.popularity import Popularity
 from recsys_lab.products import PRODUCTS, RATINGS, connect
 from recsys_lab.readers import amazon, reviews
-from recsys_lab.readers.amazon import Refused, clean_text, parse_price, product_of, rating_of
 
 POSTGRES = os.environ.get("RECSYS_LAB_POSTGRES", "")
-T0 = 1_500_000_000  # seconds
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -43,21 +39,6 @@ def url(request, tmp_path):
     return POSTGRES
 
 
-def write(path, records):
-    """JSON lines, gzipped if the name says so; text stays as it is."""
-    text = "".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in records)
-    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
-    return path
-
-
-def review(user, product, stars=5.0, at=T0):
-    return {"reviewerID": user, "asin": product, "overall": stars, "unixReviewTime": at}
-
-
-def item(product, **told):
-    return {"asin": product, "title": f"Title of {product}", **told}
-
-
 def table(url, which):
     engine = connect(url)
     with engine.connect() as c:
@@ -67,8 +48,10 @@ def table(url, which):
 
 
 def test_a_load_holds_what_the_files_hold(url, tmp_path):
-    meta = write(tmp_path / "meta.json.gz", [item("b", price="$2.50"), item("a", brand="Ink &amp; Co")])
-    reviews = write(tmp_path / "r.json", [review("u1", "a"), review("u2", "a", 1.0), review("u1", "b", 4.0, T0 + 9)])
+    meta = write_json_lines(tmp_path / "meta.json.gz", [item("b", price="$2.50"), item("a", brand="Ink &amp; Co")])
+    reviews = write_json_lines(
+        tmp_path / "r.json", [review("u1", "a"), review("u2", "a", 1.0), review("u1", "b", 4.0, T0 + 9)]
+    )
     done = products.load(url, reviews, meta)
     assert done.counts == {"products": 2, "products known from reviews only": 0, "reviews": 3, "ratings": 3}
     assert done.side_file is None and not done.rejected
@@ -92,8 +75,8 @@ def test_a_load_holds_what_the_files_hold(url, tmp_path):
 
 
 def test_loading_again_changes_nothing(url, tmp_path):
-    meta = write(tmp_path / "meta.json", [item("a"), item("a", title="Later")])
-    reviews = write(tmp_path / "r.json", [review("u", "a", 2.0), review("u", "a", 5.0, T0 + 1), "{"])
+    meta = write_json_lines(tmp_path / "meta.json", [item("a"), item("a", title="Later")])
+    reviews = write_json_lines(tmp_path / "r.json", [review("u", "a", 2.0), review("u", "a", 5.0, T0 + 1), "{"])
     first = products.load(url, reviews, meta)
     before = table(url, PRODUCTS), table(url, RATINGS)
     assert products.load(url, reviews, meta) == first
@@ -103,14 +86,18 @@ def test_loading_again_changes_nothing(url, tmp_path):
 
 def test_updating_a_product_keeps_its_ratings(url, tmp_path):
     """INSERT OR REPLACE would delete the row first, and its ratings with it."""
-    products.load(url, write(tmp_path / "r.json", [review("u", "a")]), write(tmp_path / "m.json", [item("a")]))
-    products.load(url, None, write(tmp_path / "m2.json", [item("a", title="New", price=3)]))
+    products.load(
+        url,
+        write_json_lines(tmp_path / "r.json", [review("u", "a")]),
+        write_json_lines(tmp_path / "m.json", [item("a")]),
+    )
+    products.load(url, None, write_json_lines(tmp_path / "m2.json", [item("a", title="New", price=3)]))
     assert table(url, PRODUCTS)[["title", "price"]].values.tolist() == [["New", 3.0]]
     assert len(table(url, RATINGS)) == 1
 
 
 def test_ratings_need_their_product(url, tmp_path):
-    products.load(url, write(tmp_path / "r.json", [review("u", "a")]), None)
+    products.load(url, write_json_lines(tmp_path / "r.json", [review("u", "a")]), None)
     assert table(url, PRODUCTS)[["product_id", "title"]].values.tolist() == [["a", "a"]]  # known from a review only
     engine = connect(url)
     row = {"user_id": "u", "product_id": "nowhere", "rating": 3, "place": 1, "reviews": 1}
@@ -126,11 +113,11 @@ def test_ratings_need_their_product(url, tmp_path):
 def test_of_several_reviews_of_a_pair_the_latest_counts(url, tmp_path, batch):
     """Within a batch, across batches, across loads; of equally late ones the one further down."""
     rows = [review("u", "a", s, at) for s, at in ((1, T0 + 5), (2, T0 + 7), (3, T0 + 7), (4, T0), (5, T0 + 6))]
-    products.load(url, write(tmp_path / "r.json", rows), None, batch=batch)
+    products.load(url, write_json_lines(tmp_path / "r.json", rows), None, batch=batch)
     assert table(url, RATINGS)[["rating", "reviews", "place"]].values.tolist() == [[3.0, 5, 3]]
-    products.load(url, write(tmp_path / "older.json", [review("u", "a", 1, T0 + 6)]), None)
+    products.load(url, write_json_lines(tmp_path / "older.json", [review("u", "a", 1, T0 + 6)]), None)
     assert table(url, RATINGS).rating.tolist() == [3.0]
-    products.load(url, write(tmp_path / "newer.json", [review("u", "a", 1, T0 + 8)]), None)
+    products.load(url, write_json_lines(tmp_path / "newer.json", [review("u", "a", 1, T0 + 8)]), None)
     assert table(url, RATINGS).rating.tolist() == [1.0]
 
 
@@ -140,11 +127,18 @@ class Crash(Exception):
 
 @pytest.mark.parametrize("where", ["reading", "publishing"])
 def test_a_crash_leaves_the_last_complete_state_and_the_next_attempt_goes_on(url, tmp_path, monkeypatch, where):
-    products.load(url, write(tmp_path / "r0.json", [review("u", "a")]), write(tmp_path / "m0.json", [item("a")]))
+    products.load(
+        url,
+        write_json_lines(tmp_path / "r0.json", [review("u", "a")]),
+        write_json_lines(tmp_path / "m0.json", [item("a")]),
+    )
     before = table(url, PRODUCTS), table(url, RATINGS)
     rows = [review(f"u{n}", f"p{n % 7}", 1 + n % 5, T0 + n) for n in range(50)]
     rows[30] = "not JSON"
-    files = write(tmp_path / "r.json.gz", rows), write(tmp_path / "m.json", [item(f"p{n}") for n in range(7)])
+    files = (
+        write_json_lines(tmp_path / "r.json.gz", rows),
+        write_json_lines(tmp_path / "m.json", [item(f"p{n}") for n in range(7)]),
+    )
     with monkeypatch.context() as patch:
         if where == "reading":
             real, seen = amazon.rating_of, []
@@ -182,17 +176,17 @@ def test_a_load_of_other_files_begins_anew(tmp_path, monkeypatch):
     url = f"sqlite:///{tmp_path}/p.db"
     monkeypatch.setattr(products, "publish", lambda engine: (_ for _ in ()).throw(Crash()))
     with pytest.raises(Crash):
-        products.load(url, write(tmp_path / "wrong.json", [review("x", "y")]), None)
+        products.load(url, write_json_lines(tmp_path / "wrong.json", [review("x", "y")]), None)
     monkeypatch.undo()
-    products.load(url, write(tmp_path / "right.json", [review("u", "a")]), None)
+    products.load(url, write_json_lines(tmp_path / "right.json", [review("u", "a")]), None)
     assert table(url, RATINGS).user_id.tolist() == ["u"]
 
 
 def test_a_killed_process_leaves_a_whole_database(tmp_path):
     """The process itself is gone, in the middle of reading."""
     url = f"sqlite:///{tmp_path}/p.db"
-    products.load(url, write(tmp_path / "r0.json", [review("u", "a")]), None)
-    files = write(tmp_path / "r.json", [review(f"u{n}", "b", 1 + n % 5, T0 + n) for n in range(500)])
+    products.load(url, write_json_lines(tmp_path / "r0.json", [review("u", "a")]), None)
+    files = write_json_lines(tmp_path / "r.json", [review(f"u{n}", "b", 1 + n % 5, T0 + n) for n in range(500)])
     code = f"""
 import os
 from recsys_lab import products
@@ -232,20 +226,24 @@ BAD = [
 
 def test_bad_lines_are_set_aside_with_their_number_and_reason(url, tmp_path):
     rows = [x for bad, _ in BAD for x in (review(f"u{len(str(bad))}", "a"), bad, "")]
-    done = products.load(url, write(tmp_path / "r.json", rows), None, rejected=tmp_path / "side.csv", batch=4)
+    done = products.load(
+        url, write_json_lines(tmp_path / "r.json", rows), None, rejected=tmp_path / "side.csv", batch=4
+    )
     side = list(csv.DictReader(open(tmp_path / "side.csv", encoding="utf-8")))
     assert [(int(row["line"]), row["reason"]) for row in side] == [(3 * n + 2, why) for n, (_, why) in enumerate(BAD)]
     assert sum(done.rejected.values()) == len(BAD) and done.counts["reviews"] == len(BAD)
-    products.load(url, write(tmp_path / "good.json", [review("u", "a")]), None, rejected=tmp_path / "side.csv")
+    products.load(
+        url, write_json_lines(tmp_path / "good.json", [review("u", "a")]), None, rejected=tmp_path / "side.csv"
+    )
     assert not (tmp_path / "side.csv").exists()  # of a load without bad lines none is left
 
 
 def test_files_that_hold_nothing_good_are_refused_whole(tmp_path):
     url = f"sqlite:///{tmp_path}/p.db"
     with pytest.raises(DataError, match=r"r\.json: there is no good line in it; .*not JSON"):
-        products.load(url, write(tmp_path / "r.json", ["x"]), None)
+        products.load(url, write_json_lines(tmp_path / "r.json", ["x"]), None)
     with pytest.raises(DataError, match="it is empty"):
-        products.load(url, write(tmp_path / "e.json", []), None)
+        products.load(url, write_json_lines(tmp_path / "e.json", []), None)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         products.load(f"sqlite:///{tmp_path}/none.db", tmp_path / "nowhere.json", None)
     assert not (tmp_path / "none.db").exists()
@@ -254,18 +252,6 @@ def test_files_that_hold_nothing_good_are_refused_whole(tmp_path):
     with pytest.raises(DataError, match=r"cut\.json\.gz: the compressed file is damaged or cut short"):
         products.load(url, tmp_path / "cut.json.gz", None, batch=10)
     assert not len(table(url, RATINGS))
-
-
-def test_long_lines_do_not_fill_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(amazon, "LONGEST", 100)
-    path = write(tmp_path / "r.json", [{"a": 1}, {"long": "x" * 500}, {"b": 2}])
-    found = list(amazon.json_lines(path))
-    assert [(n, r if isinstance(r, dict) else str(r)) for n, r in found] == [
-        (1, {"a": 1}),
-        (2, "the line is longer than 100 bytes"),
-        (3, {"b": 2}),
-    ]
-    assert [n for n, _ in amazon.json_lines(path, after=2)] == [3]
 
 
 def test_any_csv_by_a_mapping(url, tmp_path):
@@ -294,83 +280,10 @@ def test_any_csv_by_a_mapping(url, tmp_path):
         products.load(url, tmp_path / "r.csv", None, {"user_id": "who"})
 
 
-def test_both_amazon_layouts():
-    old = item(
-        "B1",
-        price="$1,299.99",
-        category=["Office", "Pens &amp; Ink"],
-        description=["One.", "<b>Two</b>."],
-        brand="Inky",
-    )
-    assert product_of(old, {}) == {
-        "product_id": "B1",
-        "title": "Title of B1",
-        "description": "One. Two .",
-        "brand": "Inky",
-        "category": "Office > Pens & Ink",
-        "price": 1299.99,
-        "in_stock": None,
-        "image_url": "",
-    }
-    new = {
-        "parent_asin": "P",
-        "title": "",
-        "store": "S",
-        "price": "from 6.99",
-        "categories": [],
-        "main_category": "Toys",
-    }
-    new |= {
-        "description": ["A very long story. " * 10],
-        "images": [{"large": None, "thumb": "https://x.example/t.jpg"}],
-    }
-    found = product_of(new, {})
-    assert (found["product_id"], found["brand"], found["category"], found["price"]) == ("P", "S", "Toys", 6.99)
-    assert (
-        found["title"] == ("A very long story. " * 10)[:80].strip() and found["image_url"] == "https://x.example/t.jpg"
-    )
-    assert rating_of(
-        {"user_id": "u", "asin": "a", "parent_asin": "P", "rating": 4, "timestamp": T0 * 1000}, {}
-    ) == rating_of(review("u", "P", 4), {})
-
-
-@settings(max_examples=100, deadline=None)
-@given(cents=st.integers(1, 10**8), mark=st.sampled_from(["${}", "{}", "{} €", "from {}", "${} - $99999999"]))
-def test_prices_survive_being_written(cents, mark):
-    value = cents / 100
-    for text in (f"{value:,.2f}", f"{value:.2f}", f"{value:,.2f}".translate(str.maketrans(",.", ".,"))):
-        assert parse_price(mark.format(text)) == pytest.approx(value)
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.floats() | st.text(),
-        lambda c: st.lists(c) | st.dictionaries(st.text(), c),
-        max_leaves=6,
-    )
-)
-def test_no_value_breaks_a_reader(value):
-    """Whatever stands where a field is expected: a row or a reason, and text that a database takes."""
-    text = clean_text(value)
-    assert "\x00" not in text and "\n" not in text and text == text.strip()
-    text.encode("utf-8")
-    price = parse_price(value)
-    assert price is None or 0 < price < 1e9
-    for reader, names in (
-        (product_of, amazon.PRODUCT_LAYOUTS),
-        (lambda r, c: rating_of(r, c), {"asin": 0, "overall": 0}),
-    ):
-        try:
-            reader({"parent_asin": "p", **{n: value for n in names}, "title": value, "rating": value}, {})
-        except Refused:
-            pass
-
-
 def test_stars_become_events_by_the_stated_rule(url, tmp_path):
     rows = [review("u", f"p{n}", s, T0 + n) for n, s in enumerate((1, 2, 3, 4, 5))] + [review("u", "p4", 5, T0 + 9)]
     meta = [item(f"p{n}", category=["Root", f"C{n % 2}"], price=n) for n in range(5)]
-    products.load(url, write(tmp_path / "r.json", rows), write(tmp_path / "m.json", meta))
+    products.load(url, write_json_lines(tmp_path / "r.json", rows), write_json_lines(tmp_path / "m.json", meta))
     log = reviews.to_dataset(url, "rated")
     assert log.events[["item_id", "event"]].astype(str).values.tolist() == [
         ["p2", "view"],
@@ -385,20 +298,6 @@ def test_stars_become_events_by_the_stated_rule(url, tmp_path):
     assert len(reviews.to_dataset(url, "rated", liked=5.0, met=1.0)) == 5
     with pytest.raises(ValueError, match="met <= liked"):
         reviews.to_dataset(url, "rated", liked=2.0)
-
-
-def test_ratings_without_times_keep_the_order_of_lines(tmp_path):
-    url = f"sqlite:///{tmp_path}/p.db"
-    (tmp_path / "r.csv").write_text("user_id,product_id,rating\nb,2,5\na,9,5\nb,1,4\nlow,1,1\n")
-    columns = {name: name for name in ("user_id", "product_id", "rating")}
-    products.load(url, tmp_path / "r.csv", None, columns)
-    log = reviews.to_dataset(url, "untimed")
-    assert not log.has_times and log.events.item_id.tolist() == ["2", "9", "1"]
-    (tmp_path / "low.csv").write_text("user_id,product_id,rating\nlow,1,1\n")
-    other = f"sqlite:///{tmp_path}/low.db"
-    products.load(other, tmp_path / "low.csv", None, columns)
-    with pytest.raises(DataError, match="no rating of at least 3"):
-        reviews.to_dataset(other, "low")
 
 
 def test_the_shop_goes_in_and_comes_out(url, shop):
@@ -443,7 +342,7 @@ def test_real_reviews_are_a_log_like_any_other(tmp_path):
 
 def test_a_reader_sees_the_old_state_while_a_load_writes(tmp_path):
     url = f"sqlite:///{tmp_path}/p.db"
-    products.load(url, write(tmp_path / "r0.json", [review("u", "a")]), None)
+    products.load(url, write_json_lines(tmp_path / "r0.json", [review("u", "a")]), None)
     seen, real = [], products.keep_state
 
     def looks(*told):
@@ -452,7 +351,9 @@ def test_a_reader_sees_the_old_state_while_a_load_writes(tmp_path):
 
     products.keep_state = looks
     try:
-        products.load(url, write(tmp_path / "r.json", [review(f"u{n}", "a") for n in range(30)]), None, batch=10)
+        products.load(
+            url, write_json_lines(tmp_path / "r.json", [review(f"u{n}", "a") for n in range(30)]), None, batch=10
+        )
     finally:
         products.keep_state = real
     assert set(seen) == {1} and products.facts(url)["n_ratings"] == 31
@@ -460,7 +361,7 @@ def test_a_reader_sees_the_old_state_while_a_load_writes(tmp_path):
 
 @pytest.mark.slow
 def test_the_command(tmp_path):
-    write(tmp_path / "r.json", [review("u", "a"), "x"]), write(tmp_path / "m.json", [item("a")])
+    write_json_lines(tmp_path / "r.json", [review("u", "a"), "x"]), write_json_lines(tmp_path / "m.json", [item("a")])
     command = [str(Path(sys.executable).with_name("recsys-lab")), "products"]
 
     def run(*words):
@@ -494,8 +395,10 @@ def test_the_service_tells_the_facts_of_the_database(url, shop):
 
 
 def test_pictures_go_along_with_a_log(url, tmp_path):
-    meta = write(tmp_path / "m.json", [item("a", imageURLHighRes=["https://pictures.example/a.jpg"]), item("b")])
-    products.load(url, write(tmp_path / "r.json", [review("u", "a"), review("u", "b", 5.0, T0 + 1)]), meta)
+    meta = write_json_lines(
+        tmp_path / "m.json", [item("a", imageURLHighRes=["https://pictures.example/a.jpg"]), item("b")]
+    )
+    products.load(url, write_json_lines(tmp_path / "r.json", [review("u", "a"), review("u", "b", 5.0, T0 + 1)]), meta)
     log = reviews.to_dataset(url, "shown")
     assert log.item_property("image_url").to_dict() == {"a": "https://pictures.example/a.jpg"}
     assert products.catalogue_rows(log)["image_url"].tolist() == ["https://pictures.example/a.jpg", ""]

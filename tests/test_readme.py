@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, serving
+from helpers import ROOT, serving
 
 from recsys_lab import loading, runs
 from recsys_lab.models.als import ALS

@@ -1,355 +1,123 @@
-"""The command and the run folder: what a person types, breaks and repeats."""
+"""The folder of a run: what a chapter keeps there, once, and what it may not mix."""
 
-import hashlib
 import json
-import os
-import platform
-import shutil
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
-import nbformat
+import numpy as np
 import pytest
-from conftest import ROOT, untimed_sessions
+from helpers import random_log
 
-from recsys_lab import book, chapters, cli, provenance, runs
-
-pytestmark = pytest.mark.slow
-
-
-BIN = Path(sys.executable).parent
-VOLATILE = {"costs.json", "provenance.json"}
-
-
-def command(*words, cwd=ROOT, **extra):
-    return subprocess.run(
-        [BIN / "recsys-lab", *words], cwd=cwd, capture_output=True, text=True, check=False, env={**os.environ, **extra}
-    )
-
-
-def digests(folder):
-    files = [p for p in folder.rglob("*") if p.is_file() and not {"book", "fits"} & set(p.relative_to(folder).parts)]
-    return {
-        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files if p.name not in VOLATILE
-    }
-
-
-@pytest.fixture
-def small_checkout(tmp_path):
-    """A checkout with three chapters: one that records, one to be broken, one that needs what the log lacks."""
-    root = tmp_path / "checkout"
-    (root / "nbs").mkdir(parents=True)
-    shutil.copy(ROOT / "settings.ini", root)
-    (root / "recsys_lab").symlink_to(ROOT / "recsys_lab")
-    shutil.copytree(ROOT / "data" / "shop" / "tiny", root / "data" / "shop" / "tiny")
-    head = 'dataset: str = "shop"  # a dataset\nsize: str = "tiny"  # its size\nout: str = ""  # the run\nk: int = 5  # list length\n'
-    record = """from recsys_lab import loading, runs, splits
+from recsys_lab import runs, splits
+from recsys_lab.evaluation import compare_pairs
+from recsys_lab.models.neighbours import ItemKNN
 from recsys_lab.models.popularity import Popularity
-run = runs.Run(out, "{name}")
-results = runs.judge(run, [Popularity()], splits.make(loading.load(dataset, size=size)), k=k)
-"""
-    cells = {
-        "21_first": (head, record.format(name="21_first")),
-        "22_second": (
-            head + "fail: bool = False  # break on purpose\nwait: float = 0.0  # seconds\n",
-            record.format(name="22_second")
-            + 'if fail:\n    raise RuntimeError("broken on purpose")\nimport time; time.sleep(wait)',
-        ),
-        "23_third": (head + 'needs: list = ["parts"]  # what the log must offer\n', "1 / 0"),
-    }
-    for name, (parameters, code) in cells.items():
-        first = nbformat.v4.new_code_cell(parameters)
-        first.metadata["tags"] = ["parameters"]
-        nb = nbformat.v4.new_notebook(
-            cells=[nbformat.v4.new_markdown_cell(f"# {name}"), first, nbformat.v4.new_code_cell(code)]
-        )
-        nb.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "python3"}
-        nbformat.write(nb, root / "nbs" / f"{name}.ipynb")
-    return root
+
+LOG = random_log(3, n=1500, users=150)
+MODELS = [Popularity(), ItemKNN()]
 
 
-def states(root):
-    return json.loads((root / "reports/shop-tiny/provenance.json").read_text())["chapters"]
+@pytest.fixture(scope="module")
+def split():
+    return splits.make(LOG)
 
 
-def test_a_run_leaves_what_it_says_and_repeats_itself(small_checkout):
-    words = ("run", "--size", "tiny", "--no-book", "--params", "k=7")
-    done = command(*words, cwd=small_checkout)
-    assert done.returncode == 0, done.stderr
-    assert "23_third skipped: needs parts" in done.stdout and "popularity" in done.stdout
-    folder = small_checkout / "reports" / "shop-tiny"
-    assert {p.name for p in folder.iterdir()} == {
-        "metrics.json",
-        "costs.json",
-        "params.json",
-        "provenance.json",
-        "evaluations",
-        "fits",
-        "fits.json",
-        "notebooks",
-        "README.md",
-    }
-    rows = runs.Run(folder).frame()
-    assert (
-        set(rows.columns) == set(runs.METRIC_COLUMNS)
-        and set(rows.k) == {5, 7, 10, 20}
-        and set(rows.chapter) == {"21_first", "22_second"}
-    )
-    assert rows.duplicated(["chapter", "model", "protocol", "target", "exclude", "slice", "metric", "k"]).sum() == 0
-    params = json.loads((folder / "params.json").read_text())
-    assert params["22_second"]["k"] == 7 and params["22_second"]["out"] == "../reports/shop-tiny"
-    text = (folder / "notebooks" / "21_first.ipynb").read_text()
-    assert str(small_checkout) not in text and "duration" not in text
-    before = digests(folder)
-    assert command(*words, cwd=small_checkout).returncode == 0
-    assert digests(folder) == before
-    assert "[shop-tiny](shop-tiny/README.md)" in (folder.parent / "README.md").read_text()
+@pytest.fixture(scope="module")
+def judged(split):
+    return runs.judge(None, MODELS, split, k=10)
 
 
-def test_a_failing_chapter_is_told_kept_and_resumed(small_checkout):
-    done = command("run", "--size", "tiny", "--no-book", "--params", "fail=true", cwd=small_checkout)
-    assert done.returncode == 1
-    assert "chapter 22_second failed: RuntimeError: broken on purpose" in done.stderr and "--resume" in done.stderr
-    folder = small_checkout / "reports" / "shop-tiny"
-    assert "broken on purpose" in (folder / "notebooks" / "22_second.ipynb").read_text()
-    assert states(small_checkout)["22_second"]["status"] == "failed" and "23_third" not in states(small_checkout)
-    assert set(runs.Run(folder).frame().chapter) == {"21_first"}  # nothing half recorded
-    first = (folder / "notebooks" / "21_first.ipynb").stat().st_mtime_ns
-    done = command("run", "--size", "tiny", "--no-book", "--resume", cwd=small_checkout)
-    assert done.returncode == 0, done.stderr
-    assert (folder / "notebooks" / "21_first.ipynb").stat().st_mtime_ns == first  # not run again
-    assert {n: s["status"].partition(":")[0] for n, s in states(small_checkout).items()} == {
-        "21_first": "done",
-        "22_second": "done",
-        "23_third": "skipped",
-    }
+def asked(model, split):
+    """The evaluation of a model on the first question."""
+    [found] = runs.judge(None, [model], split, 10, runs.questions(split)[:1])
+    return found
 
 
-def test_an_interrupt_leaves_nothing_half_written(small_checkout):
-    process = subprocess.Popen(
-        [BIN / "recsys-lab", "run", "--size", "tiny", "--no-book", "--params", "wait=60"],
-        cwd=small_checkout,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's children ignore it
-    )
-    folder, deadline = small_checkout / "reports" / "shop-tiny", time.monotonic() + 120
-    while not (folder / "evaluations").exists() or not list(folder.glob("evaluations/22_second*none*")):
-        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=240)
-    assert process.returncode == 130 and "interrupted; finished chapters are kept" in err
-    assert set(runs.Run(folder).frame().chapter) == {"21_first"}
-    assert not list(folder.rglob("*.partial")) and [p.stem for p in (folder / "notebooks").iterdir()] == ["21_first"]
-    assert not list(folder.glob("evaluations/22_second*"))
+def files(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_what_is_kept_comes_back(judged, tmp_path):
+    run = runs.Run(tmp_path, "21_popularity")
+    for e in judged:
+        run.record(e)
+    back = {(e.model, runs.question_of(e.about)): e for e in run.evaluations()}
+    assert len(back) == len(judged)
+    for e in judged:
+        other = back[e.model, runs.question_of(e.about)]
+        assert (other.codes == e.codes).all() and other.units == e.units
+        assert other.mean("ndcg", 10) == e.mean("ndcg", 10)
+    rows = run.frame().query("slice == 'all' and metric == 'ndcg' and k == 10")
+    by_name = {(e.model, *runs.question_of(e.about)): e.mean("ndcg", 10) for e in judged}
+    for row in rows.itertuples():
+        assert row.value == pytest.approx(by_name[row.model, row.protocol, row.target, row.exclude], abs=1e-6)
+
+
+def test_a_chapter_that_is_run_again_replaces_its_own_and_nothing_else(judged, tmp_path):
+    for chapter, e in (("21_popularity", judged[0]), ("22_neighbours", judged[-1])):
+        runs.Run(tmp_path, chapter).record(e)
+    before = files(tmp_path)
+    runs.Run(tmp_path, "22_neighbours").record(judged[-1])
+    timeless = {k: v for k, v in files(tmp_path).items() if k.name != "costs.json"}
+    assert timeless == {k: v for k, v in before.items() if k.name != "costs.json"}
+    runs.Run(tmp_path, "22_neighbours")
+    assert {row["chapter"] for row in json.loads((tmp_path / "metrics.json").read_text())} == {"21_popularity"}
+    assert not list(tmp_path.glob("evaluations/22_*"))
+
+
+def test_two_settings_of_one_model_do_not_overwrite_each_other(split, tmp_path):
+    run = runs.Run(tmp_path, "22_neighbours")
+    run.record(asked(ItemKNN(), split))
+    run.record(asked(ItemKNN(), split))  # the same again is no other
+    with pytest.raises(ValueError, match=r"another evaluation of item_knn .* a name of their own"):
+        run.record(asked(ItemKNN(neighbours=1), split))
+    named = runs.judge(None, [ItemKNN(), ItemKNN(neighbours=1)], split, k=10)
+    assert len({e.model for e in named}) == 2
+
+
+def test_other_shares_do_not_stand_in_one_table(split, tmp_path):
+    runs.Run(tmp_path, "21_popularity").record(asked(Popularity(), split))
+    other = splits.make(LOG, test=0.4)
+    before = files(tmp_path)
+    with pytest.raises(ValueError, match=r"21_popularity judged popularity .* use the same ones, or another folder"):
+        runs.Run(tmp_path, "22_neighbours").record(asked(ItemKNN(), other))
+    assert files(tmp_path) == before
+
+
+def test_a_pair_is_compared_once(split, tmp_path):
+    a, b = (asked(m, split) for m in MODELS)
+    run = runs.Run(tmp_path, "22_neighbours")
+    run.record_comparisons(compare_pairs([(a, b)], "ndcg", 10))
+    for again in ((a, b), (b, a)):
+        with pytest.raises(ValueError, match=r"(item_knn and popularity|popularity and item_knn) twice"):
+            run.record_comparisons(compare_pairs([again], "ndcg", 10))
+    assert len(run.rows("comparisons")) == 1
+    run.record_comparisons(compare_pairs([(a, b)], "recall", 10))  # another metric is another family
+
+
+def test_a_fit_is_made_once_for_a_log_and_its_settings(split, tmp_path, monkeypatch):
+    run, known, made = runs.Run(tmp_path, "22_neighbours"), split.known("test"), []
+    fit = ItemKNN.fit
+    monkeypatch.setattr(ItemKNN, "fit", lambda self, log, **more: made.append(self.config) or fit(self, log, **more))
+    lists = [run.fit(ItemKNN(), known).recommend(range(20), 5).codes for _ in range(2)]
+    assert len(made) == 1 and (lists[0] == lists[1]).all()
+    run.fit(ItemKNN(neighbours=3), known)
+    run.fit(ItemKNN(), split.known("valid"))
+    assert len(made) == 3
+    assert ItemKNN.load(run.fitted("item_knn")).config == ItemKNN().config
+    with pytest.raises(ValueError, match="holds no fitted 'als'; it holds item_knn"):
+        run.fitted("als")
+
+
+def test_a_run_without_a_folder_keeps_nothing(judged, split, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = runs.Run("", "21_popularity")
+    run.record(judged[0])
+    run.fit(Popularity(), split.known("test"))
+    assert run.rows("metrics") == [] and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    "words, told",
-    [
-        (
-            ["run", "--params", "kk=3"],
-            "no chapter has the parameter 'kk'; did you mean 'k'? Valid names: alpha, alphas, busy_day,",
-        ),
-        (["run", "--params", "k=2.5"], "k must be of type int (as 10), not '2.5'"),
-        (["run", "--params", "22.models=5"], "22.models must be of type list"),
-        (["run", "--params", "k"], "'k' is not of the form name=value"),
-        (["run", "--params", "22.half_lives=[1]"], "chapter 22_neighbours has no parameter 'half_lives'"),
-        (["run", "--params", "out=/tmp/x"], "no chapter has the parameter 'out'"),
-        (["run", "--only", "98"], "there is no chapter '98'"),
-        (["run", "--dataset", "my_log"], "no dataset 'my_log' in"),
-        (["run", "--size", "huge"], "no shop of size 'huge'; there are ['full', 'small', 'tiny']"),
-        (["book", "reports/none"], "holds no executed chapter; make one with"),
-        (["compare", "reports/none", "reports/none"], "has no metrics.json"),
-        (["data", "describe"], "say which dataset to describe"),
-        (["data", "make", "gowalla"], "is not an embedded dataset"),
-    ],
+    ("value", "kept"),
+    [(np.float32(0.5), 0.5), (1 / 3, 0.333333), (1.23456e-7, 1.23e-7), (np.int64(3), 3), (np.nan, None)],
 )
-def test_mistakes_are_told_in_a_sentence_before_anything_runs(words, told, capsys):
-    before = sorted(p.name for p in (ROOT / "reports").iterdir())
-    assert cli.main(words) == 2
-    err = capsys.readouterr().err
-    assert told in err and err.startswith("recsys-lab: ") and "Traceback" not in err
-    assert sorted(p.name for p in (ROOT / "reports").iterdir()) == before
-
-
-def test_outside_a_checkout_it_says_so(tmp_path):
-    done = command("run", cwd=tmp_path)
-    assert done.returncode == 2 and "Clone the repository" in done.stderr
-
-
-def test_help_teaches():
-    done = command("--help")
-    assert all(word in done.stdout for word in ("run", "params", "data", "examples:", "22.trials"))
-    assert "k: int = 10" in command("params", "22").stdout
-
-
-def test_parameters_reach_their_chapters(small_checkout):
-    done = command(
-        "run", "--size", "tiny", "--no-book", "--only", "21,22", "--params", "k=6", "22.wait=0.01", cwd=small_checkout
-    )
-    assert done.returncode == 0, done.stderr
-    given = json.loads((small_checkout / "reports/shop-tiny/params.json").read_text())
-    assert (
-        given["21_first"] == {"dataset": "shop", "size": "tiny", "out": "../reports/shop-tiny", "k": 6}
-        and given["22_second"]["wait"] == 0.01
-    )
-
-
-@pytest.mark.parametrize("kind", ["sessions", "given"])
-def test_every_chapter_runs_on_logs_without_times(kind, tmp_path):
-    """Sessions and arrived splits, small enough for a test, through the real chapters and into a book."""
-    folder = tmp_path / "data" / f"my_{kind}"
-    folder.mkdir(parents=True)
-    log = untimed_sessions(0, sessions=400, items=60).events
-    lines = [" ".join(map(str, run)) for _, run in log.groupby("user_id").item_id]
-    if kind == "sessions":
-        (folder / "sessions.txt").write_text("\n".join(lines))
-    else:
-        unique = [list(dict.fromkeys(f"{x}" for x in line.split())) for line in lines]
-        (folder / "train.txt").write_text(
-            "\n".join(
-                f"{u} " + " ".join(run[:-1] + [str(60 + i) for i in range(u % 12)]) for u, run in enumerate(unique)
-            )
-        )
-        (folder / "test.txt").write_text("\n".join(f"{u} {run[-1]}" for u, run in enumerate(unique)))
-    out = tmp_path / "run"
-    done = command(
-        "run",
-        "--dataset",
-        f"my_{kind}",
-        "--out",
-        str(out),
-        "--only",
-        "00,10,12,13,14,16,21,22,24,29,90",
-        "--params",
-        "users=50",
-        RECSYS_LAB_DATA=str(tmp_path / "data"),
-    )
-    assert done.returncode == 0, done.stderr
-    assert "29_oracle skipped: needs truth" in done.stdout
-    asked = set(map(tuple, runs.Run(out).frame()[["protocol", "exclude"]].drop_duplicates().to_numpy()))
-    assert asked == ({("next_item", "none"), ("next_item", "seen")} if kind == "sessions" else {("given", "seen")})
-    page = (out / "book" / "index.html").read_text()
-    assert "item_knn" in page and "https://cdn" not in page and (out / "book" / "searchindex.js").exists()
-    chapter = (out / "book" / "22_neighbours.html").read_text()
-    assert "#| export" not in chapter and "Show the code" in chapter
-    assert not [
-        f for f in (out / "book").rglob("*.html") if 'src="http' in f.read_text() or 'href="http://cdn' in f.read_text()
-    ]
-
-
-def test_markdown_tables_escape_and_align():
-    import pandas as pd
-
-    table = book.markdown_table(pd.DataFrame({"a|b": ["x|y"], "n": [1234567]}))
-    assert table == "| a\\|b | n |\n|:--|--:|\n| x\\|y | 1,234,567 |"
-
-
-def test_runs_on_other_data_do_not_mix(small_checkout):
-    assert command("run", "--size", "tiny", "--no-book", cwd=small_checkout).returncode == 0
-    shutil.copytree(small_checkout / "data/shop/tiny", small_checkout / "data/other")
-    events = (small_checkout / "data/other/events.csv").read_text().splitlines()
-    (small_checkout / "data/other/events.csv").write_text("\n".join(events[:-500]) + "\n")
-    done = command(
-        "run", "--dataset", "other", "--out", "reports/shop-tiny", "--only", "22", "--no-book", cwd=small_checkout
-    )
-    assert done.returncode == 2 and "holds a run on other data (shop" in done.stderr
-    assert set(runs.Run(small_checkout / "reports/shop-tiny").frame().dataset) == {"shop"}
-    done = command("run", "--dataset", "other", "--out", "reports/shop-tiny", "--no-book", cwd=small_checkout)
-    assert done.returncode == 0, done.stderr
-    assert set(runs.Run(small_checkout / "reports/shop-tiny").frame().dataset) == {"other"}
-
-
-def test_a_chapter_whose_process_dies_is_told(small_checkout):
-    path = small_checkout / "nbs" / "22_second.ipynb"
-    nb = nbformat.read(path, as_version=4)
-    nb.cells[-1].source = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
-    nbformat.write(nb, path)
-    done = command("run", "--size", "tiny", "--no-book", cwd=small_checkout)
-    assert done.returncode == 1 and "chapter 22_second failed: its process died" in done.stderr
-    assert states(small_checkout)["22_second"]["status"] == "failed"
-
-
-def test_a_log_without_company_is_refused_before_anything_runs(tmp_path):
-    folder = tmp_path / "strangers"
-    folder.mkdir()
-    (folder / "sessions.txt").write_text("1 1\n2 2\n3\n")
-    done = command("run", "--dataset", "strangers", "--out", str(tmp_path / "run"), RECSYS_LAB_DATA=str(tmp_path))
-    assert done.returncode == 2 and "no user of strangers met two different items" in done.stderr
-    assert not (tmp_path / "run").exists()
-
-
-def test_lists_of_another_length_reach_the_leaderboard(small_checkout):
-    assert command("run", "--size", "tiny", "--no-book", "--params", "k=3", cwd=small_checkout).returncode == 0
-    assert "NDCG@3" in (small_checkout / "reports/shop-tiny/README.md").read_text()
-    assert "NDCG@20" in command("leaderboard", "reports/shop-tiny", "--k", "20", cwd=small_checkout).stdout
-
-
-def test_a_chapter_whose_extra_is_missing_is_left_out_by_name(monkeypatch):
-    plan = chapters.make_plan("shop", "tiny", "build/none", [], "25")
-    assert chapters.missing_for(plan, "25_lightfm") == []
-    monkeypatch.setitem(chapters.EXTRAS, "lightfm", "a_module_that_is_not_there")
-    assert chapters.missing_for(plan, "25_lightfm") == ["extra:lightfm"]
-
-
-def test_what_a_chapter_left_that_is_no_more_is_removed(tmp_path):
-    plan = chapters.make_plan("shop", "tiny", str(tmp_path / "run"), [], "21")
-    (tmp_path / "run" / "notebooks").mkdir(parents=True)
-    states = {n: {"status": "done", "key": "x"} for n in ("21_popularity", "59_gone")}
-    for name in states:
-        (tmp_path / "run" / "notebooks" / f"{name}.ipynb").write_text("{}")
-    told = {"dataset": {"name": "shop", "fingerprint": plan.log.fingerprint}, "chapters": states}
-    (tmp_path / "run" / "provenance.json").write_text(json.dumps(told))
-    assert list(chapters.chapters_before(plan)) == ["21_popularity"]
-    assert [p.stem for p in (tmp_path / "run" / "notebooks").iterdir()] == ["21_popularity"]
-
-
-def test_provenance_names_processor_and_kernel_and_runs_say_what_they_were_made_with(tmp_path):
-    """The kernel that OpenBLAS was told to take, as a process started with it sees it."""
-    ask = "import json; from recsys_lab import provenance; print(json.dumps(provenance.provenance_of()))"
-    for name, kernel in (("a", "Nehalem"), ("b", "Haswell")):
-        env = os.environ | {"OPENBLAS_CORETYPE": kernel, "OPENBLAS_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [sys.executable, "-c", ask], env=env, cwd=ROOT, capture_output=True, text=True, check=True
-        )
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "provenance.json").write_text(done.stdout)
-    told = json.loads((tmp_path / "a" / "provenance.json").read_text())["machine"]
-    assert told["cores"] == os.cpu_count() and told["blas"] and isinstance(told["simd"], list)
-    if platform.machine() != "x86_64":
-        pytest.skip("the kernels are those of x86-64")
-    assert all("Nehalem, 1 threads" in lib for lib in told["blas"]) and told["model"]
-    table = provenance.provenance_differences(tmp_path / "a", tmp_path / "b")
-    assert table.what.tolist() == ["machine.blas"] and "Haswell" in table.b.item()
-    assert not len(provenance.provenance_differences(tmp_path / "a", tmp_path / "a"))
-
-
-def test_a_comparison_tells_what_was_chosen_otherwise(tmp_path, capsys):
-    for name, alpha in (("a", 0.1), ("b", 0.0)):
-        folder = tmp_path / name
-        folder.mkdir()
-        fit = {
-            "chapter": "34_hybrid_alpha",
-            "model": "hybrid_tuned",
-            "fit": "x",
-            "settings": {"alpha": alpha, "seed": 0},
-        }
-        (folder / "fits.json").write_text(json.dumps([fit]))
-        trial = {"chapter": "22_neighbours", "model": "item_knn", "trial": 0}
-        trial |= {"protocol": "next_item", "target": "any", "exclude": "none"}
-        (folder / "trials.json").write_text(json.dumps([trial | {"settings": {}, "chosen": name == "a"}]))
-        row = dict.fromkeys(runs.METRIC_COLUMNS, "x") | {"value": alpha, "k": 10}
-        (folder / "metrics.json").write_text(json.dumps([row]))
-    table = provenance.choice_differences(tmp_path / "a", tmp_path / "b")
-    assert table.model.tolist() == ["hybrid_tuned", "item_knn"]
-    assert table[["a", "b"]].values.tolist() == [[{"alpha": 0.1}, {"alpha": 0.0}], [True, False]]
-    assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
-    told = capsys.readouterr().out
-    assert "how the runs were made: no difference" in told and "what was chosen: 2 differences" in told
-    assert "1 of 1 values differ" in told
+def test_json_holds_what_it_can(value, kept):
+    assert runs.plain(value) == kept

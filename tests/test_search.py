@@ -1,7 +1,6 @@
 """Search: what typed text may do, agreement of the graph with the exact search, updates, and fused lists."""
 
 import json
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -9,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys_lab import products, search
 from recsys_lab.files import DataError
-from recsys_lab.lexical import words_asked
 from recsys_lab.search import Filters, Search, allowed, build, fused, semantic
 
 pytest.importorskip("sentence_transformers")
@@ -63,19 +61,6 @@ def test_words_count_by_their_column(index):
     """A word of the title weighs more than one of the description; accents and endings do not matter."""
     found = index(goods(["Cafe", "Other"], description=["", "café cafés"]))
     assert found.find("cafés", how="lexical").product_id.tolist() == ["p0", "p1"]
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.text(max_size=200))
-def test_whatever_is_typed_is_an_expression_of_quoted_words(text):
-    asked = words_asked(text)
-    with sqlite3.connect(":memory:") as c:
-        c.execute("CREATE VIRTUAL TABLE words USING fts5(title)")
-        c.execute("INSERT INTO words VALUES ('pen')")
-        if asked:
-            c.execute("SELECT * FROM words WHERE words MATCH ?", (asked,)).fetchall()
-        assert c.execute("SELECT count(*) FROM words").fetchone() == (1,)
-    c.close()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import arrived_split, random_log, real_data, untimed_sessions
+from helpers import arrived_split, random_log, real_data, untimed_sessions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -6,13 +6,13 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, TWO_STAGE
-
-pytest.importorskip("fastapi_offline")
+from helpers import ROOT, TWO_STAGE
 
 from recsys_lab import splits
 from recsys_lab.models.base import MODELS, model_class
 from recsys_lab.serving.bundle import pack
+
+pytest.importorskip("fastapi_offline")
 
 
 @pytest.mark.slow

@@ -2,21 +2,14 @@
 
 import numpy as np
 import pytest
-from conftest import random_log
+from helpers import MEMBERS, random_log
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import sparse
 
-from recsys_lab.evaluation import evaluate
-from recsys_lab.intervals import mean_over_users
 from recsys_lab.models.base import load
-from recsys_lab.models.blend import Blend, fitted_members, standardised
-from recsys_lab.models.graph_filter import converged_basis, powers
-from recsys_lab.ranking.analysis import pooled, weigh
-from recsys_lab.splits import make_cases
-
-MEMBERS = {"item_knn": {"shrinkage": 5.0}, "graph_filter": {"factors": 8}, "popularity": {}}
+from recsys_lab.models.blend import Blend, standardised
 
 
 @settings(max_examples=60, deadline=None)
@@ -55,44 +48,14 @@ def test_scores_are_the_weighted_sum_of_the_members(shop_split):
     weights = {"item_knn": 0.5, "popularity": 0.25}
     blend = Blend(members=MEMBERS, weights=weights).fit(shop_split.train)
     some = blend.known.take(slice(0, 30)).encode(blend.items)
-    apart = {n: standardised(p._score(some), (30, len(blend.items))) for n, p in blend.parts.items()}
+    apart = {}
+    for name, part in blend.parts.items():
+        scores = part.score(some)
+        dense = np.asarray(scores.todense() if hasattr(scores, "todense") else scores, float)
+        rows = np.broadcast_to(dense, (30, len(blend.items)))
+        apart[name] = np.nan_to_num((rows - rows.mean(1, keepdims=True)) / rows.std(1, keepdims=True))
     wanted = 0.5 * apart["item_knn"] + apart["graph_filter"] + 0.25 * apart["popularity"]
     np.testing.assert_allclose(blend._score(some), wanted, atol=1e-5)
-
-
-@pytest.mark.parametrize("question", [("next_item", "none"), ("next_period", "seen")])
-def test_a_pool_judges_as_the_evaluation_does(shop_split, question):
-    """Wherever the whole catalogue is among the candidates; and a hundred of each member are as good for a list of ten."""
-    weights = {"item_knn": 0.7, "graph_filter": 0.2, "popularity": 0.1}
-    blend = Blend(members=MEMBERS, weights=weights)
-    judged = evaluate(blend, shop_split, question[0], exclude=question[1], part="valid", ks=(10,))
-    cases = make_cases(shop_split, question[0], part="valid", exclude=question[1])
-    parts = fitted_members(MEMBERS, shop_split.train)
-    scored = np.flatnonzero(cases.history > 0)  # visitors without a history are offered what is popular instead
-    warm = cases.subset(scored, np.ones(len(cases.relevant), bool))
-    mean = mean_over_users(judged.values["ndcg", 10][scored], warm.user_ids)
-    assert abs(pooled(parts, warm, most=10**6, each=10**6).ndcg(weights) - mean) < 1e-3
-    assert abs(pooled(parts, warm, most=10**6, each=100).ndcg(weights) - mean) < 5e-3
-
-
-def test_weights_leave_out_what_misleads(shop_split):
-    """A member that scores at random: the search gives it little, and less than equal weights do the blend loses by it."""
-    cases = make_cases(shop_split, "next_item", part="valid")
-    parts = fitted_members({"session_walk": {}, "item_knn": {}}, shop_split.train)
-    rng = np.random.default_rng(0)
-
-    class Noise:
-        items = parts["item_knn"].items
-
-        def score(self, histories, exclude="none"):
-            return rng.random((len(histories), len(self.items)))
-
-    table = weigh(pooled({**parts, "noise": Noise()}, cases, most=1500), 30)
-    first, best = table.iloc[0], table[table.chosen].iloc[0]
-    assert first[["session_walk", "item_knn", "noise"]].tolist() == [1, 1, 1]
-    assert best["ndcg@10"] > first["ndcg@10"] and best["noise"] < max(best["session_walk"], best["item_knn"]) / 2
-    assert weigh(pooled(parts, cases, most=100), 5, seed=3).equals(weigh(pooled(parts, cases, most=100), 5, seed=3))
-    assert not len(weigh(pooled(parts, cases, most=100), 0))
 
 
 def test_fold_in_is_that_of_the_members(shop_split, tmp_path):
@@ -140,22 +103,3 @@ def test_members_keep_checkpoints_beside_the_blend_s(tmp_path):
     blend.checkpoint = tmp_path / "point.safetensors"
     blend.fit(random_log(3))
     assert [p.name for p in tmp_path.iterdir()] == ["point-lightgcn.safetensors"]
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_singular_vectors_are_those_of_a_dense_decomposition(seed):
-    """Of graphs in several parts, whose first value comes once for each part: every leading vector lies in what is found."""
-    rng = np.random.default_rng(seed)
-    parts = [sparse.random(n, m, 0.2, "csr", random_state=rng) for n, m in ((120, 60), (80, 90), (30, 20), (5, 4))]
-    matrix = sparse.block_diag(parts).tocsr()
-    matrix.data[:] = 1
-    of_user, of_item = (np.asarray(matrix.sum(a)).ravel() for a in (1, 0))
-    scaled = matrix.multiply(powers(of_user, 0.5)[:, None]).multiply(powers(of_item, 0.5)).tocsr().astype(float)
-    _, values, vectors = np.linalg.svd(scaled.toarray())
-    for factors in (4, 20, 60):
-        found = converged_basis(scaled, factors, seed=seed)
-        assert np.abs(found.T @ found - np.eye(factors)).max() < 1e-8
-        clear = values[:factors] ** 2 > values[factors] ** 2 + 0.02  # what lies at the edge may be either
-        outside = vectors[:factors][clear] - (vectors[:factors][clear] @ found) @ found.T
-        assert np.linalg.norm(outside, axis=1).max(initial=0) < 0.1
-        assert np.sort(np.linalg.norm(scaled @ found, axis=0))[::-1] == pytest.approx(values[:factors], abs=0.002)

@@ -1,20 +1,18 @@
 """The page: what it draws from answers (in process), and what a person sees in a real browser."""
 
-import shutil
-import time
-
-import pytest
-
-pytest.importorskip("streamlit")
 import os
+import shutil
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 
+import pytest
 import requests
-from conftest import ROOT, free_port, serving
+from helpers import ROOT, free_port, serving
 from streamlit.testing.v1 import AppTest
 
+pytest.importorskip("streamlit")
 pytestmark = pytest.mark.slow
 
 
@@ -88,9 +86,6 @@ def test_the_service_may_be_away(monkeypatch):
     assert (
         not page.exception and "having a break" in page.info[0].value and "Try again" in [b.label for b in page.button]
     )
-
-
-# In a browser
 
 
 @contextmanager

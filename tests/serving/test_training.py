@@ -10,10 +10,8 @@ import time
 import numpy as np
 import pytest
 import requests
-from conftest import eventually, packed, serving
-
-pytest.importorskip("fastapi_offline")
 from fastapi.testclient import TestClient
+from helpers import eventually, packed, serving
 
 from recsys_lab import loading, products, splits
 from recsys_lab.models.als import ALS
@@ -21,6 +19,8 @@ from recsys_lab.serving import bundle as bundles
 from recsys_lab.serving.api import create_app
 from recsys_lab.serving.bundle import Bundle, verify
 from recsys_lab.serving.service import Settings
+
+pytest.importorskip("fastapi_offline")
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import zipfile
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import HEADER, write_log
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,15 +18,10 @@ from recsys_lab.files import DataError
 from recsys_lab.readers import formats, tables
 from recsys_lab.readers.tables import Rejects, Table
 
-HEADER = "timestamp,visitorid,event,itemid,transactionid\n"
 GOOD = "1433193132535,5,view,11,\n1433193133000,6,addtocart,12,\n1433193134000,6,transaction,12,901\n"
+
+
 MINE = {"user_id": "who", "item_id": "what", "timestamp": "when"}
-
-
-def shop(folder, content, name="events.csv"):
-    folder.mkdir(exist_ok=True)
-    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    return folder
 
 
 def refused(folder, **more):
@@ -53,16 +49,16 @@ def refused(folder, **more):
     ],
 )
 def test_a_bad_row_is_named(tmp_path, row, told):
-    message = refused(shop(tmp_path, HEADER + GOOD + row + "\n"))
+    message = refused(write_log(tmp_path, HEADER + GOOD + row + "\n"))
     assert "events.csv, line 5" in message and told in message and len(message) < 400
 
 
 def test_a_whole_log_in_seconds_is_read_when_told(tmp_path):
     rows = "1433193132,5,view,11,\n1433193133,6,view,12,\n"
-    log = formats.read_retailrocket(shop(tmp_path, HEADER + rows), time_unit="s")
+    log = formats.read_retailrocket(write_log(tmp_path, HEADER + rows), time_unit="s")
     assert log.moments.tolist() == [1433193132000, 1433193133000]
     with pytest.raises(DataError, match="is time_unit='ms' meant"):
-        formats.read_retailrocket(shop(tmp_path, HEADER + GOOD), time_unit="s")
+        formats.read_retailrocket(write_log(tmp_path, HEADER + GOOD), time_unit="s")
 
 
 def test_iso_times_outside_the_plausible_range(tmp_path):
@@ -82,8 +78,8 @@ def test_iso_times_outside_the_plausible_range(tmp_path):
     "content", [HEADER + GOOD, HEADER.encode("utf-8-sig") + GOOD.encode(), (HEADER + GOOD).replace("\n", "\r\n")]
 )
 def test_byte_order_marks_and_line_ends_change_nothing(tmp_path, content):
-    plain = formats.read_retailrocket(shop(tmp_path / "plain", HEADER + GOOD))
-    assert formats.read_retailrocket(shop(tmp_path / "odd", content)).fingerprint == plain.fingerprint
+    plain = formats.read_retailrocket(write_log(tmp_path / "plain", HEADER + GOOD))
+    assert formats.read_retailrocket(write_log(tmp_path / "odd", content)).fingerprint == plain.fingerprint
 
 
 @pytest.mark.parametrize("unit, scale", [("s", 1), ("ms", 1_000), ("us", 10**6), ("ns", 10**9)])
@@ -101,30 +97,21 @@ def test_every_unit_is_read_exactly_and_no_number_breaks_it(tmp_path, unit, scal
 
 def test_columns_that_nobody_needs_may_be_repeated(tmp_path):
     rows = "1433193132535,5,view,11,,,\n"
-    log = formats.read_retailrocket(shop(tmp_path, "timestamp,visitorid,event,itemid,transactionid,,\n" + rows))
+    log = formats.read_retailrocket(write_log(tmp_path, "timestamp,visitorid,event,itemid,transactionid,,\n" + rows))
     assert len(log) == 1
     assert "['event'] appear more than once" in refused(
-        shop(tmp_path / "b", "timestamp,visitorid,event,itemid,transactionid,event\n")
+        write_log(tmp_path / "b", "timestamp,visitorid,event,itemid,transactionid,event\n")
     )
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "told.json"
-    files.write_text(path, "old")
-    monkeypatch.setattr(files.os, "replace", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        files.write_text(path, "new")
-    assert [p.name for p in tmp_path.iterdir()] == ["told.json"] and path.read_text() == "old"
-
-
 def test_notices_are_handed_out_as_a_copy(tmp_path):
-    log = formats.read_retailrocket(shop(tmp_path, HEADER + GOOD + GOOD))
+    log = formats.read_retailrocket(write_log(tmp_path, HEADER + GOOD + GOOD))
     log.notices.clear()
     assert log.notices == {"exact duplicate rows removed": 3}
 
 
 def test_a_side_file_that_cannot_be_written_is_an_error(tmp_path):
-    folder = shop(tmp_path / "log", BAD)
+    folder = write_log(tmp_path / "log", BAD)
     message = refused(folder, on_error="quarantine", quarantine=folder / "events.csv" / "no-folder")
     assert "cannot write the rejected rows" in message and "name a folder with quarantine=" in message
 
@@ -137,7 +124,7 @@ def test_a_byte_order_mark_does_not_hide_in_other_files(tmp_path):
 
 
 def test_other_encodings_are_named(tmp_path):
-    assert "the file is in UTF-16; save it in UTF-8" in refused(shop(tmp_path, (HEADER + GOOD).encode("utf-16")))
+    assert "the file is in UTF-16; save it in UTF-8" in refused(write_log(tmp_path, (HEADER + GOOD).encode("utf-16")))
     (tmp_path / "log.csv").write_bytes("who,what\nann,1\nj\u00f6rg,2\n".encode("latin-1"))
     with pytest.raises(DataError, match=r"line 3, column 'who': .* is not an id: text in UTF-8"):
         formats.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
@@ -158,16 +145,16 @@ def test_files_cut_short_are_refused_never_read_as_short_logs(tmp_path, form):
         whole = gzip.compress(content) if form == "gz" else lzma.compress(content)
         damaged = whole[: len(whole) // 2]
     name = "events.zip" if form == "zip" else f"events.csv.{form}"
-    assert len(formats.read_retailrocket(shop(tmp_path / "whole", whole, name))) == 5000
-    message = refused(shop(tmp_path / "cut", damaged, name))
+    assert len(formats.read_retailrocket(write_log(tmp_path / "whole", whole, name))) == 5000
+    message = refused(write_log(tmp_path / "cut", damaged, name))
     assert f"{name}: the compressed file is damaged or cut short" in message
     assert "damaged" in refused(tmp_path / "cut", on_error="quarantine")  # a damaged file is never set aside
 
 
 def test_nothing_in_it(tmp_path):
-    assert "the file is empty" in refused(shop(tmp_path, ""))
-    assert "there is no event below the header" in refused(shop(tmp_path, HEADER))
-    assert "the file is empty" in refused(shop(tmp_path / "z", gzip.compress(b""), "events.csv.gz"))
+    assert "the file is empty" in refused(write_log(tmp_path, ""))
+    assert "there is no event below the header" in refused(write_log(tmp_path, HEADER))
+    assert "the file is empty" in refused(write_log(tmp_path / "z", gzip.compress(b""), "events.csv.gz"))
     (tmp_path / "sessions.txt").write_text("\n\n")
     with pytest.raises(DataError, match="no interaction found"):
         formats.read_sessions(tmp_path / "sessions.txt")
@@ -215,7 +202,7 @@ def test_ids_beyond_floating_point_stay_exact(tmp_path):
     log = formats.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
     assert log.users.tolist() == ids and log.events.item_id.tolist() == ids
     rows = "".join(f"1433193132535,{i},view,{i},\n" for i in ids)
-    assert formats.read_retailrocket(shop(tmp_path / "rr", HEADER + rows)).users.tolist() == ids
+    assert formats.read_retailrocket(write_log(tmp_path / "rr", HEADER + rows)).users.tolist() == ids
     (tmp_path / "log.csv").write_text(f"who,what\n{2**64},1\n{2**64 + 1},2\n")  # beyond 64 bits: text
     assert formats.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"}).users.tolist() == [
         str(2**64),
@@ -277,34 +264,6 @@ def test_parquet_text_that_is_no_utf8_is_refused_by_row(tmp_path):
     assert len(formats.read_table(tmp_path / "log.parquet", mapping, on_error="quarantine")) == 2
 
 
-@pytest.mark.parametrize(
-    "text, told",
-    [
-        ('file = "log.csv"\ncolumns = "who"\n', "columns must be dict, not 'who'"),
-        ('file = "log.csv"\ntime_unit = 3\n[columns]\nuser_id = "who"\n', "time_unit must be text, not 3"),
-        ('file = "log.csv"\n[columns]\nuser_id = "who"\n', "columns must map ['item_id']"),
-        ('file = "log.csv"\n[columns\n', "line 2"),
-    ],
-)
-def test_dataset_toml_is_named_when_it_is_wrong(tmp_path, text, told):
-    (tmp_path / "log.csv").write_text("who,what\na,1\n")
-    (tmp_path / "dataset.toml").write_text(text)
-    with pytest.raises(DataError) as error:
-        loading.read_folder(tmp_path, "log")
-    assert told in str(error.value) and "dataset.toml" in str(error.value)
-    right = '\ufefffile = "log.csv"\n[columns]\nuser_id = "who"\nitem_id = "what"\n'  # a byte-order mark is no fault
-    (tmp_path / "dataset.toml").write_text(right)
-    assert len(loading.read_folder(tmp_path, "log")) == 1
-
-
-def test_kinds_of_event_that_a_mapping_does_not_name_are_refused(tmp_path):
-    (tmp_path / "log.csv").write_text("who,what,did\na,1,look\nb,2,lok\n")
-    mapping = {"user_id": "who", "item_id": "what", "event": "did"}
-    with pytest.raises(DataError, match="line 3, column 'did': 'lok' is not one of addtocart, look, transaction, view"):
-        formats.read_table(tmp_path / "log.csv", mapping, events={"look": "view"})
-    assert formats.read_table(tmp_path / "log.csv", mapping).event_names == ("lok", "look")
-
-
 BAD = (
     HEADER + GOOD + "1433193135000,7,click,11,\n1433193135000,7,view\n\n"
     '"1433193135000",7,view,"12,3",\n1433193135000,8,view,14,\n1433193,8,view,14,\n1433193135000,7,click,9,\n'
@@ -312,7 +271,7 @@ BAD = (
 
 
 def test_quarantine_sets_bad_rows_aside_and_counts_them(tmp_path):
-    log = formats.read_retailrocket(shop(tmp_path, BAD), on_error="quarantine")
+    log = formats.read_retailrocket(write_log(tmp_path, BAD), on_error="quarantine")
     assert len(log) == 4 and 14 in log.items
     side = pd.read_csv(tmp_path / "events.csv.rejected.csv", dtype=str)
     assert side.line.tolist() == ["5", "6", "8", "10", "11"]
@@ -323,17 +282,17 @@ def test_quarantine_sets_bad_rows_aside_and_counts_them(tmp_path):
     assert "set aside" in str(log.card()["notices"])
     good = tmp_path / "good"
     whole = HEADER + GOOD + "1433193135000,8,view,14,\n"
-    assert formats.read_retailrocket(shop(good, whole)).fingerprint == log.fingerprint
+    assert formats.read_retailrocket(write_log(good, whole)).fingerprint == log.fingerprint
 
 
 def test_a_mended_file_loses_its_side_file(tmp_path):
-    formats.read_retailrocket(shop(tmp_path, BAD), on_error="quarantine")
-    formats.read_retailrocket(shop(tmp_path, HEADER + GOOD), on_error="quarantine")
+    formats.read_retailrocket(write_log(tmp_path, BAD), on_error="quarantine")
+    formats.read_retailrocket(write_log(tmp_path, HEADER + GOOD), on_error="quarantine")
     assert [p.name for p in tmp_path.iterdir()] == ["events.csv"]
 
 
 def test_quarantine_elsewhere_and_by_dataset_toml(tmp_path):
-    folder = shop(tmp_path / "log", BAD)
+    folder = write_log(tmp_path / "log", BAD)
     formats.read_retailrocket(folder, on_error="quarantine", quarantine=tmp_path / "aside")
     assert (tmp_path / "aside" / "events.csv.rejected.csv").exists() and len(list(folder.iterdir())) == 1
     (folder / "dataset.toml").write_text('format = "retailrocket"\non_error = "quarantine"\n')
@@ -357,7 +316,7 @@ def test_members_of_a_zip_have_side_files_of_their_own(tmp_path):
 
 
 def test_files_with_a_header_only_beside_a_good_log(tmp_path):
-    shop(tmp_path, HEADER + GOOD)
+    write_log(tmp_path, HEADER + GOOD)
     (tmp_path / "item_properties_part1.csv").write_text("timestamp,itemid,property,value\n")
     (tmp_path / "category_tree.csv").write_text("categoryid,parentid\n")
     log = formats.read_retailrocket(tmp_path)
@@ -367,12 +326,12 @@ def test_files_with_a_header_only_beside_a_good_log(tmp_path):
 
 def test_quarantine_of_everything_is_an_error(tmp_path):
     assert "no row is good" in refused(
-        shop(tmp_path, HEADER + "1433193132,5,view,11,\n1433193132,5,view,12,\n"), on_error="quarantine"
+        write_log(tmp_path, HEADER + "1433193132,5,view,11,\n1433193132,5,view,12,\n"), on_error="quarantine"
     )
 
 
 def test_bad_property_rows_sessions_and_parquet_rows_are_set_aside_too(tmp_path):
-    shop(tmp_path, HEADER + GOOD)
+    write_log(tmp_path, HEADER + GOOD)
     (tmp_path / "item_properties_part1.csv").write_text(
         "timestamp,itemid,property,value\n1433193000000,11,categoryid,7\n1433193000000,x,categoryid,7\n"
     )
@@ -446,61 +405,9 @@ def test_good_rows_and_bad_rows_together_are_all_rows(tmp_path, rows, size):
     assert sum(aside.counts.values()) == len(bad)
 
 
-def big_shop(folder, rows=40_000, first=1433193132000):
-    text = "".join(f"{first + i},{i % 97},{('view', 'addtocart')[i % 9 == 0]},{i % 89},\n" for i in range(rows))
-    return shop(folder, HEADER + text)
-
-
-def test_the_cache_is_keyed_by_content(tmp_path, monkeypatch):
-    monkeypatch.setenv("RECSYS_LAB_CACHE", str(tmp_path / "cache"))
-    folder = big_shop(tmp_path / "log")
-    fresh = loading.read_cached(folder, "log")
-    monkeypatch.setattr(loading, "read_folder", lambda *a: pytest.fail("read the text again"))
-    cached = loading.read_cached(folder, "log")
-    assert cached.fingerprint == fresh.fingerprint and cached.notices == fresh.notices and cached.source == folder
-    pd.testing.assert_frame_equal(cached.events, fresh.events)
-    (folder / "events.csv").touch()  # another time, the same content
-    assert loading.read_cached(folder, "log").fingerprint == fresh.fingerprint
-    monkeypatch.undo()
-    monkeypatch.setenv("RECSYS_LAB_CACHE", str(tmp_path / "cache"))
-    content = (folder / "events.csv").read_bytes()
-    (folder / "events.csv").write_bytes(content.replace(b"1433193132000,0,", b"1433193132000,1,"))  # of the same size
-    assert loading.read_cached(folder, "log").fingerprint != fresh.fingerprint
-    copies = [p for p in (tmp_path / "cache").iterdir() if p.is_dir()]
-    assert len(copies) == 1 and len(list(copies[0].iterdir())) == 1  # the old copy is gone
-
-
-def test_a_damaged_cache_is_made_again(tmp_path, monkeypatch):
-    monkeypatch.setenv("RECSYS_LAB_CACHE", str(tmp_path / "cache"))
-    folder = big_shop(tmp_path / "log")
-    fresh = loading.read_cached(folder, "log")
-    for path in (tmp_path / "cache").rglob("events.parquet"):
-        path.write_bytes(path.read_bytes()[:1000])
-    for path in (tmp_path / "cache").glob("*.json"):
-        path.write_text("{")
-    assert loading.read_cached(folder, "log").fingerprint == fresh.fingerprint
-    assert loading.read_cached(folder, "log").fingerprint == fresh.fingerprint
-
-
-def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("not a folder")
-    monkeypatch.setenv("RECSYS_LAB_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.warns(UserWarning, match="is not kept as Parquet"):
-        assert len(loading.read_cached(big_shop(tmp_path / "log"), "log")) == 40_000
-
-
-def test_options_of_the_reader_are_part_of_the_key(tmp_path, monkeypatch):
-    monkeypatch.setenv("RECSYS_LAB_CACHE", str(tmp_path / "cache"))
-    folder = big_shop(tmp_path / "log")
-    before = loading.read_cached(folder, "log")
-    (folder / "dataset.toml").write_text('format = "retailrocket"\non_error = "quarantine"\n')
-    with open(folder / "events.csv", "a") as file:
-        file.write("oops\n")
-    after = loading.read_cached(folder, "log")
-    assert after.fingerprint == before.fingerprint and sum(after.notices.values()) == 1
-
-
 WORDS = b'" , \n \r \r\n \x00 \xff \xef\xbb\xbf - 9999999999999999999999 nan "" \xc3\xa9 1e5 view'
+
+
 TOKENS = [*WORDS.split(b" "), b" ", b"\n\n"]
 
 
@@ -544,7 +451,7 @@ def test_whatever_is_broken_is_read_or_refused_by_name(tmp_path, form):
             stored = packed.getvalue()
         else:
             stored = {"plain": bytes, "gz": gzip.compress, "xz": lzma.compress}[form](content)
-        folder = shop(tmp_path / str(seed), stored if seed % 2 or form == "plain" else mutate(stored, rng), name)
+        folder = write_log(tmp_path / str(seed), stored if seed % 2 or form == "plain" else mutate(stored, rng), name)
         for on_error in ("raise", "quarantine"):
             try:
                 log = formats.read_retailrocket(folder, on_error=on_error)

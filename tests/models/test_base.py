@@ -1,25 +1,20 @@
 """What every recommender must do. A new model joins by standing in MODELS (and in FITTED where it needs settings)."""
 
-import inspect
-import json
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import TWO_STAGE, quick, random_log
+from helpers import SHOP_ONLY, TWO_STAGE, make_quick, random_log, same_lists
 
-from recsys_lab import datasets, topk
+from recsys_lab import topk
 from recsys_lab.datasets import Dataset
 from recsys_lab.histories import Histories
-from recsys_lab.models.base import MODELS, Recommender, load, model_class
-from recsys_lab.models.config import describe_settings
-from recsys_lab.models.neighbours import ItemKNN, item_similarity
-from recsys_lab.models.popularity import Popularity
+from recsys_lab.models.base import Recommender, model_class
 
-SHOP_ONLY = {"oracle"}
-NEEDS_CATEGORIES = {"popularity_category", "lightfm_hybrid", "taxonomy", "content"}
 IMPERSONAL = {"popularity", "popularity_recent", "popularity_blend", "revisits"}
+
+
 FITTED = {  # settings under which a learned model has converged on the checkerboard
     "bpr": {"factors": 8, "learning_rate": 0.1, "iterations": 300},
     "lightfm": {"factors": 8},
@@ -28,32 +23,6 @@ FITTED = {  # settings under which a learned model has converged on the checkerb
     "ease": {"penalty": 1.0},
     "blend": {"members": {"graph_filter": {}, "als": {"factors": 4, "regularization": 0.01}}},
 }
-
-
-def make(name, **settings):
-    return model_class(name)(**quick(name) | settings)
-
-
-@pytest.fixture(params=sorted(MODELS))
-def name(request):
-    return request.param
-
-
-@pytest.fixture(scope="session")
-def fits_of():
-    """Fitted models by name: each is fitted once, and no test may change one."""
-    return {}
-
-
-@pytest.fixture
-def fitted(name, shop_split, fits_of):
-    if name not in fits_of:
-        fits_of[name] = make(name).fit(shop_split.known("test"))
-    return fits_of[name]
-
-
-def same(a, b):
-    return (a.codes == b.codes).all() and np.array_equal(a.scores, b.scores, equal_nan=True) and a.items.equals(b.items)
 
 
 def checkerboard(n=20, properties=True):
@@ -78,7 +47,7 @@ def test_checkerboard(name):
         pytest.skip(
             "names nothing new to a visitor, needs a log with windows to learn from, or is of the simulated shop only"
         )
-    model = make(name, **FITTED.get(name, {})).fit(checkerboard())
+    model = make_quick(name, **FITTED.get(name, {})).fit(checkerboard())
     first = model.recommend(range(20), k=1).frame()
     assert first.item_id.tolist() == list(range(20))  # the one item of their colour that is missing
 
@@ -92,38 +61,18 @@ def test_a_batch_is_its_single_rows(fitted, shop_split):
     for parts in (alone, [fitted.recommend(users[start : start + 64], k=7) for start in range(0, len(users), 64)]):
         assert (np.concatenate([p.codes for p in parts]) == whole.codes).all()
         np.testing.assert_array_equal(np.concatenate([p.scores for p in parts]), whole.scores)
-    assert same(fitted.recommend(users, k=7, block=4), whole)
-    assert same(fitted.recommend(users[::-1], k=7), replace(whole, codes=whole.codes[::-1], scores=whole.scores[::-1]))
+    assert same_lists(fitted.recommend(users, k=7, block=4), whole)
+    assert same_lists(
+        fitted.recommend(users[::-1], k=7), replace(whole, codes=whole.codes[::-1], scores=whole.scores[::-1])
+    )
 
 
 @pytest.mark.slow
 def test_a_refit_is_a_fresh_fit(name, shop_split):
     users = shop_split.train.users[:40]
-    again = make(name).fit(shop_split.known("test")).fit(shop_split.train)
-    assert same(again.recommend(users, k=9), make(name).fit(shop_split.train).recommend(users, k=9))
+    again = make_quick(name).fit(shop_split.known("test")).fit(shop_split.train)
+    assert same_lists(again.recommend(users, k=9), make_quick(name).fit(shop_split.train).recommend(users, k=9))
     assert again.fitted_on == shop_split.train.fingerprint
-
-
-def test_save_and_load(fitted, shop_split, tmp_path):
-    users = shop_split.known("test").users[:40]
-    back = load(fitted.save(tmp_path / "model"))
-    assert same(back.recommend(users, k=9), fitted.recommend(users, k=9)) and back.fitted_on == fitted.fitted_on
-    if fitted.name not in SHOP_ONLY:
-        assert same(back.similar_items(fitted.items[:5], k=4), fitted.similar_items(fitted.items[:5], k=4))
-    assert repr(back) == repr(fitted) and back.config == fitted.config
-    mapped = load(tmp_path / "model", mapped=True)
-    assert same(mapped.recommend(users, k=9), fitted.recommend(users, k=9))
-    fitted.save(tmp_path / "model")  # replaces whole
-    assert [p.name for p in tmp_path.iterdir()] == ["model"]
-
-
-def test_text_ids_survive(name, tmp_path):
-    if name in SHOP_ONLY | NEEDS_CATEGORIES:
-        pytest.skip("needs a log of its own kind")
-    log = random_log(4, text=True)
-    model = make(name).fit(log)
-    frame = load(model.save(tmp_path / "m")).recommend(["u1", "u2"], k=3).frame()
-    assert frame.equals(model.recommend(["u1", "u2"], k=3).frame()) and frame.item_id.str.startswith("i").all()
 
 
 def test_nothing_excluded_is_recommended(fitted, shop_split):
@@ -174,7 +123,7 @@ def test_strangers_unknown_items_and_nobody(fitted, shop_split):
 
 def test_wrong_calls_are_refused(name, fitted):
     with pytest.raises(ValueError, match="is not fitted"):
-        make(name).recommend([1])
+        make_quick(name).recommend([1])
     with pytest.raises(ValueError, match="k must be a whole number of at least 1"):
         fitted.recommend([1], k=0)
     with pytest.raises(ValueError, match="exclude must be one of"):
@@ -182,7 +131,7 @@ def test_wrong_calls_are_refused(name, fitted):
     with pytest.raises(KeyError, match="does not know the item"):
         fitted.similar_items([10**9])
     with pytest.raises(ValueError, match="has no setting 'colour'"):
-        make(name, colour="red")
+        make_quick(name, colour="red")
 
 
 def test_similar_items_never_name_the_item(fitted):
@@ -202,7 +151,7 @@ def test_one_item_and_empty_logs(name):
         pytest.skip("of the simulated shop only")
     empty = Dataset("empty", random_log(0).events[:0])
     with pytest.raises(ValueError, match="cannot be fitted: empty has no event"):
-        make(name).fit(empty)
+        make_quick(name).fit(empty)
     events = random_log(0).events[:4].assign(item_id=5)
     kinds = pd.DataFrame(
         {
@@ -213,100 +162,24 @@ def test_one_item_and_empty_logs(name):
         }
     )
     single = Dataset("single", events, kinds)
-    if make(name).company:
+    if make_quick(name).company:
         with pytest.raises(ValueError, match="collaborative filtering cannot work on it"):
-            make(name).fit(single)
+            make_quick(name).fit(single)
     else:
-        assert make(name).fit(single).rank(Histories.from_lists([[]]), k=2).codes.tolist() == [[0, -1]]
-
-
-def test_a_damaged_or_foreign_model_is_refused(tmp_path):
-    path = Popularity().fit(random_log(0)).save(tmp_path / "m")
-    head = json.loads((path / "model.json").read_text())
-    (path / "model.json").write_text(json.dumps({**head, "name": "os.system"}))
-    with pytest.raises(ValueError, match=r"no model with a known name \(it says 'os.system'\)"):
-        load(path)
-    (path / "model.json").write_text(json.dumps({**head, "format": 2}))
-    with pytest.raises(ValueError, match="popularity is saved in format 2, and this version reads 3; fit it again"):
-        load(path)
-    with pytest.raises(FileNotFoundError):
-        load(tmp_path / "nowhere")
+        assert make_quick(name).fit(single).rank(Histories.from_lists([[]]), k=2).codes.tolist() == [[0, -1]]
 
 
 @pytest.mark.slow
 def test_fitting_changes_nothing_in_the_log(name, shop_split):
     known = shop_split.known("test")
     before = known.events.copy()
-    make(name).fit(known).recommend(known.users[:10], k=5)
+    make_quick(name).fit(known).recommend(known.users[:10], k=5)
     pd.testing.assert_frame_equal(known.events, before)
-
-
-def test_item_similarity_is_the_formula_and_agrees_with_implicit():
-    from implicit.nearest_neighbours import CosineRecommender
-
-    matrix = random_log(9).matrix().matrix
-    n = matrix.shape[1]
-    dense = matrix.toarray()
-    both = dense.T @ dense
-    norm = np.sqrt(np.diag(both))
-    for shrinkage, at_least in ((0.0, 1), (3.0, 1), (3.0, 2)):
-        wanted = np.where(both >= at_least, both / (norm[:, None] * norm + shrinkage), 0)
-        np.fill_diagonal(wanted, 0)
-        np.testing.assert_allclose(item_similarity(matrix, shrinkage, at_least, n).toarray(), wanted, rtol=1e-5)
-        blocks = item_similarity(matrix, shrinkage, at_least, 5, most=50)
-        assert (blocks != item_similarity(matrix, shrinkage, at_least, 5)).nnz == 0  # blocks do not matter
-        for row in range(n):
-            best = sorted(np.flatnonzero(wanted[row]), key=lambda j, row=row: (-np.float32(wanted[row, j]), j))[:5]
-            assert (
-                set(blocks[row].indices) == set(best)
-                or np.isclose(np.sort(wanted[row])[-6:-4], np.sort(wanted[row])[-5]).any()
-            )
-    theirs = CosineRecommender(K=n)
-    theirs.fit(matrix.astype(np.float64), show_progress=False)
-    full = theirs.similarity.toarray()
-    np.fill_diagonal(full, 0)
-    np.testing.assert_allclose(item_similarity(matrix, 0.0, 1, n).toarray(), full, rtol=1e-5)
-
-
-def test_unit_users_are_cosines_of_scaled_rows():
-    log = random_log(9)
-    dense = log.matrix().matrix.toarray()
-    scaled = dense / np.linalg.norm(dense, axis=1, keepdims=True)
-    norm = np.linalg.norm(scaled, axis=0)
-    wanted = scaled.T @ scaled / np.outer(norm, norm)
-    np.fill_diagonal(wanted, 0)
-    model = ItemKNN(shrinkage=0.0, user_norm=1.0, neighbours=1000).fit(log)
-    np.testing.assert_allclose(model.state["similarity"].toarray(), wanted, rtol=1e-4, atol=1e-6)
-
-
-def test_min_cooccurrence_counts_users_whatever_they_weigh():
-    log = random_log(9)
-    thin = (
-        ItemKNN(min_cooccurrence=3, shrinkage=0.0, user_norm=1.0, neighbours=1000)
-        .fit(log)
-        .state["similarity"]
-        .toarray()
-        > 0
-    )
-    both = log.matrix().matrix.T @ log.matrix().matrix
-    wanted = both.toarray() >= 3
-    np.fill_diagonal(wanted, False)
-    assert (thin == wanted).all()
 
 
 def test_datasets_without_categories_are_refused_by_name():
     with pytest.raises(ValueError, match="popularity_category needs a category of items, and random has none"):
-        make("popularity_category").fit(random_log(0))
-
-
-def test_recent_popularity_prefers_what_is_new():
-    days = pd.date_range("2024-01-01", periods=40, tz="UTC")
-    frame = pd.DataFrame({"user_id": range(40), "item_id": [1] * 30 + [2] * 10, "event": "view", "timestamp": days})
-    log = datasets.Dataset("fashion", frame)
-    assert make("popularity").fit(log).rank(Histories.from_lists([[]]), 1).frame().item_id.item() == 1
-    recent = make("popularity_recent", half_life=0.05).fit(log)
-    assert recent.rank(Histories.from_lists([[1]]), 1, "none").frame().item_id.item() == 2
-    assert make("popularity_recent", half_life=0.05).fit(log).state["scores"].argmax() == 1
+        make_quick("popularity_category").fit(random_log(0))
 
 
 @pytest.mark.parametrize("name", ["popularity", "item_knn", "ease"])
@@ -363,46 +236,7 @@ def test_where_nothing_is_said_lists_leave_out_what_the_model_was_made_for(fitte
     usual = fitted.config.exclude if fitted.name in TWO_STAGE else "seen"
     users = shop_split.known("test").users[:30]
     assert fitted.default_exclude == usual
-    assert same(fitted.recommend(users, k=6), fitted.recommend(users, k=6, exclude=usual))
-
-
-@pytest.mark.parametrize(
-    "name, settings, why",
-    [
-        ("session_walk", {"decay": -3.0}, "session_walk: decay must be at least 0, not -3.0"),
-        ("session_walk", {"repeat_decay": -1.0}, "session_walk: repeat_decay must be at least 0"),
-        ("session_walk", {"tame": 9.0}, "session_walk: tame must be at most 1, not 9.0"),
-        ("gf_cf", {"share": float("nan")}, "gf_cf: share must be a finite number, not nan"),
-        ("lightgcn", {"learning_rate": float("inf")}, "lightgcn: learning_rate must be a finite number, not inf"),
-        ("lightgcn", {"device": "tpu"}, "lightgcn: device must be text that matches .*, not 'tpu'"),
-        ("lightgcn", {"layer_weights": ["a", 1.0, 1.0, 1.0]}, "lightgcn: layer_weights.0 must be a number, not 'a'"),
-        ("lightgcn", {"loss": "hinge"}, "lightgcn: loss must be 'bpr' or 'softmax', not 'hinge'"),
-        ("rp3beta", {"beta": -3.0}, "rp3beta: beta must be at least 0"),
-        ("als", {"event_weights": {"view": -2.0}}, "als: event_weights.view must be at least 0, not -2.0"),
-        ("lr", {"penalty": -1.0}, "lr: penalty must be above 0, not -1.0"),
-        ("item_knn", {"neighbours": 10.5}, "item_knn: neighbours must be a whole number, not 10.5"),
-        ("item_knn", {"neighbours": True}, "item_knn: neighbours must be a whole number, not True"),
-        ("hybrid", {"sources": {"als": 0}}, "hybrid: sources.als must be at least 1, not 0"),
-        ("blend", {"weights": {"als": -1.0}}, "blend: weights.als must be at least 0, not -1.0"),
-        ("blend", {"members": {"item_knn": {"neighbours": 0}}}, "item_knn: neighbours must be at least 1, not 0"),
-        ("bpr_mf", {"layers": 2}, "bpr_mf: layers must be at most 0, not 2"),
-    ],
-)
-def test_settings_that_mean_nothing_are_refused(name, settings, why):
-    with pytest.raises(ValueError, match=why):
-        model_class(name)(**settings)
-
-
-def test_settings_are_seen_before_they_are_set(name):
-    """The signature, the limits and the meaning of every setting; the defaults lie within the limits and the search."""
-    kind = model_class(name)
-    told = inspect.signature(kind).parameters
-    assert {n: p.default for n, p in told.items()} == kind().config.model_dump()
-    assert all(p.kind is inspect.Parameter.KEYWORD_ONLY and p.annotation is not p.empty for p in told.values())
-    rows = {row["setting"]: row for row in describe_settings(kind.Config)}
-    assert set(rows) == set(told) and all(row["meaning"] for row in rows.values())
-    for field in kind.search_space():
-        assert rows[field]["searched"]
+    assert same_lists(fitted.recommend(users, k=6), fitted.recommend(users, k=6, exclude=usual))
 
 
 def test_a_class_without_a_method_or_a_name_is_no_model():
@@ -423,15 +257,3 @@ def test_a_class_without_a_method_or_a_name_is_no_model():
 
     with pytest.raises(TypeError, match="Nameless needs a name"):
         Nameless()
-
-
-def test_a_fourth_kind_of_event_can_be_weighed():
-    log = random_log(2)
-    events = log.events.assign(event=np.where(np.arange(len(log)) % 3 == 0, "wishlist", log.events.event))
-    wished = Dataset("wishes", events)
-    plain, heavy = (model_class("als")(factors=4, event_weights=w).fit(wished) for w in ({}, {"wishlist": 50.0}))
-    assert not np.array_equal(plain.state["item_vectors"], heavy.state["item_vectors"])
-    own = Histories.from_lists([list(log.items[:2])], [["view", "wishlist"]], event_names=wished.event_names)
-    for weight, best in ((0.1, 0), (9.0, 1)):
-        revisits = model_class("revisits")(decay=1000.0, event_weights={"wishlist": weight}).fit(wished)
-        assert revisits.rank(own, 1, "none").frame().item_id.item() == log.items[best]

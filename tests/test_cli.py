@@ -1,4 +1,4 @@
-"""Lists for many users from the command line."""
+"""The command line: lists for many users, help, and mistakes told before anything runs."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, random_log
+from helpers import ROOT, random_log, run_lab
 
 from recsys_lab import cli, runs
 from recsys_lab.models.neighbours import ItemKNN
@@ -94,3 +94,43 @@ def test_ids_are_streamed(tmp_path):
     (tmp_path / "users.csv").write_text("user_id\n" + "\n".join(map(str, range(1000))) + "\n")
     batches = cli.user_batches(str(tmp_path / "users.csv"), np.arange(3), 64)
     assert next(batches).tolist() == list(range(64)) and sum(len(b) for b in batches) == 936
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (
+            ["run", "--params", "kk=3"],
+            "no chapter has the parameter 'kk'; did you mean 'k'? Valid names: alpha, alphas, busy_day,",
+        ),
+        (["run", "--params", "k=2.5"], "k must be of type int (as 10), not '2.5'"),
+        (["run", "--params", "22.models=5"], "22.models must be of type list"),
+        (["run", "--params", "k"], "'k' is not of the form name=value"),
+        (["run", "--params", "22.half_lives=[1]"], "chapter 22_neighbours has no parameter 'half_lives'"),
+        (["run", "--params", "out=/tmp/x"], "no chapter has the parameter 'out'"),
+        (["run", "--only", "98"], "there is no chapter '98'"),
+        (["run", "--dataset", "my_log"], "no dataset 'my_log' in"),
+        (["run", "--size", "huge"], "no shop of size 'huge'; there are ['full', 'small', 'tiny']"),
+        (["book", "reports/none"], "holds no executed chapter; make one with"),
+        (["compare", "reports/none", "reports/none"], "has no metrics.json"),
+        (["data", "describe"], "say which dataset to describe"),
+        (["data", "make", "gowalla"], "is not an embedded dataset"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence_before_anything_runs(words, told, capsys):
+    before = sorted(p.name for p in (ROOT / "reports").iterdir())
+    assert cli.main(words) == 2
+    err = capsys.readouterr().err
+    assert told in err and err.startswith("recsys-lab: ") and "Traceback" not in err
+    assert sorted(p.name for p in (ROOT / "reports").iterdir()) == before
+
+
+def test_outside_a_checkout_it_says_so(tmp_path):
+    done = run_lab("run", cwd=tmp_path)
+    assert done.returncode == 2 and "Clone the repository" in done.stderr
+
+
+def test_help_teaches():
+    done = run_lab("--help")
+    assert all(word in done.stdout for word in ("run", "params", "data", "examples:", "22.trials"))
+    assert "k: int = 10" in run_lab("params", "22").stdout

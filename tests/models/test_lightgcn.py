@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import random_log
+from helpers import random_log
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse

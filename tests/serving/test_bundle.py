@@ -6,11 +6,9 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import ROOT, packed
+from helpers import ROOT, packed
 from hypothesis import given
 from hypothesis import strategies as st
-
-pytest.importorskip("fastapi_offline")
 
 from recsys_lab import files, splits
 from recsys_lab.files import DataError
@@ -18,6 +16,8 @@ from recsys_lab.models.base import model_class
 from recsys_lab.ranking.hybrid import HybridTuned
 from recsys_lab.serving import bundle as bundles
 from recsys_lab.serving.bundle import Bundle, Ids, Texts, pack, verify
+
+pytest.importorskip("fastapi_offline")
 
 
 @given(st.lists(st.text(max_size=5), max_size=20))

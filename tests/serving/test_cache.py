@@ -1,6 +1,5 @@
-"""What the service leans on and can do without: Redis, and the database of products."""
+"""Answers kept in Redis."""
 
-import asyncio
 import re
 import shutil
 import socket
@@ -9,15 +8,13 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from conftest import eventually, free_port, packed
-
-pytest.importorskip("fastapi_offline")
 from fastapi.testclient import TestClient
+from helpers import eventually, free_port, packed
 
-from recsys_lab import products
-from recsys_lab.serving import bundle as bundles
 from recsys_lab.serving.api import create_app
 from recsys_lab.serving.service import Settings
+
+pytest.importorskip("fastapi_offline")
 
 
 @contextmanager
@@ -73,51 +70,3 @@ def test_answers_are_kept_in_redis_and_it_may_go_and_come_back(fits, shop, tmp_p
             time.sleep(0.5)
             before = hits()
             assert eventually(lambda: c.get(f"/recommend/{user}").status_code == 200 and hits() > before)
-
-
-def test_status_tells_of_a_database_that_may_be_away(folder, shop, tmp_path):
-    url = f"sqlite:///{tmp_path}/p.db"
-    app = create_app(Settings(bundle=str(folder), database=url, every=0), wait=True)
-    with TestClient(app) as c:
-        assert c.get("/status").json()["database"]["status"] == "unavailable"
-        products.store(shop, url)
-        told = c.get("/status").json()["database"]
-        facts = products.facts(url)
-        assert told == {"status": "ok", **{k: facts[k] for k in ("n_ratings", "n_users", "n_products", "avg_rating")}}
-        for path in tmp_path.glob("p.db*"):
-            path.unlink()
-        assert c.get("/status").json()["database"]["status"] == "unavailable"
-        assert c.get("/recommend/1").status_code == 200
-        products.store(shop, url)
-        assert c.get("/status").json()["database"]["status"] == "ok"
-
-
-def test_a_bundle_knows_no_ratings(client, fits):
-    """A log of views, carts and purchases has none, and nothing is made up from the kinds of event."""
-    assert "ratings" not in bundles.facts_of(fits[2]) and "avg_rating" not in bundles.facts_of(fits[2])
-    told = client.get("/status").json()["database"]
-    assert told["n_ratings"] is None and told["avg_rating"] is None and told["n_users"] > 0
-
-
-def test_the_loop_is_not_blocked_by_a_slow_database(folder, monkeypatch):
-    from recsys_lab.serving import service
-
-    monkeypatch.setattr(service, "database_facts", lambda url: time.sleep(0.5) or {})
-    app = create_app(Settings(bundle=str(folder), database="sqlite:///x", every=0), wait=True)
-
-    async def both():
-        import httpx
-
-        async with (
-            app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as c,
-        ):
-            slow = asyncio.create_task(c.get("/status"))
-            await asyncio.sleep(0.05)
-            began = time.perf_counter()
-            assert (await c.get("/health")).status_code == 200
-            quick_one = time.perf_counter() - began
-            await slow
-            return quick_one
-
-    assert asyncio.run(both()) < 0.4

@@ -1,0 +1,233 @@
+"""What tests share: small logs, quick settings, the real data, a server in a process of its own."""
+
+import gzip
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import requests
+
+from recsys_lab import datasets, histories, loading
+from recsys_lab.datasets import Dataset
+from recsys_lab.models.base import model_class
+from recsys_lab.ranking import training
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def real_data(name: str) -> datasets.Dataset:
+    """A real dataset, or a skip where RECSYS_LAB_DATA does not hold it."""
+    folder = os.environ.get("RECSYS_LAB_DATA")
+    if not folder or not (ROOT / folder / name).is_dir():
+        pytest.skip(f"RECSYS_LAB_DATA holds no {name}")
+    return loading.read_folder(ROOT / folder / name, name)
+
+
+def random_log(seed: int, n: int = 400, users: int = 40, items: int = 25, text: bool = False) -> datasets.Dataset:
+    """A log of random events in a month, with carts and purchases; ids are numbers or text."""
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame(
+        {
+            "user_id": rng.integers(0, users, n),
+            "item_id": rng.zipf(1.4, n) % items,
+            "event": rng.choice(histories.EVENTS, n, p=[0.8, 0.12, 0.08]),
+            "timestamp": pd.to_datetime(rng.integers(1_700_000_000, 1_702_600_000, n) * 1000, unit="ms", utc=True),
+        }
+    )
+    if text:
+        frame = frame.assign(user_id="u" + frame.user_id.astype(str), item_id="i" + frame.item_id.astype(str))
+    return datasets.Dataset("random", frame)
+
+
+def untimed_sessions(seed: int, sessions: int = 300, items: int = 40) -> datasets.Dataset:
+    """Sessions in order, without times."""
+    rng = np.random.default_rng(seed)
+    length = rng.integers(2, 8, sessions)
+    frame = pd.DataFrame(
+        {"user_id": np.repeat(np.arange(sessions), length), "item_id": rng.integers(0, items, length.sum())}
+    )
+    return datasets.Dataset("sessions", frame.assign(event="view"), has_times=False)
+
+
+def arrived_split(seed: int) -> datasets.Dataset:
+    """A log that arrives split into train and test."""
+    log = untimed_sessions(seed).events.drop_duplicates(["user_id", "item_id"])
+    part = np.where(np.random.default_rng(seed).random(len(log)) < 0.2, "test", "train")
+    return datasets.Dataset(
+        "arrived", log.assign(part=pd.Categorical(part, ["train", "test"])).drop(columns="timestamp"), has_times=False
+    )
+
+
+TWO_STAGE = {"lr", "lr_enriched", "lightgbm", "hybrid", "hybrid_tuned"}
+
+
+FEW_SOURCES = {"revisits": 10, "session_walk": 20, "item_knn": 10, "popularity": 10}
+
+
+def quick(name: str) -> dict:
+    """Settings under which a two-stage model is fitted in a moment; none for other models."""
+    rows = {"sources": FEW_SOURCES, "requests": 200, "windows": 2, "window": 0.1, "negatives": 5}
+    trees = {"rounds": 15, "min_rows": 5} if name in TWO_STAGE - {"lr", "lr_enriched"} else {}
+    return {**rows, **trees} if name in TWO_STAGE else {}
+
+
+LEAN = [sys.executable, "-m", "recsys_lab.serving.lean"]
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@contextmanager
+def serving(folder, *words, **env):
+    """A server in a process of its own, ready; yields its URL and its process."""
+    port = free_port()
+    done = subprocess.Popen(
+        [*LEAN, str(folder), "--port", str(port), *words],
+        cwd=ROOT,
+        env=os.environ | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(200):
+            assert done.poll() is None, done.stdout.read()
+            try:
+                if requests.get(f"{url}/ready", timeout=2).status_code == 200:
+                    break
+            except requests.ConnectionError:
+                pass
+            time.sleep(0.1)
+        else:
+            raise AssertionError("the server is not ready after 20 seconds")
+        yield url, done
+    finally:
+        if done.poll() is None:
+            done.terminate()
+        done.communicate(timeout=30)
+
+
+def packed(fits, shop, out, **more):
+    """A bundle of `fits` at a place; returns its manifest."""
+    from recsys_lab.serving.bundle import pack
+
+    return pack(fits[0], shop, out, {"item_knn": fits[1]}, {"dataset": "shop", "size": "tiny"}, **more)
+
+
+def eventually(holds, seconds=30):
+    """Whether something holds within some seconds."""
+    end = time.time() + seconds
+    while time.time() < end:
+        if holds():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+BIN = Path(sys.executable).parent
+
+
+def run_lab(*words, cwd=ROOT, **extra):
+    return subprocess.run(
+        [BIN / "recsys-lab", *words], cwd=cwd, capture_output=True, text=True, check=False, env={**os.environ, **extra}
+    )
+
+
+HEADER = "timestamp,visitorid,event,itemid,transactionid\n"
+
+
+def write_log(folder, content, name="events.csv"):
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
+SHOP_ONLY = {"oracle"}
+
+
+def make_quick(name, **settings):
+    return model_class(name)(**quick(name) | settings)
+
+
+def same_lists(a, b):
+    return (a.codes == b.codes).all() and np.array_equal(a.scores, b.scores, equal_nan=True) and a.items.equals(b.items)
+
+
+LOG = random_log(7)
+
+
+def dense(log):
+    return log.matrix().matrix.toarray().astype(float)
+
+
+MEMBERS = {"item_knn": {"shrinkage": 5.0}, "graph_filter": {"factors": 8}, "popularity": {}}
+
+
+T0 = 1_500_000_000  # seconds
+
+
+def write_json_lines(path, records):
+    """JSON lines, gzipped if the name says so; text stays as it is."""
+    text = "".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in records)
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return path
+
+
+def review(user, product, stars=5.0, at=T0):
+    return {"reviewerID": user, "asin": product, "overall": stars, "unixReviewTime": at}
+
+
+def item(product, **told):
+    return {"asin": product, "title": f"Title of {product}", **told}
+
+
+STAGE = training.Stage(tuple(FEW_SOURCES.items()), requests=200, windows=2, window=0.1, negatives=5)
+
+
+def times(*days):
+    return pd.to_datetime(list(days), utc=True)
+
+
+def tiny_log(**extra):
+    """Three users, four items in two categories under one root, with prices and a cart."""
+    events = pd.DataFrame(
+        [
+            (1, 10, "view", "2024-01-01 10:00"),
+            (1, 20, "view", "2024-01-01 10:01"),
+            (2, 10, "view", "2024-01-01 12:00"),
+            (2, 30, "addtocart", "2024-01-02 12:00"),
+            (2, 30, "transaction", "2024-01-02 12:05"),
+            (3, 30, "view", "2024-01-03 09:00"),
+            (3, 40, "view", "2024-01-03 09:30"),
+        ],
+        columns=["user_id", "item_id", "event", "timestamp"],
+    )
+    events["timestamp"] = times(*events.timestamp)
+    told = [(10, "categoryid", "a"), (20, "categoryid", "a"), (30, "categoryid", "b"), (40, "categoryid", "b")]
+    told += [
+        (10, "price", "10"),
+        (20, "price", "20"),
+        (30, "price", "40"),
+        (10, "available", "1"),
+        (20, "available", "0"),
+    ]
+    properties = pd.DataFrame(told, columns=["item_id", "property", "value"])
+    properties["timestamp"] = times("2023-12-01")[0]
+    tree = pd.DataFrame({"category": ["r", "a", "b"], "parent": [None, "r", "r"]})
+    return Dataset("tiny", events.assign(**extra), properties, tree)
+
+
+def ms(text):
+    return int(pd.Timestamp(text, tz="UTC").value // 1_000_000)

@@ -1,0 +1,68 @@
+"""ALS and BPR beside implicit."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import LOG
+
+from recsys_lab import evaluation, splits
+from recsys_lab.models.als import ALS, BPR, bm25, bm25_idf
+from recsys_lab.models.base import mean_vectors
+
+
+@pytest.mark.parametrize(
+    ("weighted", "penalty", "factors"), [(False, 0.05, 8), (True, 0.05, 8), (False, 0.0, 3), (True, 0.05, 30)]
+)
+def test_als_is_implicits_and_folds_in_like_recalculate_user(weighted, penalty, factors):
+    from implicit.cpu.als import AlternatingLeastSquares
+    from implicit.nearest_neighbours import bm25_weight
+
+    kinds = {"view": 1.0, "addtocart": 2.0, "transaction": 3.0}
+    confidence = LOG.matrix(kinds).matrix
+    theirs = AlternatingLeastSquares(factors, penalty, 3.0, dtype=np.float64, iterations=7, random_state=5)
+    told = (bm25_weight(confidence).tocsr().astype(np.float32) if weighted else confidence).astype(float)
+    theirs.fit(told, show_progress=False)
+    ours = ALS(factors=factors, regularization=penalty, alpha=3.0, iterations=7, seed=5, bm25=weighted).fit(LOG)
+    np.testing.assert_allclose(ours.state["item_vectors"], theirs.item_factors, rtol=1e-5, atol=1e-6)
+    wanted = theirs.recalculate_user(np.arange(confidence.shape[0]), told)
+    found = ours.fold(ours.known.encode(ours.items))
+    assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
+    back = ours.similar_items([ours.items[2]], k=5)
+    theirs_similar = theirs.similar_items(2, N=6)
+    assert back.codes[0].tolist() == theirs_similar[0][1:].tolist()
+    np.testing.assert_allclose(back.scores[0], theirs_similar[1][1:], rtol=1e-4)
+
+
+def test_bm25_is_implicits():
+    from implicit.nearest_neighbours import bm25_weight
+
+    matrix = LOG.matrix({"view": 1.0, "addtocart": 4.0, "transaction": 9.0}).matrix
+    found = bm25(matrix, bm25_idf(matrix), matrix.sum() / matrix.shape[0])
+    np.testing.assert_allclose(found.toarray(), bm25_weight(matrix).toarray(), rtol=1e-5)
+
+
+def test_bpr_is_implicits_on_one_thread():
+    from implicit.cpu.bpr import BayesianPersonalizedRanking
+
+    theirs = BayesianPersonalizedRanking(8, 0.1, 0.01, iterations=30, num_threads=1, random_state=3)
+    theirs.fit(LOG.matrix().matrix, show_progress=False)
+    ours = BPR(factors=8, learning_rate=0.1, iterations=30, seed=3).fit(LOG)
+    scores = ours._score(ours.known.encode(ours.items))
+    np.testing.assert_allclose(scores, theirs.user_factors @ theirs.item_factors.T, rtol=1e-4, atol=1e-5)
+
+
+def test_strangers_are_folded_in_near_their_stored_lists(shop_split):
+    """The map is fitted on known users, so for them it must say more than popularity does."""
+    model = BPR(factors=16, iterations=40).fit(shop_split.known("test"))
+    stored, guessed = (
+        evaluation.evaluate(model, shop_split, "next_period", ks=(10,), strangers=s) for s in (False, True)
+    )
+    cases = splits.make_cases(shop_split, "next_period")
+    share = pd.Index(cases.user_ids).isin(model.known.user_ids).mean()  # the others are cold
+    assert stored.lists["stored_share", 10] == pytest.approx(share) and 0 < share < 1
+    assert (stored.about["scoring"], guessed.about["scoring"]) == ("mixed", "fold_in")
+    known = model.known.encode(model.items)
+    exact = model.state["user_vectors"]
+
+    left = exact - mean_vectors(known, model.state["item_vectors"]) @ model.state["fold"]
+    assert (left**2).sum() < 0.8 * ((exact - exact.mean(0)) ** 2).sum()

@@ -1,0 +1,63 @@
+"""Settings are checked when a model is made."""
+
+import inspect
+
+import numpy as np
+import pytest
+from helpers import random_log
+
+from recsys_lab.datasets import Dataset
+from recsys_lab.histories import Histories
+from recsys_lab.models.base import model_class
+from recsys_lab.models.config import describe_settings
+
+
+@pytest.mark.parametrize(
+    "name, settings, why",
+    [
+        ("session_walk", {"decay": -3.0}, "session_walk: decay must be at least 0, not -3.0"),
+        ("session_walk", {"repeat_decay": -1.0}, "session_walk: repeat_decay must be at least 0"),
+        ("session_walk", {"tame": 9.0}, "session_walk: tame must be at most 1, not 9.0"),
+        ("gf_cf", {"share": float("nan")}, "gf_cf: share must be a finite number, not nan"),
+        ("lightgcn", {"learning_rate": float("inf")}, "lightgcn: learning_rate must be a finite number, not inf"),
+        ("lightgcn", {"device": "tpu"}, "lightgcn: device must be text that matches .*, not 'tpu'"),
+        ("lightgcn", {"layer_weights": ["a", 1.0, 1.0, 1.0]}, "lightgcn: layer_weights.0 must be a number, not 'a'"),
+        ("lightgcn", {"loss": "hinge"}, "lightgcn: loss must be 'bpr' or 'softmax', not 'hinge'"),
+        ("rp3beta", {"beta": -3.0}, "rp3beta: beta must be at least 0"),
+        ("als", {"event_weights": {"view": -2.0}}, "als: event_weights.view must be at least 0, not -2.0"),
+        ("lr", {"penalty": -1.0}, "lr: penalty must be above 0, not -1.0"),
+        ("item_knn", {"neighbours": 10.5}, "item_knn: neighbours must be a whole number, not 10.5"),
+        ("item_knn", {"neighbours": True}, "item_knn: neighbours must be a whole number, not True"),
+        ("hybrid", {"sources": {"als": 0}}, "hybrid: sources.als must be at least 1, not 0"),
+        ("blend", {"weights": {"als": -1.0}}, "blend: weights.als must be at least 0, not -1.0"),
+        ("blend", {"members": {"item_knn": {"neighbours": 0}}}, "item_knn: neighbours must be at least 1, not 0"),
+        ("bpr_mf", {"layers": 2}, "bpr_mf: layers must be at most 0, not 2"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(name, settings, why):
+    with pytest.raises(ValueError, match=why):
+        model_class(name)(**settings)
+
+
+def test_settings_are_seen_before_they_are_set(name):
+    """The signature, the limits and the meaning of every setting; the defaults lie within the limits and the search."""
+    kind = model_class(name)
+    told = inspect.signature(kind).parameters
+    assert {n: p.default for n, p in told.items()} == kind().config.model_dump()
+    assert all(p.kind is inspect.Parameter.KEYWORD_ONLY and p.annotation is not p.empty for p in told.values())
+    rows = {row["setting"]: row for row in describe_settings(kind.Config)}
+    assert set(rows) == set(told) and all(row["meaning"] for row in rows.values())
+    for field in kind.search_space():
+        assert rows[field]["searched"]
+
+
+def test_a_fourth_kind_of_event_can_be_weighed():
+    log = random_log(2)
+    events = log.events.assign(event=np.where(np.arange(len(log)) % 3 == 0, "wishlist", log.events.event))
+    wished = Dataset("wishes", events)
+    plain, heavy = (model_class("als")(factors=4, event_weights=w).fit(wished) for w in ({}, {"wishlist": 50.0}))
+    assert not np.array_equal(plain.state["item_vectors"], heavy.state["item_vectors"])
+    own = Histories.from_lists([list(log.items[:2])], [["view", "wishlist"]], event_names=wished.event_names)
+    for weight, best in ((0.1, 0), (9.0, 1)):
+        revisits = model_class("revisits")(decay=1000.0, event_weights={"wishlist": weight}).fit(wished)
+        assert revisits.rank(own, 1, "none").frame().item_id.item() == log.items[best]

@@ -1,0 +1,95 @@
+"""The hybrid of a collaborative score and a ranking score."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+from helpers import FEW_SOURCES, quick
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys_lab import evaluation, splits
+from recsys_lab.histories import Histories
+from recsys_lab.models import popularity
+from recsys_lab.models.base import load, model_class
+from recsys_lab.ranking import candidates, hybrid
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.lists(st.floats(-1e6, 1e6, width=32), max_size=6), min_size=1, max_size=5),
+    st.floats(0, 1),
+    st.sampled_from(hybrid.NORMALISATIONS),
+)
+def test_a_blend_stays_on_its_scale_and_meets_both_ends(rows, alpha, how):
+    scores = np.array(list(itertools.chain(*rows)))
+    indptr = np.concatenate([[0], np.cumsum([len(r) for r in rows])])
+    one = hybrid.on_one_scale(scores, indptr, how)
+    assert ((one >= 0) & (one <= 1)).all()
+    other = -scores
+    mixed = hybrid.blended(scores, other, indptr, alpha, how)
+    np.testing.assert_allclose(mixed, (1 - alpha) * one + alpha * hybrid.on_one_scale(other, indptr, how), atol=1e-12)
+    np.testing.assert_array_equal(hybrid.blended(scores, other, indptr, 0.0, how), one)
+    np.testing.assert_array_equal(hybrid.blended(scores, np.full(len(scores), np.nan), indptr, alpha, how), one)
+    for start, stop in itertools.pairwise(indptr):  # order is kept
+        assert (np.diff(one[start:stop][np.argsort(scores[start:stop], kind="stable")]) >= -1e-12).all()
+
+
+def test_the_ends_of_alpha_are_the_halves(shop_split):
+    known = shop_split.known("test")
+    cases = splits.make_cases(shop_split, "next_item")
+    lists = {}
+    for name, extra in (("lightgbm", {}), ("hybrid", {"alpha": 0.0}), ("hybrid_tuned", {"alpha": 1.0})):
+        lists[name], _ = evaluation.rank_cases(model_class(name)(**quick(name) | extra).fit(known), cases, 5, 512)
+    warm = cases.history > 0
+    same = (lists["lightgbm"][warm] == lists["hybrid"][warm]).all(1)
+    assert same.mean() > 0.99  # scores that differ by rounding alone may be tied on one scale and not on the other
+    assert (lists["hybrid"][warm] != lists["hybrid_tuned"][warm]).any()
+    walk = candidates.fit_sources(known, {"session_walk": 20})["session_walk"]
+    alone, _ = evaluation.rank_cases(walk, cases, 1, 512)
+    scored = alone[:, 0] >= 0
+    assert (
+        lists["hybrid_tuned"][warm & scored, 0] == alone[warm & scored, 0]
+    ).mean() > 0.99  # ties within rounding aside
+
+
+def test_a_blend_can_be_put_around_fitted_trees(shop_split):
+    known = shop_split.known("test")
+    trees = model_class("lightgbm")(**quick("lightgbm")).fit(known)
+    around = hybrid.blend_of(trees, hybrid.Hybrid, alpha=0.4)
+    fresh = hybrid.Hybrid(**quick("hybrid"), alpha=0.4).fit(known)
+    h = known.histories(known.users[:80])
+    a, b = around.rank(h, 10, "none"), fresh.rank(h, 10, "none")
+    assert (a.codes == b.codes).all() and around.config == fresh.config and around.fitted_on == known.fingerprint
+
+
+def test_cold_visitors_fall_back_and_say_so(shop_split):
+    known = shop_split.known("test")
+    model = model_class("hybrid")(**quick("hybrid")).fit(known)
+    blend = popularity.PopularityBlend(recent=model.config.recent).fit(known)
+    assert (
+        model.rank(Histories.from_lists([[]]), 8).frame().item_id.tolist()
+        == blend.rank(Histories.from_lists([[]]), 8).frame().item_id.tolist()
+    )
+    told = model.explain(Histories.from_lists([[], [known.items[0]]]), 6)
+    assert told.user_type.tolist() == ["cold"] * 6 + ["warm"] * 6
+    assert told[told.user_type == "cold"][["ranker_score", "collaborative_score"]].isna().all().all()
+    warm = told[told.user_type == "warm"]
+    assert warm.ranker_score.notna().any() and set(", ".join(warm.sources).split(", ")) <= set(FEW_SOURCES) | {
+        "popular"
+    }
+    listed = model.rank(Histories.from_lists([[known.items[0]]]), 6).frame()
+    assert warm.item_id.tolist() == listed.item_id.tolist()
+
+
+def test_a_blend_is_saved_with_all_that_it_is_made_of(shop_split, tmp_path):
+    known = shop_split.known("test")
+    model = model_class("hybrid")(**quick("hybrid")).fit(known)
+    back = load(model.save(tmp_path / "m"))
+    assert list(back.parts) == sorted(FEW_SOURCES) and back.known is back.parts["item_knn"].known
+    h = known.histories(known.users[:50])
+    a, b = model.rank(h, 10, "none"), back.rank(h, 10, "none")
+    assert (a.codes == b.codes).all() and np.array_equal(a.scores, b.scores, equal_nan=True)
+    pd.testing.assert_frame_equal(model.explain(h, 5), back.explain(h, 5))
+    part = tmp_path / "m" / "item_knn"
+    assert not (part / "known").exists() and (part / "state" / "similarity.data.npy").exists()

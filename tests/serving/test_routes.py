@@ -1,0 +1,130 @@
+"""Routes answer as they say."""
+
+import asyncio
+import time
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from recsys_lab import products
+from recsys_lab.serving import bundle as bundles
+from recsys_lab.serving.api import create_app
+from recsys_lab.serving.service import Settings
+
+pytest.importorskip("fastapi_offline")
+
+
+def test_alpha_is_the_share_of_the_collaborative_half(client, someone):
+    ends = {}
+    for alpha, half in ((0, "ranker_score"), (1, "collaborative_score")):
+        found = client.get(f"/recommend/{someone}?n=20&alpha={alpha}").json()["recommendations"]
+        halves = [f[half] for f in found if f[half] is not None]
+        assert halves == sorted(halves, reverse=True) and len(halves) > 3
+        ends[alpha] = [f["itemid"] for f in found]
+    assert ends[0] != ends[1]
+
+
+def test_routes_answer_as_they_say(client, someone, fits):
+    health = client.get("/health").json()
+    assert health["status"] == "ok" and health["mode"] == "single" and health["stats"]["total_events"] > 1000
+    assert set(health["model"]) == {"version", "features", "mf_users", "mf_items", "hybrid_alpha"}
+    assert set(client.get("/status").json()) == {"database", "matrix_factorization", "similarity_search"}
+    assert client.get("/metadata").json()["factors"] == 8 and client.get("/ready").status_code == 200
+    assert "recsys_requests_total" in client.get("/metrics").text
+    stats = client.get(f"/user/{someone}/stats").json()
+    assert stats["total_events"] >= stats["unique_items_viewed"] >= stats["unique_categories_viewed"] >= 1
+    mine = fits[2].known.take(np.array([np.argmax(np.diff(fits[2].known.indptr))]))
+    bought = set(mine.items[mine.events == mine.event_names.index("transaction")].tolist())
+    assert stats["conversion_rate"] == pytest.approx(len(bought) / len(set(mine.items.tolist())), abs=1e-7)
+    assert stats["purchases"] == (mine.events == mine.event_names.index("transaction")).sum()
+    item = client.get("/").json()["examples"]["item_id"]
+    for path, body in ((f"/similar/{item}?k=5", None), ("/matrix_factor/similar", {"item_id": item, "n": 5})):
+        found = (client.get(path) if body is None else client.post(path, json=body)).json()["recommendations"]
+        assert len(found) == 5 and item not in [f["item_id"] for f in found]
+    liked = client.post("/matrix_factor/user", json={"user_id": someone, "n": 20}).json()["recommendations"]
+    met = client.post("/matrix_factor/user", json={"user_id": someone, "n": 20, "filter_already_liked": False}).json()
+    own = set(fits[2].items[mine.items].tolist()) if mine.items.dtype == np.int32 else set(mine.items.tolist())
+    assert not own & {f["item_id"] for f in liked} and own & {f["item_id"] for f in met["recommendations"]}
+    assert stats["unique_items_viewed"] == len(own) < stats["total_events"]
+    for name, strategy in (("als", "als"), ("knn", "item_knn"), ("item_knn", "item_knn"), ("popularity", "popularity")):
+        rows = client.get(f"/recommend/{name}/{someone}?k=3").json()
+        assert len(rows) == 3 and {"product", "score", "strategy"} == set(rows[0])
+        assert {r["strategy"] for r in rows} <= {strategy, "popular"}
+    assert client.get("/search").status_code == 405
+
+
+def test_strangers_and_what_is_not_there(client):
+    cold = client.get("/recommend/nobody").json()
+    assert cold["user_type"] == "cold" and len(cold["recommendations"]) == 5
+    assert (
+        cold["recommendations"]
+        == client.post("/recommend/explain", json={"history": [], "k": 5}).json()["recommendations"]
+    )
+    for path in ("/user/nobody/stats", "/similar/nobody", "/similar/1?model=nobody", "/recommend/nobody/1", "/nowhere"):
+        answer = client.get(path)
+        assert answer.status_code == 404 and set(answer.json()["error"]) == {"code", "message", "request_id"}
+    assert client.post("/matrix_factor/user", json={"user_id": "nobody"}).status_code == 404
+    assert client.get("/recommend/1?model=nobody").status_code == 404
+
+
+def test_only_what_is_in_stock_is_recommended(client, someone, fits):
+    stocked = fits[2].items[::5].tolist()
+    for path in ("/recommend", "/recommend/explain"):
+        found = client.post(path, json={"user_id": someone, "k": 6, "items": [*stocked, 10**9]}).json()
+        listed = [f["itemid"] if isinstance(f, dict) else f for f in found["recommendations"]]
+        assert len(listed) == 6 and set(listed) <= set(stocked)
+    mine = fits[2].recommend([someone], 6, items=stocked).frame().item_id.tolist()
+    assert listed == mine
+    stranger = client.post("/recommend", json={"history": [], "items": stocked[:3], "k": 9}).json()
+    assert sorted(stranger["recommendations"]) == sorted(stocked[:3])
+    wrong = client.post("/recommend", json={"user_id": someone, "items": [10**9]})
+    assert wrong.status_code == 422 and "none of the 1 items is known" in wrong.json()["error"]["message"]
+
+
+def test_status_tells_of_a_database_that_may_be_away(folder, shop, tmp_path):
+    url = f"sqlite:///{tmp_path}/p.db"
+    app = create_app(Settings(bundle=str(folder), database=url, every=0), wait=True)
+    with TestClient(app) as c:
+        assert c.get("/status").json()["database"]["status"] == "unavailable"
+        products.store(shop, url)
+        told = c.get("/status").json()["database"]
+        facts = products.facts(url)
+        assert told == {"status": "ok", **{k: facts[k] for k in ("n_ratings", "n_users", "n_products", "avg_rating")}}
+        for path in tmp_path.glob("p.db*"):
+            path.unlink()
+        assert c.get("/status").json()["database"]["status"] == "unavailable"
+        assert c.get("/recommend/1").status_code == 200
+        products.store(shop, url)
+        assert c.get("/status").json()["database"]["status"] == "ok"
+
+
+def test_a_bundle_knows_no_ratings(client, fits):
+    """A log of views, carts and purchases has none, and nothing is made up from the kinds of event."""
+    assert "ratings" not in bundles.facts_of(fits[2]) and "avg_rating" not in bundles.facts_of(fits[2])
+    told = client.get("/status").json()["database"]
+    assert told["n_ratings"] is None and told["avg_rating"] is None and told["n_users"] > 0
+
+
+def test_the_loop_is_not_blocked_by_a_slow_database(folder, monkeypatch):
+    from recsys_lab.serving import service
+
+    monkeypatch.setattr(service, "database_facts", lambda url: time.sleep(0.5) or {})
+    app = create_app(Settings(bundle=str(folder), database="sqlite:///x", every=0), wait=True)
+
+    async def both():
+        import httpx
+
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as c,
+        ):
+            slow = asyncio.create_task(c.get("/status"))
+            await asyncio.sleep(0.05)
+            began = time.perf_counter()
+            assert (await c.get("/health")).status_code == 200
+            quick_one = time.perf_counter() - began
+            await slow
+            return quick_one
+
+    assert asyncio.run(both()) < 0.4

@@ -1,0 +1,252 @@
+"""The chapters run: what a person types, breaks and repeats."""
+
+import hashlib
+import json
+import shutil
+import signal
+import subprocess
+import time
+
+import nbformat
+import pytest
+from helpers import BIN, ROOT, run_lab, untimed_sessions
+
+from recsys_lab import chapters, runs
+
+pytestmark = pytest.mark.slow
+
+
+VOLATILE = {"costs.json", "provenance.json"}
+
+
+def digests(folder):
+    files = [p for p in folder.rglob("*") if p.is_file() and not {"book", "fits"} & set(p.relative_to(folder).parts)]
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files if p.name not in VOLATILE
+    }
+
+
+@pytest.fixture
+def small_checkout(tmp_path):
+    """A checkout with three chapters: one that records, one to be broken, one that needs what the log lacks."""
+    root = tmp_path / "checkout"
+    (root / "nbs").mkdir(parents=True)
+    shutil.copy(ROOT / "settings.ini", root)
+    (root / "recsys_lab").symlink_to(ROOT / "recsys_lab")
+    shutil.copytree(ROOT / "data" / "shop" / "tiny", root / "data" / "shop" / "tiny")
+    head = 'dataset: str = "shop"  # a dataset\nsize: str = "tiny"  # its size\nout: str = ""  # the run\nk: int = 5  # list length\n'
+    record = """from recsys_lab import loading, runs, splits
+from recsys_lab.models.popularity import Popularity
+run = runs.Run(out, "{name}")
+results = runs.judge(run, [Popularity()], splits.make(loading.load(dataset, size=size)), k=k)
+"""
+    cells = {
+        "21_first": (head, record.format(name="21_first")),
+        "22_second": (
+            head + "fail: bool = False  # break on purpose\nwait: float = 0.0  # seconds\n",
+            record.format(name="22_second")
+            + 'if fail:\n    raise RuntimeError("broken on purpose")\nimport time; time.sleep(wait)',
+        ),
+        "23_third": (head + 'needs: list = ["parts"]  # what the log must offer\n', "1 / 0"),
+    }
+    for name, (parameters, code) in cells.items():
+        first = nbformat.v4.new_code_cell(parameters)
+        first.metadata["tags"] = ["parameters"]
+        nb = nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_markdown_cell(f"# {name}"), first, nbformat.v4.new_code_cell(code)]
+        )
+        nb.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "python3"}
+        nbformat.write(nb, root / "nbs" / f"{name}.ipynb")
+    return root
+
+
+def states(root):
+    return json.loads((root / "reports/shop-tiny/provenance.json").read_text())["chapters"]
+
+
+def test_a_run_leaves_what_it_says_and_repeats_itself(small_checkout):
+    words = ("run", "--size", "tiny", "--no-book", "--params", "k=7")
+    done = run_lab(*words, cwd=small_checkout)
+    assert done.returncode == 0, done.stderr
+    assert "23_third skipped: needs parts" in done.stdout and "popularity" in done.stdout
+    folder = small_checkout / "reports" / "shop-tiny"
+    assert {p.name for p in folder.iterdir()} == {
+        "metrics.json",
+        "costs.json",
+        "params.json",
+        "provenance.json",
+        "evaluations",
+        "fits",
+        "fits.json",
+        "notebooks",
+        "README.md",
+    }
+    rows = runs.Run(folder).frame()
+    assert (
+        set(rows.columns) == set(runs.METRIC_COLUMNS)
+        and set(rows.k) == {5, 7, 10, 20}
+        and set(rows.chapter) == {"21_first", "22_second"}
+    )
+    assert rows.duplicated(["chapter", "model", "protocol", "target", "exclude", "slice", "metric", "k"]).sum() == 0
+    params = json.loads((folder / "params.json").read_text())
+    assert params["22_second"]["k"] == 7 and params["22_second"]["out"] == "../reports/shop-tiny"
+    text = (folder / "notebooks" / "21_first.ipynb").read_text()
+    assert str(small_checkout) not in text and "duration" not in text
+    before = digests(folder)
+    assert run_lab(*words, cwd=small_checkout).returncode == 0
+    assert digests(folder) == before
+    assert "[shop-tiny](shop-tiny/README.md)" in (folder.parent / "README.md").read_text()
+
+
+def test_a_failing_chapter_is_told_kept_and_resumed(small_checkout):
+    done = run_lab("run", "--size", "tiny", "--no-book", "--params", "fail=true", cwd=small_checkout)
+    assert done.returncode == 1
+    assert "chapter 22_second failed: RuntimeError: broken on purpose" in done.stderr and "--resume" in done.stderr
+    folder = small_checkout / "reports" / "shop-tiny"
+    assert "broken on purpose" in (folder / "notebooks" / "22_second.ipynb").read_text()
+    assert states(small_checkout)["22_second"]["status"] == "failed" and "23_third" not in states(small_checkout)
+    assert set(runs.Run(folder).frame().chapter) == {"21_first"}  # nothing half recorded
+    first = (folder / "notebooks" / "21_first.ipynb").stat().st_mtime_ns
+    done = run_lab("run", "--size", "tiny", "--no-book", "--resume", cwd=small_checkout)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "notebooks" / "21_first.ipynb").stat().st_mtime_ns == first  # not run again
+    assert {n: s["status"].partition(":")[0] for n, s in states(small_checkout).items()} == {
+        "21_first": "done",
+        "22_second": "done",
+        "23_third": "skipped",
+    }
+
+
+def test_an_interrupt_leaves_nothing_half_written(small_checkout):
+    process = subprocess.Popen(
+        [BIN / "recsys-lab", "run", "--size", "tiny", "--no-book", "--params", "wait=60"],
+        cwd=small_checkout,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's children ignore it
+    )
+    folder, deadline = small_checkout / "reports" / "shop-tiny", time.monotonic() + 120
+    while not (folder / "evaluations").exists() or not list(folder.glob("evaluations/22_second*none*")):
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 130 and "interrupted; finished chapters are kept" in err
+    assert set(runs.Run(folder).frame().chapter) == {"21_first"}
+    assert not list(folder.rglob("*.partial")) and [p.stem for p in (folder / "notebooks").iterdir()] == ["21_first"]
+    assert not list(folder.glob("evaluations/22_second*"))
+
+
+def test_parameters_reach_their_chapters(small_checkout):
+    done = run_lab(
+        "run", "--size", "tiny", "--no-book", "--only", "21,22", "--params", "k=6", "22.wait=0.01", cwd=small_checkout
+    )
+    assert done.returncode == 0, done.stderr
+    given = json.loads((small_checkout / "reports/shop-tiny/params.json").read_text())
+    assert (
+        given["21_first"] == {"dataset": "shop", "size": "tiny", "out": "../reports/shop-tiny", "k": 6}
+        and given["22_second"]["wait"] == 0.01
+    )
+
+
+@pytest.mark.parametrize("kind", ["sessions", "given"])
+def test_every_chapter_runs_on_logs_without_times(kind, tmp_path):
+    """Sessions and arrived splits, small enough for a test, through the real chapters and into a book."""
+    folder = tmp_path / "data" / f"my_{kind}"
+    folder.mkdir(parents=True)
+    log = untimed_sessions(0, sessions=400, items=60).events
+    lines = [" ".join(map(str, run)) for _, run in log.groupby("user_id").item_id]
+    if kind == "sessions":
+        (folder / "sessions.txt").write_text("\n".join(lines))
+    else:
+        unique = [list(dict.fromkeys(f"{x}" for x in line.split())) for line in lines]
+        (folder / "train.txt").write_text(
+            "\n".join(
+                f"{u} " + " ".join(run[:-1] + [str(60 + i) for i in range(u % 12)]) for u, run in enumerate(unique)
+            )
+        )
+        (folder / "test.txt").write_text("\n".join(f"{u} {run[-1]}" for u, run in enumerate(unique)))
+    out = tmp_path / "run"
+    done = run_lab(
+        "run",
+        "--dataset",
+        f"my_{kind}",
+        "--out",
+        str(out),
+        "--only",
+        "00,10,12,13,14,16,21,22,24,29,90",
+        "--params",
+        "users=50",
+        RECSYS_LAB_DATA=str(tmp_path / "data"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "29_oracle skipped: needs truth" in done.stdout
+    asked = set(map(tuple, runs.Run(out).frame()[["protocol", "exclude"]].drop_duplicates().to_numpy()))
+    assert asked == ({("next_item", "none"), ("next_item", "seen")} if kind == "sessions" else {("given", "seen")})
+    page = (out / "book" / "index.html").read_text()
+    assert "item_knn" in page and "https://cdn" not in page and (out / "book" / "searchindex.js").exists()
+    chapter = (out / "book" / "22_neighbours.html").read_text()
+    assert "#| export" not in chapter and "Show the code" in chapter
+    assert not [
+        f for f in (out / "book").rglob("*.html") if 'src="http' in f.read_text() or 'href="http://cdn' in f.read_text()
+    ]
+
+
+def test_runs_on_other_data_do_not_mix(small_checkout):
+    assert run_lab("run", "--size", "tiny", "--no-book", cwd=small_checkout).returncode == 0
+    shutil.copytree(small_checkout / "data/shop/tiny", small_checkout / "data/other")
+    events = (small_checkout / "data/other/events.csv").read_text().splitlines()
+    (small_checkout / "data/other/events.csv").write_text("\n".join(events[:-500]) + "\n")
+    done = run_lab(
+        "run", "--dataset", "other", "--out", "reports/shop-tiny", "--only", "22", "--no-book", cwd=small_checkout
+    )
+    assert done.returncode == 2 and "holds a run on other data (shop" in done.stderr
+    assert set(runs.Run(small_checkout / "reports/shop-tiny").frame().dataset) == {"shop"}
+    done = run_lab("run", "--dataset", "other", "--out", "reports/shop-tiny", "--no-book", cwd=small_checkout)
+    assert done.returncode == 0, done.stderr
+    assert set(runs.Run(small_checkout / "reports/shop-tiny").frame().dataset) == {"other"}
+
+
+def test_a_chapter_whose_process_dies_is_told(small_checkout):
+    path = small_checkout / "nbs" / "22_second.ipynb"
+    nb = nbformat.read(path, as_version=4)
+    nb.cells[-1].source = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
+    nbformat.write(nb, path)
+    done = run_lab("run", "--size", "tiny", "--no-book", cwd=small_checkout)
+    assert done.returncode == 1 and "chapter 22_second failed: its process died" in done.stderr
+    assert states(small_checkout)["22_second"]["status"] == "failed"
+
+
+def test_a_log_without_company_is_refused_before_anything_runs(tmp_path):
+    folder = tmp_path / "strangers"
+    folder.mkdir()
+    (folder / "sessions.txt").write_text("1 1\n2 2\n3\n")
+    done = run_lab("run", "--dataset", "strangers", "--out", str(tmp_path / "run"), RECSYS_LAB_DATA=str(tmp_path))
+    assert done.returncode == 2 and "no user of strangers met two different items" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_lists_of_another_length_reach_the_leaderboard(small_checkout):
+    assert run_lab("run", "--size", "tiny", "--no-book", "--params", "k=3", cwd=small_checkout).returncode == 0
+    assert "NDCG@3" in (small_checkout / "reports/shop-tiny/README.md").read_text()
+    assert "NDCG@20" in run_lab("leaderboard", "reports/shop-tiny", "--k", "20", cwd=small_checkout).stdout
+
+
+def test_a_chapter_whose_extra_is_missing_is_left_out_by_name(monkeypatch):
+    plan = chapters.make_plan("shop", "tiny", "build/none", [], "25")
+    assert chapters.missing_for(plan, "25_lightfm") == []
+    monkeypatch.setitem(chapters.EXTRAS, "lightfm", "a_module_that_is_not_there")
+    assert chapters.missing_for(plan, "25_lightfm") == ["extra:lightfm"]
+
+
+def test_what_a_chapter_left_that_is_no_more_is_removed(tmp_path):
+    plan = chapters.make_plan("shop", "tiny", str(tmp_path / "run"), [], "21")
+    (tmp_path / "run" / "notebooks").mkdir(parents=True)
+    states = {n: {"status": "done", "key": "x"} for n in ("21_popularity", "59_gone")}
+    for name in states:
+        (tmp_path / "run" / "notebooks" / f"{name}.ipynb").write_text("{}")
+    told = {"dataset": {"name": "shop", "fingerprint": plan.log.fingerprint}, "chapters": states}
+    (tmp_path / "run" / "provenance.json").write_text(json.dumps(told))
+    assert list(chapters.chapters_before(plan)) == ["21_popularity"]
+    assert [p.stem for p in (tmp_path / "run" / "notebooks").iterdir()] == ["21_popularity"]
