@@ -78,13 +78,13 @@ def our_steps(weights: Any, config: LightGCNConfig) -> Callable[[], None]:
 def beside_others() -> dict[str, Any]:
     """Seconds of `STEPS` steps on Gowalla and ratios in turn: ours to plain PyTorch, and to PyTorch Geometric."""
     weights = splits.make(load("gowalla")).known("test").matrix().matrix.astype(np.float32)
-    config = LightGCNConfig(batch=BATCH)
+    config = LightGCNConfig(batch_size=BATCH)
     told: dict[str, Any] = {"steps": STEPS, "batch": BATCH, "factors": config.factors, "layers": config.layers}
     ours = our_steps(weights, config)
     for name, sparse in (("plain", True), ("pytorch_geometric", False)):
         told[name] = paired(ours, plain_steps(weights, config, sparse), 9 if sparse else 3)
         told[name]["times_faster"] = round(1 / told[name]["ratio"], 1)
-    without = our_steps(weights, LightGCNConfig(batch=BATCH, layers=0))
+    without = our_steps(weights, LightGCNConfig(batch_size=BATCH, layers=0))
     told["bpr_mf"] = paired(without, ours, 5)
     learner = Learner(weights, config)
     steps = -(-len(learner.pairs.users) // BATCH)
@@ -95,7 +95,7 @@ def beside_others() -> dict[str, Any]:
 
 MODELS: dict[str, Callable[[], Any]] = {
     "lightgcn": lambda: LightGCN(
-        epochs=1, batch=65_536
+        epochs=1, batch_size=65_536
     ),  # every step costs a pass over the whole graph, so few of them
     "gf_cf": lambda: GFCF(),
     "graph_filter": lambda: GraphFilter(),

@@ -15,7 +15,7 @@ result = {}
 for neighbours in (20, 100):
 
     def ours(neighbours: int = neighbours) -> np.ndarray:
-        model = ItemKNN(neighbours=neighbours, shrinkage=0.0, user_norm=0.0).fit(known)
+        model = ItemKNN(n_neighbors=neighbours, shrinkage=0.0, user_norm=0.0).fit(known)
         return model.rank(histories, 20, "seen").codes
 
     def theirs(neighbours: int = neighbours) -> np.ndarray:

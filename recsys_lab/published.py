@@ -27,8 +27,8 @@ from .splits import make_cases
 from .tuning import Space, best_setting, tune
 
 # %% auto #0
-__all__ = ['FIGURES', 'TOLERANCE', 'RECIPES', 'LIGHTGCN_EPOCHS', 'CLOSED', 'LEDGER', 'KEYS', 'NUMBERS', 'PROTOCOLS', 'Figure',
-           'figures', 'status', 'Recipe', 'most_met', 'compute', 'weights_on', 'mean_over_cases', 'status_of',
+__all__ = ['FIGURES', 'TOLERANCE', 'RECIPES', 'LOWPASS', 'LIGHTGCN_EPOCHS', 'CLOSED', 'LEDGER', 'KEYS', 'NUMBERS', 'PROTOCOLS',
+           'Figure', 'figures', 'status', 'Recipe', 'most_met', 'compute', 'weights_on', 'mean_over_cases', 'status_of',
            'ledger_row', 'read_ledger', 'update_ledger', 'missing_recipes']
 
 # %% ../nbs/91_published_numbers.ipynb #eba2b715
@@ -172,16 +172,16 @@ RECIPES: dict[str, Recipe] = {
         "item_knn",
         30,
         "3 minutes",
-        {"user_norm": Range(0.5, 1.0), "shrinkage": Range(0.1, 10.0, True), "neighbours": Range(100, 600, True)},
+        {"user_norm": Range(0.5, 1.0), "shrinkage": Range(0.1, 10.0, True), "n_neighbors": Range(100, 600, True)},
     ),
     "user_knn": Recipe(
-        "gowalla", "user_knn", 8, "1 minute", {"neighbours": Range(50, 600, True), "item_norm": Range(0.0, 1.0)}
+        "gowalla", "user_knn", 8, "1 minute", {"n_neighbors": Range(50, 600, True), "item_norm": Range(0.0, 1.0)}
     ),
     "rp3beta": Recipe(
-        "gowalla", "rp3beta", 10, "1 minute", {"alpha": Range(0.6, 1.2), "beta": Range(0.1, 0.8)}, {"neighbours": 400}
+        "gowalla", "rp3beta", 10, "1 minute", {"alpha": Range(0.6, 1.2), "beta": Range(0.1, 0.8)}, {"n_neighbors": 400}
     ),
     "ease": Recipe(
-        "gowalla", "ease", 12, "15 minutes", {"penalty": Range(10.0, 500.0, True)}, {}, 8000, reproduces=True
+        "gowalla", "ease", 12, "15 minutes", {"regularization": Range(10.0, 500.0, True)}, {}, 8000, reproduces=True
     ),
     "als": Recipe(
         "gowalla",
@@ -197,7 +197,7 @@ RECIPES: dict[str, Recipe] = {
         6,
         "7 minutes",
         {"learning_rate": Range(0.02, 0.2, True), "regularization": Range(0.003, 0.05, True)},
-        {"factors": 64, "iterations": 200, "threads": 2},
+        {"factors": 64, "epochs": 200, "threads": 2},
     ),
     "lightfm": Recipe(
         "gowalla", "lightfm", 3, "12 minutes", {"learning_rate": Range(0.02, 0.1, True)}, {"factors": 64, "epochs": 40}
@@ -205,9 +205,11 @@ RECIPES: dict[str, Recipe] = {
 }
 
 # %% ../nbs/91_published_numbers.ipynb #f3087184
+LOWPASS = {"out_exponent": Range(0.0, 0.5), "lowpass_out_exponent": Range(0.4, 0.7), "lowpass_weight": Range(0.2, 1.2)}
+
 LIGHTGCN_EPOCHS = 18  # of the 1,000 that its authors run
 RECIPES |= {
-    "gf_cf": Recipe("gowalla", "gf_cf", 0, "2 minutes", {}, {"factors": 256, "share": 0.3}, reproduces=True),
+    "gf_cf": Recipe("gowalla", "gf_cf", 0, "2 minutes", {}, {"factors": 256, "alpha": 0.3}, reproduces=True),
     "lightgcn_published": Recipe(
         "gowalla",
         "lightgcn",
@@ -217,7 +219,7 @@ RECIPES |= {
         {
             "factors": 64,
             "layers": 3,
-            "batch": 2048,
+            "batch_size": 2048,
             "learning_rate": 0.001,
             "regularization": 1e-4,
             "epochs": LIGHTGCN_EPOCHS,
@@ -231,12 +233,12 @@ RECIPES |= {
         "15 minutes",
         {},
         {
-            "sampling": "hard",
-            "pool": 48,
-            "batch": 8192,
+            "negative_sampling": "hard",
+            "n_candidates": 48,
+            "batch_size": 8192,
             "epochs": 24,
-            "cosine": True,
-            "start": "spectral",
+            "lr_schedule": "cosine",
+            "init": "spectral",
             "learning_rate": 0.005,
             "regularization": 0.001,
         },
@@ -247,7 +249,7 @@ RECIPES |= {
         4,
         "20 minutes",
         {"learning_rate": Range(0.001, 0.01, True), "regularization": Range(0.001, 0.1, True)},
-        {"batch": 2048, "epochs": 80, "cosine": True},
+        {"batch_size": 2048, "epochs": 80, "lr_schedule": "cosine"},
         last=True,
         reproduces=True,
     ),
@@ -256,7 +258,7 @@ RECIPES |= {
         "graph_filter",
         5,
         "15 minutes",
-        {"leave": Range(0.0, 0.5), "low_leave": Range(0.4, 0.7), "share": Range(0.2, 1.2)},
+        LOWPASS,
         {"factors": 768},
         last=True,
     ),
@@ -265,7 +267,7 @@ RECIPES |= {
         "graph_filter",
         6,
         "20 minutes",
-        {"leave": Range(0.0, 0.5), "low_leave": Range(0.4, 0.7), "share": Range(0.2, 1.2), "fade": Range(0.3, 1.2)},
+        LOWPASS | {"position_decay": Range(0.3, 1.2)},
         {"factors": 768},
         last=True,
     ),
@@ -275,7 +277,7 @@ RECIPES |= {
         0,
         "1 minute",
         {},
-        {"prefix_decay": 0.0, "place_decay": 0.0, "idf": 0.0, "again": 1.0},
+        {"session_decay": 0.0, "neighbor_position_decay": 0.0, "idf": 0.0, "shared_item_weight": 1.0},
     ),
     "session_knn": Recipe("retailrocket-sessions", "session_knn", 10, "1 minute"),
     "sequential_rules": Recipe("retailrocket-sessions", "sequential_rules", 8, "1 minute"),
@@ -284,8 +286,8 @@ RECIPES |= {
 
 # members of a blend, with the settings of their own rows; ALS with longer vectors
 CLOSED: dict[str, dict[str, Any]] = {
-    "graph_filter": {"factors": 768, "leave": 0.1917, "low_leave": 0.6375, "share": 0.7289},
-    "user_knn": {"neighbours": 100, "item_norm": 0.5},
+    "graph_filter": {"factors": 768, "out_exponent": 0.1917, "lowpass_out_exponent": 0.6375, "lowpass_weight": 0.7289},
+    "user_knn": {"n_neighbors": 100, "item_norm": 0.5},
     "als": {"factors": 256, "alpha": 5.6666, "regularization": 1.7614, "bm25": True},
 }
 RECIPES["blend_closed"] = Recipe("gowalla", "blend", 200, "5 minutes", {}, {"members": CLOSED}, last=True)

@@ -74,8 +74,8 @@ FEW_SOURCES = {"revisits": 10, "session_walk": 20, "item_knn": 10, "popularity":
 
 def quick(name: str) -> dict:
     """Settings under which a two-stage model is fitted in a moment; none for other models."""
-    rows = {"sources": FEW_SOURCES, "requests": 200, "windows": 2, "window": 0.1, "negatives": 5}
-    trees = {"rounds": 15, "min_rows": 5} if name in TWO_STAGE - {"lr", "lr_enriched"} else {}
+    rows = {"sources": FEW_SOURCES, "max_requests": 200, "n_windows": 2, "window_fraction": 0.1, "negatives": 5}
+    trees = {"num_boost_round": 15, "min_data_in_leaf": 5} if name in TWO_STAGE - {"lr", "lr_enriched"} else {}
     return {**rows, **trees} if name in TWO_STAGE else {}
 
 
@@ -193,7 +193,7 @@ def item(product, **told):
     return {"asin": product, "title": f"Title of {product}", **told}
 
 
-STAGE = training.Stage(tuple(FEW_SOURCES.items()), requests=200, windows=2, window=0.1, negatives=5)
+STAGE = training.Stage(tuple(FEW_SOURCES.items()), max_requests=200, n_windows=2, window_fraction=0.1, negatives=5)
 
 
 def times(*days):

@@ -41,7 +41,7 @@ SEARCHES = "21,22,23,24,25,30,32,33,34,40,41,42,52"  # chapters that choose some
 ENOUGH = {
     "lightfm": {"epochs": 4},
     "lightfm_hybrid": {"epochs": 4},
-    "bpr": {"iterations": 20},
+    "bpr": {"epochs": 20},
     "lightgcn": {"epochs": 3},
 }
 ENOUGH |= {"bpr_mf": {"epochs": 3}}

@@ -68,8 +68,8 @@ def test_two_settings_of_one_model_do_not_overwrite_each_other(split, tmp_path):
     run.record(asked(ItemKNN(), split))
     run.record(asked(ItemKNN(), split))  # the same again is no other
     with pytest.raises(ValueError, match=r"another evaluation of item_knn .* a name of their own"):
-        run.record(asked(ItemKNN(neighbours=1), split))
-    named = runs.judge(None, [ItemKNN(), ItemKNN(neighbours=1)], split, k=10)
+        run.record(asked(ItemKNN(n_neighbors=1), split))
+    named = runs.judge(None, [ItemKNN(), ItemKNN(n_neighbors=1)], split, k=10)
     assert len({e.model for e in named}) == 2
 
 
@@ -99,7 +99,7 @@ def test_a_fit_is_made_once_for_a_log_and_its_settings(split, tmp_path, monkeypa
     monkeypatch.setattr(ItemKNN, "fit", lambda self, log, **more: made.append(self.config) or fit(self, log, **more))
     lists = [run.fit(ItemKNN(), known).recommend(range(20), 5).codes for _ in range(2)]
     assert len(made) == 1 and (lists[0] == lists[1]).all()
-    run.fit(ItemKNN(neighbours=3), known)
+    run.fit(ItemKNN(n_neighbors=3), known)
     run.fit(ItemKNN(), split.known("valid"))
     assert len(made) == 3
     assert ItemKNN.load(run.fitted("item_knn")).config == ItemKNN().config

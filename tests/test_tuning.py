@@ -77,14 +77,14 @@ def test_the_test_part_is_not_looked_at(shop, shop_split):
 
 
 def test_settings_stay_in_their_space(shop_split):
-    space = {"neighbours": Range(5, 9), "user_norm": (0.0, 1.0), "shrinkage": Range(0.01, 100.0, True)}
+    space = {"n_neighbors": Range(5, 9), "user_norm": (0.0, 1.0), "shrinkage": Range(0.01, 100.0, True)}
     trials = tuning.tune(ItemKNN, shop_split, "next_item", 8, seed=3, space=space)
-    assert trials.neighbours.between(5, 9).all() and set(trials.user_norm) <= {0.0, 1.0}
+    assert trials.n_neighbors.between(5, 9).all() and set(trials.user_norm) <= {0.0, 1.0}
     assert trials.shrinkage.between(0.01, 100).all() and trials.chosen.sum() == 1
     chosen = ItemKNN(**tuning.best_setting(trials)).config
-    assert isinstance(chosen.neighbours, int) and isinstance(chosen.shrinkage, float)
-    held = tuning.tune(ItemKNN, shop_split, "next_item", 2, fixed={"neighbours": 7}, space=space)
-    assert (held.neighbours == 7).all() and tuning.best_setting(held)["neighbours"] == 7
+    assert isinstance(chosen.n_neighbors, int) and isinstance(chosen.shrinkage, float)
+    held = tuning.tune(ItemKNN, shop_split, "next_item", 2, fixed={"n_neighbors": 7}, space=space)
+    assert (held.n_neighbors == 7).all() and tuning.best_setting(held)["n_neighbors"] == 7
 
 
 def test_trials_are_kept_in_the_run(shop_split, tmp_path):
@@ -93,7 +93,9 @@ def test_trials_are_kept_in_the_run(shop_split, tmp_path):
     rows = json.loads((tmp_path / "run" / "trials.json").read_text())
     assert len(rows) == sum(map(len, found.values())) and sum(row["chosen"] for row in rows) == len(found)
     first = next(iter(found.values()))
-    assert rows[0]["settings"]["neighbours"] == 100 and rows[1]["value"] == pytest.approx(first["ndcg@10"][1], abs=1e-6)
+    assert rows[0]["settings"]["n_neighbors"] == 100 and rows[1]["value"] == pytest.approx(
+        first["ndcg@10"][1], abs=1e-6
+    )
     kept = {runs.question_of(e.about): e for e in run.evaluations()}
     assert set(kept) == set(found) and {e.about["part"] for e in kept.values()} == {"valid"}
     for question, table in found.items():

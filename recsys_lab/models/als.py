@@ -56,7 +56,7 @@ class ALSConfig(Config):
     """Settings of ALS."""
 
     factors: int = setting(64, "length of the vectors", (32, 64, 128), ge=1)
-    regularization: float = setting(0.1, "L2 penalty on them", Range(0.001, 10.0, True), ge=0)
+    regularization: float = setting(0.1, "L2 regularization on them", Range(0.001, 10.0, True), ge=0)
     alpha: float = setting(4.0, "all confidences are multiplied by this", Range(0.3, 30.0, True), ge=0)
     iterations: int = setting(15, "turns of users and items", ge=1)
     event_weights: EventWeights = setting(
@@ -67,7 +67,7 @@ class ALSConfig(Config):
 
 
 def solve_users(
-    confidence: sparse.csr_matrix, item_vectors: np.ndarray, gram: np.ndarray, penalty: float, most: int = 2**22
+    confidence: sparse.csr_matrix, item_vectors: np.ndarray, gram: np.ndarray, regularization: float, most: int = 2**22
 ) -> np.ndarray:
     """The vector of each row of confidences `[n, items]` by the normal equations: float64 `[n, f]`, zeros for an empty row.
 
@@ -78,8 +78,8 @@ def solve_users(
     """
     n, f = len(confidence.indptr) - 1, item_vectors.shape[1]
     out, length = np.zeros((n, f)), np.diff(confidence.indptr)
-    base = gram + penalty * np.eye(f)
-    inverse = np.linalg.inv(base) if penalty > 0 else None
+    base = gram + regularization * np.eye(f)
+    inverse = np.linalg.inv(base) if regularization > 0 else None
     for size in np.unique(length[length > 0]):
         rows, few = np.flatnonzero(length == size), size < f and inverse is not None
         for some in np.array_split(rows, -(-len(rows) * (f + int(size)) * (int(size) if few else f) // most)):
@@ -172,7 +172,7 @@ class BPRConfig(Config):
     factors: int = setting(64, "length of the vectors", (32, 64, 128), ge=1)
     learning_rate: float = setting(0.05, "of the gradient steps", Range(0.01, 0.2, True), gt=0)
     regularization: float = setting(0.01, "L2 penalty in each step", Range(0.0005, 0.1, True), ge=0)
-    iterations: int = setting(60, "passes over the pairs", ge=1)
+    epochs: int = setting(60, "passes over the pairs", ge=1)
     threads: int = setting(1, "more than 1 is faster, and no longer gives the same vectors every time", ge=1)
     seed: int = setting(0, "of the first vectors and of the draws", ge=0)
 
@@ -192,7 +192,7 @@ class BPR(FactorRecommender):
             c.factors,
             c.learning_rate,
             c.regularization,
-            iterations=c.iterations,
+            iterations=c.epochs,
             num_threads=c.threads,
             random_state=c.seed,
         )

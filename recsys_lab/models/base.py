@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from ..files import whole_folder
 from ..histories import FOREVER, Histories
-from .config import Config, Range, make_config, signature_of
+from .config import Config, Range, make_config, new_name, signature_of
 from .storage import read_arrays, write_arrays
 from ..numerics import exact_product, round_scores, sum_rows, to_fixed_point, weighted_sums
 from ..topk import SOURCES, Scores, TopK, best_of, exclusion, fill_up, in_order
@@ -423,7 +423,7 @@ def rank_blocks(
     return TopK(codes, scores, model.items, histories.user_ids, sources)
 
 # %% ../../nbs/20_recommender.ipynb #4cbd3ca3
-FORMAT = 3
+FORMAT = 4
 
 
 def write_model(model: Recommender, folder: Path, part: bool = False) -> None:
@@ -486,8 +486,12 @@ def load(
             f"{path}: no model with a known name (it says {head.get('name')!r}); known are {sorted(MODELS)}"
         )
     if head.get("format") != FORMAT:
+        kind = model_class(head["name"]).Config
+        renamed = {old: new_name(kind, old) for old in head.get("config", {})}
+        told = ", ".join(f"{old} is called {new}" for old, new in renamed.items() if new)
         raise ValueError(
             f"{path}: {head['name']} is saved in format {head.get('format')!r}, and this version reads {FORMAT}; fit it again"
+            + (f" ({told} now)" if told else "")
         )
     model = model_class(head["name"])(**head["config"])
     arrays = read_arrays(path, ("*.npy", "known/*.npy", "state/**/*.npy"), mapped)

@@ -62,7 +62,9 @@ class BlendConfig(Config):
         if unknown := sorted(set(self.weights) - set(self.members)):
             raise ValueError(f"weights name {unknown[0]!r}; the members are {', '.join(self.members) or 'none'}")
         if not sum(self.weights.get(name, 1.0) for name in self.members):
-            raise ValueError(f"a blend needs members with weights of at least 0, one of them above 0, not {self.weights}")
+            raise ValueError(
+                f"a blend needs members with weights of at least 0, one of them above 0, not {self.weights}"
+            )
         return self
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 # %% auto #0
-__all__ = ['NonNegative', 'Width', 'EventWeights', 'LIMITS', 'SIGNS', 'Range', 'setting', 'Config', 'make_config',
-           'describe_settings', 'signature_of']
+__all__ = ['NonNegative', 'Width', 'EventWeights', 'LIMITS', 'RENAMED', 'SIGNS', 'Range', 'setting', 'Config', 'make_config',
+           'new_name', 'describe_settings', 'signature_of']
 
 # %% ../../nbs/27_settings.ipynb #4afd622f
 class Range(NamedTuple):
@@ -99,12 +99,68 @@ def make_config(kind: type[Config], model: str, settings: Mapping[str, Any]) -> 
     except ValidationError as error:
         first = error.errors()[0]
     name = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden" and (new := new_name(kind, name)):
+        raise ValueError(f"{model} has no setting {name!r}: it is called {new!r} now")
     if first["type"] == "extra_forbidden":
         raise ValueError(f"{model} has no setting {name!r}; it has {sorted(kind.model_fields)}")
     if first["type"] == "value_error":
         raise ValueError(f"{model}: {first['ctx']['error']}")
     wanted = LIMITS.get(first["type"], first["msg"].removeprefix("Input should be ")).format(**first.get("ctx", {}))
     raise ValueError(f"{model}: {name} must be {wanted}, not {first['input']!r}")
+
+
+RENAMED = {  # settings of earlier versions -> what they are called now
+    "again": ("shared_item_weight",),
+    "batch": ("batch_size",),
+    "category": ("category_weight",),
+    "column_share": ("feature_fraction",),
+    "cosine": ("lr_schedule",),
+    "entry": ("in_exponent",),
+    "fade": ("position_decay",),
+    "fresh": ("recency_decay",),
+    "grandparent": ("grandparent_share",),
+    "iterations": ("epochs",),
+    "l2": ("lambda_l2",),
+    "last": ("max_history",),
+    "leave": ("out_exponent",),
+    "leaves": ("num_leaves",),
+    "low_item": ("lowpass_item_exponent",),
+    "low_leave": ("lowpass_out_exponent",),
+    "low_user": ("lowpass_user_exponent",),
+    "min_rows": ("min_data_in_leaf",),
+    "most": ("max_items",),
+    "neighbours": ("n_neighbors",),
+    "newest": ("recent_fraction",),
+    "own": ("repeat_weight",),
+    "own_decay": ("repeat_decay",),
+    "parent": ("parent_share",),
+    "penalty": ("C", "regularization"),
+    "place_decay": ("neighbor_position_decay",),
+    "pool": ("n_candidates",),
+    "prefix_decay": ("session_decay",),
+    "recent": ("recency_weight",),
+    "requests": ("max_requests",),
+    "rounds": ("num_boost_round",),
+    "same": ("same_share",),
+    "sample": ("sample_size",),
+    "sampler": ("negative_sampling",),
+    "sampling": ("negative_sampling",),
+    "second": ("two_step_weight",),
+    "share": ("alpha", "lowpass_weight"),
+    "siblings": ("siblings_share",),
+    "start": ("init",),
+    "stop_share": ("validation_fraction",),
+    "tame": ("popularity_exponent",),
+    "user": ("user_exponent",),
+    "window": ("window_fraction",),
+    "windows": ("n_windows",),
+}
+
+
+def new_name(kind: type[Config], name: str) -> str:
+    """What a setting of an earlier version is called now; "" for one that never was or still is."""
+    fields = kind.model_fields
+    return "" if name in fields else next((new for new in RENAMED.get(name, ()) if new in fields), "")
 
 
 SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}

@@ -84,7 +84,7 @@ class ContentConfig(Config):
     """Settings of Content."""
 
     encoder: str = setting("words", "`words`, or a sentence encoder by name or folder")
-    category: float = setting(0.5, "weight of the category's likeness beside the text's", Range(0.0, 3.0), ge=0)
+    category_weight: float = setting(0.5, "weight of the category's likeness beside the text's", Range(0.0, 3.0), ge=0)
     decay: float = setting(3.0, "steps back over which an item's weight falls to 1/e", Range(0.5, 20.0, True), gt=0)
     new_items: bool = setting(True, "whether items without any event are recommended")
 
@@ -118,7 +118,7 @@ class Content(Recommender):
         row, item, back = steps_back(histories, 50)
         weight = fading(back, self.config.decay).astype(np.float32)
         met = sparse.csr_matrix((weight, (row, item)), shape=(len(histories), len(self.items)))
-        return likeness(met, self.state["text"]) + np.float32(self.config.category) * likeness(
+        return likeness(met, self.state["text"]) + np.float32(self.config.category_weight) * likeness(
             met, self.state["shelves"]
         )
 

@@ -40,17 +40,17 @@ def powers(degrees: np.ndarray, exponent: float) -> np.ndarray:
 
 
 def neighbour_steps(
-    matrix: sparse.csr_matrix, user: float, entry: float, leave: float
+    matrix: sparse.csr_matrix, user_exponent: float, in_exponent: float, out_exponent: float
 ) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
     """Two steps on the graph, from items to users and on to items, as CSR `[items, users]` and `[users, items]`.
 
-    Their product is `Di^-entry Rt Du^-user R Di^-leave`, where R is the user-item matrix of zeros and ones, and Du and Di are the
-    degrees of users and items. It is left undone: taken one after the other, the steps cost a long history far less, and no
-    matrix of items by items is kept.
+    Their product is `Di^-in Rt Du^-user R Di^-out`, where R is the user-item matrix of zeros and ones, Du and Di are the degrees of
+    users and items, and the exponents are those of the arguments. The product is never computed: one step after the other
+    costs a long history far less, and no matrix of items by items is kept.
     """
     of_user, of_item = (np.bincount(a, minlength=n) for a, n in zip(matrix.nonzero(), matrix.shape, strict=True))
-    to_users = matrix.T.multiply(powers(of_item, entry)[:, None]).multiply(powers(of_user, user)).tocsr()
-    return to_users.astype(np.float32), matrix.multiply(powers(of_item, leave)).tocsr().astype(np.float32)
+    to_users = matrix.T.multiply(powers(of_item, in_exponent)[:, None]).multiply(powers(of_user, user_exponent)).tocsr()
+    return to_users.astype(np.float32), matrix.multiply(powers(of_item, out_exponent)).tocsr().astype(np.float32)
 
 # %% ../../nbs/41_graph_filters.ipynb #a59dfe0a
 CONVERGED = 1e-3  # residual of an eigenvector, as a share of the greatest eigenvalue
@@ -113,7 +113,7 @@ class GFCFConfig(Config):
     """Settings of GF-CF."""
 
     factors: int = setting(256, "singular vectors in the low pass", (32, 64, 128, 256), ge=1)
-    share: float = setting(0.3, "weight of the low pass beside the neighbours", Range(0.0, 1.0), ge=0)
+    alpha: float = setting(0.3, "weight of the low pass beside the neighbours", Range(0.0, 1.0), ge=0)
     seed: int = setting(0, "of the singular vectors", ge=0)
 
 
@@ -136,46 +136,50 @@ class GFCF(Recommender):
     def _score(self, histories: Histories) -> np.ndarray:
         s, met = self.state, histories.matrix(len(self.items)).astype(np.float32)
         low = low_pass(met, s["basis"], self.popular, 0.5, 0.5)
-        low *= self.config.share
+        low *= self.config.alpha
         low += sparse_product(sparse_product(met, s["to_users"]), s["to_items"]).toarray()
         return low
 
 # %% ../../nbs/41_graph_filters.ipynb #6e37fe46
-def low_pass(met: sparse.csr_matrix, basis: np.ndarray, degrees: np.ndarray, entry: float, leave: float) -> np.ndarray:
-    """Histories (CSR `[n, items]`) through the low pass: float32 `[n, items]`; `leave` gives popular items their weight back.
+def low_pass(
+    met: sparse.csr_matrix, basis: np.ndarray, degrees: np.ndarray, in_exponent: float, out_exponent: float
+) -> np.ndarray:
+    """Histories (CSR `[n, items]`) through the low pass: float32 `[n, items]`; `out_exponent` gives popular items their weight back.
 
     Rounded to multiples of 2**-22 on the way, so that what should be zero is zero.
     """
-    signal = weighted_sums(met.multiply(powers(degrees, entry)).tocsr(), basis)
+    signal = weighted_sums(met.multiply(powers(degrees, in_exponent)).tocsr(), basis)
     out = round_to_grid(exact_product(signal, basis), 2.0**-22)
-    out *= powers(degrees, -leave)
+    out *= powers(degrees, -out_exponent)
     return out
 
 # %% ../../nbs/41_graph_filters.ipynb #c2dae7c3
 class GraphFilterConfig(Config):
     """Settings of the graph filter."""
 
-    user: float = setting(1.0, "exponent of the users' degrees in the neighbour filter", Range(0.3, 1.2))
-    entry: float = setting(0.5, "exponent there of the degrees of items met")
-    leave: float = setting(0.2, "exponent there of the degrees of items offered", Range(0.0, 0.7))
+    user_exponent: float = setting(1.0, "exponent of the users' degrees in the neighbour filter", Range(0.3, 1.2))
+    in_exponent: float = setting(0.5, "exponent there of the degrees of items met")
+    out_exponent: float = setting(0.2, "exponent there of the degrees of items offered", Range(0.0, 0.7))
     factors: int = setting(256, "singular vectors in the low pass", (32, 64, 128, 256), ge=1)
-    low_user: float = setting(0.5, "exponent of the users' degrees in the low pass")
-    low_item: float = setting(0.5, "exponent there of the items' degrees")
-    low_leave: float = setting(0.5, "exponent there of what is given back to items offered")
-    share: float = setting(0.6, "weight of the low pass beside the neighbours, both on one scale", Range(0.0, 2.0), ge=0)
-    fade: float = setting(
+    lowpass_user_exponent: float = setting(0.5, "exponent of the users' degrees in the low pass")
+    lowpass_item_exponent: float = setting(0.5, "exponent there of the items' degrees")
+    lowpass_out_exponent: float = setting(0.5, "exponent there of what is given back to items offered")
+    lowpass_weight: float = setting(
+        0.6, "weight of the low pass beside the neighbours, both on one scale", Range(0.0, 2.0), ge=0
+    )
+    position_decay: float = setting(
         0.0,
-        "an item met `b` events before the last one enters with weight `(1 + b) ** -fade`; 0: order does not count",
+        "an item met `b` events before the last one enters with weight `(1 + b) ** -position_decay`; 0: order does not count",
         Range(0.0, 1.5),
         ge=0,
     )
     seed: int = setting(0, "of the singular vectors", ge=0)
 
 
-def faded(histories: Histories, n_items: int, fade: float) -> sparse.csr_matrix:
-    """Encoded histories as CSR float32 `[n, n_items]`: `(1 + b) ** -fade` for an item last met `b` events before the last one."""
+def faded(histories: Histories, n_items: int, position_decay: float) -> sparse.csr_matrix:
+    """Encoded histories as CSR float32 `[n, n_items]`: `(1 + b) ** -position_decay` for an item last met `b` events before the last one."""
     row, item, back = steps_back(histories, len(histories.items) + 1)
-    weight = round_scores((1.0 + back) ** -fade)
+    weight = round_scores((1.0 + back) ** -position_decay)
     return sparse.csr_matrix((weight, (row, item)), shape=(len(histories), n_items))
 
 
@@ -199,13 +203,13 @@ class GraphFilter(Recommender):
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         c, matrix = self.config, dataset.matrix().matrix
-        to_users, to_items = neighbour_steps(matrix, c.user, c.entry, c.leave)
-        basis = basis_of(dataset, c.low_user, c.low_item, c.factors, c.seed)
+        to_users, to_items = neighbour_steps(matrix, c.user_exponent, c.in_exponent, c.out_exponent)
+        basis = basis_of(dataset, c.lowpass_user_exponent, c.lowpass_item_exponent, c.factors, c.seed)
         return {"to_users": to_users, "to_items": to_items, "basis": basis}
 
     def _score(self, histories: Histories) -> np.ndarray:
-        c, s, met = self.config, self.state, faded(histories, len(self.items), self.config.fade)
-        low = one_scale(low_pass(met, s["basis"], self.popular, c.low_item, c.low_leave))
-        low *= c.share
+        c, s, met = self.config, self.state, faded(histories, len(self.items), self.config.position_decay)
+        low = one_scale(low_pass(met, s["basis"], self.popular, c.lowpass_item_exponent, c.lowpass_out_exponent))
+        low *= c.lowpass_weight
         low += one_scale(sparse_product(sparse_product(met, s["to_users"]), s["to_items"]).toarray())
         return low

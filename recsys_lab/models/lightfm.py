@@ -76,7 +76,7 @@ class LightFMConfig(Config):
 
     factors: int = setting(32, "length of the vectors", (16, 32, 64), ge=1)
     learning_rate: float = setting(0.05, "of AdaGrad", Range(0.01, 0.2, True), gt=0)
-    penalty: float = setting(0.0, "L2 penalty on the vectors of features", ge=0)
+    regularization: float = setting(0.0, "L2 penalty on the vectors of features", ge=0)
     epochs: int = setting(15, "passes over the pairs", Range(5, 30), ge=1)
     negatives: int = setting(10, "most draws in search of a wrongly ranked item", ge=1)
     seed: int = setting(0, "of the first vectors and of the draws", ge=0)
@@ -94,7 +94,7 @@ def lightfm_vectors(
         config.factors,
         loss="warp",
         learning_rate=config.learning_rate,
-        item_alpha=config.penalty,
+        item_alpha=config.regularization,
         max_sampled=config.negatives,
         random_state=config.seed,
     )

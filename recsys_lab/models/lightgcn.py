@@ -174,29 +174,31 @@ class LightGCNConfig(Config):
     """Settings of LightGCN."""
 
     factors: int = setting(64, "length of the vectors", ge=1)
-    layers: int = setting(3, "steps over the graph; deeper, all vectors become alike", Range(1, 4), ge=0, le=MOST_LAYERS)
+    layers: int = setting(
+        3, "steps over the graph; deeper, all vectors become alike", Range(1, 4), ge=0, le=MOST_LAYERS
+    )
     layer_weights: list[NonNegative] = setting(
         list, "weight of each layer from 0 on, `layers + 1` numbers; empty: all alike"
     )
     loss: Literal["bpr", "softmax"] = setting("bpr", "`bpr`, or `softmax` (of cosines, with `temperature`)")
     temperature: float = setting(0.1, "of the softmax", gt=0)
-    batch: int = setting(8192, "pairs in a step of Adam", ge=1)
+    batch_size: int = setting(8192, "pairs in a step of Adam", ge=1)
     learning_rate: float = setting(0.01, "of Adam", Range(0.002, 0.03, True), gt=0)
-    cosine: bool = setting(False, "whether the rate falls to 0 by the last epoch")
+    lr_schedule: Literal["constant", "cosine"] = setting("constant", "`cosine`: the rate falls to 0 by the last epoch")
     regularization: float = setting(
         1e-4, "L2 penalty on the learned vectors of a batch, as a share of the pair", Range(1e-6, 1e-2, True), ge=0
     )
     epochs: int = setting(20, "passes over the pairs", Range(5, 20, True), ge=1)
     negatives: int = setting(1, "items drawn for each pair (bpr), or shared by a batch (softmax)", ge=1)
-    sampling: Literal["uniform", "popularity", "hard"] = setting(
-        "uniform", "how they are drawn: `hard` takes the best scored of `pool` even draws (bpr only)"
+    negative_sampling: Literal["uniform", "popularity", "hard"] = setting(
+        "uniform", "how they are drawn: `hard` takes the best scored of `n_candidates` even draws (bpr only)"
     )
-    pool: int = setting(16, "draws that hard negatives are the best of", ge=1)
+    n_candidates: int = setting(16, "draws that hard negatives are the best of", ge=1)
     event_weights: EventWeights = setting(dict, "weight that one event gives an edge, by its kind; others count 1")
-    start: Literal["normal", "spectral"] = setting(
+    init: Literal["normal", "spectral"] = setting(
         "normal", "first vectors: drawn, or the leading singular vectors of the normalised graph"
     )
-    stop_share: float = setting(
+    validation_fraction: float = setting(
         0.0, "share of visitors whose last item is held back to find the number of epochs; 0: all are run", ge=0, lt=1
     )
     patience: int = setting(3, "epochs without a better recall after which the search ends", ge=1)
@@ -207,7 +209,7 @@ class LightGCNConfig(Config):
     def check_layers(self) -> Self:
         if self.layer_weights and len(self.layer_weights) != self.layers + 1:
             raise ValueError(f"layer_weights must be {self.layers + 1} numbers of at least 0, not {self.layer_weights}")
-        if self.loss == "softmax" and self.sampling == "hard":
+        if self.loss == "softmax" and self.negative_sampling == "hard":
             raise ValueError("sampling must be uniform or popularity for the softmax loss, not 'hard'")
         return self
 
@@ -221,7 +223,7 @@ def first_table(edges: sparse.csr_matrix, config: LightGCNConfig) -> np.ndarray:
     """First vectors of users and items, float32 `[users + items, f]`, with 0.1 as root mean square; 0 for isolated nodes."""
     n, rng = sum(edges.shape), np.random.default_rng(config.seed)
     table = rng.normal(0, 0.1, (n, config.factors)).astype(np.float32)
-    if config.start == "spectral":
+    if config.init == "spectral":
         width = min(config.factors, *edges.shape)
         from sklearn.utils.extmath import randomized_svd
 
@@ -277,9 +279,11 @@ class Learner:
         c = self.config
         rng = np.random.default_rng([c.seed, 1 + self.epochs_done])
         part = self.epochs_done / c.epochs
-        self.adam.param_groups[0]["lr"] = c.learning_rate * (0.5 * (1 + np.cos(np.pi * part)) if c.cosine else 1)
+        self.adam.param_groups[0]["lr"] = c.learning_rate * (
+            0.5 * (1 + np.cos(np.pi * part)) if c.lr_schedule == "cosine" else 1
+        )
         order = rng.permutation(len(self.pairs.users))
-        losses = [step(self, order[start : start + c.batch], rng) for start in range(0, len(order), c.batch)]
+        losses = [step(self, order[start : start + c.batch_size], rng) for start in range(0, len(order), c.batch_size)]
         self.epochs_done += 1
         if not np.isfinite(losses).all():
             raise ValueError(
@@ -321,21 +325,21 @@ def step(learner: Learner, rows: np.ndarray, rng: np.random.Generator) -> float:
 
 def looks_ahead(c: LightGCNConfig) -> bool:
     """Whether the draw needs the smoothed vectors of all nodes."""
-    return bool(c.layers) and c.loss == "bpr" and c.sampling == "hard"
+    return bool(c.layers) and c.loss == "bpr" and c.negative_sampling == "hard"
 
 
 def items_against(learner: Learner, users: np.ndarray, smooth: Any, rng: np.random.Generator) -> tuple[np.ndarray, Any]:
     """Items to hold the pairs of `users` against: `[b, n]` and None (bpr), or shared ones `[n]` and which of them were met."""
     c, pairs = learner.config, learner.pairs
     if c.loss == "bpr":
-        if c.sampling != "hard":
-            return draw_items(pairs, users, c.negatives, rng, c.sampling == "popularity"), None
-        pool = draw_items(pairs, users, max(c.pool, c.negatives), rng)
+        if c.negative_sampling != "hard":
+            return draw_items(pairs, users, c.negatives, rng, c.negative_sampling == "popularity"), None
+        pool = draw_items(pairs, users, max(c.n_candidates, c.negatives), rng)
         best = best_scored(smooth, learner.at[users], learner.at[learner.n_users + pool], c.negatives)
         return np.take_along_axis(pool, best, axis=1), None
     n = min(c.negatives, pairs.n_items)
     by_use = pairs.items[rng.integers(0, len(pairs.items), n)]
-    shared = np.unique(by_use) if c.sampling == "popularity" else rng.choice(pairs.n_items, n, replace=False)
+    shared = np.unique(by_use) if c.negative_sampling == "popularity" else rng.choice(pairs.n_items, n, replace=False)
     return shared, torch.from_numpy(met_among(learner.matrix, users, shared)).to(c.device)
 
 
@@ -483,7 +487,7 @@ class LightGCN(FactorRecommender):
     Attributes
     ----------
     checkpoint : file that `fit` writes after each epoch and goes on from; None: none. `ValueError` for one of another log
-    curve : one row for each epoch of the last fit; of the search for the number of epochs where `stop_share` is set
+    curve : one row for each epoch of the last fit; of the search for the number of epochs where `validation_fraction` is set
     """
 
     name = "lightgcn"
@@ -548,16 +552,20 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 def fitted_learner(
     model: LightGCN, log: str, known: Histories, weights: sparse.csr_matrix
 ) -> tuple[Learner, list[Curve]]:
-    """The learner of a model after its last epoch, and the curve; with `stop_share` the curve of the search for that epoch."""
+    """The learner of a model after its last epoch, and the curve; with `validation_fraction` the curve of the search for that epoch."""
     c = model.config
-    settings = {n: v for n, v in c.model_dump().items() if n not in ("device", "epochs" if not c.cosine else "device")}
+    settings = {
+        n: v
+        for n, v in c.model_dump().items()
+        if n not in ("device", "device" if c.lr_schedule == "cosine" else "epochs")
+    }
     about = {"log": log, "settings": settings}
-    if not c.stop_share:
+    if not c.validation_fraction:
         return train(weights, c, c.epochs, None, model.checkpoint, {**about, "stage": "all pairs"}, model.progress)
-    rows, items = held_back(known, c.stop_share, np.random.default_rng(c.seed))
+    rows, items = held_back(known, c.validation_fraction, np.random.default_rng(c.seed))
     if not len(rows):
         raise ValueError(
-            f"{model.name}: stop_share {c.stop_share} holds nothing back; too few visitors met three items"
+            f"{model.name}: validation_fraction {c.validation_fraction} holds nothing back; too few visitors met three items"
         )
     less = weights.tolil()
     less[rows, items] = 0

@@ -57,7 +57,7 @@ def invert_in_place(matrix: np.ndarray, block: int = 1024, progress: bool = Fals
 class EASEConfig(Config):
     """Settings of EASE."""
 
-    penalty: float = setting(
+    regularization: float = setting(
         200.0, "L2 penalty on the weights, in users (added to the diagonal)", Range(10.0, 3000.0, True), gt=0
     )
     memory_gb: float = setting(12.0, "what fitting may take; a catalogue that needs more is refused", ge=0)
@@ -86,20 +86,20 @@ class EASE(Recommender):
                 f"ease needs {need:.1f} GB for the {n:,} items of {dataset.name} and may take memory_gb={self.config.memory_gb:g}: "
                 "raise it, or use rp3beta, which needs no matrix of items by items"
             )
-        return {"weights": ease_weights(dataset.matrix().matrix, self.config.penalty, self.progress)}
+        return {"weights": ease_weights(dataset.matrix().matrix, self.config.regularization, self.progress)}
 
     def _score(self, histories: Histories) -> np.ndarray:
         return histories.matrix(len(self.items)).astype(np.float32) @ self.state["weights"]
 
 # %% ../../nbs/23_linear.ipynb #b9a5bee9
-def ease_weights(matrix: sparse.csr_matrix, penalty: float, progress: bool = False) -> np.ndarray:
+def ease_weights(matrix: sparse.csr_matrix, regularization: float, progress: bool = False) -> np.ndarray:
     """The weights of EASE for a user–item matrix: float32 `[items, items]` with a zero diagonal."""
     by_item = matrix.T.tocsr().astype(np.float32)
     weights = np.empty((matrix.shape[1],) * 2, np.float32)
     for start in range(0, len(weights), 1024):
         rows = slice(start, start + 1024)
         weights[rows] = (by_item[rows] @ matrix).toarray()
-    weights[np.diag_indices_from(weights)] += penalty
+    weights[np.diag_indices_from(weights)] += regularization
     invert_in_place(weights, progress=progress)
     scale = -weights.diagonal().copy()
     for start in range(0, len(weights), 1024):
@@ -113,7 +113,7 @@ class RP3betaConfig(Config):
 
     alpha: float = setting(0.5, "exponent of the step probabilities", Range(0.4, 1.4), ge=0)
     beta: float = setting(0.02, "an item met by n users is divided by `n ** beta`", Range(0.0, 1.0), ge=0)
-    neighbours: int = setting(240, "kept of each item", Range(20, 400, True), ge=1)
+    n_neighbors: int = setting(240, "kept of each item", Range(20, 400, True), ge=1)
 
 
 class RP3beta(Recommender):
@@ -129,16 +129,16 @@ class RP3beta(Recommender):
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         c = self.config
-        return {"weights": walk_weights(dataset.matrix().matrix, c.alpha, c.beta, c.neighbours, self.progress)}
+        return {"weights": walk_weights(dataset.matrix().matrix, c.alpha, c.beta, c.n_neighbors, self.progress)}
 
     def _score(self, histories: Histories) -> sparse.csr_matrix:
         return (histories.matrix(len(self.items)) @ self.state["weights"]).tocsr()
 
 # %% ../../nbs/23_linear.ipynb #75b3a99d
 def walk_weights(
-    matrix: sparse.csr_matrix, alpha: float, beta: float, neighbours: int, progress: bool = False, most: float = 2e7
+    matrix: sparse.csr_matrix, alpha: float, beta: float, n_neighbors: int, progress: bool = False, most: float = 2e7
 ) -> sparse.csr_matrix:
-    """Weights of RP3beta between items, the strongest `neighbours` of each row, none with itself: CSR float32 `[items, items]`.
+    """Weights of RP3beta between items, the strongest `n_neighbors` of each row, none with itself: CSR float32 `[items, items]`.
 
     `most` bounds the products held at a time.
     """
@@ -151,5 +151,5 @@ def walk_weights(
     for rows in tqdm(list(even_blocks(work, most)), disable=not progress, desc="walks"):
         block = (from_item[rows] @ from_user).tocsr()
         block.data[block.indices == np.repeat(np.arange(rows.start, rows.stop), np.diff(block.indptr))] = 0
-        parts.append(keep_strongest(block, neighbours))
+        parts.append(keep_strongest(block, n_neighbors))
     return sparse.vstack(parts, format="csr")

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from recsys_lab.datasets import Dataset
 
 # %% auto #0
-__all__ = ['STALE', 'even_blocks', 'strongest', 'keep_strongest', 'item_similarity', 'ItemKNNConfig', 'ItemKNN', 'UserKNNConfig',
-           'UserKNN', 'unit_rows', 'VisitIndex', 'newest_last', 'index_visits', 'visits_alike', 'SessionKNNConfig',
-           'SessionKNN', 'best_per_row', 'follow_counts', 'last_items', 'SequentialRulesConfig', 'SequentialRules',
-           'item_walk', 'freshness', 'SessionWalkConfig', 'SessionWalk']
+__all__ = ['MIN_RECENCY_WEIGHT', 'even_blocks', 'strongest', 'keep_strongest', 'item_similarity', 'ItemKNNConfig', 'ItemKNN',
+           'UserKNNConfig', 'UserKNN', 'unit_rows', 'VisitIndex', 'newest_last', 'index_visits', 'visits_alike',
+           'SessionKNNConfig', 'SessionKNN', 'best_per_row', 'follow_counts', 'last_items', 'SequentialRulesConfig',
+           'SequentialRules', 'item_walk', 'freshness', 'SessionWalkConfig', 'SessionWalk']
 
 # %% ../../nbs/22_neighbours.ipynb #2a9ddf50
 def even_blocks(work: np.ndarray, most: float) -> Iterator[slice]:
@@ -69,11 +69,11 @@ def item_similarity(
     matrix: sparse.csr_matrix,
     shrinkage: float,
     at_least: int,
-    neighbours: int,
+    n_neighbors: int,
     most: float = 4e6,
     progress: bool = False,
 ) -> sparse.csr_matrix:
-    """Shrunk cosine between the columns of a user–item matrix, the strongest `neighbours` of each row: CSR float32 `[items, items]`.
+    """Shrunk cosine between the columns of a user–item matrix, the strongest `n_neighbors` of each row: CSR float32 `[items, items]`.
 
     Pairs met by fewer than `at_least` users are left out, and an item is not its own neighbour. `most` bounds the products held by
     each thread; blocks are independent, so the result does not depend on their number.
@@ -98,7 +98,7 @@ def item_similarity(
             own = np.repeat(np.arange(rows.start, rows.stop), np.diff(block.indptr))
             out = (block.indices == own) | (together.data < at_least)
         block.data = np.where(out, 0, block.data / (norm[own] * norm[block.indices] + shrinkage)).astype(np.float32)
-        return keep_strongest(block, neighbours)
+        return keep_strongest(block, n_neighbors)
 
     blocks = list(even_blocks(by_item.astype(bool).astype(np.float64) @ np.diff(matrix.indptr), most))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -112,7 +112,7 @@ class ItemKNNConfig(Config):
     """Settings of ItemKNN."""
 
     shrinkage: float = setting(10.0, "added to the norm of each pair, in users", Range(0.1, 300.0, True), ge=0)
-    neighbours: int = setting(100, "kept of each item", Range(20, 400, True), ge=1)
+    n_neighbors: int = setting(100, "kept of each item", Range(20, 400, True), ge=1)
     min_cooccurrence: int = setting(1, "users that a pair needs", ge=1)
     user_norm: float = setting(
         0.5,
@@ -141,7 +141,9 @@ class ItemKNN(Recommender):
                 sparse.diags_array(np.diff(matrix.indptr) ** (-c.user_norm / 2)).astype(np.float32) @ matrix
             ).tocsr()
         return {
-            "similarity": item_similarity(matrix, c.shrinkage, c.min_cooccurrence, c.neighbours, progress=self.progress)
+            "similarity": item_similarity(
+                matrix, c.shrinkage, c.min_cooccurrence, c.n_neighbors, progress=self.progress
+            )
         }
 
     def _score(self, histories: Histories) -> sparse.csr_matrix:
@@ -154,9 +156,12 @@ class ItemKNN(Recommender):
 class UserKNNConfig(Config):
     """Settings of UserKNN."""
 
-    neighbours: int = setting(100, "users that have a say", Range(20, 500, True), ge=1)
+    n_neighbors: int = setting(100, "users that have a say", Range(20, 500, True), ge=1)
     item_norm: float = setting(
-        0.5, "an item met by n users counts `n ** -item_norm` in each pair of users (0: all alike)", Range(0.0, 1.0), ge=0
+        0.5,
+        "an item met by n users counts `n ** -item_norm` in each pair of users (0: all alike)",
+        Range(0.0, 1.0),
+        ge=0,
     )
 
 
@@ -191,7 +196,7 @@ class UserKNN(Recommender):
         if histories.user_ids is not None:
             oneself = self.users.get_indexer(histories.user_ids[rows])
             alike.data[alike.indices == np.repeat(oneself, np.diff(alike.indptr))] = 0
-        return sparse_product(keep_strongest(alike, self.config.neighbours), self.state["met"])
+        return sparse_product(keep_strongest(alike, self.config.n_neighbors), self.state["met"])
 
 # %% ../../nbs/22_neighbours.ipynb #44474ee8
 def unit_rows(matrix: sparse.csr_matrix, weight: np.ndarray) -> sparse.csr_matrix:
@@ -255,23 +260,23 @@ def visits_alike(
 class SessionKNNConfig(Config):
     """Settings of SessionKNN."""
 
-    neighbours: int = setting(300, "visits that have a say", Range(50, 1000, True), ge=1)
-    sample: int = setting(500, "newest visits looked at for each item of the prefix", ge=1)
-    last: int = setting(20, "events of the prefix that are looked at", ge=1)
-    prefix_decay: float = setting(
+    n_neighbors: int = setting(300, "visits that have a say", Range(50, 1000, True), ge=1)
+    sample_size: int = setting(500, "newest visits looked at for each item of the prefix", ge=1)
+    max_history: int = setting(20, "events of the prefix that are looked at", ge=1)
+    session_decay: float = setting(
         2.0,
         "steps back in the prefix over which an item's weight falls to 1/e; 0: all alike",
         Range(0.5, 20.0, True),
         ge=0,
     )
-    place_decay: float = setting(
+    neighbor_position_decay: float = setting(
         2.0,
         "steps from the shared item in the neighbour over which an offer's weight falls to 1/e; 0: all alike",
         Range(0.5, 20.0, True),
         ge=0,
     )
     idf: float = setting(1.0, "exponent of an item's inverse document frequency in both", Range(0.0, 2.0), ge=0)
-    again: float = setting(2.0, "weight of the shared item itself as an offer", ge=0)
+    shared_item_weight: float = setting(2.0, "weight of the shared item itself as an offer", ge=0)
 
 
 class SessionKNN(Recommender):
@@ -297,8 +302,8 @@ class SessionKNN(Recommender):
         }
 
     def _score(self, histories: Histories) -> sparse.csr_matrix:
-        row, item, back = steps_back(histories, self.config.last)
-        found = np.minimum(np.diff(self.state["index_ptr"])[item], self.config.sample)
+        row, item, back = steps_back(histories, self.config.max_history)
+        found = np.minimum(np.diff(self.state["index_ptr"])[item], self.config.sample_size)
         work = np.bincount(row, found, minlength=len(histories))
         parts = []
         for rows in even_blocks(work, 5e5):
@@ -310,13 +315,13 @@ class SessionKNN(Recommender):
         """Scores for `n` prefixes."""
         c, s = self.config, self.state
         index = VisitIndex(s["index_ptr"], s["index_visits"], s["index_places"])
-        weight = fading(back, c.prefix_decay) * s["idf"][item]
+        weight = fading(back, c.session_decay) * s["idf"][item]
         row, visit, likeness, place = best_per_row(
-            *visits_alike(index, row, item, back, weight, c.sample), c.neighbours
+            *visits_alike(index, row, item, back, weight, c.sample_size), c.n_neighbors
         )
         flat, own = flat_ranges(s["visit_ptr"][visit], s["visit_ptr"][visit + 1])
         away = np.abs(flat - s["visit_ptr"][visit][own] - place[own])
-        near = np.where(away == 0, c.again, fading(away - 1, c.place_decay))
+        near = np.where(away == 0, c.shared_item_weight, fading(away - 1, c.neighbor_position_decay))
         offered = s["visit_items"][flat]
         value = likeness[own] * near * s["idf"][offered]  # summed in double precision, rounded once
         return sparse.csr_matrix((value, (row[own], offered)), shape=(n, len(self.items))).astype(np.float32)
@@ -361,7 +366,7 @@ class SequentialRulesConfig(Config):
 
     steps: int = setting(10, "farthest distance at which an item counts as a follower", Range(1, 20, True), ge=1)
     decay: float = setting(1.0, "a follower d steps later counts `d ** -decay`", Range(0.0, 2.0), ge=0)
-    neighbours: int = setting(200, "followers kept of each item", ge=1)
+    n_neighbors: int = setting(200, "followers kept of each item", ge=1)
 
 
 class SequentialRules(Recommender):
@@ -377,33 +382,38 @@ class SequentialRules(Recommender):
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         c, visits = self.config, self.known.encode(self.items)
         counts = follow_counts(visits, len(self.items), c.steps, c.decay, itself=True)
-        return {"rules": keep_strongest(counts, c.neighbours)}
+        return {"rules": keep_strongest(counts, c.n_neighbors)}
 
     def _score(self, histories: Histories) -> sparse.csr_matrix:
         return (last_items(histories, len(self.items)) @ self.state["rules"]).tocsr()
 
 # %% ../../nbs/22_neighbours.ipynb #37d56afa
-def item_walk(counts: sparse.csr_matrix, tame: float, second: float, neighbours: int) -> sparse.csr_matrix:
-    """One step and `second` times two steps on the graph of symmetric `counts`, the strongest `neighbours` of each row: CSR float32."""
+def item_walk(
+    counts: sparse.csr_matrix, popularity_exponent: float, two_step_weight: float, n_neighbors: int
+) -> sparse.csr_matrix:
+    """One step and `two_step_weight` times two steps on the graph of symmetric `counts`: CSR float32, `n_neighbors` of each row."""
     degree = np.maximum(np.asarray(counts.sum(1, dtype=np.float64)).ravel(), 1e-9)
-    left, right = (sparse.diags_array((degree**-power).astype(np.float32)) for power in (1 - tame, tame))
+    left, right = (
+        sparse.diags_array((degree**-power).astype(np.float32))
+        for power in (1 - popularity_exponent, popularity_exponent)
+    )
     step = (left @ counts @ right).tocsr()
     work = np.asarray((step != 0).astype(float) @ np.diff(step.indptr)).ravel()
-    twice = [keep_strongest((step[rows] @ step).tocsr(), neighbours) for rows in even_blocks(work, 2e7)]
-    both = (step + second * sparse.vstack(twice, format="csr")).tocsr()
+    twice = [keep_strongest((step[rows] @ step).tocsr(), n_neighbors) for rows in even_blocks(work, 2e7)]
+    both = (step + two_step_weight * sparse.vstack(twice, format="csr")).tocsr()
     both.setdiag(0)
-    return keep_strongest(both, neighbours)
+    return keep_strongest(both, n_neighbors)
 
 # %% ../../nbs/22_neighbours.ipynb #9f307928
-STALE = 0.3  # weight of an item that has long not been met
+MIN_RECENCY_WEIGHT = 0.3  # weight of an item that has long not been met
 
 
-def freshness(visits: Histories, n_items: int, fresh: float) -> np.ndarray:
-    """Weight of each item by the share of visits that came after its last one: 1 for those of the newest visit, `STALE` for old ones."""
+def freshness(visits: Histories, n_items: int, recency_decay: float) -> np.ndarray:
+    """Weight of each item by the share of visits that came after its last one: from 1 down to `MIN_RECENCY_WEIGHT`."""
     newest = np.zeros(n_items)
     np.maximum.at(newest, visits.items, visits.rows + 1)
     age = 1 - newest / max(1, len(visits))
-    return (STALE + (1 - STALE) * fading(age, fresh)).astype(np.float32)
+    return (MIN_RECENCY_WEIGHT + (1 - MIN_RECENCY_WEIGHT) * fading(age, recency_decay)).astype(np.float32)
 
 # %% ../../nbs/22_neighbours.ipynb #55485fd3
 class SessionWalkConfig(Config):
@@ -411,26 +421,26 @@ class SessionWalkConfig(Config):
 
     steps: int = setting(10, "farthest distance within a visit at which two items are linked", ge=1)
     decay: float = setting(1.5, "a link over d steps counts `d ** -decay`", ge=0)
-    prefix_decay: float = setting(
+    session_decay: float = setting(
         1.5,
         "steps back in the prefix over which an item's weight as a start falls to 1/e; 0: all alike",
         Range(0.5, 20.0, True),
         ge=0,
     )
-    second: float = setting(4.0, "weight of two steps against one", Range(0.5, 16.0, True), ge=0)
-    tame: float = setting(
+    two_step_weight: float = setting(4.0, "weight of two steps against one", Range(0.5, 16.0, True), ge=0)
+    popularity_exponent: float = setting(
         0.35,
         "0: steps are shares of the item left; 0.5: symmetric; more is kinder to rare items",
         Range(0.0, 0.6),
         ge=0,
         le=1,
     )
-    fresh: float = setting(
+    recency_decay: float = setting(
         0.2,
         "share of all visits over which an item that nobody meets any more loses its weight (to 1/e, down to `STALE`); 0: never",
         ge=0,
     )
-    neighbours: int = setting(300, "items kept of each item", ge=1)
+    n_neighbors: int = setting(300, "items kept of each item", ge=1)
     repeat_weight: float = setting(3.0, "weight of the items of the visit itself", ge=0)
 
 
@@ -449,13 +459,13 @@ class SessionWalk(Recommender):
         c = self.config
         visits = newest_last(self.known.encode(self.items))
         counts = follow_counts(visits, len(self.items), c.steps, c.decay)
-        walk = item_walk((counts + counts.T).tocsr(), c.tame, c.second, c.neighbours)
-        walk.data *= freshness(visits, len(self.items), c.fresh)[walk.indices]
+        walk = item_walk((counts + counts.T).tocsr(), c.popularity_exponent, c.two_step_weight, c.n_neighbors)
+        walk.data *= freshness(visits, len(self.items), c.recency_decay)[walk.indices]
         return {"walk": walk}
 
     def _score(self, histories: Histories) -> sparse.csr_matrix:
         c, shape = self.config, (len(histories), len(self.items))
         row, item, back = steps_back(histories, 50)
         indptr = np.searchsorted(row, np.arange(len(histories) + 1))  # entries come row by row, items ascending
-        start = sparse.csr_matrix((fading(back, c.prefix_decay).astype(np.float32), item, indptr), shape=shape)
+        start = sparse.csr_matrix((fading(back, c.session_decay).astype(np.float32), item, indptr), shape=shape)
         return scale_rows(sparse_product(start, self.state["walk"]))

@@ -122,15 +122,19 @@ class Revisits(Recommender):
 class PopularityBlendConfig(Config):
     """Settings of PopularityBlend."""
 
-    recent: float = setting(0.7, "share of the newest events' popularity in the blend", Range(0.0, 1.0), ge=0, le=1)
-    newest: float = setting(
+    recency_weight: float = setting(
+        0.7, "share of the newest events' popularity in the blend", Range(0.0, 1.0), ge=0, le=1
+    )
+    recent_fraction: float = setting(
         0.05, "which share of the log's events are the newest", Range(0.005, 0.3, True), gt=0, le=1
     )
 
 
-def popularity_recency(users: np.ndarray, newest: np.ndarray, recent: float) -> np.ndarray:
-    """`(1 - recent)` times the share of the users who met each item plus `recent` times its share of the newest events: float32."""
-    return ((1 - recent) * users / max(1, users.sum()) + recent * newest / max(1, newest.sum())).astype(np.float32)
+def popularity_recency(users: np.ndarray, newest: np.ndarray, recency_weight: float) -> np.ndarray:
+    """`1 - recency_weight` times each item's share of users plus `recency_weight` times its share of the newest events: float32."""
+    return ((1 - recency_weight) * users / max(1, users.sum()) + recency_weight * newest / max(1, newest.sum())).astype(
+        np.float32
+    )
 
 
 class PopularityBlend(Recommender):
@@ -140,9 +144,9 @@ class PopularityBlend(Recommender):
     Config = PopularityBlendConfig
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
-        late = dataset.item_codes[-max(1, int(self.config.newest * len(dataset))) :]
+        late = dataset.item_codes[-max(1, int(self.config.recent_fraction * len(dataset))) :]
         newest = np.bincount(late, minlength=len(self.items))
-        return {"scores": popularity_recency(self.popular, newest, self.config.recent)}
+        return {"scores": popularity_recency(self.popular, newest, self.config.recency_weight)}
 
     def _score(self, histories: Histories) -> np.ndarray:
         return self.state["scores"]

@@ -74,14 +74,14 @@ def in_turns(rings: Sequence[sparse.csr_matrix], shares: Sequence[float], most: 
 class TaxonomyConfig(Config):
     """Settings of Taxonomy: shares of the list's places, as far as each ring reaches, and how the history fades."""
 
-    same: float = setting(0.6, "share of the history's own categories", Range(0.3, 0.9), gt=0)
-    parent: float = setting(0.1, "share of their parents", gt=0)
-    siblings: float = setting(0.2, "share of their siblings", Range(0.05, 0.5), gt=0)
-    grandparent: float = setting(0.1, "share of all else below their grandparents", gt=0)
+    same_share: float = setting(0.6, "share of the history's own categories", Range(0.3, 0.9), gt=0)
+    parent_share: float = setting(0.1, "share of their parents", gt=0)
+    siblings_share: float = setting(0.2, "share of their siblings", Range(0.05, 0.5), gt=0)
+    grandparent_share: float = setting(0.1, "share of all else below their grandparents", gt=0)
     decay: float = setting(
         3.0, "steps back in the history over which a category's weight falls to 1/e", Range(0.5, 20.0, True), gt=0
     )
-    most: int = setting(200, "items kept around each category", ge=1)
+    max_items: int = setting(200, "items kept around each category", ge=1)
 
 
 class Taxonomy(Recommender):
@@ -100,10 +100,10 @@ class Taxonomy(Recommender):
             raise ValueError(f"taxonomy needs a category of items, and {dataset.name} has none")
         kind, names = pd.factorize(category.reindex(self.items), sort=True)
         tree = Tree.of(dataset.categories) if dataset.categories is not None else None
-        shelves = shelved(kind, len(names), dataset.item_users(self.items), self.config.most)
+        shelves = shelved(kind, len(names), dataset.item_users(self.items), self.config.max_items)
         c, rings = self.config, [(ring @ shelves).tocsr() for ring in nearby(tree, pd.Index(names))]
-        shares = (c.same, c.parent, c.siblings, c.grandparent)[: len(rings)]
-        return {"kind": kind, "around": in_turns(rings, shares, c.most)}
+        shares = (c.same_share, c.parent_share, c.siblings_share, c.grandparent_share)[: len(rings)]
+        return {"kind": kind, "around": in_turns(rings, shares, c.max_items)}
 
     def _score(self, histories: Histories) -> sparse.csr_matrix:
         row, item, back = steps_back(histories, 50)

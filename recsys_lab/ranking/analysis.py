@@ -214,7 +214,7 @@ def without_groups(
     """`case_ndcg` of up to 60 trees learned without each group of features; '' for none left out."""
     groups = group_of(list(config.sources))
     learn = rows.take(~watching(rows.user))
-    found, quick = {}, config.replace(rounds=min(config.rounds, 60))
+    found, quick = {}, config.replace(num_boost_round=min(config.num_boost_round, 60))
     for group in ["", *dict.fromkeys(groups[n] for n in rows.names)]:
         others = [n for n in rows.names if groups[n] != group]
         if others:

@@ -45,14 +45,16 @@ def watching(users: np.ndarray, share: int = 5) -> np.ndarray:
 class BoostingConfig(TwoStageConfig):
     """Settings of Boosting: those of two-stage models and of LightGBM."""
 
-    objective: Literal["lambdarank", "binary"] = setting("lambdarank", "list by list (lambdarank) or row by row (binary)")
-    rounds: int = setting(300, "most trees", ge=1)
+    objective: Literal["lambdarank", "binary"] = setting(
+        "lambdarank", "list by list (lambdarank) or row by row (binary)"
+    )
+    num_boost_round: int = setting(300, "most trees", ge=1)
     patience: int = setting(30, "trees without gain after which it stops", ge=1)
     learning_rate: float = setting(0.08, "weight of each tree", Range(0.03, 0.2, True), gt=0)
-    leaves: int = setting(31, "LightGBM's `num_leaves`", Range(7, 127, True), ge=2)
-    min_rows: int = setting(50, "LightGBM's `min_data_in_leaf`", Range(10, 500, True), ge=1)
-    column_share: float = setting(0.7, "LightGBM's `feature_fraction`", Range(0.3, 1.0), gt=0, le=1)
-    l2: float = setting(1.0, "LightGBM's `lambda_l2`", Range(0.01, 30.0, True), ge=0)
+    num_leaves: int = setting(31, "leaves of a tree", Range(7, 127, True), ge=2)
+    min_data_in_leaf: int = setting(50, "rows that a leaf needs", Range(10, 500, True), ge=1)
+    feature_fraction: float = setting(0.7, "share of the columns that each tree may use", Range(0.3, 1.0), gt=0, le=1)
+    lambda_l2: float = setting(1.0, "L2 penalty on the leaves' values", Range(0.01, 30.0, True), ge=0)
 
 # %% ../../nbs/33_lightgbm.ipynb #71dce76b
 def lgb_data(rows: Rows, reference: Any = None) -> lightgbm.Dataset:
@@ -75,10 +77,10 @@ def boosted(learn: Rows, stop: Rows, c: Any) -> lightgbm.Booster:
         "metric": "ndcg" if c.objective == "lambdarank" else "binary_logloss",
         "eval_at": [10],
         "learning_rate": c.learning_rate,
-        "num_leaves": c.leaves,
-        "min_data_in_leaf": c.min_rows,
-        "feature_fraction": c.column_share,
-        "lambda_l2": c.l2,
+        "num_leaves": c.num_leaves,
+        "min_data_in_leaf": c.min_data_in_leaf,
+        "feature_fraction": c.feature_fraction,
+        "lambda_l2": c.lambda_l2,
         "seed": c.seed,
         "deterministic": True,
         "force_row_wise": True,
@@ -86,9 +88,9 @@ def boosted(learn: Rows, stop: Rows, c: Any) -> lightgbm.Booster:
     }
     data = lgb_data(learn)
     if not len(stop.label):
-        return lightgbm.train(params, data, c.rounds)
+        return lightgbm.train(params, data, c.num_boost_round)
     patience = lightgbm.early_stopping(c.patience, verbose=False)
-    trees = lightgbm.train(params, data, c.rounds, [lgb_data(stop, data)], callbacks=[patience])
+    trees = lightgbm.train(params, data, c.num_boost_round, [lgb_data(stop, data)], callbacks=[patience])
     trees.best_iteration = fewest_trees(trees, stop, c.objective)
     return trees
 
@@ -167,7 +169,7 @@ WATCHED = 1000  # requests whose whole lists are watched, at most
 
 def watched_lists(dataset: Dataset, stage: Stage) -> Rows:
     """The whole short lists, as served, of the watching users' requests in the latest rolling window of a log, `WATCHED` at most."""
-    split = rolling(dataset, stage.windows, stage.window)[-1]
+    split = rolling(dataset, stage.n_windows, stage.window_fraction)[-1]
     names = tuple(first_stage_of(dataset, stage).names)
     first, cases = first_stage_of(split.known("test"), replace(stage, features=names)), drawn_cases(split, stage)
     watched = np.flatnonzero(watching(cases.user_ids))
@@ -175,7 +177,7 @@ def watched_lists(dataset: Dataset, stage: Stage) -> Rows:
     cases = cases.subset(watched, np.ones(len(cases.relevant), bool))
     told, block = served(first, cases, stage.exclude)
     listed, request = np.unique(told["case"].to_numpy(), return_inverse=True)
-    window = np.full(len(listed), stage.windows - 1)
+    window = np.full(len(listed), stage.n_windows - 1)
     return Rows(block, told["met"].to_numpy(bool), request, window, cases.user_ids[listed], list(names))
 
 

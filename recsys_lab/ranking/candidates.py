@@ -34,7 +34,7 @@ WIDTHS = {  # the usual sources and how many items each may name
 SETTINGS: dict[
     str, dict[str, Any]
 ] = {  # of sources that are slow by default: a short list needs less care than a final one
-    "session_knn": {"sample": 150, "neighbours": 100},
+    "session_knn": {"sample_size": 150, "n_neighbors": 100},
     "als": {"factors": 32, "iterations": 8, "bm25": False},
     "lightgcn": {"factors": 32, "epochs": 10},
     "content": {"new_items": False},

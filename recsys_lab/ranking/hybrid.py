@@ -93,7 +93,7 @@ class HybridConfig(BoostingConfig):
     alpha: float = setting(0.3, "share of the collaborative score", Range(0.0, 1.0), ge=0, le=1)
     collaborative: str = setting("session_walk", "the source that gives it")
     normalisation: Literal["minmax", "rank"] = setting("minmax", "how scores are put on one scale")
-    recent: float = setting(
+    recency_weight: float = setting(
         0.7, "share of recent popularity in what is offered to visitors without a history", ge=0, le=1
     )
 
@@ -163,7 +163,7 @@ class Hybrid(Boosting):
         return blended(ranker, other, candidates.indptr, self.config.alpha, self.config.normalisation)
 
     def _cold(self) -> np.ndarray:
-        return popularity_recency(self.state["facts/users"], self.state["facts/newest"], self.config.recent)
+        return popularity_recency(self.state["facts/users"], self.state["facts/newest"], self.config.recency_weight)
 
     def reasons(
         self, encoded: Histories, k: int, exclude: str, alpha: float | None = None, allowed: np.ndarray | None = None

@@ -44,12 +44,12 @@ class TwoStageConfig(Config):
     protocol: str = setting("next_item", "the question that it is for: protocol")
     target: str = setting("any", "the question that it is for: target")
     exclude: str = setting("none", "the question that it is for: what its lists leave out, also where nothing is said")
-    windows: int = setting(3, "rolling cutoffs that training rows are drawn from", ge=1)
-    window: float = setting(0.06, "share of the log's events after each cutoff", gt=0, lt=1)
-    requests: int = setting(4000, "requests drawn from each window", ge=1)
+    n_windows: int = setting(3, "rolling cutoffs that training rows are drawn from", ge=1)
+    window_fraction: float = setting(0.06, "share of the log's events after each cutoff", gt=0, lt=1)
+    max_requests: int = setting(4000, "requests drawn from each window", ge=1)
     negatives: int = setting(10, "unmet candidates kept for each met one", ge=1)
-    sampler: Literal["served", "hard"] = setting(
-        "served", "where negatives come from: the candidates, or neighbours, the category and the popular (hard)"
+    negative_sampling: Literal["candidates", "hard"] = setting(
+        "candidates", "where negatives come from: the candidates, or neighbours, the category and the popular (hard)"
     )
     seed: int = setting(0, "of the draws", ge=0)
 
@@ -62,9 +62,18 @@ class TwoStageConfig(Config):
 def stage_of(config: Any) -> Stage:
     """The part of the settings that decides candidates and rows; `ValueError` for what cannot be."""
     settings = tuple(sorted((name, tuple(sorted(told.items()))) for name, told in config.settings.items()))
-    told = (config.protocol, config.target, config.exclude, config.windows, config.window, config.requests)
+    told = (
+        config.protocol,
+        config.target,
+        config.exclude,
+        config.n_windows,
+        config.window_fraction,
+        config.max_requests,
+    )
     widths = tuple((name, int(width)) for name, width in sorted(config.sources.items()))
-    return Stage(widths, settings, tuple(config.features), *told, config.negatives, config.sampler, config.seed)
+    return Stage(
+        widths, settings, tuple(config.features), *told, config.negatives, config.negative_sampling, config.seed
+    )
 
 # %% ../../nbs/32_logistic_baseline.ipynb #dce6698d
 class TwoStage(Recommender):
@@ -171,7 +180,7 @@ def design(block: np.ndarray, names: Sequence[str], columns: Sequence[str]) -> n
 class LogisticConfig(TwoStageConfig):
     """Settings of logistic regression: those of two-stage models and of scikit-learn."""
 
-    penalty: float = setting(
+    C: float = setting(
         1.0,
         "inverse strength of the L2 penalty on standardised columns, scikit-learn's `C`: larger is weaker",
         Range(0.001, 100.0, True),
@@ -206,7 +215,7 @@ class Logistic(TwoStage):
         fill = np.nan_to_num(np.nansum(values, axis=0) / np.maximum((~np.isnan(values)).sum(0), 1))
         flagged = np.flatnonzero((known > 0.001) & (known < 0.999))
         scaler = StandardScaler().fit(filled := with_unknown(values, fill, flagged))
-        model = LogisticRegression(C=self.config.penalty, max_iter=1000).fit(scaler.transform(filled), rows.label)
+        model = LogisticRegression(C=self.config.C, max_iter=1000).fit(scaler.transform(filled), rows.label)
         coef = model.coef_[0] / scaler.scale_  # on the columns' own scale
         intercept = model.intercept_[0] - (scaler.mean_ * coef).sum()
         state = {"columns": np.array(columns), "fill": fill, "flagged": flagged, "coef": coef}

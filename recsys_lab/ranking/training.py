@@ -42,10 +42,10 @@ class Stage:
     settings : (source, (setting, value) pairs) for sources with settings of their own
     features : groups or names; none: all
     protocol, target, exclude : the question that the ranker is for
-    windows, window : rolling cutoffs, and the share of the log's events after each
-    requests : drawn from each window
+    n_windows, window_fraction : rolling cutoffs, and the share of the log's events after each
+    max_requests : drawn from each window
     negatives : unmet candidates kept for each met one
-    sampler : `served` draws them from the candidates, `hard` from neighbours, the category and the popular
+    negative_sampling : `candidates` draws them from the candidates, `hard` from neighbours, the category and the popular
     seed : of the draws
     """
 
@@ -55,23 +55,26 @@ class Stage:
     protocol: str = "next_item"
     target: str = "any"
     exclude: str = "none"
-    windows: int = 3
-    window: float = 0.06
-    requests: int = 4000
+    n_windows: int = 3
+    window_fraction: float = 0.06
+    max_requests: int = 4000
     negatives: int = 10
-    sampler: str = "served"
+    negative_sampling: str = "candidates"
     seed: int = 0
 
     def __post_init__(self) -> None:
         default_exclude(self.protocol, self.target)
         known_exclude(self.exclude)
-        if min(self.windows, self.requests, self.negatives) < 1 or not 0 < self.window * self.windows < 1:
+        if (
+            min(self.n_windows, self.max_requests, self.negatives) < 1
+            or not 0 < self.window_fraction * self.n_windows < 1
+        ):
             raise ValueError(
-                "windows, requests and negatives must be at least 1, and windows of a share "
-                f"{self.window} fit {self.windows} times into a log"
+                "n_windows, max_requests and negatives must be at least 1, and windows of a share "
+                f"{self.window_fraction} fit {self.n_windows} times into a log"
             )
-        if self.sampler not in ("served", "hard"):
-            raise ValueError(f"sampler must be served or hard, not {self.sampler!r}")
+        if self.negative_sampling not in ("candidates", "hard"):
+            raise ValueError(f"negative_sampling must be candidates or hard, not {self.negative_sampling!r}")
 
 
 def rolling(log: Dataset, windows: int, window: float) -> list[Split]:
@@ -217,11 +220,11 @@ def some_cases(cases: Cases, n: int, seed: int) -> Cases:
 
 
 def drawn_cases(split: Split, stage: Stage) -> Cases:
-    """Up to `requests` cases of a split's judged part by visitors with a history; the same whatever lies beyond it."""
+    """Up to `max_requests` cases of a split's judged part by visitors with a history; the same whatever lies beyond it."""
     from recsys_lab.splits import make_cases
 
     cases = make_cases(split, stage.protocol, stage.target, "test", stage.exclude)
-    return some_cases(cases, stage.requests, stage.seed)
+    return some_cases(cases, stage.max_requests, stage.seed)
 
 
 def labelled(c: Candidates, cases: Cases, rows: slice, items: pd.Index) -> np.ndarray:
@@ -292,7 +295,7 @@ def window_rows(first: FirstStage, cases: Cases, stage: Stage) -> list[tuple[Any
     """(block, labels, request within the part, users) of each part of a window's cases."""
 
     def learn(number: int, rows: slice, asking: Histories, c: Candidates, label: np.ndarray) -> tuple[Any, ...]:
-        if stage.sampler == "hard":
+        if stage.negative_sampling == "hard":
             c, label = with_negatives(first, asking, c, cases, rows, stage)
         else:
             kept = kept_rows(c, label, stage.negatives, stage.seed, rows.start)
@@ -317,13 +320,13 @@ def new_rows(log: Dataset, stage: Stage) -> Rows:
     names, _ = chosen_features(stage.features, tuple(usable(dict(stage.widths), log)[0]), log)
     parts: list[tuple[Any, ...]] = []
     windows: list[int] = []
-    for number, window in enumerate(rolling(log, stage.windows, stage.window)):
+    for number, window in enumerate(rolling(log, stage.n_windows, stage.window_fraction)):
         first = first_stage_of(window.known("test"), replace(stage, features=tuple(names)))
         parts += window_rows(first, drawn_cases(window, stage), stage)
         windows += [number] * (len(parts) - len(windows))
     if not any(label.any() for _, label, _, _ in parts):
         raise ValueError(
-            f"{log.name}: no request in {stage.windows} windows of {stage.window:.0%} has a candidate that was then met "
+            f"{log.name}: no request in {stage.n_windows} windows of {stage.window_fraction:.0%} has a candidate that was then met "
             f"({stage.protocol}, target {stage.target}), so there is nothing to learn from; ask for longer windows or wider sources"
         )
     blocks, labels, requests, users = zip(*parts, strict=True)

@@ -46,14 +46,14 @@ def test_bpr_is_implicits_on_one_thread():
 
     theirs = BayesianPersonalizedRanking(8, 0.1, 0.01, iterations=30, num_threads=1, random_state=3)
     theirs.fit(LOG.matrix().matrix, show_progress=False)
-    ours = BPR(factors=8, learning_rate=0.1, iterations=30, seed=3).fit(LOG)
+    ours = BPR(factors=8, learning_rate=0.1, epochs=30, seed=3).fit(LOG)
     scores = ours._score(ours.known.encode(ours.items))
     np.testing.assert_allclose(scores, theirs.user_factors @ theirs.item_factors.T, rtol=1e-4, atol=1e-5)
 
 
 def test_strangers_are_folded_in_near_their_stored_lists(shop_split):
     """The map is fitted on known users, so for them it must say more than popularity does."""
-    model = BPR(factors=16, iterations=40).fit(shop_split.known("test"))
+    model = BPR(factors=16, epochs=40).fit(shop_split.known("test"))
     stored, guessed = (
         evaluation.evaluate(model, shop_split, "next_period", ks=(10,), strangers=s) for s in (False, True)
     )

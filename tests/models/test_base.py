@@ -16,11 +16,11 @@ IMPERSONAL = {"popularity", "popularity_recent", "popularity_blend", "revisits"}
 
 
 FITTED = {  # settings under which a learned model has converged on the checkerboard
-    "bpr": {"factors": 8, "learning_rate": 0.1, "iterations": 300},
+    "bpr": {"factors": 8, "learning_rate": 0.1, "epochs": 300},
     "lightfm": {"factors": 8},
     "lightfm_hybrid": {"factors": 8},
     "als": {"factors": 4, "regularization": 0.01},
-    "ease": {"penalty": 1.0},
+    "ease": {"regularization": 1.0},
     "blend": {"members": {"graph_filter": {}, "als": {"factors": 4, "regularization": 0.01}}},
 }
 

@@ -61,7 +61,7 @@ def test_scores_are_the_weighted_sum_of_the_members(shop_split):
 def test_fold_in_is_that_of_the_members(shop_split, tmp_path):
     exact = Blend(members={"item_knn": {}, "graph_filter": {"factors": 8}})
     assert (exact.fold_in, exact.scoring) == ("exact", "fold_in")
-    some = Blend(members={"item_knn": {}, "bpr": {"factors": 8, "iterations": 5}}).fit(shop_split.train)
+    some = Blend(members={"item_knn": {}, "bpr": {"factors": 8, "epochs": 5}}).fit(shop_split.train)
     assert (some.fold_in, some.scoring) == ("approximate", "stored")
     users = some.known.user_ids[:5]
     assert set(some.recommend(users, k=3).frame().source) == {"stored"}

@@ -93,7 +93,7 @@ def test_what_a_batch_needs_is_what_the_whole_graph_gives(seed, layers):
 def test_a_step_is_what_autograd_over_all_of_it_would_do(layers, sampling, monkeypatch):
     """Pairs and items that repeat in a batch count each time."""
     graph, rows = random_graph(5), np.array([0, 3, 3, 7, 11, 0])
-    config = LightGCNConfig(factors=5, layers=layers, regularization=0.1, sampling=sampling, seed=2)
+    config = LightGCNConfig(factors=5, layers=layers, regularization=0.1, negative_sampling=sampling, seed=2)
     learner, seen = Learner(graph, config), {}
     monkeypatch.setattr(learner.adam, "step", lambda: seen.update(grad=learner.table.grad.to_dense()[learner.at]))
     loss = step(learner, rows, np.random.default_rng(4))
@@ -158,7 +158,15 @@ def test_every_way_of_learning_learns(loss, sampling, start):
     met = (rng.random((60, 20)) < 0.5) & (np.repeat([0, 1], 10)[None] == taste[:, None])
     graph = sparse.csr_matrix(met.astype(np.float32))
     config = LightGCNConfig(
-        factors=8, epochs=40, batch=64, loss=loss, sampling=sampling, start=start, negatives=4, pool=5, cosine=True
+        factors=8,
+        epochs=40,
+        batch_size=64,
+        loss=loss,
+        negative_sampling=sampling,
+        init=start,
+        negatives=4,
+        n_candidates=5,
+        lr_schedule="cosine",
     )
     learner = Learner(graph, config)
     losses = [learner.epoch() for _ in range(40)]
@@ -182,7 +190,7 @@ def test_isolated_nodes_have_no_vector_and_are_not_recommended():
 
 
 def test_a_fit_that_was_broken_off_goes_on_where_it_stood(tmp_path, monkeypatch, shop_split):
-    known, told = shop_split.known("test"), {"factors": 6, "epochs": 5, "seed": 3, "cosine": True}
+    known, told = shop_split.known("test"), {"factors": 6, "epochs": 5, "seed": 3, "lr_schedule": "cosine"}
     at_once = LightGCN(**told).fit(known)
     broken = LightGCN(**told)
     broken.checkpoint = tmp_path / "point.safetensors"
@@ -205,7 +213,7 @@ def test_a_fit_that_was_broken_off_goes_on_where_it_stood(tmp_path, monkeypatch,
 
 
 def test_the_search_for_the_number_of_epochs_resumes_too(tmp_path, shop_split):
-    known, told = shop_split.known("test"), {"factors": 6, "epochs": 4, "stop_share": 0.3, "patience": 4}
+    known, told = shop_split.known("test"), {"factors": 6, "epochs": 4, "validation_fraction": 0.3, "patience": 4}
     model = BPRMF(**told)
     model.checkpoint = tmp_path / "point.safetensors"
     model.fit(known)

@@ -10,7 +10,7 @@ from recsys_lab.datasets import Dataset
 from recsys_lab.histories import Histories
 from recsys_lab.models.linear import RP3beta, walk_weights
 from recsys_lab.models.neighbours import (
-    STALE,
+    MIN_RECENCY_WEIGHT,
     ItemKNN,
     SequentialRules,
     SessionKNN,
@@ -57,14 +57,14 @@ def test_unit_users_are_cosines_of_scaled_rows():
     norm = np.linalg.norm(scaled, axis=0)
     wanted = scaled.T @ scaled / np.outer(norm, norm)
     np.fill_diagonal(wanted, 0)
-    model = ItemKNN(shrinkage=0.0, user_norm=1.0, neighbours=1000).fit(log)
+    model = ItemKNN(shrinkage=0.0, user_norm=1.0, n_neighbors=1000).fit(log)
     np.testing.assert_allclose(model.state["similarity"].toarray(), wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_min_cooccurrence_counts_users_whatever_they_weigh():
     log = random_log(9)
     thin = (
-        ItemKNN(min_cooccurrence=3, shrinkage=0.0, user_norm=1.0, neighbours=1000)
+        ItemKNN(min_cooccurrence=3, shrinkage=0.0, user_norm=1.0, n_neighbors=1000)
         .fit(log)
         .state["similarity"]
         .toarray()
@@ -81,13 +81,13 @@ def test_user_knn_is_the_cosine_of_users():
     rows = met * weight
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     alike = unit @ unit.T
-    model = UserKNN(neighbours=1000, item_norm=0.5).fit(LOG)
+    model = UserKNN(n_neighbors=1000, item_norm=0.5).fit(LOG)
     known = model.known.encode(model.items)
     strangers = Histories(known.indptr, known.items, known.events, known.times, known.at, None, known.event_names)
     np.testing.assert_allclose(model._score(strangers).toarray(), alike @ met, rtol=1e-4)
     np.fill_diagonal(alike, 0)  # nobody is a neighbour of themselves
     np.testing.assert_allclose(model._score(known).toarray(), alike @ met, rtol=1e-4)
-    few = UserKNN(neighbours=3).fit(LOG)
+    few = UserKNN(n_neighbors=3).fit(LOG)
     nearest = np.sort(alike, axis=1)[:, -4:]
     clear = nearest[:, 1] > nearest[:, 0] + 1e-5  # the third and the fourth do not tie
     cut = np.where(alike >= nearest[:, 1:2], alike, 0) @ met
@@ -112,19 +112,25 @@ def plain_session_scores(model, visits, prefix):
             holding.setdefault(item, []).append(v) if v not in holding.get(item, []) else None
     idf = {i: np.log(len(visits) / len(vs)) ** c.idf for i, vs in holding.items()}
     steps = {}
-    for back, item in enumerate(reversed(prefix[-c.last :])):
+    for back, item in enumerate(reversed(prefix[-c.max_history :])):
         steps.setdefault(item, back)
     alike, nearest = {}, {}
     for item, back in sorted(steps.items(), key=lambda pair: -pair[1]):
-        for v in sorted(holding.get(item, []), reverse=True)[: c.sample]:
-            fade = np.exp(-back / c.prefix_decay) if c.prefix_decay else 1
+        for v in sorted(holding.get(item, []), reverse=True)[: c.sample_size]:
+            fade = np.exp(-back / c.session_decay) if c.session_decay else 1
             alike[v] = alike.get(v, 0) + fade * idf[item]
             nearest[v] = len(visits[v]) - 1 - visits[v][::-1].index(item)
     scores = {}
-    for v in sorted(alike, key=lambda v: (-alike[v], -v))[: c.neighbours]:
+    for v in sorted(alike, key=lambda v: (-alike[v], -v))[: c.n_neighbors]:
         for place, item in enumerate(visits[v]):
             away = abs(place - nearest[v])
-            near = c.again if not away else np.exp(-(away - 1) / c.place_decay) if c.place_decay else 1
+            near = (
+                c.shared_item_weight
+                if not away
+                else np.exp(-(away - 1) / c.neighbor_position_decay)
+                if c.neighbor_position_decay
+                else 1
+            )
             scores[item] = scores.get(item, 0) + alike[v] * near * idf[item]
     return scores
 
@@ -133,7 +139,9 @@ def plain_session_scores(model, visits, prefix):
 @given(seed=st.integers(0, 10_000), decay=st.sampled_from([0.0, 0.7, 3.0]), place=st.sampled_from([0.0, 1.5]))
 def test_session_knn_is_its_definition(seed, decay, place):
     log = untimed_sessions(seed, sessions=40, items=12)
-    model = SessionKNN(prefix_decay=decay, place_decay=place, idf=1.0, sample=6, neighbours=9, last=4).fit(log)
+    model = SessionKNN(
+        session_decay=decay, neighbor_position_decay=place, idf=1.0, sample_size=6, n_neighbors=9, max_history=4
+    ).fit(log)
     order = sorted(range(len(model.known)), key=lambda r: model.known.times[model.known.indptr[r + 1] - 1])
     visits = [model.known.take([r]).encode(model.items).items.tolist() for r in order]
     prefix = np.random.default_rng(seed).integers(0, len(model.items), 6).tolist()
@@ -182,11 +190,14 @@ def test_the_walk_forgets_stale_items_and_returns_to_own_ones():
     frame = pd.DataFrame([(u, i) for u, items in enumerate(sessions) for i in items], columns=["user_id", "item_id"])
     log = Dataset("fashion", frame.assign(event="view"), has_times=False)
     asked = Histories.from_lists([["a"]])
-    first = SessionWalk(fresh=0.1, repeat_weight=0.0).fit(log)
+    first = SessionWalk(recency_decay=0.1, repeat_weight=0.0).fit(log)
     scores = dict(zip(first.items, first._score(asked.encode(first.items)).toarray()[0], strict=True))
-    even = SessionWalk(fresh=0.0, repeat_weight=0.0).fit(log)
+    even = SessionWalk(recency_decay=0.0, repeat_weight=0.0).fit(log)
     plain = dict(zip(even.items, even._score(asked.encode(even.items)).toarray()[0], strict=True))
-    assert np.isclose(plain["b"], plain["d"]) and STALE * 0.9 < scores["b"] / scores["d"] < STALE * 1.1
+    assert (
+        np.isclose(plain["b"], plain["d"])
+        and MIN_RECENCY_WEIGHT * 0.9 < scores["b"] / scores["d"] < MIN_RECENCY_WEIGHT * 1.1
+    )
     assert SessionWalk(repeat_weight=3.0).fit(log).rank(asked, 1, "none").frame().item_id.tolist() == ["a"]
 
 
@@ -212,4 +223,4 @@ def test_rp3beta_is_three_steps():
     np.testing.assert_allclose(found.toarray(), wanted, rtol=1e-4)
     blocks = walk_weights(LOG.matrix().matrix, 0.8, 0.4, 5, most=50)
     assert (blocks != walk_weights(LOG.matrix().matrix, 0.8, 0.4, 5)).nnz == 0  # blocks do not matter
-    assert np.diff(RP3beta(neighbours=3).fit(LOG).state["weights"].indptr).max() <= 3
+    assert np.diff(RP3beta(n_neighbors=3).fit(LOG).state["weights"].indptr).max() <= 3

@@ -31,7 +31,7 @@ def test_the_fewest_trees_that_cannot_be_told_from_the_best(shop):
     rows = training.training_rows(shop, STAGE)
     stops = boosting.watching(rows.user)
     learn, stop = rows.take(~stops), rows.take(stops)
-    config = boosting.BoostingConfig(rounds=60, patience=60, min_rows=5)
+    config = boosting.BoostingConfig(num_boost_round=60, patience=60, min_data_in_leaf=5)
     trees = boosting.boosted(learn, stop, config)
     chosen = trees.best_iteration
     values = {

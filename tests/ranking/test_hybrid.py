@@ -66,7 +66,7 @@ def test_a_blend_can_be_put_around_fitted_trees(shop_split):
 def test_cold_visitors_fall_back_and_say_so(shop_split):
     known = shop_split.known("test")
     model = model_class("hybrid")(**quick("hybrid")).fit(known)
-    blend = popularity.PopularityBlend(recent=model.config.recent).fit(known)
+    blend = popularity.PopularityBlend(recency_weight=model.config.recency_weight).fit(known)
     assert (
         model.rank(Histories.from_lists([[]]), 8).frame().item_id.tolist()
         == blend.rank(Histories.from_lists([[]]), 8).frame().item_id.tolist()

@@ -23,9 +23,9 @@ def test_a_log_without_categories_prices_or_carts_is_ranked():
     ("wrong", "match"),
     [
         ({"features": ["simm_max"]}, "unknown feature 'simm_max'"),
-        ({"window": 0.0}, "hybrid: window must be above 0, not 0.0"),
-        ({"windows": 3, "window": 0.4}, "fit 3 times into a log"),
-        ({"sampler": "easy"}, "hybrid: sampler must be 'served' or 'hard', not 'easy'"),
+        ({"window_fraction": 0.0}, "hybrid: window_fraction must be above 0, not 0.0"),
+        ({"n_windows": 3, "window_fraction": 0.4}, "fit 3 times into a log"),
+        ({"negative_sampling": "easy"}, "hybrid: negative_sampling must be 'candidates' or 'hard', not 'easy'"),
         ({"protocol": "tomorrow"}, "protocol must be one of"),
         ({"sources": {"session_walk": 5, "nothing": 5}}, "there is no model 'nothing'"),
         ({"objective": "pairwise"}, "hybrid: objective must be 'lambdarank' or 'binary'"),

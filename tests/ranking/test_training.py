@@ -44,7 +44,7 @@ def test_hard_negatives_are_new_to_the_visitor_and_launched(shop):
     split = splits.make(shop)
     known = split.known("test")
     facts = features.known_facts(known)
-    cases = training.drawn_cases(training.rolling(known, 1, 0.1)[0], replace(STAGE, requests=150))
+    cases = training.drawn_cases(training.rolling(known, 1, 0.1)[0], replace(STAGE, max_requests=150))
     h = cases.histories(slice(0, len(cases))).encode(known.items)
     code = known.items.get_indexer(cases.items)[cases.relevant]
     row, item = training.hard_negatives(facts, h, code, np.arange(len(code)), 15, 0)
@@ -131,7 +131,7 @@ def test_no_negative_was_first_met_at_the_moment_of_the_request():
 
 def test_negatives_keep_the_rank_that_they_were_served_at(shop):
     """A candidate that sources named has their ranks and scores; a drawn one that none named has zeros."""
-    stage = replace(STAGE, sampler="hard")
+    stage = replace(STAGE, negative_sampling="hard")
     window = training.rolling(shop, 1, 0.1)[0]
     first = training.first_stage_of(window.known("test"), stage)
     cases = training.drawn_cases(window, stage)

@@ -35,7 +35,7 @@ def test_every_single_model_is_served_as_it_ranks_in_a_small_process(fits, shop,
     known = splits.make(shop).known("test")
     settings = {
         "lightfm": {"factors": 4, "epochs": 2},
-        "bpr": {"factors": 4, "iterations": 3},
+        "bpr": {"factors": 4, "epochs": 3},
         "lightgcn": {"factors": 4, "epochs": 1},
         "gf_cf": {"factors": 8},
         "graph_filter": {"factors": 8},
