@@ -21,7 +21,7 @@ from torch_geometric.nn import LightGCN as TheirLightGCN
 
 from recsys_lab import datasets, simulator, splits
 from recsys_lab.models.graph_filter import GFCF, GraphFilter
-from recsys_lab.models.lightgcn import Learner, LightGCN, LightGCNConfig, normalised, step
+from recsys_lab.models.lightgcn import Learner, LightGCN, LightGCNConfig, normalize_adjacency, step
 
 BATCH, STEPS = 2048, 5
 SHARES = (0.25, 0.5, 1.0)
@@ -31,7 +31,7 @@ def plain_steps(weights: Any, config: LightGCNConfig, sparse: bool) -> Callable[
     """`STEPS` steps as published code takes them: COO adjacency (or PyTorch Geometric's messages), autograd and Adam over all of it."""
     users, n = weights.shape[0], sum(weights.shape)
     pairs = Learner(weights, config).pairs
-    edges = normalised(weights).tocoo()
+    edges = normalize_adjacency(weights).tocoo()
     row, column = (torch.from_numpy(a.astype(np.int64)) for a in (edges.row, edges.col))
     both = torch.stack([torch.cat([row, column + users]), torch.cat([column + users, row])])
     rng, model = np.random.default_rng(0), TheirLightGCN(n, config.factors, config.layers)

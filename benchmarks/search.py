@@ -48,7 +48,7 @@ def answering(folder: str) -> dict[str, Any]:
     asked = pd.read_csv(Path(__file__).parent / "queries.csv")["query"].tolist()
     asked = (asked + [f"X{n:06d}" for n in range(QUERIES)])[:QUERIES]
     told: dict[str, Any] = {}
-    for how in search.HOW:
+    for how in search.MODES:
         found.find("a first query", 10, how)
         found.meaning.cache_clear()  # every query is new
         taken = []

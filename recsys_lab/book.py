@@ -20,13 +20,13 @@ from . import plots
 from .decision import decision_sentence
 from .files import package_folder, read_json, write_text
 from .intervals import FEW
-from .runs import MEANING, METRIC_COLUMNS, Question, Run, question_of, with_interval
+from .runs import MEANING, METRIC_COLUMNS, Question, Run, question_of, format_interval
 
 # %% auto #0
-__all__ = ['DIRECTIVE', 'PARTS', 'CONF', 'CSS', 'COST_FIGURE', 'markdown_table', 'leaderboard_frame', 'asked_in', 'own_k',
-           'leaderboards', 'searches', 'findings', 'repeat_share', 'repeat_sentence', 'facts_frame', 'figures_of',
-           'summary', 'list_runs', 'directives_of', 'page_cell', 'page', 'toctree', 'chapter_parts', 'modules',
-           'cost_rows', 'cover', 'write_sources', 'build', 'refresh']
+__all__ = ['DIRECTIVE', 'PARTS', 'CONF', 'CSS', 'COST_FIGURE', 'markdown_table', 'leaderboard_frame', 'questions_in',
+           'list_length', 'leaderboards', 'searches', 'findings', 'repeat_share', 'repeat_sentence', 'facts_frame',
+           'figures_of', 'summary', 'list_runs', 'directives_of', 'page_cell', 'page', 'toctree', 'chapter_parts',
+           'modules', 'cost_rows', 'cover', 'write_sources', 'build', 'refresh']
 
 # %% ../nbs/80_book.ipynb #100cc65d
 def markdown_table(frame: pd.DataFrame) -> str:
@@ -67,7 +67,7 @@ def leaderboard_frame(rows: pd.DataFrame, question: Question, k: int) -> pd.Data
             {
                 "order": by.value["ndcg"],
                 "model": model if chapters[model] == 1 else f"{model} (in {chapter})",
-                **{f"{label}@{k}": with_interval(by.loc[m]) for m, label in names},
+                **{f"{label}@{k}": format_interval(by.loc[m]) for m, label in names},
                 "per event": "" if pd.isna(by.per_event["ndcg"]) else f"{by.per_event['ndcg']:.4f}",
                 "on validation": f"{tried[model]:.4f}" if model in tried else "",
                 "coverage": f"{by.value['coverage']:.1%}",
@@ -82,7 +82,7 @@ def leaderboard_frame(rows: pd.DataFrame, question: Question, k: int) -> pd.Data
     )
 
 # %% ../nbs/80_book.ipynb #3b27b8e1
-def asked_in(rows: pd.DataFrame) -> list[Question]:
+def questions_in(rows: pd.DataFrame) -> list[Question]:
     """The questions that a run's rows answer, in the order of `MEANING`."""
     there = (
         {question_of(r) for r in rows[["protocol", "target", "exclude"]].drop_duplicates().to_dict("records")}
@@ -92,7 +92,7 @@ def asked_in(rows: pd.DataFrame) -> list[Question]:
     return [q for q in MEANING if q in there]
 
 
-def own_k(folder: Path | str) -> int:
+def list_length(folder: Path | str) -> int:
     """The length of lists that a run judges first: the leaderboard chapter's `k`, else any chapter's, else 10."""
     params = read_json(Path(folder) / "params.json", {})
     found = [p["k"] for name, p in sorted(params.items(), key=lambda item: item[0] != "90_leaderboard") if "k" in p]
@@ -101,10 +101,10 @@ def own_k(folder: Path | str) -> int:
 
 def leaderboards(folder: Path | str, k: int | None = None) -> str:
     """The leaderboards of a run as markdown, a section for each question; at the run's own k by default."""
-    k = k or own_k(folder)
+    k = k or list_length(folder)
     rows = pd.DataFrame(Run(folder).rows("metrics"), columns=list(METRIC_COLUMNS))
     parts = []
-    for question in asked_in(rows):
+    for question in questions_in(rows):
         table = leaderboard_frame(rows, question, k)
         if len(table):
             parts.append(
@@ -224,9 +224,9 @@ def list_runs(reports: Path | str) -> str:
     rows = []
     for folder in sorted(p.parent for p in Path(reports).glob("*/metrics.json")):
         metrics = pd.DataFrame(Run(folder).rows("metrics"), columns=list(METRIC_COLUMNS))
-        if not (asked := asked_in(metrics)):
+        if not (asked := questions_in(metrics)):
             continue
-        at = own_k(folder)
+        at = list_length(folder)
         board = leaderboard_frame(metrics, asked[0], at)
         row = next((r for r in Run(folder).rows("decisions") if question_of(r) == asked[0]), {})
         best = board[board["model"] == row.get("chosen")] if len(board) else board
@@ -355,9 +355,9 @@ def cost_rows(folder: Path, k: int | None) -> pd.DataFrame | None:
     costs, rows = (pd.DataFrame(Run(folder).rows(name)) for name in ("costs", "metrics"))
     if not len(costs) or not len(rows):
         return None
-    asked = asked_in(rows)[0]
+    asked = questions_in(rows)[0]
     rows, costs = (t[[question_of(row) == asked for row in t.to_dict("records")]] for t in (rows, costs))
-    length = own_k(folder) if k is None else k
+    length = list_length(folder) if k is None else k
     rows = rows[
         (rows["slice"] == "all") & (rows["metric"] == "ndcg") & (rows["k"] == length) & (rows["model"] != "oracle")
     ]

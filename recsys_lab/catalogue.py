@@ -15,8 +15,8 @@ from .files import DataError
 from .histories import PURCHASE, flat_ranges
 
 # %% auto #0
-__all__ = ['PRICES', 'Tree', 'grown', 'depths', 'AsOf', 'coverage', 'churn', 'as_number', 'prices', 'availability',
-           'category_sales', 'described']
+__all__ = ['PRICES', 'Tree', 'build_tree', 'depths', 'AsOf', 'coverage', 'churn', 'as_number', 'prices', 'availability',
+           'category_sales', 'describe_items']
 
 # %% ../nbs/03_catalogue.ipynb #5c312d4a
 class Tree:
@@ -42,7 +42,7 @@ class Tree:
     @classmethod
     def of(cls, categories: pd.DataFrame) -> Tree:
         """The tree of a frame `category, parent` (text); `DataError` for a category with two parents, or a circle."""
-        return grown(categories)
+        return build_tree(categories)
 
     def codes(self, categories: Any) -> np.ndarray:
         """Codes of categories (text); -1 for one that the tree does not hold."""
@@ -93,7 +93,7 @@ class Tree:
         return np.where(there, starts, 0), np.where(there, stops, 0)
 
 # %% ../nbs/03_catalogue.ipynb #f35bcab5
-def grown(categories: pd.DataFrame) -> Tree:
+def build_tree(categories: pd.DataFrame) -> Tree:
     """`Tree.of`."""
     rows = categories.drop_duplicates()
     names = pd.Index(rows["category"].astype("str"))
@@ -257,7 +257,7 @@ def category_sales(log: Dataset, tree: Tree, level: str = "root", prior: float =
     return table.sort_values("events", ascending=False)
 
 # %% ../nbs/03_catalogue.ipynb #69d2b989
-def described(log: Dataset, items: Any, at: int | None = None) -> pd.DataFrame:
+def describe_items(log: Dataset, items: Any, at: int | None = None) -> pd.DataFrame:
     """What was known of some items before `at` (ms; the end by default): title, price, availability, category path, if any."""
     ids, moment = np.asarray(items), 2**62 if at is None else at
     table = pd.DataFrame(index=pd.Index(ids, name="item_id"))

@@ -25,10 +25,10 @@ from .models.base import MODELS
 from .provenance import provenance_of
 
 # %% auto #0
-__all__ = ['OWN', 'EXTRAS', 'SHARES', 'UserError', 'Parameter', 'chapter_paths', 'parameters_of', 'checkout', 'parse_value',
-           'assign', 'choose', 'stripped', 'ChapterFailed', 'execute', 'Plan', 'default_folder', 'make_plan',
-           'chapter_key', 'missing_for', 'shares_of', 'describe', 'run_chapters', 'forget', 'chapters_before',
-           'check_folder', 'save_states']
+__all__ = ['OWN', 'EXTRAS', 'SHARES', 'UserError', 'Parameter', 'chapter_paths', 'parameters_of', 'find_checkout', 'parse_value',
+           'assign_parameters', 'choose_chapters', 'strip_outputs', 'ChapterFailed', 'execute', 'Plan',
+           'default_folder', 'make_plan', 'chapter_key', 'missing_for', 'shares_of', 'describe', 'run_chapters',
+           'forget', 'chapters_before', 'check_folder', 'save_states']
 
 # %% ../nbs/82_chapters.ipynb #1054d7c3
 class UserError(Exception):
@@ -62,7 +62,7 @@ def parameters_of(path: Path) -> dict[str, Parameter]:
     return found
 
 
-def checkout() -> Path:
+def find_checkout() -> Path:
     """The checkout that holds the chapters; `UserError` outside one."""
     root = files.project_root()
     if root is None:
@@ -90,7 +90,7 @@ def parse_value(name: str, text: str, parameter: Parameter) -> Any:
     return float(value) if parameter.type == "float" else value
 
 
-def assign(asked: Sequence[str], takes: Mapping[str, Mapping[str, Parameter]]) -> dict[str, dict[str, Any]]:
+def assign_parameters(asked: Sequence[str], takes: Mapping[str, Mapping[str, Parameter]]) -> dict[str, dict[str, Any]]:
     """What each chapter is given, from words as `k=20` and `22.trials=12`; everything is checked before anything is returned."""
     given: dict[str, dict[str, Any]] = {chapter: {} for chapter in takes}
     for word in asked:
@@ -115,7 +115,7 @@ def assign(asked: Sequence[str], takes: Mapping[str, Mapping[str, Parameter]]) -
     return given
 
 
-def choose(only: str, names: Sequence[str]) -> list[str]:
+def choose_chapters(only: str, names: Sequence[str]) -> list[str]:
     """The chapters named by `only` (as `22` or `21,22_neighbours`), in order; all for an empty text."""
     words = [w for w in only.replace(",", " ").split() if w]
     if unknown := [w for w in words if not any(n == w or n.startswith(w + "_") for n in names)]:
@@ -123,7 +123,7 @@ def choose(only: str, names: Sequence[str]) -> list[str]:
     return [n for n in names if not words or any(n == w or n.startswith(w + "_") for w in words)]
 
 # %% ../nbs/82_chapters.ipynb #b79d6322
-def stripped(notebook: Any, parameters: dict[str, Any]) -> Any:
+def strip_outputs(notebook: Any, parameters: dict[str, Any]) -> Any:
     """An executed notebook without times, paths and versions: only tags, outputs, the chapter's parameters and its kernel's name remain."""
     for cell in notebook.cells:
         cell.metadata = type(cell.metadata)({"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {})
@@ -163,7 +163,7 @@ def execute(path: Path, target: Path, parameters: dict[str, Any]) -> None:
         except DeadKernelError as error:
             failed = f"its process died, perhaps for want of memory ({error})"
         if made.exists():
-            runs.write_text(target, nbformat.writes(stripped(nbformat.read(made, as_version=4), parameters)) + "\n")
+            runs.write_text(target, nbformat.writes(strip_outputs(nbformat.read(made, as_version=4), parameters)) + "\n")
     if failed is not None:
         raise ChapterFailed(path.stem, failed)
 
@@ -196,10 +196,10 @@ def default_folder(dataset: str, size: str) -> str:
 
 def make_plan(dataset: str, size: str, out: str, params: Sequence[str], only: str) -> Plan:
     """Check everything that was asked for and load the data; nothing is written yet."""
-    root = checkout()
+    root = find_checkout()
     takes = {p.stem: parameters_of(p) for p in chapter_paths(root)}
-    chosen = choose(only, list(takes))
-    given = assign(params, {c: takes[c] for c in chosen})
+    chosen = choose_chapters(only, list(takes))
+    given = assign_parameters(params, {c: takes[c] for c in chosen})
     folder = (root / (out or default_folder(dataset, size))).resolve()
     log = loading.load(dataset, size=size)
     if "returning" not in log.offers:

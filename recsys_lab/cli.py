@@ -25,8 +25,8 @@ from recsys_lab.chapters import (
     ChapterFailed,
     UserError,
     chapter_paths,
-    checkout,
-    choose,
+    find_checkout,
+    choose_chapters,
     execute,
     make_plan,
     parameters_of,
@@ -84,8 +84,8 @@ def split_words(words: Sequence[str]) -> list[str]:
 
 def cmd_params(args: argparse.Namespace) -> int:
     """Print the parameters of chapters."""
-    paths = {p.stem: p for p in chapter_paths(checkout())}
-    for name in choose(args.chapter, list(paths)):
+    paths = {p.stem: p for p in chapter_paths(find_checkout())}
+    for name in choose_chapters(args.chapter, list(paths)):
         print(name)
         for p in parameters_of(paths[name]).values():
             if p.name not in OWN:
@@ -96,7 +96,7 @@ def cmd_params(args: argparse.Namespace) -> int:
 def list_data() -> str:
     """The datasets that are here, can be made, or can be downloaded: a line each."""
     lines = [f"  {name:24} made here, sizes {', '.join(simulator.SIZES)}" for name in loading.MAKERS]
-    there = [name for name in loading.available() if name not in loading.MAKERS]
+    there = [name for name in loading.available_datasets() if name not in loading.MAKERS]
     for name in there:
         folder = next(root / name for root in files.data_folders() if (root / name).is_dir())
         lines.append(f"  {name:24} {loading.format_name(folder)}, in {folder}")
@@ -116,7 +116,7 @@ def cmd_data(args: argparse.Namespace) -> int:
         folder = downloads.get(args.name)
         print(f"{loading.load(args.name)}\n{folder}")
     elif not args.name:
-        names = downloads.SOURCES if args.action == "get" else loading.available()
+        names = downloads.SOURCES if args.action == "get" else loading.available_datasets()
         raise UserError(f"say which dataset to {args.action}; there are {', '.join(names)}")
     elif args.action == "make" and args.name not in loading.MAKERS:
         raise UserError(
@@ -134,7 +134,7 @@ def cmd_readme(args: argparse.Namespace) -> int:
     from nbconvert import MarkdownExporter
     from nbconvert.preprocessors import TagRemovePreprocessor
 
-    root = checkout()
+    root = find_checkout()
     made = root / "README.md.ipynb"
     try:
         execute(root / "nbs" / "index.ipynb", made, {})
@@ -278,7 +278,7 @@ def cmd_ledger(args: argparse.Namespace) -> int:
     """Compute rows of the ledger of published numbers, each recipe written as soon as it is done."""
     from recsys_lab import published
 
-    path = checkout() / LEDGER_FILE
+    path = find_checkout() / LEDGER_FILE
     if unknown := [name for name in args.recipes if name not in published.RECIPES]:
         raise UserError(f"there is no recipe {unknown[0]!r}; there are {', '.join(published.RECIPES)}")
     chosen = args.recipes or published.missing_recipes(path)
@@ -354,7 +354,7 @@ def cmd_products(args: argparse.Namespace) -> int:
             print(f"lines set aside: {done.side_file}")
     else:
         if args.action == "store" and not args.source:
-            raise UserError(f"say which dataset to store; there are {', '.join(loading.available())}")
+            raise UserError(f"say which dataset to store; there are {', '.join(loading.available_datasets())}")
         url = args.db or f"sqlite:///data/{args.source or 'shop'}/products.db"
         if args.action == "store":
             products.store(loading.load(args.source, size=args.size), url)
@@ -438,10 +438,10 @@ def cmd_bundle(args: argparse.Namespace) -> int:
         made = bundle.bundle_run(action, args.out, [m for m in args.models.split(",") if m], args.exact_up_to)
         print(f"{args.out}: bundle {made['version']} of {made['model']}, {made['facts']['unique_items']:,} items")
     elif action == "verify":
-        place = bundle.local(rest[0])
+        place = bundle.local_copy(rest[0])
         print(f"{place}: bundle {bundle.verify(place)['version']} is whole")
     elif action == "diff":
-        for name, (a, b) in bundle.difference(*map(bundle.local, rest)).items():
+        for name, (a, b) in bundle.difference(*map(bundle.local_copy, rest)).items():
             print(f"{name}: {a} -> {b}")
     elif action == "rollback":
         print(f"{rest[0]}: bundle {bundle.roll_back(rest[0])} is in place again")

@@ -20,8 +20,8 @@ from .histories import EVENTS, FOREVER, PURCHASE, Histories, flat_ranges
 
 # %% auto #0
 __all__ = ['COLUMNS', 'TIME_TYPE', 'normalise_events', 'Interactions', 'content_hash', 'log_hash', 'to_moment', 'Dataset',
-           'cut_histories', 'handed_out', 'code_ids', 'cut_log', 'keep_latest', 'cached_matrix', 'last_values',
-           'known_before', 'item_users', 'offered', 'missing_needs', 'card_facts']
+           'cut_histories', 'copy_on_write', 'code_ids', 'cut_log', 'keep_latest', 'cached_matrix', 'last_values',
+           'known_before', 'item_users', 'capabilities_of', 'missing_needs', 'card_facts']
 
 # %% ../nbs/00_datasets.ipynb #a7b26df5
 COLUMNS = ("user_id", "item_id", "event", "timestamp")
@@ -130,8 +130,8 @@ class Dataset:
 
     notices = property(lambda self: dict(self._notices), doc="What the reader found and did -> how often.")
     events = property(lambda self: self._events.copy(deep=False), doc="The events, in order.")
-    properties = property(lambda self: handed_out(self._properties), doc="The log of item properties, or None.")
-    categories = property(lambda self: handed_out(self._categories), doc="The category tree, or None.")
+    properties = property(lambda self: copy_on_write(self._properties), doc="The log of item properties, or None.")
+    categories = property(lambda self: copy_on_write(self._categories), doc="The category tree, or None.")
     users = property(lambda self: self._coded[1], doc="Distinct user ids, sorted.")
     items = property(lambda self: self._coded[3], doc="Distinct item ids with events, sorted.")
     user_codes = property(lambda self: self._coded[0], doc="Position in `users` of each event's user.")
@@ -158,7 +158,7 @@ class Dataset:
         """What a chapter may need: times, order (no split of its own), carts, purchases, catalogue, categories, properties,
         parts, truth, returning (users).
         """
-        return frozenset(name for name, there in offered(self).items() if there)
+        return frozenset(name for name, there in capabilities_of(self).items() if there)
 
     def where(self, mask: np.ndarray, properties: pd.DataFrame | None = None) -> Dataset:
         """The events where `mask` holds, in the same order on the same clock; `properties` replaces the log of properties."""
@@ -228,7 +228,7 @@ def cut_histories(log: Dataset, asked: pd.Index, at: Any) -> Histories:
     return full if at is None else full.keep(full.times < when[rows])
 
 
-def handed_out(frame: pd.DataFrame | None) -> pd.DataFrame | None:
+def copy_on_write(frame: pd.DataFrame | None) -> pd.DataFrame | None:
     """A copy-on-write of a frame, or None."""
     return None if frame is None else frame.copy(deep=False)
 
@@ -289,7 +289,7 @@ def item_users(log: Dataset, items: pd.Index) -> np.ndarray:
     return counts
 
 # %% ../nbs/00_datasets.ipynb #807f3237
-def offered(log: Dataset) -> dict[str, bool]:
+def capabilities_of(log: Dataset) -> dict[str, bool]:
     """Which of the things that chapters can need are there in `log`."""
     kinds = set(log.events["event"].unique())
     pairs = log.events[["user_id", "item_id"]].drop_duplicates()
@@ -310,7 +310,7 @@ def offered(log: Dataset) -> dict[str, bool]:
 
 def missing_needs(needs: Iterable[str], log: Dataset) -> list[str]:
     """The `needs` that `log` does not offer; an unknown need is a `ValueError`."""
-    known = offered(log)
+    known = capabilities_of(log)
     if unknown := sorted(set(needs) - set(known)):
         raise ValueError(f"unknown need(s) {unknown}; a chapter may need {sorted(known)}")
     return [need for need in needs if not known[need]]

@@ -27,8 +27,8 @@ from .topk import SOURCES, TopK
 # %% auto #0
 __all__ = ['USER_TYPES', 'HISTORY_BINS', 'AGE_BINS', 'POPULARITY_BINS', 'HEADLINE', 'SUMMARY_COLUMNS', 'UNBOUNDED', 'Label',
            'make_labels', 'Evaluation', 'summarise', 'case_values', 'slice_summary', 'slice_values', 'save_evaluation',
-           'read_evaluation', 'Ranker', 'fit_for', 'rank_cases', 'beyond_accuracy', 'scoring_of', 'evaluate',
-           'extremes', 'compare_pairs', 'values_on', 'compare_all']
+           'read_evaluation', 'Ranker', 'fit_on', 'rank_cases', 'beyond_accuracy', 'scoring_of', 'evaluate', 'extremes',
+           'compare_pairs', 'values_on', 'compare_all']
 
 # %% ../nbs/12_evaluation.ipynb #180fc522
 USER_TYPES = ("cold", "warm")  # without and with events before the request
@@ -281,7 +281,7 @@ class Ranker(Protocol):
     def rank(self, histories: Histories, k: int, exclude: str) -> TopK: ...
 
 
-def fit_for(model: Ranker, known: Dataset) -> None:
+def fit_on(model: Ranker, known: Dataset) -> None:
     """Fit `model` on `known` unless it was fitted on exactly that; `ValueError` if it was fitted on anything else."""
     if model.fitted_on is None:
         model.fit(known)
@@ -380,7 +380,7 @@ def evaluate(
     ks = tuple(sorted(set(ks)))
     cases = make_cases(split, protocol or split.protocols[0], target, part, exclude)
     known = split.known(part)
-    fit_for(model, known)
+    fit_on(model, known)
     start = time.perf_counter()
     codes, stored = rank_cases(model, cases, ks[-1], memory_mb, strangers)
     cost = {

@@ -18,7 +18,7 @@ from .histories import PURCHASE
 
 # %% auto #0
 __all__ = ['wilson', 'event_counts', 'pair_codes', 'funnel', 'activity', 'daily', 'lorenz', 'tails', 'survivors', 'Sessions',
-           'sessions', 'delays', 'repeats', 'cold_start', 'first_moments', 'user_pace', 'suspects', 'Finding',
+           'sessions', 'delays', 'repeats', 'cold_start', 'first_moments', 'user_pace', 'suspected_robots', 'Finding',
            'event_findings', 'order_findings', 'shape_findings', 'calendar_findings', 'severity_of', 'quality']
 
 # %% ../nbs/02_exploration.ipynb #cb9710be
@@ -246,7 +246,7 @@ def user_pace(log: Dataset) -> pd.DataFrame:
     )
 
 
-def suspects(pace: pd.DataFrame, busy_day: int = 300, hasty_seconds: float = 2.0) -> pd.DataFrame:
+def suspected_robots(pace: pd.DataFrame, busy_day: int = 300, hasty_seconds: float = 2.0) -> pd.DataFrame:
     """Users that break each rule of pace, a bool column a rule, from `user_pace`."""
     enough = pace["events"] >= 20
     return pd.DataFrame(
@@ -367,7 +367,7 @@ def severity_of(share: float) -> str:
 def quality(log: Dataset, suspected: int | None = None) -> pd.DataFrame:
     """The data-quality table: what, number, share, severity and what the lab does about it; the worst first, what was not found last.
 
-    `suspected` is the number of users that `suspects` marks, where that was asked.
+    `suspected` is the number of users that `suspected_robots` marks, where that was asked.
     """
     found = [*event_findings(log), *order_findings(log), *shape_findings(log), *calendar_findings(log)]
     if suspected is not None:

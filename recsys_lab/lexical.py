@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['WORD_WEIGHTS', 'WORD', 'MARKED', 'MOST_WORDS', 'COMMON', 'write_words', 'words_asked', 'lexical']
+__all__ = ['WORD_WEIGHTS', 'WORD', 'MARKED', 'MOST_WORDS', 'COMMON', 'write_words', 'match_expression', 'lexical_search']
 
 # %% ../nbs/58_words.ipynb #3d3089bc
 WORD_WEIGHTS = {"title": 4.0, "brand": 2.0, "category": 2.0, "description": 1.0}  # of BM25's columns
@@ -49,7 +49,7 @@ COMMON = frozenset(
 )
 
 
-def words_asked(query: str) -> str:
+def match_expression(query: str) -> str:
     """A query as an FTS5 expression of quoted words, any of which may match; '' where it has none.
 
     `COMMON` words, which tell no product from another and cost most, are left out where there are others.
@@ -60,9 +60,9 @@ def words_asked(query: str) -> str:
     return " OR ".join(f'"{w}"' for w in [*words, *phrases])
 
 # %% ../nbs/58_words.ipynb #5c3b1d05
-def lexical(words: sqlite3.Connection, query: str, depth: int, ok: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def lexical_search(words: sqlite3.Connection, query: str, depth: int, ok: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """(codes, BM25 scores) of the `depth` best products that share a word with a query."""
-    asked = words_asked(query)
+    asked = match_expression(query)
     if not asked:
         return np.zeros(0, np.int64), np.zeros(0)
     weights = ", ".join(str(w) for w in WORD_WEIGHTS.values())

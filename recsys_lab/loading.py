@@ -34,8 +34,9 @@ from .readers import reviews
 from .readers.formats import read_adjacency, read_retailrocket, read_sessions, read_table
 
 # %% auto #0
-__all__ = ['MAKERS', 'SHARED_OPTIONS', 'OPTIONS', 'FORMATS', 'CACHE_FROM', 'format_of', 'format_name', 'told_options',
-           'read_folder', 'available', 'load', 'content_key', 'remembered_key', 'keep_copy', 'read_copy', 'read_cached']
+__all__ = ['MAKERS', 'SHARED_OPTIONS', 'OPTIONS', 'FORMATS', 'CACHE_FROM', 'format_of', 'format_name', 'read_options',
+           'read_folder', 'available_datasets', 'load', 'content_key', 'remembered_key', 'keep_copy', 'read_copy',
+           'read_cached']
 
 # %% ../nbs/54_loading.ipynb #941fbee3
 #| export
@@ -65,10 +66,10 @@ def format_of(folder: Path) -> str | None:
 
 def format_name(folder: Path) -> str:
     """The format of a folder for people: `table`, `retailrocket`, `adjacency`, `sessions`, `reviews`, `sequences`, or `unknown format`."""
-    return str(told_options(folder)["format"] or "unknown format")
+    return str(read_options(folder)["format"] or "unknown format")
 
 
-def told_options(folder: Path) -> dict[str, Any]:
+def read_options(folder: Path) -> dict[str, Any]:
     """`format` and options from `folder/dataset.toml`, or the format alone; `DataError` for unknown, missing or misplaced words."""
     path = folder / "dataset.toml"
     if not path.exists():
@@ -96,7 +97,7 @@ def told_options(folder: Path) -> dict[str, Any]:
 # %% ../nbs/54_loading.ipynb #398dd575
 def read_folder(folder: Path, name: str) -> Dataset:
     """Read a folder by its dataset.toml, or by the files it holds (see `FORMATS` and `format_of`)."""
-    options = told_options(folder)
+    options = read_options(folder)
     kind = options.pop("format")
     if "quarantine" in options:
         options["quarantine"] = folder / options["quarantine"]
@@ -120,7 +121,7 @@ def read_folder(folder: Path, name: str) -> Dataset:
     )
 
 
-def available() -> list[str]:
+def available_datasets() -> list[str]:
     """Names of the datasets that can be loaded here."""
     folders = (f for root in data_folders() if root.is_dir() for f in root.iterdir() if f.is_dir())
     return sorted({f.name for f in folders if not f.name.startswith(".")} | set(MAKERS))
@@ -141,7 +142,7 @@ def load(name: str, size: str = "tiny") -> Dataset:
             return read_cached(root / name, name)
     places = ", ".join(map(str, data_folders()))
     raise ValueError(
-        f"no dataset {name!r} in {places}; there are {available()} (RECSYS_LAB_DATA names a further folder, "
+        f"no dataset {name!r} in {places}; there are {available_datasets()} (RECSYS_LAB_DATA names a further folder, "
         "`recsys-lab data list` tells what can be downloaded)"
     )
 

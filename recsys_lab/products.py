@@ -35,9 +35,9 @@ from recsys_lab.readers.amazon import (
 
 # %% auto #0
 __all__ = ['SCHEMA', 'METADATA', 'PRODUCTS', 'RATINGS', 'INDEXES', 'STAGED_PRODUCTS', 'STAGED_RATINGS', 'REJECTS', 'STATE',
-           'STARS', 'TOLD', 'product_columns', 'rating_columns', 'connect', 'sqlite_manners', 'Loaded', 'upsert',
+           'STARS', 'TOLD', 'product_columns', 'rating_columns', 'connect', 'set_pragmas', 'Loaded', 'upsert',
            'append_rows', 'stage_file', 'keep_state', 'forget_load', 'publish', 'last_products', 'latest_ratings',
-           'load', 'check_mapping', 'side_path', 'write_rejects', 'store', 'items_told', 'catalogue_rows',
+           'load', 'check_mapping', 'side_path', 'write_rejects', 'store', 'item_properties', 'catalogue_rows',
            'category_path', 'event_rows', 'titles', 'facts']
 
 # %% ../nbs/50_products.ipynb #21b6c016
@@ -138,7 +138,7 @@ def connect(url: str, new: bool = True) -> sa.Engine:
     except ModuleNotFoundError as error:
         raise ValueError(f"{error.name} is not installed; say: pip install 'recsys_lab[postgres]'") from None
     if engine.dialect.name == "sqlite":
-        sa.event.listen(engine, "connect", sqlite_manners)
+        sa.event.listen(engine, "connect", set_pragmas)
     try:
         with engine.begin() as c:
             METADATA.create_all(c)
@@ -155,7 +155,7 @@ def connect(url: str, new: bool = True) -> sa.Engine:
     return engine
 
 
-def sqlite_manners(connection: Any, _: Any) -> None:
+def set_pragmas(connection: Any, _: Any) -> None:
     """Foreign keys hold, readers are not kept waiting by a load, a load waits for another one, and 16 MB of pages stay in memory."""
     words = (
         "foreign_keys = ON",
@@ -415,18 +415,18 @@ def store(log: Dataset, url: str, batch: int = 10_000) -> dict[str, int]:
 TOLD = ("title", "brand", "description", "available", "categoryid", "image_url", *PRICES)
 
 
-def items_told(log: Dataset) -> pd.Index:
+def item_properties(log: Dataset) -> pd.Index:
     """All items of a log, with events or with a property of `TOLD`, sorted."""
     found = [log.item_property(name).index for name in TOLD]
     return pd.Index(log.items.append([i for i in found if len(i)]).unique()).sort_values()
 
 
 def catalogue_rows(log: Dataset) -> pd.DataFrame:
-    """The rows of `product_catalog` that a log's properties tell, as known at its end: one for each of `items_told`, in their order.
+    """The rows of `product_catalog` that a log's properties tell, as known at its end: one for each of `item_properties`, in their order.
 
     An item without a title goes by its id.
     """
-    items = items_told(log)
+    items = item_properties(log)
     last = {name: log.item_property(name) for name in TOLD}
     last["price"] = next((last[name] for name in PRICES if len(last[name])), last[PRICES[0]])
     ids = items.astype("str")

@@ -20,16 +20,16 @@ from .evaluation import Evaluation, evaluate
 from .files import cache_folder, write_text
 from .intervals import mean_intervals
 from .models.base import model_class
-from .models.blend import fitted_members
+from .models.blend import fit_members
 from .models.config import Range
-from .ranking.analysis import pooled, weigh
+from .ranking.analysis import build_pool, tune_weights
 from .splits import make_cases
 from .tuning import Space, best_setting, tune
 
 # %% auto #0
 __all__ = ['FIGURES', 'TOLERANCE', 'RECIPES', 'LOWPASS', 'LIGHTGCN_EPOCHS', 'CLOSED', 'LEDGER', 'KEYS', 'NUMBERS', 'PROTOCOLS',
-           'Figure', 'figures', 'status', 'Recipe', 'most_met', 'compute', 'weights_on', 'mean_over_cases', 'status_of',
-           'ledger_row', 'read_ledger', 'update_ledger', 'missing_recipes']
+           'Figure', 'figures', 'status', 'Recipe', 'keep_most_popular', 'compute', 'tune_blend', 'mean_over_cases',
+           'status_of', 'ledger_row', 'read_ledger', 'update_ledger', 'missing_recipes']
 
 # %% ../nbs/91_published_numbers.ipynb #eba2b715
 class Figure(NamedTuple):
@@ -293,7 +293,7 @@ CLOSED: dict[str, dict[str, Any]] = {
 RECIPES["blend_closed"] = Recipe("gowalla", "blend", 200, "5 minutes", {}, {"members": CLOSED}, last=True)
 
 # %% ../nbs/91_published_numbers.ipynb #dacc2913
-def most_met(log: Dataset, n: int) -> Dataset:
+def keep_most_popular(log: Dataset, n: int) -> Dataset:
     """A log that arrives split, cut to the `n` items with the most events in its train part (all for 0)."""
     if not n:
         return log
@@ -333,12 +333,12 @@ def compute(name: str, log: Dataset, trials: int = 0, seed: int = 0) -> list[dic
     recipe = RECIPES[name]
     split = splits.given(log, 0.2, seed, last=True) if recipe.last else splits.make(log, seed=seed)
     metric = "hit_rate" if split.kind == "sequence" else "ndcg"
-    small = splits.make(most_met(log, recipe.items), seed=seed) if recipe.items else split
+    small = splits.make(keep_most_popular(log, recipe.items), seed=seed) if recipe.items else split
     kind: Any = model_class(recipe.model)
     protocol, budget = split.protocols[0], (trials or recipe.trials) if recipe.trials else 0  # 0: nothing is searched
     checkpoint = cache_folder() / f"{name}-{seed}.safetensors"  # learned over many minutes: goes on where it broke off
     if kind.name == "blend":
-        found = weights_on(split, recipe.fixed["members"], budget, seed, checkpoint.with_stem(f"{name}-{seed}-carved"))
+        found = tune_blend(split, recipe.fixed["members"], budget, seed, checkpoint.with_stem(f"{name}-{seed}-carved"))
         settings = {**recipe.fixed, "weights": {n: round(w, 4) for n, w in best_setting(found).items()}}
     else:
         found = tune(kind, small, protocol, budget, seed, 20, metric, recipe.fixed, recipe.space)
@@ -358,13 +358,13 @@ def compute(name: str, log: Dataset, trials: int = 0, seed: int = 0) -> list[dic
     return [ledger_row(f, mean_over_cases(result, f.metric, f.k), minutes, told) for f in FIGURES if f.recipe == name]
 
 # %% ../nbs/91_published_numbers.ipynb #5123f390
-def weights_on(
+def tune_blend(
     split: Any, members: Mapping[str, Mapping[str, Any]], trials: int, seed: int, checkpoint: Path
 ) -> pd.DataFrame:
-    """`weigh` for models with these settings, fitted on train and tried on the carved part."""
-    parts = fitted_members(members, split.train, checkpoint, progress=True)
+    """`tune_weights` for models with these settings, fitted on train and tried on the carved part."""
+    parts = fit_members(members, split.train, checkpoint, progress=True)
     cases = make_cases(split, split.protocols[0], part="valid")
-    return weigh(pooled(parts, cases, most=12_000, seed=seed), trials, seed, 20)
+    return tune_weights(build_pool(parts, cases, most=12_000, seed=seed), trials, seed, 20)
 
 
 def mean_over_cases(result: Evaluation, metric: str, k: int) -> dict[str, float]:

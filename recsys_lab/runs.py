@@ -26,9 +26,9 @@ from .splits import NoCases, Split, make_cases
 # %% auto #0
 __all__ = ['MEASURED', 'METRIC_COLUMNS', 'RECORDS', 'COMPARISON_COLUMNS', 'PAIR', 'ABOUT', 'Question', 'QUESTIONS', 'MEANING',
            'plain', 'write_rows', 'fit_key', 'Run', 'fit_path', 'chosen_settings', 'kept_fit', 'evaluation_name',
-           'same_about', 'pair_key', 'check_record', 'trial_rows', 'question_of', 'questions', 'first_asked',
-           'label_models', 'judge', 'judged_before', 'with_interval', 'headline', 'p_text', 'verdict', 'sentence',
-           'sentences', 'first_question', 'against', 'sizes']
+           'same_about', 'pair_key', 'check_record', 'trial_rows', 'question_of', 'questions', 'first_question_for',
+           'label_models', 'judge', 'load_or_judge', 'format_interval', 'headline', 'p_text', 'verdict', 'sentence',
+           'sentences', 'first_question', 'comparison_list', 'sizes']
 
 # %% ../nbs/14_runs.ipynb #fa8e4f8f
 MEASURED = ("value", "low", "high", "per_event", "n_users", "n_events", "n_effective", "few", "cases")
@@ -347,7 +347,7 @@ def questions(split: Split, part: str = "test") -> list[Question]:
     return asked
 
 
-def first_asked(split: Split, target: str) -> Question:
+def first_question_for(split: Split, target: str) -> Question:
     """The first question of a split with this target; `ValueError` where it has none."""
     found = [q for q in questions(split) if q[1] == target]
     if not found:
@@ -402,13 +402,13 @@ def judge(
     return results
 
 
-def judged_before(run: Run, models: Sequence[Any], split: Split, question: Question, k: int = 10) -> list[Evaluation]:
+def load_or_judge(run: Run, models: Sequence[Any], split: Split, question: Question, k: int = 10) -> list[Evaluation]:
     """The test evaluations of models for a question: those that the run holds by their names, the others made now and not recorded."""
     held = {e.model: e for e in run.evaluations() if (question_of(e.about), e.about["part"]) == (question, "test")}
     return [held.get(m.name) or judge(None, [m], split, k, [question])[0] for m in models]
 
 # %% ../nbs/14_runs.ipynb #c8759f39
-def with_interval(row: Mapping[str, Any]) -> str:
+def format_interval(row: Mapping[str, Any]) -> str:
     """A mean with its interval as text; `*` marks one from fewer than `FEW` visitors that tell something."""
     if pd.isna(row["low"]):
         return "" if pd.isna(row["value"]) else f"{row['value']:.4f}"
@@ -424,7 +424,7 @@ def headline(results: Sequence[Evaluation], k: int = 10) -> pd.DataFrame:
             {
                 "question": MEANING[question_of(e.about)],
                 "model": e.model,
-                **{f"{m}@{k}": with_interval(table.loc[m]) for m in ("recall", "ndcg", "mrr")},
+                **{f"{m}@{k}": format_interval(table.loc[m]) for m in ("recall", "ndcg", "mrr")},
                 f"ndcg@{k} per event": f"{table.per_event['ndcg']:.4f}",
                 f"coverage@{k}": f"{table.value['coverage']:.1%}",
                 "users": int(table.n_users.iloc[0]),
@@ -473,7 +473,7 @@ def first_question(results: Sequence[Evaluation]) -> list[Evaluation]:
     return [e for e in results if question_of(e.about) == question_of(results[0].about)]
 
 
-def against(results: Sequence[Evaluation], base: Sequence[Evaluation], metric: str, k: int) -> str:
+def comparison_list(results: Sequence[Evaluation], base: Sequence[Evaluation], metric: str, k: int) -> str:
     """A Markdown list: each evaluation against that of `base` which answers the same question; one family a question."""
     by_question = {question_of(e.about): e for e in base}
     pairs = [

@@ -21,13 +21,14 @@ import numpy as np
 import pandas as pd
 
 from .files import DataError, file_hash, whole_folder
-from .lexical import WORD, lexical, write_words
+from .lexical import WORD, lexical_search, write_words
 
 # %% auto #0
-__all__ = ['NAME_WEIGHT', 'TEXT_WEIGHT', 'SHOWN', 'ENCODER', 'Encoder', 'FORMAT', 'EXACT_UP_TO', 'LINKS', 'EFFORT', 'HOW', 'RRF',
-           'WORDS_COUNT', 'SURE', 'CODE', 'called', 'text_keys', 'encoder', 'product_vectors', 'build', 'kept_vectors',
-           'write_graph', 'Filters', 'allowed', 'Search', 'check_index', 'read_graph', 'semantic', 'lead', 'fused',
-           'catalogue', 'description_queries', 'code_queries', 'drawn', 'judged']
+__all__ = ['NAME_WEIGHT', 'TEXT_WEIGHT', 'SHOWN', 'ENCODER', 'Encoder', 'FORMAT', 'EXACT_UP_TO', 'LINKS', 'EFFORT', 'MODES',
+           'RRF_K', 'LEXICAL_WEIGHT', 'CONFIDENT_LEAD_BOOST', 'CODE', 'product_names', 'text_keys', 'encoder',
+           'product_vectors', 'build', 'kept_vectors', 'write_graph', 'Filters', 'filter_mask', 'Search', 'check_index',
+           'read_graph', 'semantic', 'relative_lead', 'reciprocal_rank_fusion', 'catalogue', 'description_queries',
+           'code_queries', 'sample_rows', 'judge_queries']
 
 # %% ../nbs/51_search.ipynb #f5adfa30
 NAME_WEIGHT, TEXT_WEIGHT = 0.7, 0.3  # of a product's two vectors; the name's is all where there is no description
@@ -35,7 +36,7 @@ SHOWN = ["title", "brand", "category", "price", "in_stock", "image_url"]
 ENCODER = "all-MiniLM-L6-v2"
 
 
-def called(products: pd.DataFrame) -> list[str]:
+def product_names(products: pd.DataFrame) -> list[str]:
     """What each product is called: title, brand where the title does not have it, and the last part of its category."""
     out = []
     for title, brand, category in zip(products["title"], products["brand"], products["category"], strict=True):
@@ -89,7 +90,7 @@ def encoder(name: str = ENCODER) -> Encoder:
 
 def product_vectors(products: pd.DataFrame, encode: Encoder) -> np.ndarray:
     """A vector of length 1 for each product: float32 `[n, d]`. Equal texts are encoded once."""
-    names, texts = called(products), products["description"].tolist()
+    names, texts = product_names(products), products["description"].tolist()
     distinct = list(dict.fromkeys([*names, *filter(None, texts)]))
     if not distinct:
         return np.zeros((0, 0), np.float32)
@@ -163,10 +164,10 @@ def write_graph(vectors: np.ndarray, path: Path) -> None:
     faiss.write_index(graph, str(path))
 
 # %% ../nbs/51_search.ipynb #42394ffa
-HOW = ("lexical", "semantic", "hybrid")
-RRF = 2  # of reciprocal rank fusion: the smaller, the more the first few places count
-WORDS_COUNT = 1.5  # weight of the lexical list in it; the semantic one counts 1
-SURE = 4.0  # how much more it counts where its first product is far ahead of its second
+MODES = ("lexical", "semantic", "hybrid")
+RRF_K = 2  # of reciprocal rank fusion: the smaller, the more the first few places count
+LEXICAL_WEIGHT = 1.5  # weight of the lexical list in it; the semantic one counts 1
+CONFIDENT_LEAD_BOOST = 4.0  # how much more it counts where its first product is far ahead of its second
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ class Filters:
     in_stock: bool = False
 
 
-def allowed(products: pd.DataFrame, filters: Filters) -> np.ndarray | None:
+def filter_mask(products: pd.DataFrame, filters: Filters) -> np.ndarray | None:
     """Which products pass, bool `[n]`; None where all do."""
     if filters == Filters():
         return None
@@ -222,13 +223,13 @@ class Search:
     ) -> pd.DataFrame:
         """The k best products for a query: `product_id, score` and what is shown of them, best first; fewer where fewer match.
 
-        `how` is `lexical` (BM25), `semantic` (cosine) or `hybrid` (reciprocal rank fusion of the `depth` best of both).
+        `how` is `lexical_search` (BM25), `semantic` (cosine) or `hybrid` (reciprocal rank fusion of the `depth` best of both).
         """
-        if how not in HOW:
-            raise ValueError(f"how must be one of {', '.join(HOW)}, not {how!r}")
+        if how not in MODES:
+            raise ValueError(f"how must be one of {', '.join(MODES)}, not {how!r}")
         if not isinstance(k, (int, np.integer)) or k < 1:
             raise ValueError(f"k must be a whole number of at least 1, not {k!r}")
-        ok = allowed(self.products, filters or Filters())
+        ok = filter_mask(self.products, filters or Filters())
         asked = query.encode("utf-8", "replace").decode("utf-8")  # half a character is none
         codes, scores = self._ranked(asked, max(k, depth), how, ok)
         out = self.products.iloc[codes[:k]][["product_id", *SHOWN]]
@@ -239,11 +240,17 @@ class Search:
         if not len(self) or not query.strip():
             return np.zeros(0, np.int64), np.zeros(0)
         if how == "lexical":
-            return lexical(self.words, query, depth, ok)
+            return lexical_search(self.words, query, depth, ok)
         vector = self.meaning(query)
         meant = semantic(self.vectors, self.graph, vector, depth, ok)
-        said = lexical(self.words, query, depth, ok) if how == "hybrid" else meant
-        return meant if how == "semantic" else fused([said, meant], [WORDS_COUNT * (1 + SURE * lead(said[1])), 1.0])
+        said = lexical_search(self.words, query, depth, ok) if how == "hybrid" else meant
+        return (
+            meant
+            if how == "semantic"
+            else reciprocal_rank_fusion(
+                [said, meant], [LEXICAL_WEIGHT * (1 + CONFIDENT_LEAD_BOOST * relative_lead(said[1])), 1.0]
+            )
+        )
 
 # %% ../nbs/51_search.ipynb #a4ca49a5
 def check_index(folder: Path) -> dict[str, Any]:
@@ -294,20 +301,24 @@ def semantic(
     return rows[order], scores[order].astype(float)
 
 
-def lead(scores: np.ndarray) -> float:
+def relative_lead(scores: np.ndarray) -> float:
     """How far the first of some descending scores is ahead of the second, as a share of it: 0 for none, 1 for one that is alone."""
     if len(scores) < 2:
         return float(len(scores))
     return float((scores[0] - scores[1]) / scores[0]) if scores[0] > 0 else 0.0
 
 
-def fused(lists: Sequence[tuple[np.ndarray, np.ndarray]], weights: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def reciprocal_rank_fusion(
+    lists: Sequence[tuple[np.ndarray, np.ndarray]], weights: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
     """(codes, scores) of ranked lists joined by reciprocal ranks: the sum of `weight / (RRF + rank)`.
 
     Source: Cormack, Clarke and Buettcher, *Reciprocal rank fusion outperforms Condorcet*, SIGIR 2009, who set the constant to 60.
     """
     codes = np.concatenate([codes for codes, _ in lists])
-    gain = np.concatenate([w / (RRF + 1 + np.arange(len(codes))) for w, (codes, _) in zip(weights, lists, strict=True)])
+    gain = np.concatenate(
+        [w / (RRF_K + 1 + np.arange(len(codes))) for w, (codes, _) in zip(weights, lists, strict=True)]
+    )
     distinct, place = np.unique(codes, return_inverse=True)
     scores = np.bincount(place, gain, minlength=len(distinct))
     order = np.lexsort((distinct, -scores))
@@ -341,24 +352,24 @@ def description_queries(products: pd.DataFrame, n: int, seed: int = 0, words: in
         told = [w for w in WORD.findall(row.description) if w.lower() not in own and len(w) > 2 and not w.isdigit()]
         if len(told) >= 6:
             rows.append((row.product_id, " ".join(told[:words])))
-    return drawn(rows, n, seed)
+    return sample_rows(rows, n, seed)
 
 
 def code_queries(products: pd.DataFrame, n: int, seed: int = 0) -> pd.DataFrame:
     """Up to `n` queries `product_id, query`: a code of a title (letters with digits, or five digits and more) that no other title has."""
     found = [(row.product_id, code) for row in products.itertuples() for code in CODE.findall(row.title)]
     counts = pd.Series([code.lower() for _, code in found]).value_counts()
-    return drawn([(p, code) for p, code in found if counts[code.lower()] == 1], n, seed)
+    return sample_rows([(p, code) for p, code in found if counts[code.lower()] == 1], n, seed)
 
 
-def drawn(rows: Sequence[tuple[str, str]], n: int, seed: int) -> pd.DataFrame:
+def sample_rows(rows: Sequence[tuple[str, str]], n: int, seed: int) -> pd.DataFrame:
     """Up to `n` of the rows, one a product, in their order."""
     table = pd.DataFrame(rows, columns=["product_id", "query"]).drop_duplicates("product_id")
     some = np.sort(np.random.default_rng(seed).choice(len(table), min(n, len(table)), replace=False))
     return table.iloc[some].reset_index(drop=True)
 
 
-def judged(search: Search, asked: pd.DataFrame, how: str, k: int = 10) -> pd.DataFrame:
+def judge_queries(search: Search, asked: pd.DataFrame, how: str, k: int = 10) -> pd.DataFrame:
     """For each query `recall` (whether its product is among the k first) and `mrr` (1 / rank, 0 beyond k)."""
     ranks = []
     for product, query in zip(asked["product_id"], asked["query"], strict=True):

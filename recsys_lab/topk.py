@@ -16,8 +16,8 @@ from .numerics import SCORE_BITS, round_scores
 
 # %% auto #0
 __all__ = ['SOURCES', 'PROTOCOLS', 'TARGETS', 'EXCLUDES', 'Scores', 'TopK', 'lower_bounds', 'top_k', 'top_k_sparse',
-           'known_exclude', 'excluded_entries', 'default_exclude', 'rank_in_order', 'exclusion', 'in_order',
-           'only_columns', 'best_of', 'fill_up']
+           'known_exclude', 'excluded_entries', 'default_exclude', 'rank_in_order', 'exclusion', 'rank_codes',
+           'keep_columns', 'best_of', 'fill_up']
 
 # %% ../nbs/19_lists.ipynb #4db357ac
 @dataclass(frozen=True, eq=False)
@@ -192,12 +192,12 @@ def exclusion(histories: Histories, exclude: str, n_items: int) -> sparse.csr_ma
     return histories.keep(excluded_entries(histories, exclude)).matrix(n_items)
 
 
-def in_order(scores: np.ndarray) -> np.ndarray:
+def rank_codes(scores: np.ndarray) -> np.ndarray:
     """Codes of the finite scores `[items]`, `round_scores`, best first; ties break by code."""
     return np.argsort(-round_scores(scores), kind="stable")[: np.isfinite(scores).sum()]
 
 
-def only_columns(matrix: sparse.csr_matrix, allowed: np.ndarray) -> sparse.csr_matrix:
+def keep_columns(matrix: sparse.csr_matrix, allowed: np.ndarray) -> sparse.csr_matrix:
     """The entries of a CSR matrix in the columns where `allowed` (bool `[columns]`) holds."""
     kept = allowed[matrix.indices]
     indptr = np.concatenate([[0], np.cumsum(kept)])[matrix.indptr]
@@ -213,14 +213,14 @@ def best_of(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(codes, scores) `[n, k]` of the best items by a model's answer, excluded ones left out; short lists are padded.
 
-    `order` is `in_order` of scores that are alike for all, where it is known; `allowed` (bool `[items]`) are the only items that a list
+    `order` is `rank_codes` of scores that are alike for all, where it is known; `allowed` (bool `[items]`) are the only items that a list
     may hold, None: all.
     """
     if sparse.issparse(scores):
         opinions: Any = scores
-        return top_k_sparse(opinions if allowed is None else only_columns(opinions.tocsr(), allowed), k, excluded)
+        return top_k_sparse(opinions if allowed is None else keep_columns(opinions.tocsr(), allowed), k, excluded)
     if scores.ndim == 1:
-        order = in_order(scores) if order is None else order
+        order = rank_codes(scores) if order is None else order
         order = order if allowed is None else order[allowed[order]]
         codes = rank_in_order(order, excluded, k)
         return codes, np.where(codes >= 0, round_scores(scores[codes]), np.float32(np.nan))

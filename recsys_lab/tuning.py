@@ -24,7 +24,7 @@ from .models.base import MODELS, model_class
 from .models.config import Range, describe_settings, make_config
 
 # %% auto #0
-__all__ = ['Space', 'REPEATS', 'Trials', 'distributions', 'holds', 'space_table', 'new_study', 'choose_trial', 'propose',
+__all__ = ['Space', 'REPEATS', 'Trials', 'distributions', 'contains', 'space_table', 'new_study', 'choose_trial', 'propose',
            'check_trials', 'tune', 'best_setting', 'repeat_weights', 'try_repeats', 'trial_table', 'search_model',
            'keep_trials', 'search', 'validate', 'fit_chosen', 'chosen_table', 'first_trials']
 
@@ -45,7 +45,7 @@ def distributions(space: Space) -> dict[str, optuna.distributions.BaseDistributi
     return found
 
 
-def holds(distribution: optuna.distributions.BaseDistribution, value: Any) -> bool:
+def contains(distribution: optuna.distributions.BaseDistribution, value: Any) -> bool:
     """Whether a value is among those that may be drawn."""
     try:
         return bool(distribution._contains(distribution.to_internal_repr(value)))
@@ -90,7 +90,7 @@ def propose(
     searched = distributions({name: values for name, values in space.items() if name not in (held or {})})
     study, out = new_study(seed), []
     usual = {name: getattr(config, name) for name in searched}
-    study.enqueue_trial({n: v for n, v in usual.items() if holds(searched[n], v)})
+    study.enqueue_trial({n: v for n, v in usual.items() if contains(searched[n], v)})
     for _ in range(trials if searched else min(trials, 1)):
         trial = study.ask(searched)
         out.append({**trial.params, **(held or {})})

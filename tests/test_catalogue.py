@@ -166,7 +166,7 @@ def test_coverage_churn_prices_and_descriptions():
     assert covered.loc["price", "of the catalogue"] == 0.5 and covered.loc["categoryid", "changes an item"] == 0.5
     assert catalogue.churn(log)[["first", "changed", "same"]].sum().tolist() == [3, 1, 0]
     assert catalogue.prices(log)[["item_id", "price"]].to_numpy().tolist() == [[7, 12.5]]
-    table = catalogue.described(log, [7, 9], datasets.to_moment("2024-01-02", True))
+    table = catalogue.describe_items(log, [7, 9], datasets.to_moment("2024-01-02", True))
     assert table.category.fillna("?").tolist() == ["a / a1", "?"] and table.price.tolist()[0] == 12.5
 
 

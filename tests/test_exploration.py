@@ -116,7 +116,7 @@ def test_robots_are_suspected_and_people_are_not():
     restless = [(101, 1, "view", 60 * h) for h in range(24)]
     blind = [(102, 1, "transaction", 7)]
     pace = exploration.user_pace(log_of(people + crawler + restless + blind))
-    marks = exploration.suspects(pace, busy_day=300)
+    marks = exploration.suspected_robots(pace, busy_day=300)
     assert set(pace.index[marks.any(axis=1)]) == {100, 101, 102}
     assert pace.loc[100, "median gap"] == pytest.approx(0.1) and pace.loc[101, "hours of a day"] == 24
 

@@ -5,13 +5,13 @@ import sqlite3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_lab.lexical import words_asked
+from recsys_lab.lexical import match_expression
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.text(max_size=200))
 def test_whatever_is_typed_is_an_expression_of_quoted_words(text):
-    asked = words_asked(text)
+    asked = match_expression(text)
     with sqlite3.connect(":memory:") as c:
         c.execute("CREATE VIRTUAL TABLE words USING fts5(title)")
         c.execute("INSERT INTO words VALUES ('pen')")

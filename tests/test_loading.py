@@ -29,7 +29,7 @@ def test_own_log_described_by_toml(tmp_path, monkeypatch):
     (folder / "dataset.toml").write_text('file = "log.csv"\n[columns]\nuser_id = "who"\nitem_id = "what"\n')
     monkeypatch.setenv("RECSYS_LAB_DATA", str(tmp_path))
     log = loading.load("mine")
-    assert not log.has_times and log.events.item_id.tolist() == [1, 2, 1] and "mine" in loading.available()
+    assert not log.has_times and log.events.item_id.tolist() == [1, 2, 1] and "mine" in loading.available_datasets()
     (folder / "dataset.toml").write_text('file = "log.csv"\ncolums = 1\n')
     with pytest.raises(DataError, match=r"dataset.toml: \['colums'\] unknown or missing"):
         loading.load("mine")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from recsys_lab import products, search
 from recsys_lab.files import DataError
-from recsys_lab.search import Filters, Search, allowed, build, fused, semantic
+from recsys_lab.search import Filters, Search, build, filter_mask, reciprocal_rank_fusion, semantic
 
 pytest.importorskip("sentence_transformers")
 WORDS = {"pen": 0, "ink": 1, "paper": 2, "desk": 3, "cup": 4}
@@ -80,7 +80,7 @@ def test_words_count_by_their_column(index):
 )
 def test_odd_queries_are_safe(index, query):
     found = index(goods(["Pen", "Ink"]))
-    for how in search.HOW:
+    for how in search.MODES:
         assert len(found.find(query, 2, how)) <= 2
     assert found.find("pen", 1).product_id.tolist() == ["p0"]  # all is still there
 
@@ -102,8 +102,8 @@ def test_filters_keep_what_passes_and_no_unknown(index):
         (Filters(category="A", max_price=2.0, in_stock=True), [0]),
         (Filters(category="none"), []),
     ):
-        assert np.flatnonzero(allowed(table, filters)).tolist() == right
-        for how in search.HOW:
+        assert np.flatnonzero(filter_mask(table, filters)).tolist() == right
+        for how in search.MODES:
             assert sorted(found.find("pen", 10, how, filters).product_id) == [f"p{n}" for n in right]
 
 
@@ -178,9 +178,9 @@ def test_the_graph_finds_what_the_exact_search_finds(tmp_path):
 @given(st.lists(st.permutations(range(8)), min_size=2, max_size=2))
 def test_fusion_knows_ranks_only(orders):
     a, b = (np.array(o) for o in orders)
-    codes, scores = fused([(a, np.zeros(8)), (b, np.zeros(8))], [1.0, 1.0])
+    codes, scores = reciprocal_rank_fusion([(a, np.zeros(8)), (b, np.zeros(8))], [1.0, 1.0])
     assert sorted(codes) == list(range(8)) and (np.diff(scores) <= 0).all()
-    again, _ = fused([(b, np.ones(8)), (a, np.ones(8))], [1.0, 1.0])
+    again, _ = reciprocal_rank_fusion([(b, np.ones(8)), (a, np.ones(8))], [1.0, 1.0])
     assert codes.tolist() == again.tolist()  # neither list comes first, and scores do not count
     if a[0] == b[0]:
         assert codes[0] == a[0]

@@ -26,7 +26,7 @@ from ..histories import FOREVER, Histories
 from .config import Config, Range, make_config, new_name, signature_of
 from .storage import read_arrays, write_arrays
 from ..numerics import exact_product, round_scores, sum_rows, to_fixed_point, weighted_sums
-from ..topk import SOURCES, Scores, TopK, best_of, exclusion, fill_up, in_order
+from ..topk import SOURCES, Scores, TopK, best_of, exclusion, fill_up, rank_codes
 
 if TYPE_CHECKING:
     from recsys_lab.datasets import Dataset
@@ -274,18 +274,18 @@ class Recommender(ABC):
         return filled, scores, sources
 
     def cold_list(self) -> tuple[np.ndarray, np.ndarray]:
-        """(scores `[items]` for visitors of whom nothing is known, their `in_order`), made once."""
+        """(scores `[items]` for visitors of whom nothing is known, their `rank_codes`), made once."""
         if self._cold_list is None:
             scores = self._cold()
-            self._cold_list = (scores, in_order(scores))
+            self._cold_list = (scores, rank_codes(scores))
         return self._cold_list
 
     def order_of(self, scores: Scores) -> np.ndarray | None:
-        """`in_order` of an answer that is alike for all, remembered as long as it is the same array; None for any other."""
+        """`rank_codes` of an answer that is alike for all, remembered as long as it is the same array; None for any other."""
         if not isinstance(scores, np.ndarray) or scores.ndim != 1:
             return None
         if self._latest_order[0] is not scores:
-            self._latest_order = (scores, in_order(scores))
+            self._latest_order = (scores, rank_codes(scores))
         return self._latest_order[1]
 
     def allowed(self, items: Iterable[Any] | None) -> np.ndarray | None:

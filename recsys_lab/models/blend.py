@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from recsys_lab.datasets import Dataset
 
 # %% auto #0
-__all__ = ['standardised', 'BlendConfig', 'Blend', 'fitted_members']
+__all__ = ['zscore', 'BlendConfig', 'Blend', 'fit_members']
 
 # %% ../../nbs/42_blend.ipynb #1d3c2035
-def standardised(scores: Scores, shape: tuple[int, int]) -> np.ndarray:
+def zscore(scores: Scores, shape: tuple[int, int]) -> np.ndarray:
     """A model's answer as float32 `[n, items]` with mean 0 and standard deviation 1 in each row.
 
     An item on which a sparse model has no opinion scores 0 before that, one that a dense model will not score gets the least of its
@@ -69,7 +69,7 @@ class BlendConfig(Config):
 
 
 class Blend(Recommender):
-    """Scores of several models, `standardised` and added with weights. Fold-in is exact if that of every member is.
+    """Scores of several models, `zscore` and added with weights. Fold-in is exact if that of every member is.
 
     Attributes
     ----------
@@ -93,14 +93,14 @@ class Blend(Recommender):
         return tuple(self.config.members)
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
-        self.parts = fitted_members(self.config.members, dataset, self.checkpoint, self.progress)
+        self.parts = fit_members(self.config.members, dataset, self.checkpoint, self.progress)
         return {}
 
     def _score(self, histories: Histories) -> np.ndarray:
         total = np.zeros((len(histories), len(self.items)), np.float32)
         for name, part in self.parts.items():
             if weight := self.config.weights.get(name, 1.0):
-                total += np.float32(weight) * standardised(part.score(histories), total.shape)
+                total += np.float32(weight) * zscore(part.score(histories), total.shape)
         return total
 
     def _source(self, histories: Histories) -> np.ndarray:
@@ -108,7 +108,7 @@ class Blend(Recommender):
         return self.parts[first[0]]._source(histories) if first else super()._source(histories)
 
 
-def fitted_members(
+def fit_members(
     members: Mapping[str, Mapping[str, Any]], log: Dataset, checkpoint: Path | None = None, progress: bool = False
 ) -> dict[str, Recommender]:
     """Models with these settings fitted on a log, by name; `ValueError` where one has another catalogue than the log."""

@@ -15,7 +15,7 @@ from ..histories import Histories
 from ..lexical import COMMON
 from .base import Recommender
 from .config import Config, Range, setting
-from .neighbours import fading, steps_back, unit_rows
+from .neighbours import fading, steps_back, l2_normalize_rows
 from ..numerics import exact_product, sparse_product, to_fixed_point, weighted_sums
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from recsys_lab.datasets import Dataset
 
 # %% auto #0
-__all__ = ['word_vectors', 'encoded', 'text_vectors', 'path_vectors', 'ContentConfig', 'Content', 'likeness']
+__all__ = ['word_vectors', 'encode_texts', 'text_vectors', 'path_vectors', 'ContentConfig', 'Content', 'vector_similarity']
 
 # %% ../../nbs/52_content.ipynb #3ce0f307
 def word_vectors(texts: list[str]) -> sparse.csr_matrix:
@@ -44,7 +44,7 @@ def word_vectors(texts: list[str]) -> sparse.csr_matrix:
 
 
 @lru_cache(maxsize=4)
-def encoded(told: tuple[tuple[str, ...], ...], model: str) -> np.ndarray:
+def encode_texts(told: tuple[tuple[str, ...], ...], model: str) -> np.ndarray:
     """`product_vectors` of (title, brand, category, description) of each product, kept for the next fit on the same texts."""
     import pandas as pd
 
@@ -57,12 +57,12 @@ def text_vectors(products: pd.DataFrame, model: str) -> sparse.csr_matrix | np.n
     """A vector of each product's texts, of length 1 or zero: CSR `[n, words]` where `model` is `words`, else dense `[n, d]`."""
     if model != "words":
         rows = products[["title", "brand", "category", "description"]].itertuples(index=False, name=None)
-        return to_fixed_point(encoded(tuple(rows), model)).astype(np.float32)
-    from recsys_lab.search import NAME_WEIGHT, TEXT_WEIGHT, called
+        return to_fixed_point(encode_texts(tuple(rows), model)).astype(np.float32)
+    from recsys_lab.search import NAME_WEIGHT, TEXT_WEIGHT, product_names
 
-    name, about = (word_vectors(texts) for texts in (called(products), products["description"].tolist()))
+    name, about = (word_vectors(texts) for texts in (product_names(products), products["description"].tolist()))
     both = sparse.hstack([name * np.sqrt(NAME_WEIGHT), about * np.sqrt(TEXT_WEIGHT)], format="csr", dtype=np.float32)
-    return unit_rows(both, np.ones(both.shape[1], np.float32))
+    return l2_normalize_rows(both, np.ones(both.shape[1], np.float32))
 
 # %% ../../nbs/52_content.ipynb #474466f3
 def path_vectors(categories: list[str]) -> sparse.csr_matrix:
@@ -77,7 +77,7 @@ def path_vectors(categories: list[str]) -> sparse.csr_matrix:
     weight = np.append(np.log((1 + len(firsts)) / (1 + users)) + 1, 0).astype(np.float32)
     shape = (len(firsts), len(names) + 1)
     found = sparse.csr_matrix((np.ones(there.sum(), np.float32), (row[there], code[there])), shape=shape)
-    return unit_rows(found, weight)
+    return l2_normalize_rows(found, weight)
 
 # %% ../../nbs/52_content.ipynb #35ae459b
 class ContentConfig(Config):
@@ -101,14 +101,14 @@ class Content(Recommender):
     def _catalogue(self, dataset: Dataset) -> pd.Index:
         if not any(len(dataset.item_property(name)) for name in ("title", "categoryid")):
             raise ValueError(f"content needs a title or a category of items, and {dataset.name} has neither")
-        from recsys_lab.products import items_told
+        from recsys_lab.products import item_properties
 
-        return (items_told(dataset) if self.config.new_items else dataset.items).rename(dataset.items.name)
+        return (item_properties(dataset) if self.config.new_items else dataset.items).rename(dataset.items.name)
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
-        from recsys_lab.products import catalogue_rows, items_told
+        from recsys_lab.products import catalogue_rows, item_properties
 
-        rows = catalogue_rows(dataset).iloc[items_told(dataset).get_indexer(self.items)].astype("str")
+        rows = catalogue_rows(dataset).iloc[item_properties(dataset).get_indexer(self.items)].astype("str")
         return {
             "text": text_vectors(rows, self.config.encoder),
             "shelves": path_vectors(rows["category"].tolist()),
@@ -118,12 +118,12 @@ class Content(Recommender):
         row, item, back = steps_back(histories, 50)
         weight = fading(back, self.config.decay).astype(np.float32)
         met = sparse.csr_matrix((weight, (row, item)), shape=(len(histories), len(self.items)))
-        return likeness(met, self.state["text"]) + np.float32(self.config.category_weight) * likeness(
+        return vector_similarity(met, self.state["text"]) + np.float32(self.config.category_weight) * vector_similarity(
             met, self.state["shelves"]
         )
 
 
-def likeness(met: sparse.csr_matrix, vectors: sparse.csr_matrix | np.ndarray) -> np.ndarray:
+def vector_similarity(met: sparse.csr_matrix, vectors: sparse.csr_matrix | np.ndarray) -> np.ndarray:
     """Summed products of the vectors of what was met with those of all items: float32 `[n, items]`, rounded to six decimals.
 
     Dense vectors must be in `to_fixed_point`.

@@ -28,18 +28,18 @@ if TYPE_CHECKING:
     from recsys_lab.datasets import Dataset
 
 # %% auto #0
-__all__ = ['CONVERGED', 'ROUNDS', 'GROWTH', 'powers', 'neighbour_steps', 'converged_basis', 'smooth_basis', 'basis_of',
-           'GFCFConfig', 'GFCF', 'low_pass', 'GraphFilterConfig', 'faded', 'one_scale', 'GraphFilter']
+__all__ = ['CONVERGED', 'ROUNDS', 'GROWTH', 'degree_powers', 'transition_matrices', 'converged_basis', 'smooth_basis', 'basis_of',
+           'GFCFConfig', 'GFCF', 'low_pass', 'GraphFilterConfig', 'position_weights', 'rms_normalize', 'GraphFilter']
 
 # %% ../../nbs/41_graph_filters.ipynb #092d4e2c
-def powers(degrees: np.ndarray, exponent: float) -> np.ndarray:
+def degree_powers(degrees: np.ndarray, exponent: float) -> np.ndarray:
     """`degrees ** -exponent`, float32; 0 for an isolated node, which neither sends nor receives."""
     out = np.zeros(len(degrees), np.float32)
     out[degrees > 0] = degrees[degrees > 0].astype(float) ** -exponent
     return out
 
 
-def neighbour_steps(
+def transition_matrices(
     matrix: sparse.csr_matrix, user_exponent: float, in_exponent: float, out_exponent: float
 ) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
     """Two steps on the graph, from items to users and on to items, as CSR `[items, users]` and `[users, items]`.
@@ -49,8 +49,8 @@ def neighbour_steps(
     costs a long history far less, and no matrix of items by items is kept.
     """
     of_user, of_item = (np.bincount(a, minlength=n) for a, n in zip(matrix.nonzero(), matrix.shape, strict=True))
-    to_users = matrix.T.multiply(powers(of_item, in_exponent)[:, None]).multiply(powers(of_user, user_exponent)).tocsr()
-    return to_users.astype(np.float32), matrix.multiply(powers(of_item, out_exponent)).tocsr().astype(np.float32)
+    to_users = matrix.T.multiply(degree_powers(of_item, in_exponent)[:, None]).multiply(degree_powers(of_user, user_exponent)).tocsr()
+    return to_users.astype(np.float32), matrix.multiply(degree_powers(of_item, out_exponent)).tocsr().astype(np.float32)
 
 # %% ../../nbs/41_graph_filters.ipynb #a59dfe0a
 CONVERGED = 1e-3  # residual of an eigenvector, as a share of the greatest eigenvalue
@@ -93,7 +93,7 @@ def smooth_basis(matrix: sparse.csr_matrix, user: float, item: float, factors: i
     By block subspace iteration from random vectors, until they are `converged_basis`.
     """
     of_user, of_item = (np.bincount(a, minlength=n) for a, n in zip(matrix.nonzero(), matrix.shape, strict=True))
-    scaled = matrix.multiply(powers(of_user, user)[:, None]).multiply(powers(of_item, item)).tocsr().astype(float)
+    scaled = matrix.multiply(degree_powers(of_user, user)[:, None]).multiply(degree_powers(of_item, item)).tocsr().astype(float)
     found = converged_basis(scaled, min(factors, *matrix.shape), seed)
     return to_fixed_point(found).astype(np.float32, order="C")
 
@@ -129,7 +129,7 @@ class GFCF(Recommender):
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         matrix = dataset.matrix().matrix
-        to_users, to_items = neighbour_steps(matrix, 1.0, 0.5, 0.5)
+        to_users, to_items = transition_matrices(matrix, 1.0, 0.5, 0.5)
         basis = basis_of(dataset, 0.5, 0.5, self.config.factors, self.config.seed)
         return {"to_users": to_users, "to_items": to_items, "basis": basis}
 
@@ -148,9 +148,9 @@ def low_pass(
 
     Rounded to multiples of 2**-22 on the way, so that what should be zero is zero.
     """
-    signal = weighted_sums(met.multiply(powers(degrees, in_exponent)).tocsr(), basis)
+    signal = weighted_sums(met.multiply(degree_powers(degrees, in_exponent)).tocsr(), basis)
     out = round_to_grid(exact_product(signal, basis), 2.0**-22)
-    out *= powers(degrees, -out_exponent)
+    out *= degree_powers(degrees, -out_exponent)
     return out
 
 # %% ../../nbs/41_graph_filters.ipynb #c2dae7c3
@@ -176,14 +176,14 @@ class GraphFilterConfig(Config):
     seed: int = setting(0, "of the singular vectors", ge=0)
 
 
-def faded(histories: Histories, n_items: int, position_decay: float) -> sparse.csr_matrix:
+def position_weights(histories: Histories, n_items: int, position_decay: float) -> sparse.csr_matrix:
     """Encoded histories as CSR float32 `[n, n_items]`: `(1 + b) ** -position_decay` for an item last met `b` events before the last one."""
     row, item, back = steps_back(histories, len(histories.items) + 1)
     weight = round_scores((1.0 + back) ** -position_decay)
     return sparse.csr_matrix((weight, (row, item)), shape=(len(histories), n_items))
 
 
-def one_scale(scores: np.ndarray) -> np.ndarray:
+def rms_normalize(scores: np.ndarray) -> np.ndarray:
     """Rows divided by their root mean square, in place; a row of zeros stays."""
     size = np.sqrt(sum_rows(scores, squared=True) / max(1, scores.shape[1]))[:, None]
     scores /= np.where(size > 0, size, 1.0).astype(scores.dtype)
@@ -203,13 +203,13 @@ class GraphFilter(Recommender):
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         c, matrix = self.config, dataset.matrix().matrix
-        to_users, to_items = neighbour_steps(matrix, c.user_exponent, c.in_exponent, c.out_exponent)
+        to_users, to_items = transition_matrices(matrix, c.user_exponent, c.in_exponent, c.out_exponent)
         basis = basis_of(dataset, c.lowpass_user_exponent, c.lowpass_item_exponent, c.factors, c.seed)
         return {"to_users": to_users, "to_items": to_items, "basis": basis}
 
     def _score(self, histories: Histories) -> np.ndarray:
-        c, s, met = self.config, self.state, faded(histories, len(self.items), self.config.position_decay)
-        low = one_scale(low_pass(met, s["basis"], self.popular, c.lowpass_item_exponent, c.lowpass_out_exponent))
+        c, s, met = self.config, self.state, position_weights(histories, len(self.items), self.config.position_decay)
+        low = rms_normalize(low_pass(met, s["basis"], self.popular, c.lowpass_item_exponent, c.lowpass_out_exponent))
         low *= c.lowpass_weight
-        low += one_scale(sparse_product(sparse_product(met, s["to_users"]), s["to_items"]).toarray())
+        low += rms_normalize(sparse_product(sparse_product(met, s["to_users"]), s["to_items"]).toarray())
         return low

@@ -21,7 +21,7 @@ from ..files import write_bytes
 from ..histories import Histories
 from .base import FactorRecommender, fold_map, mean_vectors, stored_rows
 from .config import Config, EventWeights, NonNegative, Range, setting
-from .graph_filter import powers
+from .graph_filter import degree_powers
 from ..numerics import exact_product, sum_rows, to_fixed_point, weighted_sums
 
 try:  # learning needs torch; a fitted model does not
@@ -35,17 +35,23 @@ if TYPE_CHECKING:
     from recsys_lab.datasets import Dataset
 
 # %% auto #0
-__all__ = ['MOST_LAYERS', 'normalised', 'as_tensor', 'both_ways', 'propagate', 'propagate_to', 'propagate_from', 'Pairs',
-           'draw_items', 'bpr_loss', 'softmax_loss', 'LightGCNConfig', 'first_table', 'Learner', 'step', 'looks_ahead',
-           'items_against', 'rows_only', 'best_scored', 'met_among', 'held_back', 'hit_rate', 'write_checkpoint',
-           'read_checkpoint', 'Curve', 'train', 'stopped', 'fewest_epochs', 'LightGCN', 'unit', 'fitted_learner',
-           'BPRMFConfig', 'BPRMF']
+__all__ = ['MOST_LAYERS', 'normalize_adjacency', 'as_tensor', 'symmetric_adjacency', 'propagate', 'propagate_to',
+           'propagate_from', 'Pairs', 'draw_items', 'bpr_loss', 'softmax_loss', 'LightGCNConfig', 'initial_vectors',
+           'Learner', 'step', 'needs_all_vectors', 'sample_negatives', 'sparse_rows', 'hardest_negatives',
+           'interaction_mask', 'hold_out_last_items', 'hit_rate', 'write_checkpoint', 'read_checkpoint', 'Curve',
+           'train', 'should_stop', 'fewest_epochs', 'LightGCN', 'l2_normalize', 'fitted_learner', 'BPRMFConfig',
+           'BPRMF']
 
 # %% ../../nbs/40_lightgcn.ipynb #353842e3
-def normalised(weights: sparse.csr_matrix) -> sparse.csr_matrix:
+def normalize_adjacency(weights: sparse.csr_matrix) -> sparse.csr_matrix:
     """`Du^-1/2 W Di^-1/2` of a user-item matrix of edge weights, float32; rows and columns without edges stay empty."""
     of_user, of_item = (np.asarray(weights.sum(axis)).ravel() for axis in (1, 0))
-    return weights.multiply(powers(of_user, 0.5)[:, None]).multiply(powers(of_item, 0.5)).tocsr().astype(np.float32)
+    return (
+        weights.multiply(degree_powers(of_user, 0.5)[:, None])
+        .multiply(degree_powers(of_item, 0.5))
+        .tocsr()
+        .astype(np.float32)
+    )
 
 
 def as_tensor(matrix: sparse.csr_matrix, device: str = "cpu") -> Any:
@@ -58,7 +64,7 @@ def as_tensor(matrix: sparse.csr_matrix, device: str = "cpu") -> Any:
         )
 
 
-def both_ways(edges: sparse.csr_matrix) -> sparse.csr_matrix:
+def symmetric_adjacency(edges: sparse.csr_matrix) -> sparse.csr_matrix:
     """The symmetric adjacency `[users + items, users + items]` of normalised edges."""
     return sparse.block_array([[None, edges], [edges.T, None]], format="csr")
 
@@ -219,7 +225,7 @@ class LightGCNConfig(Config):
         return [float(w) for w in self.layer_weights] or [1 / (self.layers + 1)] * (self.layers + 1)
 
 # %% ../../nbs/40_lightgcn.ipynb #0e32e979
-def first_table(edges: sparse.csr_matrix, config: LightGCNConfig) -> np.ndarray:
+def initial_vectors(edges: sparse.csr_matrix, config: LightGCNConfig) -> np.ndarray:
     """First vectors of users and items, float32 `[users + items, f]`, with 0.1 as root mean square; 0 for isolated nodes."""
     n, rng = sum(edges.shape), np.random.default_rng(config.seed)
     table = rng.normal(0, 0.1, (n, config.factors)).astype(np.float32)
@@ -247,16 +253,16 @@ class Learner:
 
     def __init__(self, weights: sparse.csr_matrix, config: LightGCNConfig):
         self.config, self.n_users = config, weights.shape[0]
-        edges = normalised(weights)
+        edges = normalize_adjacency(weights)
         self.pairs, self.matrix = Pairs.of(edges), edges
         self.order, self.epochs_done = np.arange(sum(edges.shape)), 0
         if config.layers:
-            whole = both_ways(edges)
+            whole = symmetric_adjacency(edges)
             self.order = np.ascontiguousarray(reverse_cuthill_mckee(whole, symmetric_mode=True), np.int64)
             self.whole = whole[self.order][:, self.order]
             self.whole.sort_indices()
         self.at = np.argsort(self.order)
-        self.table: Any = torch.from_numpy(first_table(edges, config)[self.order]).to(config.device)
+        self.table: Any = torch.from_numpy(initial_vectors(edges, config)[self.order]).to(config.device)
         self.adam: Any
         if config.layers:
             self.adjacency = as_tensor(self.whole, config.device)
@@ -296,15 +302,15 @@ class Learner:
 def step(learner: Learner, rows: np.ndarray, rng: np.random.Generator) -> float:
     """One step of Adam on the pairs at `rows`; returns the mean loss."""
     c, users, items = learner.config, learner.pairs.users[rows], learner.pairs.items[rows]
-    smooth = propagate(learner.adjacency, learner.table, c.mix, learner.room) if looks_ahead(c) else learner.table
-    others, met = items_against(learner, users, smooth, rng)
+    smooth = propagate(learner.adjacency, learner.table, c.mix, learner.room) if needs_all_vectors(c) else learner.table
+    others, met = sample_negatives(learner, users, smooth, rng)
     drawn = learner.at[np.concatenate([users, learner.n_users + np.append(items, others.ravel())])]
     distinct, inverse, counts = np.unique(drawn, return_inverse=True, return_counts=True)
     nodes, place, times = (torch.from_numpy(a).to(c.device) for a in (distinct, inverse, counts))
     if c.layers:
         near = learner.whole[distinct]
         some, back = (as_tensor(a, c.device) for a in (near, near.T.tocsr()))
-    if not c.layers or looks_ahead(c):
+    if not c.layers or needs_all_vectors(c):
         found = smooth[nodes].requires_grad_()
     else:
         found = propagate_to(learner.adjacency, some, nodes, learner.table, c.mix, learner.room).requires_grad_()
@@ -318,37 +324,39 @@ def step(learner: Learner, rows: np.ndarray, rng: np.random.Generator) -> float:
         gradient = propagate_from(learner.adjacency, back, nodes, found.grad, c.mix, learner.room)
         learner.table.grad = gradient.index_add_(0, nodes, penalty)
     else:
-        learner.table.grad = rows_only(nodes, found.grad + penalty, learner.table.shape)
+        learner.table.grad = sparse_rows(nodes, found.grad + penalty, learner.table.shape)
     learner.adam.step()
     return float(loss.detach())
 
 
-def looks_ahead(c: LightGCNConfig) -> bool:
+def needs_all_vectors(c: LightGCNConfig) -> bool:
     """Whether the draw needs the smoothed vectors of all nodes."""
     return bool(c.layers) and c.loss == "bpr" and c.negative_sampling == "hard"
 
 
-def items_against(learner: Learner, users: np.ndarray, smooth: Any, rng: np.random.Generator) -> tuple[np.ndarray, Any]:
+def sample_negatives(
+    learner: Learner, users: np.ndarray, smooth: Any, rng: np.random.Generator
+) -> tuple[np.ndarray, Any]:
     """Items to hold the pairs of `users` against: `[b, n]` and None (bpr), or shared ones `[n]` and which of them were met."""
     c, pairs = learner.config, learner.pairs
     if c.loss == "bpr":
         if c.negative_sampling != "hard":
             return draw_items(pairs, users, c.negatives, rng, c.negative_sampling == "popularity"), None
         pool = draw_items(pairs, users, max(c.n_candidates, c.negatives), rng)
-        best = best_scored(smooth, learner.at[users], learner.at[learner.n_users + pool], c.negatives)
+        best = hardest_negatives(smooth, learner.at[users], learner.at[learner.n_users + pool], c.negatives)
         return np.take_along_axis(pool, best, axis=1), None
     n = min(c.negatives, pairs.n_items)
     by_use = pairs.items[rng.integers(0, len(pairs.items), n)]
     shared = np.unique(by_use) if c.negative_sampling == "popularity" else rng.choice(pairs.n_items, n, replace=False)
-    return shared, torch.from_numpy(met_among(learner.matrix, users, shared)).to(c.device)
+    return shared, torch.from_numpy(interaction_mask(learner.matrix, users, shared)).to(c.device)
 
 
-def rows_only(nodes: Any, gradient: Any, shape: Any) -> Any:
+def sparse_rows(nodes: Any, gradient: Any, shape: Any) -> Any:
     """A gradient `[m, f]` of the distinct rows `nodes` of a table, as a sparse tensor."""
     return torch.sparse_coo_tensor(nodes[None], gradient, shape, check_invariants=False, is_coalesced=True)
 
 # %% ../../nbs/40_lightgcn.ipynb #9b85e0b6
-def best_scored(vectors: Any, users: np.ndarray, pool: np.ndarray, n: int) -> np.ndarray:
+def hardest_negatives(vectors: Any, users: np.ndarray, pool: np.ndarray, n: int) -> np.ndarray:
     """Places of the `n` in each row of `pool` `[b, p]` that score highest with the row's user: int64 `[b, n]`; both are rows of `vectors`.
 
     Source: Zhang et al., *Optimizing top-n collaborative filtering via dynamic negative item sampling*, SIGIR 2013.
@@ -357,7 +365,7 @@ def best_scored(vectors: Any, users: np.ndarray, pool: np.ndarray, n: int) -> np
     return torch.einsum("bf,bpf->bp", one, many).topk(n, dim=1).indices.cpu().numpy()
 
 
-def met_among(matrix: sparse.csr_matrix, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+def interaction_mask(matrix: sparse.csr_matrix, users: np.ndarray, items: np.ndarray) -> np.ndarray:
     """Which of the distinct `items` each user met: bool `[users, items]`."""
     place = np.full(matrix.shape[1], -1)
     place[items] = np.arange(len(items))
@@ -368,7 +376,7 @@ def met_among(matrix: sparse.csr_matrix, users: np.ndarray, items: np.ndarray) -
     return out
 
 # %% ../../nbs/40_lightgcn.ipynb #61e89453
-def held_back(histories: Histories, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def hold_out_last_items(histories: Histories, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """(rows, items): the last item of a share of the encoded histories, of those that would keep at least two others."""
     distinct = np.bincount(np.unique(np.stack([histories.rows, histories.items]), axis=1)[0], minlength=len(histories))
     rows = np.flatnonzero(distinct >= 3)
@@ -455,7 +463,7 @@ def train(
     curve = [Curve(*row) for row in told["curve"]] if told else []
     start = time.perf_counter() - (curve[-1].seconds if curve else 0)
     cpu_start = time.process_time() - (curve[-1].cpu if curve else 0)
-    while learner.epochs_done < epochs and not stopped(curve, config.patience):
+    while learner.epochs_done < epochs and not should_stop(curve, config.patience):
         loss = learner.epoch()
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu_start
         curve.append(Curve(learner.epochs_done, seconds, cpu, loss, hit_rate(learner, *held) if held else np.nan))
@@ -466,7 +474,7 @@ def train(
     return learner, curve
 
 
-def stopped(curve: Sequence[Curve], patience: int) -> bool:
+def should_stop(curve: Sequence[Curve], patience: int) -> bool:
     """Whether the last `patience` epochs were no better than the best one before them; never where nothing is held back."""
     hits = [row.hits for row in curve]
     return len(hits) > patience and max(hits[-patience:]) <= max(hits[:-patience])
@@ -515,7 +523,7 @@ class LightGCN(FactorRecommender):
         learner, curve = fitted_learner(self, dataset.fingerprint, known, weights)
         table = learner.smooth().cpu().numpy()
         own, users = learner.own().cpu().numpy()[: len(known)], len(known)
-        vectors = to_fixed_point(unit(table) if c.loss == "softmax" else table).astype(np.float32)
+        vectors = to_fixed_point(l2_normalize(table) if c.loss == "softmax" else table).astype(np.float32)
         # what a history takes from its items: all layers but the first, one step short
         spread = learner.smooth(None, c.mix[1:]).cpu().numpy()[users:] if c.layers else table[users:] * 0
         return {
@@ -533,17 +541,19 @@ class LightGCN(FactorRecommender):
             stored_rows(self, histories),
             histories.matrix(len(self.items), self._weights(histories.event_names)),
         )
-        ties = met.multiply(powers(np.asarray(met.sum(1)).ravel(), 0.5)[:, None]).multiply(powers(s["degrees"], 0.5))
+        ties = met.multiply(degree_powers(np.asarray(met.sum(1)).ravel(), 0.5)[:, None]).multiply(
+            degree_powers(s["degrees"], 0.5)
+        )
         guess = exact_product(mean_vectors(histories, s["item_vectors"]), s["fold"].T)
         query = (c.mix[0] * guess + weighted_sums(ties.tocsr(), s["spread"])).astype(np.float32)
-        query = unit(query) if c.loss == "softmax" else query
+        query = l2_normalize(query) if c.loss == "softmax" else query
         query[rows >= 0] = s["user_vectors"][rows[rows >= 0]]
         scores = exact_product(query, s["item_vectors"])
         scores[:, s["degrees"] == 0] = -np.inf  # of a node without edges nothing was learned
         return scores
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
+def l2_normalize(vectors: np.ndarray) -> np.ndarray:
     """Rows divided by their length; a row of zeros stays."""
     length = np.sqrt(sum_rows(vectors, squared=True))[:, None].astype(np.float32)
     return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
@@ -562,7 +572,7 @@ def fitted_learner(
     about = {"log": log, "settings": settings}
     if not c.validation_fraction:
         return train(weights, c, c.epochs, None, model.checkpoint, {**about, "stage": "all pairs"}, model.progress)
-    rows, items = held_back(known, c.validation_fraction, np.random.default_rng(c.seed))
+    rows, items = hold_out_last_items(known, c.validation_fraction, np.random.default_rng(c.seed))
     if not len(rows):
         raise ValueError(
             f"{model.name}: validation_fraction {c.validation_fraction} holds nothing back; too few visitors met three items"

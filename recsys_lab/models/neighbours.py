@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from recsys_lab.datasets import Dataset
 
 # %% auto #0
-__all__ = ['MIN_RECENCY_WEIGHT', 'even_blocks', 'strongest', 'keep_strongest', 'item_similarity', 'ItemKNNConfig', 'ItemKNN',
-           'UserKNNConfig', 'UserKNN', 'unit_rows', 'VisitIndex', 'newest_last', 'index_visits', 'visits_alike',
-           'SessionKNNConfig', 'SessionKNN', 'best_per_row', 'follow_counts', 'last_items', 'SequentialRulesConfig',
-           'SequentialRules', 'item_walk', 'freshness', 'SessionWalkConfig', 'SessionWalk']
+__all__ = ['MIN_RECENCY_WEIGHT', 'even_blocks', 'largest_positions', 'keep_strongest', 'item_similarity', 'ItemKNNConfig',
+           'ItemKNN', 'UserKNNConfig', 'UserKNN', 'l2_normalize_rows', 'VisitIndex', 'sort_by_last_event',
+           'index_visits', 'similar_sessions', 'SessionKNNConfig', 'SessionKNN', 'nearest_sessions', 'follow_counts',
+           'last_items', 'SequentialRulesConfig', 'SequentialRules', 'walk_similarity', 'recency_weights',
+           'SessionWalkConfig', 'SessionWalk']
 
 # %% ../../nbs/22_neighbours.ipynb #2a9ddf50
 def even_blocks(work: np.ndarray, most: float) -> Iterator[slice]:
@@ -41,7 +42,7 @@ def even_blocks(work: np.ndarray, most: float) -> Iterator[slice]:
         yield slice(start, len(work))
 
 
-def strongest(values: np.ndarray, columns: np.ndarray, n: int) -> np.ndarray:
+def largest_positions(values: np.ndarray, columns: np.ndarray, n: int) -> np.ndarray:
     """Positions of the `n` largest values (all, if there are no more); ties break by column."""
     if len(values) <= n:
         return np.arange(len(values))
@@ -54,7 +55,7 @@ def keep_strongest(matrix: sparse.csr_matrix, n: int) -> sparse.csr_matrix:
     data, columns, counts = [], [], np.zeros(matrix.shape[0], np.int64)
     for row, (start, stop) in enumerate(zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True)):
         value, column = matrix.data[start:stop], matrix.indices[start:stop]
-        chosen = strongest(value, column, n)
+        chosen = largest_positions(value, column, n)
         chosen = chosen[value[chosen] > 0]
         data.append(value[chosen])
         columns.append(column[chosen])
@@ -180,10 +181,10 @@ class UserKNN(Recommender):
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         weight = (np.maximum(self.popular, 1) ** (-self.config.item_norm / 2)).astype(np.float32)
         met = dataset.matrix().matrix.astype(np.float32)
-        return {"met": met, "by_item": unit_rows(met, weight).T.tocsr(), "weight": weight}
+        return {"met": met, "by_item": l2_normalize_rows(met, weight).T.tocsr(), "weight": weight}
 
     def _score(self, histories: Histories) -> sparse.csr_matrix:
-        asking = unit_rows(histories.matrix(len(self.items)), self.state["weight"])
+        asking = l2_normalize_rows(histories.matrix(len(self.items)), self.state["weight"])
         work = np.add.reduceat(np.append(np.diff(self.state["by_item"].indptr)[asking.indices], 0), asking.indptr[:-1])
         parts = [
             self._offers(asking, histories, rows) for rows in even_blocks(work * (np.diff(asking.indptr) > 0), 1e7)
@@ -199,7 +200,7 @@ class UserKNN(Recommender):
         return sparse_product(keep_strongest(alike, self.config.n_neighbors), self.state["met"])
 
 # %% ../../nbs/22_neighbours.ipynb #44474ee8
-def unit_rows(matrix: sparse.csr_matrix, weight: np.ndarray) -> sparse.csr_matrix:
+def l2_normalize_rows(matrix: sparse.csr_matrix, weight: np.ndarray) -> sparse.csr_matrix:
     """The rows of a CSR matrix with columns weighted (`[items]`), scaled to unit length; empty rows stay empty."""
     out = matrix.astype(np.float32)
     out.data = out.data * weight[out.indices]
@@ -223,7 +224,7 @@ class VisitIndex(NamedTuple):
     places: np.ndarray
 
 
-def newest_last(histories: Histories) -> Histories:
+def sort_by_last_event(histories: Histories) -> Histories:
     """Histories that are not empty, ordered by their last event."""
     full = np.flatnonzero(np.diff(histories.indptr) > 0)
     return histories.take(full[np.argsort(histories.times[histories.indptr[full + 1] - 1], kind="stable")])
@@ -239,7 +240,7 @@ def index_visits(visits: Histories, n_items: int) -> VisitIndex:
     return VisitIndex(np.concatenate([[0], np.cumsum(counts)]), visit[first], place[order][first])
 
 # %% ../../nbs/22_neighbours.ipynb #a9614451
-def visits_alike(
+def similar_sessions(
     index: VisitIndex, row: np.ndarray, item: np.ndarray, back: np.ndarray, weight: np.ndarray, sample: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(row, visit, similarity, place) of each pair of a prefix and an earlier visit that share an item.
@@ -294,7 +295,7 @@ class SessionKNN(Recommender):
     source = "neighbours"
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
-        visits = newest_last(self.known.encode(self.items))
+        visits = sort_by_last_event(self.known.encode(self.items))
         index = index_visits(visits, len(self.items))
         idf = np.log(len(visits) / np.maximum(np.diff(index.ptr), 1)) ** self.config.idf
         return {"visit_ptr": visits.indptr, "visit_items": visits.items, "idf": idf} | {
@@ -316,8 +317,8 @@ class SessionKNN(Recommender):
         c, s = self.config, self.state
         index = VisitIndex(s["index_ptr"], s["index_visits"], s["index_places"])
         weight = fading(back, c.session_decay) * s["idf"][item]
-        row, visit, likeness, place = best_per_row(
-            *visits_alike(index, row, item, back, weight, c.sample_size), c.n_neighbors
+        row, visit, likeness, place = nearest_sessions(
+            *similar_sessions(index, row, item, back, weight, c.sample_size), c.n_neighbors
         )
         flat, own = flat_ranges(s["visit_ptr"][visit], s["visit_ptr"][visit + 1])
         away = np.abs(flat - s["visit_ptr"][visit][own] - place[own])
@@ -327,7 +328,7 @@ class SessionKNN(Recommender):
         return sparse.csr_matrix((value, (row[own], offered)), shape=(n, len(self.items))).astype(np.float32)
 
 # %% ../../nbs/22_neighbours.ipynb #56e7aa75
-def best_per_row(
+def nearest_sessions(
     row: np.ndarray, visit: np.ndarray, likeness: np.ndarray, place: np.ndarray, n: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The `n` pairs of each row (`row` ascending) with the greatest likeness."""
@@ -336,7 +337,7 @@ def best_per_row(
     for crowded in np.flatnonzero(np.diff(bounds) > n):
         run = slice(bounds[crowded], bounds[crowded + 1])
         kept[run] = False
-        kept[run.start + strongest(likeness[run], -visit[run], n)] = True
+        kept[run.start + largest_positions(likeness[run], -visit[run], n)] = True
     return row[kept], visit[kept], likeness[kept], place[kept]
 
 # %% ../../nbs/22_neighbours.ipynb #d2d55054
@@ -388,7 +389,7 @@ class SequentialRules(Recommender):
         return (last_items(histories, len(self.items)) @ self.state["rules"]).tocsr()
 
 # %% ../../nbs/22_neighbours.ipynb #37d56afa
-def item_walk(
+def walk_similarity(
     counts: sparse.csr_matrix, popularity_exponent: float, two_step_weight: float, n_neighbors: int
 ) -> sparse.csr_matrix:
     """One step and `two_step_weight` times two steps on the graph of symmetric `counts`: CSR float32, `n_neighbors` of each row."""
@@ -408,7 +409,7 @@ def item_walk(
 MIN_RECENCY_WEIGHT = 0.3  # weight of an item that has long not been met
 
 
-def freshness(visits: Histories, n_items: int, recency_decay: float) -> np.ndarray:
+def recency_weights(visits: Histories, n_items: int, recency_decay: float) -> np.ndarray:
     """Weight of each item by the share of visits that came after its last one: from 1 down to `MIN_RECENCY_WEIGHT`."""
     newest = np.zeros(n_items)
     np.maximum.at(newest, visits.items, visits.rows + 1)
@@ -457,10 +458,10 @@ class SessionWalk(Recommender):
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         c = self.config
-        visits = newest_last(self.known.encode(self.items))
+        visits = sort_by_last_event(self.known.encode(self.items))
         counts = follow_counts(visits, len(self.items), c.steps, c.decay)
-        walk = item_walk((counts + counts.T).tocsr(), c.popularity_exponent, c.two_step_weight, c.n_neighbors)
-        walk.data *= freshness(visits, len(self.items), c.recency_decay)[walk.indices]
+        walk = walk_similarity((counts + counts.T).tocsr(), c.popularity_exponent, c.two_step_weight, c.n_neighbors)
+        walk.data *= recency_weights(visits, len(self.items), c.recency_decay)[walk.indices]
         return {"walk": walk}
 
     def _score(self, histories: Histories) -> sparse.csr_matrix:

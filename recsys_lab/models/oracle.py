@@ -27,7 +27,7 @@ from recsys_lab.simulator import (
 )
 
 # %% auto #0
-__all__ = ['OracleConfig', 'last_views', 'pending', 'view_density', 'Oracle']
+__all__ = ['OracleConfig', 'last_views', 'follow_up_density', 'view_density', 'Oracle']
 
 # %% ../../nbs/29_oracle.ipynb #030c0d35
 class OracleConfig(Config):
@@ -50,7 +50,7 @@ def last_views(histories: Histories) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return last, gap, length, start
 
 
-def pending(
+def follow_up_density(
     histories: Histories, kind: str, following: str, after: tuple[int, int], chance: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(rows, items, density in 1/ms) of events `following` that may come at the time of each request, after events of a `kind`.
@@ -125,13 +125,13 @@ class Oracle(Recommender):
             rows = np.flatnonzero(day == today)
             scores[rows] = truth.next_view(visitors[rows], last[rows], gap[rows], START_MS + int(today) * DAY_MS)
         buy = np.full(len(histories.items), truth.config.buy)
-        bought = pending(histories, "addtocart", "transaction", BUY_AFTER_MS, buy)
+        bought = follow_up_density(histories, "addtocart", "transaction", BUY_AFTER_MS, buy)
         if self.config.purchases:
             scores *= truth.items.conversion.astype(np.float32)
             scores[bought[:2]] += 1
         else:
             keen = truth.people.keen[visitors[histories.rows]] * truth.items.conversion[histories.items]
-            carted = pending(histories, "view", "addtocart", CART_AFTER_MS, np.minimum(1, truth.config.cart * keen))
+            carted = follow_up_density(histories, "view", "addtocart", CART_AFTER_MS, np.minimum(1, truth.config.cart * keen))
             scores *= np.where(inside, view_density(truth, gap, length), 1.0).astype(np.float32)[:, None]
             for row, item, density in (carted, bought):
                 np.add.at(scores, (row, item), density.astype(np.float32))

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from recsys_lab.datasets import Dataset
 
 # %% auto #0
-__all__ = ['nearby', 'in_turns', 'TaxonomyConfig', 'Taxonomy', 'shelved']
+__all__ = ['category_rings', 'interleave', 'TaxonomyConfig', 'Taxonomy', 'top_items_by_category']
 
 # %% ../../nbs/26_taxonomy.ipynb #4e4855e8
-def nearby(tree: Tree | None, names: pd.Index) -> list[sparse.csr_matrix]:
+def category_rings(tree: Tree | None, names: pd.Index) -> list[sparse.csr_matrix]:
     """Rings around each category: itself, its parent, its siblings, all else below its grandparent; CSR `[categories, categories]` each.
 
     Without a tree there is the first ring only.
@@ -50,7 +50,7 @@ def nearby(tree: Tree | None, names: pd.Index) -> list[sparse.csr_matrix]:
     return [*rings, ring(above, np.arange(n)), ring(*tree.siblings(code)), ring(cousins[farther], asking[at][farther])]
 
 # %% ../../nbs/26_taxonomy.ipynb #3aaf63ac
-def in_turns(rings: Sequence[sparse.csr_matrix], shares: Sequence[float], most: int) -> sparse.csr_matrix:
+def interleave(rings: Sequence[sparse.csr_matrix], shares: Sequence[float], most: int) -> sparse.csr_matrix:
     """Merge CSR blocks of scores `[n, items]`, best first within each, by fair turns: an item's value is 1 over its turn.
 
     An item in several rings keeps its earliest turn; the `most` earliest items of each row are kept.
@@ -100,10 +100,10 @@ class Taxonomy(Recommender):
             raise ValueError(f"taxonomy needs a category of items, and {dataset.name} has none")
         kind, names = pd.factorize(category.reindex(self.items), sort=True)
         tree = Tree.of(dataset.categories) if dataset.categories is not None else None
-        shelves = shelved(kind, len(names), dataset.item_users(self.items), self.config.max_items)
-        c, rings = self.config, [(ring @ shelves).tocsr() for ring in nearby(tree, pd.Index(names))]
+        shelves = top_items_by_category(kind, len(names), dataset.item_users(self.items), self.config.max_items)
+        c, rings = self.config, [(ring @ shelves).tocsr() for ring in category_rings(tree, pd.Index(names))]
         shares = (c.same_share, c.parent_share, c.siblings_share, c.grandparent_share)[: len(rings)]
-        return {"kind": kind, "around": in_turns(rings, shares, c.max_items)}
+        return {"kind": kind, "around": interleave(rings, shares, c.max_items)}
 
     def _score(self, histories: Histories) -> sparse.csr_matrix:
         row, item, back = steps_back(histories, 50)
@@ -114,7 +114,7 @@ class Taxonomy(Recommender):
         return sparse_product(asked, self.state["around"])
 
 
-def shelved(kind: np.ndarray, n_categories: int, users: np.ndarray, most: int) -> sparse.csr_matrix:
+def top_items_by_category(kind: np.ndarray, n_categories: int, users: np.ndarray, most: int) -> sparse.csr_matrix:
     """The `most` most met items of each category with their share of its users: CSR float32 `[categories, items]`."""
     placed = np.flatnonzero(kind >= 0)
     order = placed[np.lexsort((placed, -users[placed], kind[placed]))]

@@ -18,30 +18,31 @@ from ..histories import Histories
 from ..intervals import compare_family, gaps_to_best, mean_intervals, mean_over_users, student, user_means
 from ..metrics import accuracy
 from ..models.base import Recommender
-from ..models.blend import standardised
+from ..models.blend import zscore
 from ..models.config import Range
 from ..numerics import round_scores
-from .boosting import BoostingConfig, boosted, watching
-from .candidates import Candidates, own_lists
+from .boosting import BoostingConfig, train_booster, is_held_out
+from .candidates import Candidates, source_lists
 from .features import feature_block, group_of
-from .hybrid import NORMALISATIONS, blended, score_at
+from .hybrid import NORMALISATIONS, blend_scores, score_at
 from .logistic import stage_of
-from .training import Rows, over_cases
+from .training import Rows, map_case_blocks
 from ..splits import Cases
 from ..topk import best_of, exclusion, top_k_sparse
 from ..tuning import Space, choose_trial, propose
 
 # %% auto #0
-__all__ = ['NEVER', 'THRESHOLDS', 'found_ranks', 'candidate_recall', 'knee', 'judged_candidates', 'case_ndcg', 'alone_auc',
-           'coefficients', 'tune_boosting', 'paired', 'with_features', 'without_groups', 'importances',
-           'partial_dependence', 'contributions', 'both_halves', 'sweep', 'swept_table', 'chosen_of', 'sweep_trials',
-           'classification_draws', 'drawn_interval', 'phase_table', 'threshold_table', 'Pool', 'pooled', 'weigh']
+__all__ = ['NEVER', 'THRESHOLDS', 'source_ranks', 'candidate_recall', 'narrowest_width', 'judged_candidates', 'case_ndcg',
+           'single_feature_auc', 'coefficients', 'tune_boosting', 'compare_to_baseline', 'select_features',
+           'ablate_groups', 'importances', 'partial_dependence', 'contributions', 'score_components', 'sweep_alpha',
+           'alpha_table', 'chosen_row', 'sweep_trials', 'classification_draws', 'bootstrap_interval', 'phase_table',
+           'threshold_table', 'Pool', 'build_pool', 'tune_weights']
 
 # %% ../../nbs/38_ranking_analysis.ipynb #d1748a69
 NEVER = np.iinfo(np.int16).max
 
 
-def found_ranks(
+def source_ranks(
     sources: Mapping[str, Recommender], cases: Cases, widest: int, block: int = 2048
 ) -> tuple[np.ndarray, np.ndarray]:
     """(rank at which each source names each relevant entry, int16 `[entries, sources]`, `NEVER` where it does not; the entry's
@@ -56,7 +57,7 @@ def found_ranks(
         encoded = cases.histories(rows).encode(first.items)
         mine = slice(cases.indptr[rows.start], cases.indptr[rows.stop])
         for at, model in enumerate(sources.values()):
-            listed = own_lists(model, encoded, widest, cases.exclude)[0]
+            listed = source_lists(model, encoded, widest, cases.exclude)[0]
             hit = (listed[owner[mine] - start] == code[mine][:, None]) & (code[mine] >= 0)[:, None]
             out[mine, at] = np.where(hit.any(1), hit.argmax(1) + 1, NEVER)
     return out, owner
@@ -92,7 +93,7 @@ def candidate_recall(
     return pd.DataFrame(rows, columns=["sources", "user_type", "width", "recall", "low", "high", "error", "n_users"])
 
 # %% ../../nbs/38_ranking_analysis.ipynb #8c155ba8
-def knee(recall: pd.DataFrame, enough: float) -> int:
+def narrowest_width(recall: pd.DataFrame, enough: float) -> int:
     """The narrowest width with all sources at which warm users' recall (anybody's, where there are none) is `enough` of the widest's.
 
     A width that falls short of that by no more than one standard error (`error`) will do.
@@ -117,7 +118,7 @@ def judged_candidates(models: Sequence[Any], cases: Cases, exclude: str) -> pd.D
         told = {"case": rows.start + c.rows, "item": c.items, "met": label}
         return pd.DataFrame(told | {m.name: m.scored(asking, c, block).astype(np.float32) for m in models})
 
-    return pd.concat(over_cases(first, cases, exclude, work), ignore_index=True)
+    return pd.concat(map_case_blocks(first, cases, exclude, work), ignore_index=True)
 
 # %% ../../nbs/38_ranking_analysis.ipynb #b1c6a67f
 def case_ndcg(told: pd.DataFrame, scores: np.ndarray, cases: Cases, k: int) -> np.ndarray:
@@ -131,7 +132,7 @@ def case_ndcg(told: pd.DataFrame, scores: np.ndarray, cases: Cases, k: int) -> n
     return np.bincount(case, gain, minlength=len(cases)) / ideal
 
 # %% ../../nbs/38_ranking_analysis.ipynb #f9ef0881
-def alone_auc(rows: Rows) -> pd.DataFrame:
+def single_feature_auc(rows: Rows) -> pd.DataFrame:
     """For each feature: share unknown, mean, and the share of (met, unmet) pairs of a request that it puts right (ties count
     half, unknown pairs are left out).
     """
@@ -185,40 +186,40 @@ def tune_boosting(
     lists : what `served` gives for the cases
     """
     space, name, tried, values = space or BoostingConfig.search_space(), f"ndcg@{k}", [], []
-    learn = rows.take(~watching(rows.user))
+    learn = rows.take(~is_held_out(rows.user))
     for number, setting in enumerate(propose(BoostingConfig(), space, trials, seed)):
-        trees = boosted(learn, stop, BoostingConfig(**setting, **fixed))
+        trees = train_booster(learn, stop, BoostingConfig(**setting, **fixed))
         found = case_ndcg(lists[0], np.asarray(trees.predict(lists[1], raw_score=True)), cases, k)
         values.append(found)
         tried.append({"trial": number, **setting, name: mean_over_users(found, cases.user_ids)})
     return choose_trial(tried, ["trial", *space, name], values, cases.user_ids)
 
 # %% ../../nbs/38_ranking_analysis.ipynb #205392c4
-def paired(values: Mapping[str, np.ndarray], base: np.ndarray, users: np.ndarray) -> pd.DataFrame:
+def compare_to_baseline(values: Mapping[str, np.ndarray], base: np.ndarray, users: np.ndarray) -> pd.DataFrame:
     """Each of several values of cases minus `base`, paired by user and corrected as one family: a row for each of `values` (its index)."""
     codes = pd.factorize(users)[0]
     gaps = [user_means((v - base)[:, None], codes)[:, 0] for v in values.values()]
     return pd.DataFrame(compare_family(gaps, 1), index=list(values))
 
 # %% ../../nbs/38_ranking_analysis.ipynb #8e197014
-def with_features(rows: Rows, names: Sequence[str]) -> Rows:
+def select_features(rows: Rows, names: Sequence[str]) -> Rows:
     """The same rows with some of their features only."""
     return rows._replace(
         block=np.ascontiguousarray(rows.block[:, [rows.names.index(n) for n in names]]), names=list(names)
     )
 
 
-def without_groups(
+def ablate_groups(
     rows: Rows, stop: Rows, config: Any, told: pd.DataFrame, block: np.ndarray, cases: Cases, k: int
 ) -> dict[str, np.ndarray]:
     """`case_ndcg` of up to 60 trees learned without each group of features; '' for none left out."""
     groups = group_of(list(config.sources))
-    learn = rows.take(~watching(rows.user))
+    learn = rows.take(~is_held_out(rows.user))
     found, quick = {}, config.replace(num_boost_round=min(config.num_boost_round, 60))
     for group in ["", *dict.fromkeys(groups[n] for n in rows.names)]:
         others = [n for n in rows.names if groups[n] != group]
         if others:
-            trees = boosted(with_features(learn, others), with_features(stop, others), quick)
+            trees = train_booster(select_features(learn, others), select_features(stop, others), quick)
             columns = block[:, [rows.names.index(n) for n in others]]
             found[group] = case_ndcg(told, np.asarray(trees.predict(columns, raw_score=True)), cases, k)
     return found
@@ -257,7 +258,7 @@ def contributions(model: Any, block: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(found, columns=[*model.first.names, "base"])
 
 # %% ../../nbs/38_ranking_analysis.ipynb #f2be1e17
-def both_halves(model: Any, cases: Cases, exclude: str, others: Sequence[str]) -> tuple[pd.DataFrame, np.ndarray]:
+def score_components(model: Any, cases: Cases, exclude: str, others: Sequence[str]) -> tuple[pd.DataFrame, np.ndarray]:
     """(columns `case, item, met, ranker` and a score by each of the sources `others`, for every candidate as served; their indptr)."""
     first = model.first
 
@@ -269,26 +270,26 @@ def both_halves(model: Any, cases: Cases, exclude: str, others: Sequence[str]) -
         told |= {name: score_at(model.parts[name].score(asking), c) for name in others}
         return pd.DataFrame(told), np.diff(c.indptr)
 
-    parts = over_cases(first, cases, exclude, work)
+    parts = map_case_blocks(first, cases, exclude, work)
     sizes = np.concatenate([size for _, size in parts])
     return pd.concat([told for told, _ in parts], ignore_index=True), np.concatenate([[0], np.cumsum(sizes)])
 
 
-def sweep(
+def sweep_alpha(
     told: pd.DataFrame, indptr: np.ndarray, cases: Cases, others: Sequence[str], alphas: Sequence[float], k: int
 ) -> dict[tuple[str, str, float], np.ndarray]:
     """NDCG@k of each case for each (collaborative half, normalisation, alpha)."""
     ranker = told["ranker"].to_numpy()
     return {
-        (other, how, a): case_ndcg(told, blended(ranker, told[other].to_numpy(), indptr, a, how), cases, k)
+        (other, how, a): case_ndcg(told, blend_scores(ranker, told[other].to_numpy(), indptr, a, how), cases, k)
         for other in others
         for how in NORMALISATIONS
         for a in sorted(alphas)
     }
 
 # %% ../../nbs/38_ranking_analysis.ipynb #1a7be00f
-def swept_table(values: dict[tuple[str, str, float], np.ndarray], users: np.ndarray) -> pd.DataFrame:
-    """A row for each of `sweep`: `collaborative, normalisation, alpha, ndcg, low, high`, `behind` the best with its standard
+def alpha_table(values: dict[tuple[str, str, float], np.ndarray], users: np.ndarray) -> pd.DataFrame:
+    """A row for each of `sweep_alpha`: `collaborative, normalisation, alpha, ndcg, low, high`, `behind` the best with its standard
     error `se`, and `chosen`.
     """
     keys, codes = list(values), pd.factorize(users)[0]
@@ -301,14 +302,14 @@ def swept_table(values: dict[tuple[str, str, float], np.ndarray], users: np.ndar
     return table.assign(chosen=table.index == able.idxmin())  # the first of the least
 
 
-def chosen_of(table: pd.DataFrame) -> dict[str, Any]:
-    """The settings in the chosen row of `swept_table`."""
+def chosen_row(table: pd.DataFrame) -> dict[str, Any]:
+    """The settings in the chosen row of `alpha_table`."""
     row = table[table["chosen"]].iloc[0]
     return {"alpha": float(row["alpha"]), "collaborative": row["collaborative"], "normalisation": row["normalisation"]}
 
 
 def sweep_trials(table: pd.DataFrame, k: int) -> pd.DataFrame:
-    """`swept_table` as a table of trials, as `tuning.tune` gives them."""
+    """`alpha_table` as a table of trials, as `tuning.tune` gives them."""
     out = table[["collaborative", "normalisation", "alpha", "ndcg", "chosen"]].rename(columns={"ndcg": f"ndcg@{k}"})
     out.insert(0, "trial", range(len(out)))
     return out
@@ -338,7 +339,7 @@ def classification_draws(met: np.ndarray, scores: np.ndarray, users: np.ndarray,
     return out
 
 # %% ../../nbs/38_ranking_analysis.ipynb #423a71f9
-def drawn_interval(drawn: np.ndarray, level: float, n_users: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def bootstrap_interval(drawn: np.ndarray, level: float, n_users: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(lower bounds, upper bounds, p-values of 0) of estimates `drawn[0]` whose spread is that of the other draws: `[columns]` each.
 
     No p-value is below 1 over the number of draws and one, for so many draws cannot tell more.
@@ -357,7 +358,7 @@ def phase_table(results: Sequence[Any], drawn: dict[str, np.ndarray], k: int, n_
     """
     rows = []
     for e in results:
-        low, high, _ = drawn_interval(drawn[e.model], 0.95, n_users)
+        low, high, _ = bootstrap_interval(drawn[e.model], 0.95, n_users)
         row = {"phase": e.model}
         for at, name in enumerate(("roc_auc", "average_precision")):
             row[name] = f"{drawn[e.model][0, at]:.4f} [{low[at]:.4f}, {high[at]:.4f}]"
@@ -419,7 +420,9 @@ class Pool(NamedTuple):
         return accuracy(listed, self.cases.indptr, self.cases.relevant, (k,))["ndcg", k]
 
 
-def pooled(parts: Mapping[str, Recommender], cases: Cases, most: int = 4000, each: int = 100, seed: int = 0) -> Pool:
+def build_pool(
+    parts: Mapping[str, Recommender], cases: Cases, most: int = 4000, each: int = 100, seed: int = 0
+) -> Pool:
     """Up to `most` of the cases, with the `each` best items by every member as candidates; what a case leaves out is none."""
     if len(cases) > most:
         rows = np.sort(np.random.default_rng(seed).choice(len(cases), most, replace=False))
@@ -430,7 +433,7 @@ def pooled(parts: Mapping[str, Recommender], cases: Cases, most: int = 4000, eac
     for start in range(0, len(cases), block):
         asked = cases.histories(slice(start, min(start + block, len(cases)))).encode(items)
         out = exclusion(asked, cases.exclude, len(items))
-        scores = [standardised(part.score(asked), out.shape) for part in parts.values()]
+        scores = [zscore(part.score(asked), out.shape) for part in parts.values()]
         best = np.zeros(out.shape, bool)
         for of_one in scores:
             codes, _ = best_of(of_one.copy(), out, min(each, len(items)))
@@ -444,7 +447,7 @@ def pooled(parts: Mapping[str, Recommender], cases: Cases, most: int = 4000, eac
     return Pool(cases, scores_of, cases.items.get_indexer(items))
 
 
-def weigh(pool: Pool, trials: int = 60, seed: int = 0, k: int = 10) -> pd.DataFrame:
+def tune_weights(pool: Pool, trials: int = 60, seed: int = 0, k: int = 10) -> pd.DataFrame:
     """Weights between 0 and 1 tried on a pool: columns `trial`, each member, `ndcg@k`, `chosen`, as `tuning.tune` gives.
 
     The members must not have learned from the pool's cases. The first trial weighs all alike, and the first within one standard

@@ -20,7 +20,15 @@ from ..numerics import round_scores
 from .candidates import Candidates
 from .features import feature_block
 from .logistic import TwoStage, TwoStageConfig, stage_of
-from .training import FirstStage, Rows, Stage, drawn_cases, first_stage_of, over_cases, rolling
+from recsys_lab.ranking.training import (
+    FirstStage,
+    Rows,
+    Stage,
+    sample_training_cases,
+    first_stage_of,
+    map_case_blocks,
+    rolling_splits,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,11 +36,11 @@ if TYPE_CHECKING:
     from recsys_lab.splits import Cases
 
 # %% auto #0
-__all__ = ['TREE_STEP', 'WATCHED', 'watching', 'BoostingConfig', 'lgb_data', 'boosted', 'fewest_trees', 'log_likelihood',
-           'rows_ndcg', 'served', 'isotonic', 'watched_lists', 'Boosting']
+__all__ = ['TREE_STEP', 'MAX_HELD_OUT', 'is_held_out', 'BoostingConfig', 'lgb_data', 'train_booster', 'fewest_trees',
+           'log_likelihood', 'rows_ndcg', 'describe_candidates', 'isotonic', 'held_out_lists', 'Boosting']
 
 # %% ../../nbs/33_lightgbm.ipynb #29a9e2a5
-def watching(users: np.ndarray, share: int = 5) -> np.ndarray:
+def is_held_out(users: np.ndarray, share: int = 5) -> np.ndarray:
     """Whether each user's rows are kept from learning, to tell when to stop: one in `share`, by a hash of the id (bool)."""
     names, code = np.unique(users, return_inverse=True)
     return (
@@ -69,7 +77,7 @@ def lgb_data(rows: Rows, reference: Any = None) -> lightgbm.Dataset:
     )
 
 
-def boosted(learn: Rows, stop: Rows, c: Any) -> lightgbm.Booster:
+def train_booster(learn: Rows, stop: Rows, c: Any) -> lightgbm.Booster:
     """Trees learned from `learn`, as many as serve `stop` best; the same for the same rows and settings."""
     lightgbm.register_logger(_Quiet())
     params = {
@@ -137,7 +145,7 @@ def rows_ndcg(rows: Rows, scores: np.ndarray, k: int = 10) -> np.ndarray:
     return np.bincount(rows.request[order], gain) / ideal[np.minimum(met, k) - 1]
 
 # %% ../../nbs/33_lightgbm.ipynb #a5793626
-def served(first: FirstStage, cases: Cases, exclude: str) -> tuple[pd.DataFrame, np.ndarray]:
+def describe_candidates(first: FirstStage, cases: Cases, exclude: str) -> tuple[pd.DataFrame, np.ndarray]:
     """(columns `case, item, met` of every candidate of cases as served, their features)."""
 
     import pandas as pd
@@ -148,7 +156,7 @@ def served(first: FirstStage, cases: Cases, exclude: str) -> tuple[pd.DataFrame,
         told = pd.DataFrame({"case": rows.start + c.rows, "item": c.items, "met": label})
         return told, feature_block(first.facts, asking, c, first.names)
 
-    parts = over_cases(first, cases, exclude, work) or [
+    parts = map_case_blocks(first, cases, exclude, work) or [
         (pd.DataFrame({"case": [], "item": [], "met": []}, dtype=int), np.zeros((0, len(first.names))))
     ]
     return pd.concat([told for told, _ in parts], ignore_index=True), np.concatenate([block for _, block in parts])
@@ -164,18 +172,21 @@ def isotonic(label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return fit.X_thresholds_, fit.y_thresholds_
 
 
-WATCHED = 1000  # requests whose whole lists are watched, at most
+MAX_HELD_OUT = 1000  # requests whose whole lists are watched, at most
 
 
-def watched_lists(dataset: Dataset, stage: Stage) -> Rows:
-    """The whole short lists, as served, of the watching users' requests in the latest rolling window of a log, `WATCHED` at most."""
-    split = rolling(dataset, stage.n_windows, stage.window_fraction)[-1]
+def held_out_lists(dataset: Dataset, stage: Stage) -> Rows:
+    """The whole short lists, as served, of the watching users' requests in the latest rolling window of a log, `MAX_HELD_OUT` at most."""
+    split = rolling_splits(dataset, stage.n_windows, stage.window_fraction)[-1]
     names = tuple(first_stage_of(dataset, stage).names)
-    first, cases = first_stage_of(split.known("test"), replace(stage, features=names)), drawn_cases(split, stage)
-    watched = np.flatnonzero(watching(cases.user_ids))
-    watched = watched[np.unique(np.linspace(0, len(watched) - 1, min(len(watched), WATCHED)).astype(int))]
+    first, cases = (
+        first_stage_of(split.known("test"), replace(stage, features=names)),
+        sample_training_cases(split, stage),
+    )
+    watched = np.flatnonzero(is_held_out(cases.user_ids))
+    watched = watched[np.unique(np.linspace(0, len(watched) - 1, min(len(watched), MAX_HELD_OUT)).astype(int))]
     cases = cases.subset(watched, np.ones(len(cases.relevant), bool))
-    told, block = served(first, cases, stage.exclude)
+    told, block = describe_candidates(first, cases, stage.exclude)
     listed, request = np.unique(told["case"].to_numpy(), return_inverse=True)
     window = np.full(len(listed), stage.n_windows - 1)
     return Rows(block, told["met"].to_numpy(bool), request, window, cases.user_ids[listed], list(names))
@@ -192,8 +203,8 @@ class Boosting(TwoStage):
     Config = BoostingConfig
 
     def _learn(self, rows: Rows, dataset: Dataset) -> dict[str, Any]:
-        learn, stop = rows.take(~watching(rows.user)), watched_lists(dataset, stage_of(self.config))
-        booster = boosted(learn if len(learn.label) else rows, stop, self.config)
+        learn, stop = rows.take(~is_held_out(rows.user)), held_out_lists(dataset, stage_of(self.config))
+        booster = train_booster(learn if len(learn.label) else rows, stop, self.config)
         state = {
             "booster": np.frombuffer(booster.model_to_string(num_iteration=booster.best_iteration).encode(), np.uint8)
         }

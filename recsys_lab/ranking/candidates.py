@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from recsys_lab.datasets import Dataset
 
 # %% auto #0
-__all__ = ['WIDTHS', 'SETTINGS', 'widths_of', 'usable', 'Candidates', 'own_lists', 'lists_to_one', 'gather', 'fit_sources']
+__all__ = ['WIDTHS', 'SETTINGS', 'widths_of', 'available_sources', 'Candidates', 'source_lists', 'minmax_with_floor', 'gather',
+           'fit_sources']
 
 # %% ../../nbs/30_candidates.ipynb #1aee5b7b
 WIDTHS = {  # the usual sources and how many items each may name
@@ -53,7 +54,7 @@ def widths_of(words: Sequence[str]) -> dict[str, int]:
     return found or dict(WIDTHS)
 
 
-def usable(widths: Mapping[str, int], log: Dataset) -> tuple[dict[str, int], dict[str, str]]:
+def available_sources(widths: Mapping[str, int], log: Dataset) -> tuple[dict[str, int], dict[str, str]]:
     """(widths of the sources that a log can feed, why each of the others is left out)."""
     lacking = {"taxonomy": "categories", "popularity_category": "categories", "lightfm_hybrid": "categories"}
     lacking |= {"content": "properties"}
@@ -101,7 +102,7 @@ class Candidates(NamedTuple):
         return sparse.csr_matrix((values, self.items, self.indptr), shape=(len(self.indptr) - 1, n_items))
 
 
-def own_lists(
+def source_lists(
     model: Recommender,
     histories: Histories,
     k: int,
@@ -125,7 +126,7 @@ def own_lists(
     return best_of(scores, out, k, model.order_of(scores), allowed)
 
 
-def lists_to_one(scores: np.ndarray) -> np.ndarray:
+def minmax_with_floor(scores: np.ndarray) -> np.ndarray:
     """Scores `[n, k]`, best first, on a scale from 0 (below the worst named) to 1 (the best); NaN stays NaN."""
     if not len(scores):
         return scores
@@ -151,13 +152,13 @@ def gather(
     out = exclusion(histories, exclude, n_items)
     keys, ranks, scores, which = [], [], [], []
     for at, name in enumerate(names):
-        codes, values = own_lists(
+        codes, values = source_lists(
             sources[name], histories, widths[name], exclude, out, (answers or {}).get(name), allowed
         )
         row, place = np.nonzero(codes >= 0)
         keys.append(row * n_items + codes[row, place])
         ranks.append(place + 1)
-        scores.append(lists_to_one(values)[row, place])
+        scores.append(minmax_with_floor(values)[row, place])
         which.append(np.full(len(row), at))
     found, position = np.unique(np.concatenate(keys), return_inverse=True)
     rank_of, score_of = np.zeros((len(found), len(names)), np.int16), np.zeros((len(found), len(names)), np.float32)

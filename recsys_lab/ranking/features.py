@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from recsys_lab.datasets import Dataset
 
 # %% auto #0
-__all__ = ['GROUPS', 'SLICE', 'Feature', 'Group', 'feature_group', 'counts_by_kind', 'smoothed', 'placed_items', 'known_facts',
-           'tamed', 'Block', 'block_of', 'find', 'log_age', 'similarity_columns', 'popularity_columns',
-           'conversion_columns', 'of_kind', 'user_columns', 'pair_columns', 'shares', 'category_columns',
-           'price_columns', 'availability_columns', 'time_columns', 'source_columns', 'all_features', 'group_of',
-           'per_request_features', 'has', 'chosen_features', 'feature_block']
+__all__ = ['GROUPS', 'SLICE', 'Feature', 'Group', 'feature_group', 'counts_by_kind', 'smooth_rate', 'item_categories',
+           'item_statistics', 'scale_long_histories', 'Block', 'block_of', 'match_candidates', 'log_age',
+           'similarity_columns', 'popularity_columns', 'conversion_columns', 'is_kind', 'user_columns', 'pair_columns',
+           'group_shares', 'category_columns', 'price_columns', 'availability_columns', 'time_columns',
+           'source_columns', 'all_features', 'group_of', 'per_request_features', 'available_needs', 'chosen_features',
+           'feature_block']
 
 # %% ../../nbs/31_features.ipynb #a4990a18
 class Feature(NamedTuple):
@@ -69,12 +70,12 @@ def counts_by_kind(log: Dataset, kind: str) -> np.ndarray:
     return np.bincount(log.matrix({kind: 1.0}).matrix.indices, minlength=len(log.items))
 
 
-def smoothed(part: np.ndarray, whole: np.ndarray, towards: Any, prior: float) -> np.ndarray:
+def smooth_rate(part: np.ndarray, whole: np.ndarray, towards: Any, prior: float) -> np.ndarray:
     """`part / whole`, pulled towards a rate as if `prior` more had been seen at it; NaN where `whole` is 0."""
     return np.where(whole > 0, (part + prior * towards) / (whole + prior), np.nan)
 
 
-def placed_items(log: Dataset) -> tuple[np.ndarray, np.ndarray]:
+def item_categories(log: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """(category, root category) of each item as last known, as codes from 0; -1 for none: int64 `[items]` each."""
     import pandas as pd
 
@@ -89,14 +90,14 @@ def placed_items(log: Dataset) -> tuple[np.ndarray, np.ndarray]:
     return kind, pd.factorize(root[kind])[0] * (kind >= 0) - (kind < 0)
 
 
-def known_facts(log: Dataset, similarity: sparse.csr_matrix | None = None) -> dict[str, Any]:
+def item_statistics(log: Dataset, similarity: sparse.csr_matrix | None = None) -> dict[str, Any]:
     """What features know of the items of a log, as arrays in order of `log.items`; `similarity` is made if not given."""
     import pandas as pd
 
-    from recsys_lab.catalogue import described
+    from recsys_lab.catalogue import describe_items
 
     users, moments, n = log.item_users(), log.moments, len(log.items)
-    kind, root = placed_items(log)
+    kind, root = item_categories(log)
     facts: dict[str, Any] = {
         "users": users,
         "kind": kind,
@@ -114,10 +115,10 @@ def known_facts(log: Dataset, similarity: sparse.csr_matrix | None = None) -> di
         did = counts_by_kind(log, event)
         shop = did.sum() / max(1, users.sum())
         in_category = np.append(np.bincount(kind[kind >= 0], did[kind >= 0]), 0)
-        of_category = np.where(kind >= 0, smoothed(in_category, met_in, shop, 50)[kind], np.nan)
+        of_category = np.where(kind >= 0, smooth_rate(in_category, met_in, shop, 50)[kind], np.nan)
         facts |= {f"{rate}_shop": shop, f"{rate}_category": of_category}
-        facts[f"{rate}_item"] = smoothed(did, users, np.where(np.isnan(of_category), shop, of_category), 20)
-    told = described(log, log.items)
+        facts[f"{rate}_item"] = smooth_rate(did, users, np.where(np.isnan(of_category), shop, of_category), 20)
+    told = describe_items(log, log.items)
     facts["price"] = (
         np.log(told["price"].where(told["price"] > 0)).to_numpy(float) if "price" in told else np.full(n, np.nan)
     )
@@ -125,11 +126,11 @@ def known_facts(log: Dataset, similarity: sparse.csr_matrix | None = None) -> di
         pd.to_numeric(told["available"], errors="coerce").to_numpy(float) if "available" in told else np.full(n, np.nan)
     )
     met = log.matrix().matrix
-    facts["similarity"] = item_similarity(tamed(met), 3.0, 1, 50) if similarity is None else similarity
+    facts["similarity"] = item_similarity(scale_long_histories(met), 3.0, 1, 50) if similarity is None else similarity
     return facts
 
 
-def tamed(met: sparse.csr_matrix) -> sparse.csr_matrix:
+def scale_long_histories(met: sparse.csr_matrix) -> sparse.csr_matrix:
     """A user–item matrix whose rows count less the longer they are (`user_norm` of .5 in item KNN)."""
     return (sparse.diags_array(np.diff(met.indptr) ** -0.25).astype(np.float32) @ met).tocsr()
 
@@ -159,7 +160,7 @@ def block_of(h: Histories, c: Candidates, facts: Mapping[str, Any]) -> Block:
     return Block(h, c, facts, row, row * len(facts["users"]) + c.items, np.where(at < facts["end"], -1, at))
 
 
-def find(b: Block, row: np.ndarray, item: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def match_candidates(b: Block, row: np.ndarray, item: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(position among the candidates, which of the asked it is for) of those (request, item) that are candidates."""
     asked = row * len(b.facts["users"]) + item
     at = np.minimum(np.searchsorted(b.key, asked), max(0, len(b.key) - 1))
@@ -185,7 +186,7 @@ def similarity_columns(b: Block) -> dict[str, np.ndarray]:
     row, item, back = steps_back(b.h, 20)
     s = b.facts["similarity"]
     flat, own = flat_ranges(s.indptr[item], s.indptr[item + 1])
-    at, hit = find(b, row[own], s.indices[flat])
+    at, hit = match_candidates(b, row[own], s.indices[flat])
     value, latest = s.data[flat[hit]], back[own[hit]] == 0
     most, last = np.zeros(len(b.key), np.float32), np.zeros(len(b.key), np.float32)
     np.maximum.at(most, at, value)
@@ -231,7 +232,7 @@ def conversion_columns(b: Block) -> dict[str, np.ndarray]:
     return {name: b.facts[known][b.c.items] for name, known in names.items()}
 
 # %% ../../nbs/31_features.ipynb #05d9e94c
-def of_kind(h: Histories, kind: str) -> np.ndarray:
+def is_kind(h: Histories, kind: str) -> np.ndarray:
     """1.0 for each entry that is of the kind: float32 `[m]`."""
     return event_weights(h.event_names, {kind: 1.0})[h.events]
 
@@ -248,7 +249,7 @@ def of_kind(h: Histories, kind: str) -> np.ndarray:
 def user_columns(b: Block) -> dict[str, np.ndarray]:
     """The visitor's activity, and their purchases as a share of it."""
     length = np.diff(b.h.indptr)
-    carts, bought = (np.bincount(b.h.rows, of_kind(b.h, kind), minlength=len(b.h)) for kind in ("addtocart", PURCHASE))
+    carts, bought = (np.bincount(b.h.rows, is_kind(b.h, kind), minlength=len(b.h)) for kind in ("addtocart", PURCHASE))
     items = np.bincount(steps_back(b.h, FOREVER)[0], minlength=len(b.h))
     rate = (bought + 5 * b.facts["buy_shop"]) / (length + 5)
     found = {"user_events": np.log1p(length), "user_items": np.log1p(items), "user_carts": np.log1p(carts)}
@@ -267,10 +268,10 @@ def user_columns(b: Block) -> dict[str, np.ndarray]:
 def pair_columns(b: Block) -> dict[str, np.ndarray]:
     """What the visitor has done with the item itself."""
     rows, m = b.h.rows, len(b.key)
-    at, hit = find(b, rows, b.h.items)
+    at, hit = match_candidates(b, rows, b.h.items)
     found = {"pair_events": np.bincount(at, minlength=m)}
     for name, kind in (("pair_carts", "addtocart"), ("pair_purchases", PURCHASE)):
-        found[name] = np.bincount(at, of_kind(b.h, kind)[hit], minlength=m)
+        found[name] = np.bincount(at, is_kind(b.h, kind)[hit], minlength=m)
     found = {name: np.log1p(value) for name, value in found.items()}
     near, since = np.zeros(m, np.float32), np.full(m, np.nan)
     steps = b.h.indptr[rows + 1] - np.arange(len(rows))
@@ -279,7 +280,7 @@ def pair_columns(b: Block) -> dict[str, np.ndarray]:
     return found | {"pair_near": near, "pair_since": since}
 
 # %% ../../nbs/31_features.ipynb #97e2d48e
-def shares(b: Block, kind: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def group_shares(b: Block, kind: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(share of the visitor's history in each candidate's group, 1 / steps back to its latest event there); `kind` groups items,
     -1: none.
     """
@@ -303,8 +304,8 @@ def shares(b: Block, kind: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 )
 def category_columns(b: Block) -> dict[str, np.ndarray]:
     """How much of the history is of the item's category and root, and how lately; unknown without either."""
-    share, near = shares(b, b.facts["kind"])
-    return {"category_share": share, "category_near": near, "root_share": shares(b, b.facts["root"])[0]}
+    share, near = group_shares(b, b.facts["kind"])
+    return {"category_share": share, "category_near": near, "root_share": group_shares(b, b.facts["root"])[0]}
 
 # %% ../../nbs/31_features.ipynb #077881e8
 @feature_group(
@@ -392,7 +393,7 @@ def per_request_features() -> set[str]:
     return {f.name for group in GROUPS.values() if group.per_request for f in group.features}
 
 
-def has(log: Dataset) -> set[str]:
+def available_needs(log: Dataset) -> set[str]:
     """What features may need and this log offers."""
     from recsys_lab.catalogue import PRICES
 
@@ -404,7 +405,7 @@ def has(log: Dataset) -> set[str]:
 
 def chosen_features(asked: Sequence[str], sources: Sequence[str], log: Dataset) -> tuple[list[str], list[str]]:
     """(features asked for by group or name, all for none; those left out because the log lacks what they need)."""
-    table, groups, there = all_features(sources), group_of(sources), has(log)
+    table, groups, there = all_features(sources), group_of(sources), available_needs(log)
     if unknown := [w for w in asked if w not in GROUPS and w not in table]:
         raise ValueError(
             f"unknown feature {unknown[0]!r}; there are the groups {', '.join(GROUPS)} and the features {', '.join(table)}"

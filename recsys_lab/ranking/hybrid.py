@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['NORMALISATIONS', 'tied_ranks', 'on_one_scale', 'blended', 'score_at', 'HybridConfig', 'Reasons', 'with_reasons',
-           'Hybrid', 'HybridTuned', 'blend_of']
+__all__ = ['NORMALISATIONS', 'tied_ranks', 'normalize_scores', 'blend_scores', 'score_at', 'HybridConfig', 'Reasons',
+           'attach_reasons', 'Hybrid', 'HybridTuned', 'blend_of']
 
 # %% ../../nbs/34_hybrid_alpha.ipynb #08709c70
 NORMALISATIONS = ("minmax", "rank")
@@ -42,7 +42,7 @@ def tied_ranks(scores: np.ndarray, row: np.ndarray) -> np.ndarray:
     return out
 
 
-def on_one_scale(scores: np.ndarray, indptr: np.ndarray, how: str) -> np.ndarray:
+def normalize_scores(scores: np.ndarray, indptr: np.ndarray, how: str) -> np.ndarray:
     """Scores of candidates on a scale from 0 (worst of the request) to 1 (best): `minmax` or `rank` (ties share their mean); 0.5
     where all are equal.
     """
@@ -60,15 +60,15 @@ def on_one_scale(scores: np.ndarray, indptr: np.ndarray, how: str) -> np.ndarray
     return np.where(span > 0, (scores - low[row]) / np.maximum(span, 1e-30), 0.5)
 
 
-def blended(ranker: np.ndarray, other: np.ndarray, indptr: np.ndarray, alpha: float, how: str) -> np.ndarray:
+def blend_scores(ranker: np.ndarray, other: np.ndarray, indptr: np.ndarray, alpha: float, how: str) -> np.ndarray:
     """`(1 - alpha) * ranker + alpha * other` on one scale; where `other` is unknown (NaN), the ranker alone. `ValueError` for
     alpha outside [0, 1].
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be between 0 and 1, not {alpha}")
     known = ~np.isnan(other)
-    one = on_one_scale(ranker, indptr, how)
-    two = on_one_scale(np.where(known, other, np.nanmin(other, initial=0.0)), indptr, how)
+    one = normalize_scores(ranker, indptr, how)
+    two = normalize_scores(np.where(known, other, np.nanmin(other, initial=0.0)), indptr, how)
     return np.where(known, (1 - alpha) * one + alpha * two, one)
 
 # %% ../../nbs/34_hybrid_alpha.ipynb #568d299f
@@ -126,7 +126,7 @@ class Reasons(NamedTuple):
     total: np.ndarray
 
 
-def with_reasons(
+def attach_reasons(
     codes: np.ndarray, scores: np.ndarray, sources: np.ndarray, c: Candidates, halves: tuple[np.ndarray, np.ndarray]
 ) -> Reasons:
     """Lists with the halves of the scores of those entries that are candidates."""
@@ -160,7 +160,7 @@ class Hybrid(Boosting):
     def scored(self, histories: Histories, candidates: Candidates, block: np.ndarray) -> np.ndarray:
         answer = self.parts[self.config.collaborative].score(histories)
         ranker, other = self.halves(answer, candidates, block)
-        return blended(ranker, other, candidates.indptr, self.config.alpha, self.config.normalisation)
+        return blend_scores(ranker, other, candidates.indptr, self.config.alpha, self.config.normalisation)
 
     def _cold(self) -> np.ndarray:
         return popularity_recency(self.state["facts/users"], self.state["facts/newest"], self.config.recency_weight)
@@ -175,10 +175,10 @@ class Hybrid(Boosting):
         found, block = self.short_lists(encoded, exclude, answers, allowed)
         halves = self.halves(answer, found, block)
         share = self.config.alpha if alpha is None else alpha
-        scores = blended(*halves, found.indptr, share, self.config.normalisation).astype(np.float32)
+        scores = blend_scores(*halves, found.indptr, share, self.config.normalisation).astype(np.float32)
         answer = found.matrix(scores, len(self.items))
         codes, best, sources = self.lists(encoded, k, exclude, allowed, answer)
-        return with_reasons(codes, best, sources, found, halves)
+        return attach_reasons(codes, best, sources, found, halves)
 
     def explain(
         self, histories: Histories, k: int = 10, exclude: str | None = None, items: Iterable[Any] | None = None

@@ -17,8 +17,8 @@ import numpy as np
 from ..histories import FOREVER, Histories
 from ..models.base import Recommender
 from ..numerics import hash_uniform
-from .candidates import Candidates, fit_sources, gather, usable
-from .features import chosen_features, feature_block, known_facts
+from .candidates import Candidates, fit_sources, gather, available_sources
+from .features import chosen_features, feature_block, item_statistics
 from ..topk import default_exclude, known_exclude
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from recsys_lab.splits import Cases, Split
 
 # %% auto #0
-__all__ = ['Pairs', 'Work', 'Stage', 'rolling', 'new_windows', 'FirstStage', 'made_from', 'first_stage_of', 'hard_negatives',
-           'drawn_from', 'Rows', 'some_cases', 'drawn_cases', 'labelled', 'over_cases', 'kept_rows', 'with_negatives',
-           'window_rows', 'training_rows', 'new_rows']
+__all__ = ['Pairs', 'Work', 'Stage', 'rolling_splits', 'new_windows', 'FirstStage', 'fit_first_stage', 'first_stage_of',
+           'hard_negatives', 'sample_from_runs', 'Rows', 'sample_cases', 'sample_training_cases', 'label_candidates',
+           'map_case_blocks', 'sample_rows', 'add_hard_negatives', 'window_rows', 'training_rows', 'new_rows']
 
 # %% ../../nbs/37_training_rows.ipynb #321d515f
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Stage:
             raise ValueError(f"negative_sampling must be candidates or hard, not {self.negative_sampling!r}")
 
 
-def rolling(log: Dataset, windows: int, window: float) -> list[Split]:
+def rolling_splits(log: Dataset, windows: int, window: float) -> list[Split]:
     """Splits of a log at rolling cutoffs, oldest first; each is judged on the window after its cutoff. Kept with the log.
 
     `ValueError` for a log that arrived split, or too short for the windows.
@@ -86,7 +86,7 @@ def rolling(log: Dataset, windows: int, window: float) -> list[Split]:
 
 
 def new_windows(log: Dataset, windows: int, window: float) -> list[Split]:
-    """`rolling`, made now."""
+    """`rolling_splits`, made now."""
     from recsys_lab.splits import Split, cut_moment, session_cut
 
     if "part" in log.events:
@@ -124,11 +124,11 @@ class FirstStage(NamedTuple):
 Pairs = tuple[tuple[str, Any], ...]
 
 
-def made_from(log: Dataset, widths: Pairs, settings: Pairs) -> tuple[dict[str, Recommender], dict[str, Any]]:
+def fit_first_stage(log: Dataset, widths: Pairs, settings: Pairs) -> tuple[dict[str, Recommender], dict[str, Any]]:
     """(fitted sources, facts) of a log, made once for all questions that are asked of it and kept with the log."""
 
     def made() -> tuple[dict[str, Recommender], dict[str, Any]]:
-        return fit_sources(log, dict(widths), {name: dict(told) for name, told in settings}), known_facts(log)
+        return fit_sources(log, dict(widths), {name: dict(told) for name, told in settings}), item_statistics(log)
 
     sources, facts = log.kept(("first stage", widths, settings), made)
     return dict(sources), facts
@@ -136,11 +136,11 @@ def made_from(log: Dataset, widths: Pairs, settings: Pairs) -> tuple[dict[str, R
 
 def first_stage_of(log: Dataset, stage: Stage) -> FirstStage:
     """The sources and facts of a log, and the features that it can feed."""
-    widths, out = usable(dict(stage.widths), log)
+    widths, out = available_sources(dict(stage.widths), log)
     if not widths:
         raise ValueError(f"no source is left for {log.name}: {out}")
     names, missing = chosen_features(stage.features, tuple(widths), log)
-    sources, facts = made_from(log, tuple(widths.items()), stage.settings)
+    sources, facts = fit_first_stage(log, tuple(widths.items()), stage.settings)
     return FirstStage(sources, widths, facts, names, out | dict.fromkeys(missing, "not in this log"))
 
 # %% ../../nbs/37_training_rows.ipynb #8b866f67
@@ -163,11 +163,11 @@ def hard_negatives(
     place = np.tile(np.arange(share), len(owner))
     chance = [hash_uniform(seed, first + rows, wanted, place, np.array(draw)) for draw in range(4)]
     full = np.diff(histories.indptr)[rows] > 0
-    met = drawn_from(histories.indptr, histories.items, rows, chance[0])
-    near = drawn_from(facts["similarity"].indptr, facts["similarity"].indices, np.where(full, met, 0), chance[1])
+    met = sample_from_runs(histories.indptr, histories.items, rows, chance[0])
+    near = sample_from_runs(facts["similarity"].indptr, facts["similarity"].indices, np.where(full, met, 0), chance[1])
     by_kind = np.argsort(facts["kind"], kind="stable")
     bounds = np.searchsorted(facts["kind"][by_kind], np.arange(-1, facts["kind"].max(initial=0) + 2))
-    same = drawn_from(bounds, by_kind, facts["kind"][wanted] + 1, chance[2])
+    same = sample_from_runs(bounds, by_kind, facts["kind"][wanted] + 1, chance[2])
     popular = np.searchsorted(np.cumsum(facts["users"]), chance[3] * facts["users"].sum(), side="right")
     row, item = np.tile(rows, 3), np.concatenate([np.where(full, near, -1), same, popular])
     key = row * n_items + item
@@ -178,7 +178,7 @@ def hard_negatives(
     return row, item
 
 
-def drawn_from(ptr: np.ndarray, values: np.ndarray, run: np.ndarray, chance: np.ndarray) -> np.ndarray:
+def sample_from_runs(ptr: np.ndarray, values: np.ndarray, run: np.ndarray, chance: np.ndarray) -> np.ndarray:
     """One value of each asked run `values[ptr[i]:ptr[i + 1]]`, at a chance in [0, 1) of it; -1 for an empty one."""
     size = np.diff(ptr)[run]
     at = ptr[run] + (chance * size).astype(np.int64)
@@ -212,22 +212,22 @@ class Rows(NamedTuple):
         return Rows(self.block[kept], self.label[kept], request, self.window[requests], self.user[requests], self.names)
 
 # %% ../../nbs/37_training_rows.ipynb #da8123fd
-def some_cases(cases: Cases, n: int, seed: int) -> Cases:
+def sample_cases(cases: Cases, n: int, seed: int) -> Cases:
     """Up to `n` cases of visitors with a history, at random."""
     warm = np.flatnonzero(cases.history > 0)
     rows = np.sort(np.random.default_rng(seed).choice(warm, min(n, len(warm)), replace=False))
     return cases.subset(rows, np.ones(len(cases.relevant), bool))
 
 
-def drawn_cases(split: Split, stage: Stage) -> Cases:
+def sample_training_cases(split: Split, stage: Stage) -> Cases:
     """Up to `max_requests` cases of a split's judged part by visitors with a history; the same whatever lies beyond it."""
     from recsys_lab.splits import make_cases
 
     cases = make_cases(split, stage.protocol, stage.target, "test", stage.exclude)
-    return some_cases(cases, stage.max_requests, stage.seed)
+    return sample_cases(cases, stage.max_requests, stage.seed)
 
 
-def labelled(c: Candidates, cases: Cases, rows: slice, items: pd.Index) -> np.ndarray:
+def label_candidates(c: Candidates, cases: Cases, rows: slice, items: pd.Index) -> np.ndarray:
     """Whether each candidate of the cases at `rows` is relevant: bool `[m]`."""
     code = items.get_indexer(cases.items)[cases.relevant[cases.indptr[rows.start] : cases.indptr[rows.stop]]]
     owner = np.repeat(np.arange(rows.stop - rows.start), np.diff(cases.indptr[rows.start : rows.stop + 1]))
@@ -238,7 +238,7 @@ def labelled(c: Candidates, cases: Cases, rows: slice, items: pd.Index) -> np.nd
 Work = Callable[[int, slice, Histories, Candidates, np.ndarray], Any]
 
 
-def over_cases(first: FirstStage, cases: Cases, exclude: str, work: Work, block: int = 512) -> list[Any]:
+def map_case_blocks(first: FirstStage, cases: Cases, exclude: str, work: Work, block: int = 512) -> list[Any]:
     """`work(number, rows, histories, candidates, labels)` for blocks of cases, candidates as served, on a few threads; the
     results in order.
     """
@@ -248,13 +248,13 @@ def over_cases(first: FirstStage, cases: Cases, exclude: str, work: Work, block:
         rows = slice(start, min(start + block, len(cases)))
         asking = cases.histories(rows).encode(items)
         found = gather(first.sources, first.widths, asking, exclude)
-        return work(start // block, rows, asking, found, labelled(found, cases, rows, items))
+        return work(start // block, rows, asking, found, label_candidates(found, cases, rows, items))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(one, range(0, len(cases), block)))
 
 # %% ../../nbs/37_training_rows.ipynb #c000443f
-def kept_rows(c: Candidates, label: np.ndarray, negatives: int, seed: int, first: int = 0) -> np.ndarray:
+def sample_rows(c: Candidates, label: np.ndarray, negatives: int, seed: int, first: int = 0) -> np.ndarray:
     """Which candidates to learn from: the met ones, and at random `negatives` unmet ones for each met one of a request; none of
     requests without. A candidate's chance belongs to it and its request; `first` is the number of the first request.
     """
@@ -267,7 +267,7 @@ def kept_rows(c: Candidates, label: np.ndarray, negatives: int, seed: int, first
     return place < (met * (1 + negatives))[c.rows]
 
 
-def with_negatives(
+def add_hard_negatives(
     first: FirstStage,
     asking: Histories,
     c: Candidates,
@@ -277,7 +277,7 @@ def with_negatives(
 ) -> tuple[Candidates, np.ndarray]:
     """(met candidates and hard negatives in place of the served ones, labels)."""
     items = next(iter(first.sources.values())).items
-    label = labelled(c, cases, rows, items)
+    label = label_candidates(c, cases, rows, items)
     draws = (stage.negatives, stage.seed, rows.start)
     row, item = hard_negatives(first.facts, asking, c.items[label], c.rows[label], *draws)
     key = np.unique(np.concatenate([c.rows[label] * len(items) + c.items[label], row * len(items) + item]))
@@ -288,7 +288,7 @@ def with_negatives(
     ranks[named], scores[named] = c.ranks[at[named]], c.scores[at[named]]
     indptr = np.concatenate([[0], np.cumsum(np.bincount(key // len(items), minlength=len(asking)))])
     out = Candidates(indptr, (key % len(items)).astype(np.int32), ranks, scores, c.sources)
-    return out, labelled(out, cases, rows, items)
+    return out, label_candidates(out, cases, rows, items)
 
 # %% ../../nbs/37_training_rows.ipynb #b81f91a4
 def window_rows(first: FirstStage, cases: Cases, stage: Stage) -> list[tuple[Any, ...]]:
@@ -296,15 +296,15 @@ def window_rows(first: FirstStage, cases: Cases, stage: Stage) -> list[tuple[Any
 
     def learn(number: int, rows: slice, asking: Histories, c: Candidates, label: np.ndarray) -> tuple[Any, ...]:
         if stage.negative_sampling == "hard":
-            c, label = with_negatives(first, asking, c, cases, rows, stage)
+            c, label = add_hard_negatives(first, asking, c, cases, rows, stage)
         else:
-            kept = kept_rows(c, label, stage.negatives, stage.seed, rows.start)
+            kept = sample_rows(c, label, stage.negatives, stage.seed, rows.start)
             c, label = c.keep(kept), label[kept]
         there = np.unique(c.rows)
         block = feature_block(first.facts, asking, c, first.names)
         return block, label, np.searchsorted(there, c.rows), cases.user_ids[rows][there]
 
-    return over_cases(first, cases, stage.exclude, learn)
+    return map_case_blocks(first, cases, stage.exclude, learn)
 
 
 def training_rows(log: Dataset, stage: Stage) -> Rows:
@@ -317,12 +317,12 @@ def training_rows(log: Dataset, stage: Stage) -> Rows:
 
 def new_rows(log: Dataset, stage: Stage) -> Rows:
     """`training_rows`, made now."""
-    names, _ = chosen_features(stage.features, tuple(usable(dict(stage.widths), log)[0]), log)
+    names, _ = chosen_features(stage.features, tuple(available_sources(dict(stage.widths), log)[0]), log)
     parts: list[tuple[Any, ...]] = []
     windows: list[int] = []
-    for number, window in enumerate(rolling(log, stage.n_windows, stage.window_fraction)):
+    for number, window in enumerate(rolling_splits(log, stage.n_windows, stage.window_fraction)):
         first = first_stage_of(window.known("test"), replace(stage, features=tuple(names)))
-        parts += window_rows(first, drawn_cases(window, stage), stage)
+        parts += window_rows(first, sample_training_cases(window, stage), stage)
         windows += [number] * (len(parts) - len(windows))
     if not any(label.any() for _, label, _, _ in parts):
         raise ValueError(

@@ -32,7 +32,7 @@ from recsys_lab.readers.tables import (
     as_numbers,
     parquet_file,
     read_rows,
-    shown,
+    quote_value,
     time_rule,
 )
 
@@ -224,7 +224,7 @@ def whole_numbers(line: str) -> list[int]:
     """The whole numbers (at most 18 digits) of a line, split at blanks; `ValueError` tells the first that is none."""
     for token in line.split() if re.search(r"[^\d\s-]|\d{19}|\d-|-\D|-$", line, re.ASCII) else ():
         if not re.fullmatch(WHOLE.pattern, token, re.ASCII):
-            raise ValueError(f"{shown(token)} is not {WHOLE.meaning}")
+            raise ValueError(f"{quote_value(token)} is not {WHOLE.meaning}")
     return [int(token) for token in line.split()]
 
 

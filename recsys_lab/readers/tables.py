@@ -28,10 +28,11 @@ from ..files import DataError, Unpacked, open_source, write_text
 from ..histories import EVENTS
 
 # %% auto #0
-__all__ = ['WHOLE', 'MAYBE_WHOLE', 'TEXT', 'ID', 'EVENT', 'PLAUSIBLE', 'UNITS', 'LARGEST_BLOCK', 'Column', 'broken_rules',
-           'shown', 'as_numbers', 'time_rule', 'plausible_iso', 'other_unit', 'Table', 'csv_header', 'other_separator',
-           'csv_blocks', 'Text', 'refuse_open_quote', 'explained', 'parquet_blocks', 'naming_parquet', 'parquet_file',
-           'valid_text', 'as_text', 'Rejects', 'read_rows', 'bad_value', 'bad_records']
+__all__ = ['WHOLE', 'MAYBE_WHOLE', 'TEXT', 'ID', 'EVENT', 'PLAUSIBLE', 'UNITS', 'LARGEST_BLOCK', 'Column', 'first_violations',
+           'quote_value', 'as_numbers', 'time_rule', 'plausible_iso', 'other_unit', 'Table', 'csv_header',
+           'other_separator', 'csv_blocks', 'Text', 'refuse_open_quote', 'explain_arrow_error', 'parquet_blocks',
+           'naming_parquet_errors', 'parquet_file', 'valid_text', 'as_text', 'Rejects', 'read_rows', 'bad_value',
+           'bad_records']
 
 # %% ../../nbs/05_tables.ipynb #f1105202
 class Column(NamedTuple):
@@ -53,7 +54,7 @@ ID = Column(r"^[^\s\x00]([^\x00]*[^\s\x00])?$", "an id: text in UTF-8, not empty
 EVENT = Column(f"^({'|'.join(EVENTS)})$", f"one of {', '.join(EVENTS)}")
 
 
-def broken_rules(block: pa.Table, rules: Mapping[str, Column]) -> np.ndarray:
+def first_violations(block: pa.Table, rules: Mapping[str, Column]) -> np.ndarray:
     """For each row the position in `rules` of the first rule that it breaks, -1 for a good row: int16 `[rows]`."""
     out = np.full(block.num_rows, -1, np.int16)
     for number, (name, rule) in reversed(list(enumerate(rules.items()))):
@@ -65,7 +66,7 @@ def broken_rules(block: pa.Table, rules: Mapping[str, Column]) -> np.ndarray:
     return out
 
 
-def shown(value: str) -> str:
+def quote_value(value: str) -> str:
     """A bad value as an error shows it: quoted, and cut where it is long."""
     told = repr(value)
     return told if len(told) <= 80 else told[:76] + "...'"
@@ -166,7 +167,7 @@ class Table:
         """The names of its columns; `DataError` where there are none."""
         if not self.is_parquet:
             return csv_header(self)
-        with naming_parquet(self.path):
+        with naming_parquet_errors(self.path):
             return parquet_file(self.path).schema_arrow.names
 
     def blocks(self, needed: Sequence[str], skip: Callable[[], None] | None = None) -> Iterator[tuple[int, pa.Table]]:
@@ -236,7 +237,7 @@ def csv_blocks(
             if "straddling" in str(error) and size < LARGEST_BLOCK:
                 size = min(4 * size, LARGEST_BLOCK)
                 continue
-            raise explained(table, header, error) from error
+            raise explain_arrow_error(table, header, error) from error
         if source.quotes % 2:
             refuse_open_quote(table)
         return
@@ -280,12 +281,12 @@ def refuse_open_quote(table: Table) -> None:
             raise DataError(f"{table.path}, line {last + 1}: a quote opens in this record and never closes") from error
 
 
-def explained(table: Table, header: list[str], error: Exception) -> DataError:
+def explain_arrow_error(table: Table, header: list[str], error: Exception) -> DataError:
     """What is wrong with a CSV that Arrow refused: the first record with too few or too many fields, or Arrow's own words."""
     refuse_open_quote(table)
     for line, fields in table.records():
         if len(fields) != len(header):
-            told = shown(table.separator.join(fields))
+            told = quote_value(table.separator.join(fields))
             return DataError(
                 f"{table.path}, line {line}: {len(fields)} field(s) instead of the header's {len(header)}: {told}"
             )
@@ -296,7 +297,7 @@ def parquet_blocks(table: Table, needed: Sequence[str]) -> Iterator[tuple[int, p
     """`Table.blocks` of a Parquet file: every column as text, nulls as nothing, times as whole milliseconds."""
     first, batches = 0, parquet_file(table.path).iter_batches(1 << 18, columns=list(dict.fromkeys(needed)))
     while True:
-        with naming_parquet(table.path):
+        with naming_parquet_errors(table.path):
             if (batch := next(batches, None)) is None:
                 return
         yield first, pa.table({n: as_text(table, n, batch.column(n)) for n in batch.schema.names})
@@ -304,7 +305,7 @@ def parquet_blocks(table: Table, needed: Sequence[str]) -> Iterator[tuple[int, p
 
 
 @contextmanager
-def naming_parquet(path: Path) -> Iterator[None]:
+def naming_parquet_errors(path: Path) -> Iterator[None]:
     """Turn the errors of damaged Parquet files into a `DataError`."""
     try:
         yield
@@ -316,7 +317,7 @@ def naming_parquet(path: Path) -> Iterator[None]:
 
 def parquet_file(path: Path) -> pq.ParquetFile:
     """A Parquet file, opened; `DataError` where it is damaged."""
-    with naming_parquet(path):
+    with naming_parquet_errors(path):
         return pq.ParquetFile(path)
 
 
@@ -396,7 +397,7 @@ def read_rows(
     broken_at: dict[int, int] = {}
     skip = None if rejects.on_error == "raise" else lambda: malformed.append(1)
     for first, block in table.blocks(list(rules), skip):
-        broken = broken_rules(block, rules)
+        broken = first_violations(block, rules)
         bad = np.flatnonzero(broken >= 0)
         if len(bad) and rejects.on_error == "raise":
             raise bad_value(table, rules, block, int(bad[0]), int(broken[bad[0]]), first)
@@ -422,7 +423,7 @@ def bad_value(
     name, rule = list(rules.items())[number]
     value = block[name][row].as_py()
     return DataError(
-        f"{table.path}, {table.place(first + row)}, column {name!r}: {shown(value)} is not {rule.meaning}{rule.hint(value)}"
+        f"{table.path}, {table.place(first + row)}, column {name!r}: {quote_value(value)} is not {rule.meaning}{rule.hint(value)}"
     )
 
 # %% ../../nbs/05_tables.ipynb #667cea3e

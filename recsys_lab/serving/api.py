@@ -37,7 +37,7 @@ from .cache import Cache
 from .middleware import RequestLayer
 from .routes import item_routes, recommend_routes, state_routes, user_routes
 from .schemas import LOG, MOST_BODY, ApiError, error_answer
-from .service import Service, Settings, own_id, read_settings, write_settings
+from .service import Service, Settings, json_id, read_settings, write_settings
 
 # %% auto #0
 __all__ = ['create_app', 'add_errors', 'replay_requests', 'serve', 'arguments', 'app_from_environment']
@@ -109,7 +109,7 @@ def replay_requests(
     for row in range(len(histories)):
         run = slice(histories.indptr[row], histories.indptr[row + 1])
         seen = [
-            {"item_id": own_id(i), "event": histories.event_names[e], "time": int(t)}
+            {"item_id": json_id(i), "event": histories.event_names[e], "time": int(t)}
             for i, e, t in zip(histories.items[run], histories.events[run], histories.times[run], strict=True)
         ]
         body = {"history": seen, "at": int(histories.at[row]), "k": k, "exclude": exclude}

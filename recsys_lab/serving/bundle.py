@@ -22,16 +22,17 @@ import numpy as np
 from .. import __version__
 from ..files import DataError, definition_hashes, file_hash, modules_behind, read_json, whole_folder
 from ..histories import FOREVER, Histories
-from ..lexical import lexical
+from ..lexical import lexical_search
 from ..models.base import load, model_class
 from ..numerics import round_scores
 from ..topk import SOURCES, best_of, exclusion
 
 # %% auto #0
-__all__ = ['FORMAT', 'EXACT_UP_TO', 'ENOUGH', 'FLAT_UP_TO', 'SHOWN', 'REMAKE', 'Ids', 'Texts', 'code_behind', 'made_near',
-           'shared', 'write_catalogue', 'shown_rows', 'pack', 'near_of', 'manifest_of', 'facts_of', 'swap_in', 'fit_of',
-           'bundle_run', 'refit', 'refitted', 'roll_back', 'read_manifest', 'verify', 'difference', 'local', 'Listed',
-           'Bundle', 'read_texts', 'with_index', 'served_model', 'told_history', 'one_stage', 'two_stages']
+__all__ = ['FORMAT', 'EXACT_UP_TO', 'ENOUGH', 'FLAT_UP_TO', 'SHOWN', 'REMAKE', 'Ids', 'Texts', 'code_behind', 'build_ann_index',
+           'mean_overlap', 'write_catalogue', 'shown_rows', 'pack', 'write_ann_index', 'manifest_of', 'facts_of',
+           'swap_in', 'fit_of', 'bundle_run', 'refit', 'refit_models', 'roll_back', 'read_manifest', 'verify',
+           'difference', 'local_copy', 'Listed', 'Bundle', 'read_texts', 'with_index', 'served_model', 'encode_history',
+           'rank_one_stage', 'rank_two_stages']
 
 # %% ../../nbs/60_bundle.ipynb #93ef3fee
 class Ids:
@@ -96,7 +97,7 @@ ENOUGH = 0.99  # recall of the exact list that the index is set to reach
 FLAT_UP_TO = 20_000  # vectors in the index; above, they lie in lists, of which a few are searched
 
 
-def made_near(vectors: np.ndarray, queries: np.ndarray, k: int, path: Path, seed: int = 0) -> dict[str, float]:
+def build_ann_index(vectors: np.ndarray, queries: np.ndarray, k: int, path: Path, seed: int = 0) -> dict[str, float]:
     """Write an index of vectors `[n, f]` by inner product (FAISS); returns its facts, with recall@k against all pairs.
 
     Short vectors are nobody's best: only the longest are in it, as many as it takes to reach `ENOUGH` on the queries `[m, f]`, by
@@ -123,14 +124,14 @@ def made_near(vectors: np.ndarray, queries: np.ndarray, k: int, path: Path, seed
     facts = {"items": len(vectors), "kept": n, "k": k}
     if n > FLAT_UP_TO:
         lists.nprobe = 8
-        while shared(index.search(queries, k)[1], wanted) < ENOUGH and lists.nprobe < lists.nlist // 2:
+        while mean_overlap(index.search(queries, k)[1], wanted) < ENOUGH and lists.nprobe < lists.nlist // 2:
             lists.nprobe *= 2
         facts |= {"lists": lists.nlist, "searched": lists.nprobe}
     faiss.write_index(index, str(path))
-    return facts | {"recall": round(shared(index.search(queries, k)[1], wanted), 4)}
+    return facts | {"recall": round(mean_overlap(index.search(queries, k)[1], wanted), 4)}
 
 
-def shared(found: np.ndarray, wanted: np.ndarray) -> float:
+def mean_overlap(found: np.ndarray, wanted: np.ndarray) -> float:
     """Mean share of the entries of each row of `wanted` that the same row of `found` holds."""
     return float(np.mean([np.isin(w, f).mean() for f, w in zip(found, wanted, strict=True)])) if len(wanted) else 1.0
 
@@ -153,10 +154,10 @@ def write_catalogue(rows: Any, folder: Path) -> None:
 
 def shown_rows(log: Any, items: Any) -> Any:
     """The rows of `product_catalog` of some items of a log."""
-    from recsys_lab.products import catalogue_rows, items_told
+    from recsys_lab.products import catalogue_rows, item_properties
 
     rows = catalogue_rows(log)
-    found = rows.iloc[items_told(log).get_indexer(items)].reset_index(drop=True)
+    found = rows.iloc[item_properties(log).get_indexer(items)].reset_index(drop=True)
     return found.assign(title=found["title"].where(found["title"] != "", found["product_id"]))
 
 # %% ../../nbs/60_bundle.ipynb #7c86618e
@@ -194,7 +195,9 @@ def pack(
         near = {}
         if len(model.items) > exact_up_to and "als" in model.parts:
             (beside / "near").mkdir()
-            near = {"als": near_of(model.parts["als"], model.known, model.config.sources["als"], beside / "near")}
+            near = {
+                "als": write_ann_index(model.parts["als"], model.known, model.config.sources["als"], beside / "near")
+            }
         manifest = manifest_of(model, sorted(others or {}), near, dict(about or {}), beside)
         (beside / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
         beside.chmod(0o755)
@@ -204,11 +207,11 @@ def pack(
     return manifest
 
 # %% ../../nbs/60_bundle.ipynb #997c6a6b
-def near_of(model: Any, known: Histories, k: int, folder: Path, most: int = 1000) -> dict[str, float]:
+def write_ann_index(model: Any, known: Histories, k: int, folder: Path, most: int = 1000) -> dict[str, float]:
     """Write the index of a model's item vectors; its recall is measured with up to `most` visitors."""
     rows = np.unique(np.linspace(0, len(known) - 1, min(most, len(known))).astype(int))
     queries = model.fold(known.take(rows).encode(model.items))
-    return made_near(model.state["item_vectors"], queries, k, folder / f"{model.name}.faiss")
+    return build_ann_index(model.state["item_vectors"], queries, k, folder / f"{model.name}.faiss")
 
 
 def manifest_of(
@@ -313,13 +316,13 @@ def refit(folder: Path | str, kind: str = "hybrid", force: bool = False) -> dict
     if log.fingerprint == about.get("trained_on", {}).get(kind) and not force:
         return {"status": "unchanged", "message": f"{log.name} is as it was", "stats": manifest["facts"]}
     with tempfile.TemporaryDirectory(prefix="recsys-refit-") as place:
-        fit, others = refitted(folder, manifest, log, kind, Path(place))
+        fit, others = refit_models(folder, manifest, log, kind, Path(place))
         trained = {**about.get("trained_on", {}), kind: log.fingerprint}
         done = pack(fit, log, folder, others, {**about, "trained_on": trained})
     return {"status": "trained", "message": f"bundle {done['version']} is in place", "stats": done["facts"]}
 
 
-def refitted(
+def refit_models(
     folder: Path, manifest: Mapping[str, Any], log: Any, kind: str, place: Path
 ) -> tuple[Path, dict[str, Path]]:
     """(folder of the hybrid to bundle, folders of the models beside it), fitted as far as the kind of training asks."""
@@ -401,7 +404,7 @@ def difference(a: Path | str, b: Path | str) -> dict[str, tuple[Any, Any]]:
     return {k: (one.get(k), two.get(k)) for k in sorted(one | two) if one.get(k) != two.get(k)}
 
 # %% ../../nbs/60_bundle.ipynb #061419f5
-def local(place: str | Path, cache: Path | str | None = None) -> Path:
+def local_copy(place: str | Path, cache: Path | str | None = None) -> Path:
     """The folder of a bundle named by a folder or a URL; from a URL it is copied to `cache`, whole or not at all, unless it is there.
 
     `cache` is `RECSYS_LAB_CACHE` or a folder in the user's cache by default.
@@ -480,7 +483,7 @@ class Bundle:
         run = slice(*self.known.indptr[user : user + 2].tolist()) if user >= 0 else slice(0, 0)
         if at != FOREVER:  # what the user did at that moment or later has not happened yet
             run = slice(run.start, run.start + int(np.searchsorted(self.known.times[run], at)))
-        h = told_history(self, self.known.items[run], self.known.events[run], self.known.times[run], at)
+        h = encode_history(self, self.known.items[run], self.known.events[run], self.known.times[run], at)
         return replace(h, user_ids=self.users[user : user + 1]) if user >= 0 else h
 
     def rank(
@@ -500,17 +503,17 @@ class Bundle:
         model = self.models[name or self.model.name]
         exclude = exclude or model.default_exclude
         if not len(history.items) or model is not self.model:
-            return one_stage(model, history, k, exclude, allowed)
-        return two_stages(model, history, k, exclude, alpha, allowed)
+            return rank_one_stage(model, history, k, exclude, allowed)
+        return rank_two_stages(model, history, k, exclude, alpha, allowed)
 
     def find(self, query: str, k: int) -> tuple[np.ndarray, np.ndarray]:
         """(codes, BM25 scores) of the k items that best match the words of a query."""
-        return lexical(self.words, query, k, None)
+        return lexical_search(self.words, query, k, None)
 
     def similar(self, item: int, k: int, name: str) -> tuple[np.ndarray, np.ndarray]:
         """(codes, scores) of the k items most like the one at a place of `items`, by a model of the bundle; never itself."""
         model = self.models[name]
-        itself = told_history(self, self.items[item : item + 1])
+        itself = encode_history(self, self.items[item : item + 1])
         codes, scores = best_of(model.score_similar(np.array([item])), exclusion(itself, "seen", len(self.items)), k)
         return codes[0][codes[0] >= 0], scores[0][codes[0] >= 0]
 
@@ -537,7 +540,7 @@ def served_model(folder: Path | str) -> Any:
     return with_index(load(Path(folder) / "model"), Path(folder))
 
 
-def told_history(b: Any, items: Any, events: Any = None, times: Any = None, at: int = FOREVER) -> Histories:
+def encode_history(b: Any, items: Any, events: Any = None, times: Any = None, at: int = FOREVER) -> Histories:
     """One visitor's encoded history from item ids, oldest first; what the catalogue does not hold is left out.
 
     `events` are positions in the log's kinds of event, the first by default; `times` milliseconds (rows, in a log without times).
@@ -551,7 +554,7 @@ def told_history(b: Any, items: Any, events: Any = None, times: Any = None, at: 
     return Histories(indptr, codes[there], events[there], times[there], np.array([at]), None, names)
 
 
-def one_stage(model: Any, history: Histories, k: int, exclude: str, allowed: np.ndarray | None = None) -> Listed:
+def rank_one_stage(model: Any, history: Histories, k: int, exclude: str, allowed: np.ndarray | None = None) -> Listed:
     """The list of a model for one history; strangers get what the model offers to all."""
     warm = len(history.items) > 0
     if warm:
@@ -568,7 +571,7 @@ def one_stage(model: Any, history: Histories, k: int, exclude: str, allowed: np.
     return Listed(codes[0][there], scores[0][there], told, none, none, len(model.items), warm)
 
 
-def two_stages(
+def rank_two_stages(
     model: Any, history: Histories, k: int, exclude: str, alpha: float | None, allowed: np.ndarray | None = None
 ) -> Listed:
     """The list of a hybrid for one history that is not empty, with its reasons."""

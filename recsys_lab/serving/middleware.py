@@ -20,7 +20,7 @@ from .schemas import AT_ONCE, LOG, MOST_BODY, error_answer
 from .service import Service
 
 # %% auto #0
-__all__ = ['REQUESTS', 'SECONDS', 'KNOWN_ID', 'Receive', 'RequestLayer', 'refused_early', 'bounded', 'account']
+__all__ = ['REQUESTS', 'SECONDS', 'KNOWN_ID', 'Receive', 'RequestLayer', 'early_error', 'limit_body', 'count_request']
 
 # %% ../../nbs/66_middleware.ipynb #ee54df4c
 REQUESTS = prometheus.Counter("recsys_requests_total", "Requests", ["route", "status", "arm"])
@@ -62,7 +62,7 @@ class RequestLayer:
             if refusal:
                 await refusal(scope, receive, sending)
             else:
-                await self.app(scope, bounded(receive), sending)
+                await self.app(scope, limit_body(receive), sending)
         except Exception:
             LOG.exception("request %s failed", state["request_id"])
             if status == 500:  # nothing was sent yet
@@ -70,19 +70,19 @@ class RequestLayer:
                 await error_answer(500, sorry, state["request_id"])(scope, receive, sending)
         finally:
             self.service.at_work -= 1
-            account(scope, state, status, time.perf_counter() - began)
+            count_request(scope, state, status, time.perf_counter() - began)
 
     def _refusal(self, headers: Mapping[str, str]) -> Any:
         """An answer to a request that is not let in, or None."""
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > MOST_BODY:
-            return refused_early(413, f"the body must have at most {MOST_BODY} bytes")
+            return early_error(413, f"the body must have at most {MOST_BODY} bytes")
         if self.service.at_work > AT_ONCE:
-            return refused_early(503, "too many requests at once; try again in a moment")
+            return early_error(503, "too many requests at once; try again in a moment")
         return None
 
 # %% ../../nbs/66_middleware.ipynb #484dfbb4
-def refused_early(status: int, message: str) -> Any:
+def early_error(status: int, message: str) -> Any:
     """An ASGI answer with an error, which closes the connection."""
 
     async def answer(scope: Any, receive: Receive, send: Any) -> None:
@@ -93,7 +93,7 @@ def refused_early(status: int, message: str) -> Any:
     return answer
 
 
-def bounded(receive: Receive) -> Receive:
+def limit_body(receive: Receive) -> Receive:
     """`receive` that refuses a body which grows beyond `MOST_BODY` while it arrives."""
     size = 0
 
@@ -108,7 +108,7 @@ def bounded(receive: Receive) -> Receive:
     return next_part
 
 
-def account(scope: Any, state: Mapping[str, str], status: int, seconds: float) -> None:
+def count_request(scope: Any, state: Mapping[str, str], status: int, seconds: float) -> None:
     """Count a request that was answered, and write its line of log."""
     route = getattr(scope.get("route"), "path", "other")
     REQUESTS.labels(route, status, state["arm"]).inc()

@@ -40,19 +40,19 @@ from recsys_lab.serving.schemas import (
 )
 from recsys_lab.serving.service import (
     Service,
-    alike_items,
-    answered,
+    similar_item_list,
+    answer_request,
     database_of,
     examples_of,
     factors_of,
     get_service,
     health_of,
-    known_user,
+    find_user,
     metadata_of,
     model_of,
-    number,
-    own_id,
-    recommended,
+    round_number,
+    json_id,
+    recommend_response,
     similar,
     stats_of,
 )
@@ -139,8 +139,8 @@ async def recommend(
     if kept:
         return Response(kept, media_type="application/json")
     found = arm.bundle.rank(arm.bundle.history(user), n, name, "", alpha)
-    told = own_id(arm.bundle.users[user]) if user >= 0 else user_id
-    answer = as_json(recommended(arm, told, found, name))
+    told = json_id(arm.bundle.users[user]) if user >= 0 else user_id
+    answer = as_json(recommend_response(arm, told, found, name))
     if service.cache and user >= 0:
         await service.cache.put(key, bytes(answer.body))
     return answer
@@ -165,7 +165,7 @@ async def recommend_by(
     found = b.rank(b.history(b.users.find(user_id)), k, name)
     named = zip(b.items[found.codes], found.scores, found.sources, strict=True)
     told = [(i, s, name if not {"popular", "cold"} & set(by) else by[0]) for i, s, by in named]
-    return as_json([{"product": own_id(i), "score": number(s), "strategy": by} for i, s, by in told])
+    return as_json([{"product": json_id(i), "score": round_number(s), "strategy": by} for i, s, by in told])
 
 # %% ../../nbs/69_routes.ipynb #8681ef93
 @recommend_routes.post(
@@ -177,9 +177,9 @@ async def recommend_by(
 async def recommend_fast(service: ServiceDep, request: Request, ask: Annotated[RecommendRequest, Body()]) -> Any:
     """Ids of the best items for a user, or for a history of somebody without an id."""
     began = time.perf_counter()
-    arm, found, _ = answered(service, ask, request)
+    arm, found, _ = answer_request(service, ask, request)
     told = {"user_id": ask.user_id, "user_type": "warm" if found.warm else "cold"}
-    ids = [own_id(i) for i in arm.bundle.items[found.codes]]
+    ids = [json_id(i) for i in arm.bundle.items[found.codes]]
     spent = round((time.perf_counter() - began) * 1000, 3)
     return as_json({**told, "recommendations": ids, "latency_ms": spent, "arm": arm.name})
 
@@ -192,8 +192,8 @@ async def recommend_fast(service: ServiceDep, request: Request, ask: Annotated[R
 )
 async def recommend_explain(service: ServiceDep, request: Request, ask: Annotated[RecommendRequest, Body()]) -> Any:
     """The same with scores, titles and reasons."""
-    arm, found, name = answered(service, ask, request)
-    return as_json(recommended(arm, ask.user_id, found, name))
+    arm, found, name = answer_request(service, ask, request)
+    return as_json(recommend_response(arm, ask.user_id, found, name))
 
 
 @recommend_routes.post(
@@ -206,9 +206,9 @@ async def factor_user(service: ServiceDep, request: Request, ask: Annotated[User
     """The factors' list for a user whom they know."""
     arm = service.arm(ask.user_id, request)
     b, name = arm.bundle, model_of(arm, "als")
-    user = known_user(b, ask.user_id)
+    user = find_user(b, ask.user_id)
     found = b.rank(b.history(user), ask.n, name, "seen" if ask.filter_already_liked else "none")
-    return as_json({"recommendations": alike_items(b, found.codes, found.scores)})
+    return as_json({"recommendations": similar_item_list(b, found.codes, found.scores)})
 
 # %% ../../nbs/69_routes.ipynb #24ab5c40
 item_routes = APIRouter(tags=["items"])
@@ -241,7 +241,7 @@ async def search(service: ServiceDep, ask: Annotated[SearchRequest, Body()]) -> 
     """Products by the words of their titles and categories (BM25)."""
     b = service.arm("").bundle
     codes, scores = b.find(ask.query, ask.top_k)
-    told = alike_items(b, codes, scores)
+    told = similar_item_list(b, codes, scores)
     return as_json({"results": [{"product_id": t.pop("item_id"), **t} for t in told]})
 
 # %% ../../nbs/69_routes.ipynb #41b735c4
@@ -258,7 +258,7 @@ user_routes = APIRouter()
 async def user_stats(service: ServiceDep, user_id: UserPath) -> Any:
     """What a user has done up to the end of the log."""
     b = service.arm(user_id).bundle
-    return as_json(stats_of(b, known_user(b, user_id)))
+    return as_json(stats_of(b, find_user(b, user_id)))
 
 
 @user_routes.post(

@@ -25,15 +25,15 @@ from starlette.requests import Request
 from .. import __version__
 from ..files import DataError
 from ..histories import FOREVER
-from ..ranking.features import of_kind
-from .bundle import Bundle, Listed, local, read_manifest, told_history
+from ..ranking.features import is_kind
+from .bundle import Bundle, Listed, local_copy, read_manifest, encode_history
 from .schemas import LOG, MOST_ID, ApiError, HistoryEvent, RecommendRequest
 
 # %% auto #0
-__all__ = ['FACTS', 'Arm', 'share_of', 'Settings', 'write_settings', 'read_settings', 'Service', 'get_service', 'number',
-           'own_id', 'listed_items', 'alike_items', 'model_of', 'moment', 'history_of', 'allowed_items', 'stats_of',
-           'factors_of', 'examples_of', 'metadata_of', 'health_of', 'recommended', 'answered', 'known_user', 'similar',
-           'database_facts', 'database_of']
+__all__ = ['FACTS', 'Arm', 'share_of', 'Settings', 'write_settings', 'read_settings', 'Service', 'get_service', 'round_number',
+           'json_id', 'listed_items', 'similar_item_list', 'model_of', 'iso_time', 'history_of', 'allowed_items',
+           'stats_of', 'factors_of', 'examples_of', 'metadata_of', 'health_of', 'recommend_response', 'answer_request',
+           'find_user', 'similar', 'database_facts', 'database_of']
 
 # %% ../../nbs/65_service.ipynb #2a6686ec
 class Arm(NamedTuple):
@@ -93,12 +93,12 @@ class Service:
     def open(self) -> None:
         """Open the bundle or bundles; `DataError` for one that is not whole."""
         s = self.settings
-        first = Bundle(local(s.bundle))
+        first = Bundle(local_copy(s.bundle))
         found = [Arm("a", first, first.model.name)]
         if s.against in first.models:
             found.append(Arm("b", first, s.against))
         elif s.against:
-            other = Bundle(local(s.against))
+            other = Bundle(local_copy(s.against))
             found.append(Arm("b", other, other.model.name))
         self.arms = tuple(found)
 
@@ -137,13 +137,13 @@ async def get_service(request: Request) -> Service:
     return found
 
 # %% ../../nbs/65_service.ipynb #be2186ec
-def number(value: Any) -> float | None:
+def round_number(value: Any) -> float | None:
     """A float with seven decimals; None for NaN."""
     value = float(value)
     return None if value != value else round(value, 7)
 
 
-def own_id(value: Any) -> int | str:
+def json_id(value: Any) -> int | str:
     """An id as JSON has it."""
     return value.item() if hasattr(value, "item") else str(value)
 
@@ -152,21 +152,24 @@ def listed_items(b: Bundle, found: Listed) -> list[dict[str, Any]]:
     """The entries of a list as `ScoredItem`."""
     out = []
     for at, code in enumerate(found.codes.tolist()):
-        halves = {"ranker_score": number(found.ranker[at]), "collaborative_score": number(found.collaborative[at])}
+        halves = {
+            "ranker_score": round_number(found.ranker[at]),
+            "collaborative_score": round_number(found.collaborative[at]),
+        }
         shown = {name: texts[code] for name, texts in b.shown.items()}
-        told = {"itemid": own_id(b.items[code]), "score": number(found.scores[at]), **halves}
-        out.append({**told, "sources": found.sources[at], **shown, "price": number(b.price[code])})
+        told = {"itemid": json_id(b.items[code]), "score": round_number(found.scores[at]), **halves}
+        out.append({**told, "sources": found.sources[at], **shown, "price": round_number(b.price[code])})
     return out
 
 
-def alike_items(b: Bundle, codes: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
+def similar_item_list(b: Bundle, codes: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
     """Items with scores as `SimilarItem`."""
     return [
         {
-            "item_id": own_id(b.items[code]),
-            "score": number(score),
+            "item_id": json_id(b.items[code]),
+            "score": round_number(score),
             **{name: texts[code] for name, texts in b.shown.items()},
-            "price": number(b.price[code]),
+            "price": round_number(b.price[code]),
         }
         for code, score in zip(codes.tolist(), scores, strict=True)
     ]
@@ -180,7 +183,7 @@ def model_of(arm: Arm, asked: str) -> str:
     return name
 
 
-def moment(ms: Any) -> str | None:
+def iso_time(ms: Any) -> str | None:
     """Milliseconds since 1970 as ISO 8601 in UTC; None for None."""
     return None if ms is None else datetime.fromtimestamp(int(ms) / 1000, UTC).isoformat(timespec="seconds")
 
@@ -209,7 +212,7 @@ def history_of(arm: Arm, ask: RecommendRequest) -> Any:
     kept = [i for i, code in enumerate(codes) if code >= 0]
     events = [names.index(seen[i].event) if seen[i].event else 0 for i in kept]
     ids = b.items[np.array([codes[i] for i in kept], np.int64)]
-    return told_history(b, ids, events, [times[i] for i in kept], at)
+    return encode_history(b, ids, events, [times[i] for i in kept], at)
 
 
 def allowed_items(b: Bundle, items: Sequence[int | str] | None) -> np.ndarray | None:
@@ -230,17 +233,17 @@ def stats_of(b: Bundle, user: int) -> dict[str, Any]:
     counts = dict(zip(h.event_names, np.bincount(h.events, minlength=len(h.event_names)).tolist(), strict=True))
     kinds = b.model.state["facts/kind"][h.items]
     dated = bool(b.model.state["facts/times"])
-    met, bought = np.unique(h.items), np.unique(h.items[of_kind(h, "transaction") > 0])
+    met, bought = np.unique(h.items), np.unique(h.items[is_kind(h, "transaction") > 0])
     return {
-        "user_id": own_id(b.users[user]),
+        "user_id": json_id(b.users[user]),
         "user_type": "warm",
         "total_events": len(h.items),
         "purchases": counts.get("transaction", 0),
-        "conversion_rate": number(len(bought) / max(1, len(met))),
+        "conversion_rate": round_number(len(bought) / max(1, len(met))),
         "unique_items_viewed": len(met),
         "unique_categories_viewed": len(np.unique(kinds[kinds >= 0])),
-        "first_seen": moment(h.times[0]) if dated else None,
-        "last_seen": moment(h.times[-1]) if dated else None,
+        "first_seen": iso_time(h.times[0]) if dated else None,
+        "last_seen": iso_time(h.times[-1]) if dated else None,
     }
 
 # %% ../../nbs/65_service.ipynb #905358bd
@@ -255,7 +258,7 @@ def examples_of(b: Bundle) -> dict[str, Any]:
     length = np.diff(b.known.indptr[:10_001])
     user = int(np.argmin(np.abs(length - 8))) if len(length) else -1
     items = b.history(user).items
-    return {"user_id": own_id(b.users[user]), "item_id": own_id(b.items[items[-1]])} if len(items) else {}
+    return {"user_id": json_id(b.users[user]), "item_id": json_id(b.items[items[-1]])} if len(items) else {}
 
 
 def metadata_of(b: Bundle) -> dict[str, Any]:
@@ -280,7 +283,7 @@ def health_of(service: Service) -> dict[str, Any]:
     b = service.arms[0].bundle
     f, c = b.manifest["facts"], b.model.config
     stats = {name: f[name] for name in ("total_events", "unique_users", "unique_items")}
-    stats["date_range"] = {"start": moment(f["start"]), "end": moment(f["end"])}
+    stats["date_range"] = {"start": iso_time(f["start"]), "end": iso_time(f["end"])}
     als = factors_of(b) > 0
     model = {"version": b.manifest["version"], "features": len(b.model.state["names"])}
     model |= {"mf_users": len(b.users) * als, "mf_items": len(b.items) * als, "hybrid_alpha": c.alpha}
@@ -288,14 +291,14 @@ def health_of(service: Service) -> dict[str, Any]:
     return {**told, "mode": mode, "model_version": b.manifest["version"], "stats": stats, "model": model}
 
 # %% ../../nbs/65_service.ipynb #b292324a
-def recommended(arm: Arm, user_id: Any, found: Listed, name: str) -> dict[str, Any]:
+def recommend_response(arm: Arm, user_id: Any, found: Listed, name: str) -> dict[str, Any]:
     """A list as `RecommendResponse`."""
     told = {"user_id": user_id, "user_type": "warm" if found.warm else "cold"}
     told["recommendations"] = listed_items(arm.bundle, found)
     return {**told, "total_candidates_scored": found.total, "model": name, "arm": arm.name}
 
 
-def answered(service: Service, ask: RecommendRequest, request: Request) -> tuple[Arm, Listed, str]:
+def answer_request(service: Service, ask: RecommendRequest, request: Request) -> tuple[Arm, Listed, str]:
     """(arm, list, the model's name) for a request with a body."""
     if ask.user_id is None and ask.history is None:
         raise ApiError(422, "either user_id or history is required")
@@ -312,7 +315,7 @@ def answered(service: Service, ask: RecommendRequest, request: Request) -> tuple
     return arm, arm.bundle.rank(history, ask.k, name, ask.exclude, ask.alpha, allowed), name
 
 # %% ../../nbs/65_service.ipynb #f178da90
-def known_user(b: Bundle, user_id: Any) -> int:
+def find_user(b: Bundle, user_id: Any) -> int:
     """Place of a user; `ApiError` for one who is not known."""
     if (user := b.users.find(user_id)) < 0:
         raise ApiError(404, "there is no user of that id")
@@ -325,7 +328,7 @@ def similar(service: Service, item_id: Any, k: int, asked: str) -> list[dict[str
     name = model_of(arm, asked)
     if (item := arm.bundle.items.find(item_id)) < 0:
         raise ApiError(404, "there is no item of that id")
-    return alike_items(arm.bundle, *arm.bundle.similar(item, k, name))
+    return similar_item_list(arm.bundle, *arm.bundle.similar(item, k, name))
 
 # %% ../../nbs/65_service.ipynb #57de7b78
 FACTS = (

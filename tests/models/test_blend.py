@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import sparse
 
 from recsys_lab.models.base import load
-from recsys_lab.models.blend import Blend, standardised
+from recsys_lab.models.blend import Blend, zscore
 
 
 @settings(max_examples=60, deadline=None)
@@ -20,27 +20,27 @@ from recsys_lab.models.blend import Blend, standardised
 )
 def test_a_scale_of_its_own_does_not_matter(scores, factor, shift):
     """Mean 0 and deviation 1 in each row that has differences, whatever unit and origin a model's scores have."""
-    out = standardised(scores.copy(), (3, 6))
+    out = zscore(scores.copy(), (3, 6))
     flat = scores.std(axis=1) == 0
     np.testing.assert_allclose(out.mean(axis=1), 0, atol=1e-5)
     np.testing.assert_allclose(out.std(axis=1), np.where(flat, 0, 1), atol=1e-5)
-    np.testing.assert_allclose(standardised(scores * factor + shift, (3, 6))[~flat], out[~flat], atol=2e-3)
+    np.testing.assert_allclose(zscore(scores * factor + shift, (3, 6))[~flat], out[~flat], atol=2e-3)
 
 
 def test_no_opinion_and_no_score():
     opinions = sparse.csr_matrix(np.array([[0, 2.0, 0], [0, 0, 0]], np.float32))
-    assert standardised(opinions, (2, 3)).tolist() == [
+    assert zscore(opinions, (2, 3)).tolist() == [
         pytest.approx([-(0.5**0.5), 2**0.5, -(0.5**0.5)], abs=1e-6),
         [0, 0, 0],
     ]
     unscored = np.array([[-np.inf, 2.0, 1.0], [np.nan, -np.inf, np.nan]])
-    found = standardised(unscored, (2, 3))
+    found = zscore(unscored, (2, 3))
     assert found[0, 0] == found[0, 2] < found[0, 1] and found[1].tolist() == [0, 0, 0]
     rows = np.array([[0.3, 0.3, 0.3], [1e-8, 2e-8, 3e-8], [1e9, 2e9, 4e9]])  # small differences beside large ones
-    whole = standardised(rows.copy(), (3, 3))
-    assert (whole == np.concatenate([standardised(row[None].copy(), (1, 3)) for row in rows])).all()
+    whole = zscore(rows.copy(), (3, 3))
+    assert (whole == np.concatenate([zscore(row[None].copy(), (1, 3)) for row in rows])).all()
     assert (whole[0] == 0).all() and (np.abs(whole[1:]).max(1) > 1).all()
-    for_all = standardised(np.array([1.0, 2.0]), (3, 2))  # one row for everybody
+    for_all = zscore(np.array([1.0, 2.0]), (3, 2))  # one row for everybody
     assert for_all.shape == (3, 2) and (for_all == for_all[0]).all()
 
 

@@ -54,7 +54,7 @@ def test_paths_are_like_each_other_as_far_as_they_share_their_beginning(paths):
 
 def test_scores_are_the_definition():
     titles = ["blue pen", "pen ink", "mesh cup", "blue cup", "ink"]
-    model = Content(category=0.5, decay=2.0).fit(described(titles, ["1", "1", "2", "2", "1"], met=5))
+    model = Content(category_weight=0.5, decay=2.0).fit(described(titles, ["1", "1", "2", "2", "1"], met=5))
     history = Histories.from_lists([[2, 0, 2, 4]])
     found = model._score(history.encode(model.items))[0]
     frame = pd.DataFrame({"title": titles, "brand": "", "category": "", "description": ""})
@@ -92,7 +92,7 @@ def test_a_sentence_encoder_gives_dense_vectors(monkeypatch, tmp_path):
         return encode
 
     monkeypatch.setattr("recsys_lab.search.encoder", encoder)
-    content.encoded.cache_clear()
+    content.encode_texts.cache_clear()
     log = described(["blue pen", "pen", "mesh cup", "blue blue pen", "cup cup"])
     model = Content(encoder="a-model").fit(log)
     assert model.state["text"].shape == (5, len(WORDS))
@@ -101,7 +101,7 @@ def test_a_sentence_encoder_gives_dense_vectors(monkeypatch, tmp_path):
     assert asked == [5]  # the second fit takes the vectors of the first
     back = load(model.save(tmp_path / "m"))
     assert (back.recommend([0, 2], 3).codes == model.recommend([0, 2], 3).codes).all()
-    content.encoded.cache_clear()
+    content.encode_texts.cache_clear()
 
 
 def test_content_is_a_source_of_candidates(shop_split):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from recsys_lab.models.graph_filter import converged_basis, powers
+from recsys_lab.models.graph_filter import converged_basis, degree_powers
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -15,7 +15,7 @@ def test_singular_vectors_are_those_of_a_dense_decomposition(seed):
     matrix = sparse.block_diag(parts).tocsr()
     matrix.data[:] = 1
     of_user, of_item = (np.asarray(matrix.sum(a)).ravel() for a in (1, 0))
-    scaled = matrix.multiply(powers(of_user, 0.5)[:, None]).multiply(powers(of_item, 0.5)).tocsr().astype(float)
+    scaled = matrix.multiply(degree_powers(of_user, 0.5)[:, None]).multiply(degree_powers(of_item, 0.5)).tocsr().astype(float)
     _, values, vectors = np.linalg.svd(scaled.toarray())
     for factors in (4, 20, 60):
         found = converged_basis(scaled, factors, seed=seed)

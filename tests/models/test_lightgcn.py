@@ -22,17 +22,17 @@ from recsys_lab.models.lightgcn import (
     LightGCNConfig,
     Pairs,
     as_tensor,
-    both_ways,
     bpr_loss,
     draw_items,
-    first_table,
     hit_rate,
-    items_against,
-    normalised,
+    initial_vectors,
+    normalize_adjacency,
     propagate,
     propagate_from,
     propagate_to,
+    sample_negatives,
     step,
+    symmetric_adjacency,
 )
 
 
@@ -73,7 +73,7 @@ def test_what_a_batch_needs_is_what_the_whole_graph_gives(seed, layers):
     """Vectors of some nodes, and a gradient from some nodes, without the products that these do not need."""
     graph, rng = random_graph(seed), np.random.default_rng(seed)
     mix = rng.random(layers + 1).tolist()
-    whole = both_ways(normalised(graph))
+    whole = symmetric_adjacency(normalize_adjacency(graph))
     adjacency, table = as_tensor(whole), torch.from_numpy(rng.normal(size=(21, 4)).astype(np.float32))
     room = (torch.full((21, 4), torch.nan), torch.full((21, 4), torch.nan))  # whatever stood there before
     some = np.sort(rng.choice(21, rng.integers(1, 21), replace=False))
@@ -98,10 +98,10 @@ def test_a_step_is_what_autograd_over_all_of_it_would_do(layers, sampling, monke
     monkeypatch.setattr(learner.adam, "step", lambda: seen.update(grad=learner.table.grad.to_dense()[learner.at]))
     loss = step(learner, rows, np.random.default_rng(4))
     table = learner.own().requires_grad_()
-    dense = torch.from_numpy(both_ways(normalised(graph)).toarray())
+    dense = torch.from_numpy(symmetric_adjacency(normalize_adjacency(graph)).toarray())
     smooth = sum(w * torch.linalg.matrix_power(dense, n) @ table for n, w in enumerate(config.mix))
     users = learner.pairs.users[rows]
-    others, _ = items_against(learner, users, smooth.detach()[learner.order], np.random.default_rng(4))
+    others, _ = sample_negatives(learner, users, smooth.detach()[learner.order], np.random.default_rng(4))
     nodes = [users, 12 + learner.pairs.items[rows], 12 + others]
     user, item, other = (smooth[torch.from_numpy(a)] for a in nodes)
     own = torch.cat([table[torch.from_numpy(a.ravel())] for a in nodes])
@@ -183,7 +183,7 @@ def test_isolated_nodes_have_no_vector_and_are_not_recommended():
     graph = random_graph(1)
     graph[:, 2] = 0
     graph.eliminate_zeros()
-    assert (first_table(normalised(graph), LightGCNConfig(factors=4))[graph.shape[0] + 2] == 0).all()
+    assert (initial_vectors(normalize_adjacency(graph), LightGCNConfig(factors=4))[graph.shape[0] + 2] == 0).all()
     scores = model._score(model.known.encode(model.items))
     assert np.isneginf(scores[:, lonely]).all() and np.isfinite(scores[:, ~lonely]).all()
     assert lonely.any() == (len(log.items) > log.events.query("event != 'view'").item_id.nunique())

@@ -18,8 +18,8 @@ from recsys_lab.models.neighbours import (
     UserKNN,
     follow_counts,
     item_similarity,
-    item_walk,
     keep_strongest,
+    walk_similarity,
 )
 
 
@@ -182,7 +182,7 @@ def test_the_walk_is_one_step_and_two():
     step = both.toarray() / np.maximum(degree, 1e-9)[:, None] ** 0.7 / np.maximum(degree, 1e-9)[None, :] ** 0.3
     wanted = step + 2.0 * step @ step
     np.fill_diagonal(wanted, 0)
-    np.testing.assert_allclose(item_walk(both, 0.3, 2.0, 10_000).toarray(), wanted, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(walk_similarity(both, 0.3, 2.0, 10_000).toarray(), wanted, rtol=1e-4, atol=1e-7)
 
 
 def test_the_walk_forgets_stale_items_and_returns_to_own_ones():

@@ -22,7 +22,7 @@ def test_fair_turns_give_each_ring_its_share_at_any_length(sizes, length):
         ring[0, start : start + size] = np.arange(size, 0, -1)
         start += size
         rings.append(sparse.csr_matrix(ring))
-    merged = taxonomy.in_turns(rings, shares, width).toarray()[0]
+    merged = taxonomy.interleave(rings, shares, width).toarray()[0]
     order = np.lexsort((np.arange(width), -merged))[: int((merged > 0).sum())]
     assert len(order) == sum(sizes)
     owner = np.repeat(np.arange(len(sizes)), sizes)[order]
@@ -37,5 +37,5 @@ def test_the_rings_of_a_category():
     parents = {"r": None, "g": "r", "p": "g", "u": "g", "a": "p", "b": "p", "c": "u", "far": "r", "x": "far"}
     grown = Tree.of(pd.DataFrame({"category": list(parents), "parent": list(parents.values())}))
     names = pd.Index(["a", "b", "c", "p", "x"])
-    rings = [ring.toarray()[0] for ring in taxonomy.nearby(grown, names)]
+    rings = [ring.toarray()[0] for ring in taxonomy.category_rings(grown, names)]
     assert [names[r > 0].tolist() for r in rings] == [["a"], ["p"], ["b"], ["c"]]

@@ -9,9 +9,9 @@ from recsys_lab import evaluation, metrics, splits
 from recsys_lab.evaluation import evaluate
 from recsys_lab.intervals import mean_over_users
 from recsys_lab.models.base import model_class
-from recsys_lab.models.blend import Blend, fitted_members
+from recsys_lab.models.blend import Blend, fit_members
 from recsys_lab.ranking import analysis, boosting, hybrid, training
-from recsys_lab.ranking.analysis import pooled, weigh
+from recsys_lab.ranking.analysis import build_pool, tune_weights
 from recsys_lab.splits import make_cases
 
 
@@ -22,18 +22,18 @@ def test_a_pool_judges_as_the_evaluation_does(shop_split, question):
     blend = Blend(members=MEMBERS, weights=weights)
     judged = evaluate(blend, shop_split, question[0], exclude=question[1], part="valid", ks=(10,))
     cases = make_cases(shop_split, question[0], part="valid", exclude=question[1])
-    parts = fitted_members(MEMBERS, shop_split.train)
+    parts = fit_members(MEMBERS, shop_split.train)
     scored = np.flatnonzero(cases.history > 0)  # visitors without a history are offered what is popular instead
     warm = cases.subset(scored, np.ones(len(cases.relevant), bool))
     mean = mean_over_users(judged.values["ndcg", 10][scored], warm.user_ids)
-    assert abs(pooled(parts, warm, most=10**6, each=10**6).ndcg(weights) - mean) < 1e-3
-    assert abs(pooled(parts, warm, most=10**6, each=100).ndcg(weights) - mean) < 5e-3
+    assert abs(build_pool(parts, warm, most=10**6, each=10**6).ndcg(weights) - mean) < 1e-3
+    assert abs(build_pool(parts, warm, most=10**6, each=100).ndcg(weights) - mean) < 5e-3
 
 
 def test_weights_leave_out_what_misleads(shop_split):
     """A member that scores at random: the search gives it little, and less than equal weights do the blend loses by it."""
     cases = make_cases(shop_split, "next_item", part="valid")
-    parts = fitted_members({"session_walk": {}, "item_knn": {}}, shop_split.train)
+    parts = fit_members({"session_walk": {}, "item_knn": {}}, shop_split.train)
     rng = np.random.default_rng(0)
 
     class Noise:
@@ -42,12 +42,12 @@ def test_weights_leave_out_what_misleads(shop_split):
         def score(self, histories, exclude="none"):
             return rng.random((len(histories), len(self.items)))
 
-    table = weigh(pooled({**parts, "noise": Noise()}, cases, most=1500), 30)
+    table = tune_weights(build_pool({**parts, "noise": Noise()}, cases, most=1500), 30)
     first, best = table.iloc[0], table[table.chosen].iloc[0]
     assert first[["session_walk", "item_knn", "noise"]].tolist() == [1, 1, 1]
     assert best["ndcg@10"] > first["ndcg@10"] and best["noise"] < max(best["session_walk"], best["item_knn"]) / 2
-    assert weigh(pooled(parts, cases, most=100), 5, seed=3).equals(weigh(pooled(parts, cases, most=100), 5, seed=3))
-    assert not len(weigh(pooled(parts, cases, most=100), 0))
+    assert tune_weights(build_pool(parts, cases, most=100), 5, seed=3).equals(tune_weights(build_pool(parts, cases, most=100), 5, seed=3))
+    assert not len(tune_weights(build_pool(parts, cases, most=100), 0))
 
 
 def test_rows_ndcg_is_the_metric():
@@ -69,9 +69,9 @@ def test_rows_ndcg_is_the_metric():
 def test_case_ndcg_is_what_evaluate_says(shop_split):
     """The short cut that the sweep takes gives the evaluation's own numbers."""
     model = model_class("hybrid")(**quick("hybrid")).fit(shop_split.train)
-    cases = training.some_cases(splits.make_cases(shop_split, "next_item", "any", "valid", "none"), 10**9, 0)
-    told, indptr = analysis.both_halves(model, cases, "none", ["session_walk"])
-    mine = hybrid.blended(told.ranker.to_numpy(), told.session_walk.to_numpy(), indptr, 0.3, "minmax")
+    cases = training.sample_cases(splits.make_cases(shop_split, "next_item", "any", "valid", "none"), 10**9, 0)
+    told, indptr = analysis.score_components(model, cases, "none", ["session_walk"])
+    mine = hybrid.blend_scores(told.ranker.to_numpy(), told.session_walk.to_numpy(), indptr, 0.3, "minmax")
     value = analysis.case_ndcg(told, mine.astype(np.float32), cases, 10)
     listed = evaluation.rank_cases(model, cases, 10, 512)[0]
     wanted = metrics.accuracy(listed, cases.indptr, cases.relevant, (10,))["ndcg", 10]
@@ -84,11 +84,11 @@ def test_the_rule_takes_the_least_alpha_within_one_standard_error():
     lift = {0.0: 0.0, 0.2: 0.0495, 0.5: 0.05, 1.0: -0.2}
     values = {("als", "minmax", a): 0.5 + up + noise * (1 + a) for a, up in lift.items()}
     values[("als", "rank", 0.1)] = 0.4 + noise
-    table = analysis.swept_table(values, users)
+    table = analysis.alpha_table(values, users)
     best = table.loc[table.ndcg.idxmax()]
     assert best.alpha == 0.5 and table[table.chosen].alpha.item() == 0.2
     sure = {key: v + (0.5 if key[2] == 0.5 else 0) for key, v in values.items()}
-    assert analysis.swept_table(sure, users).query("chosen").alpha.item() == 0.5
+    assert analysis.alpha_table(sure, users).query("chosen").alpha.item() == 0.5
 
 
 def test_no_half_is_chosen_by_chance_where_the_halves_do_not_matter():
@@ -101,7 +101,7 @@ def test_no_half_is_chosen_by_chance_where_the_halves_do_not_matter():
             ("session_walk", "minmax", 0.3): trees - 0.2 * rng.random(300),
         }
         values |= {("als", "rank", 0.0): trees + noise - noise.mean() + luck, ("als", "rank", 0.3): trees - 0.1}
-        picked = analysis.swept_table(values, users).query("chosen").iloc[0]
+        picked = analysis.alpha_table(values, users).query("chosen").iloc[0]
         assert (picked.collaborative, picked.normalisation, picked.alpha) == ("session_walk", "minmax", 0.0)
 
 
@@ -123,9 +123,9 @@ def test_a_width_may_fall_short_of_the_knee_by_one_standard_error():
     table = pd.DataFrame(
         {"sources": "all", "user_type": "warm", "width": [5, 10, 20, 40], "recall": [0.5, 0.758, 0.77, 0.8]}
     )
-    assert analysis.knee(table.assign(error=0.0), 0.95) == 20  # 0.76 is asked for
-    assert analysis.knee(table.assign(error=[0.01, 0.003, 0.002, 0]), 0.95) == 10
-    assert analysis.knee(table.assign(error=0.0), 1.0) == 40
+    assert analysis.narrowest_width(table.assign(error=0.0), 0.95) == 20  # 0.76 is asked for
+    assert analysis.narrowest_width(table.assign(error=[0.01, 0.003, 0.002, 0]), 0.95) == 10
+    assert analysis.narrowest_width(table.assign(error=0.0), 1.0) == 40
 
 
 def test_classification_draws_agree_with_scikit_learn():

@@ -29,10 +29,10 @@ def test_contributions_add_up_and_probabilities_rise(shop_split):
 def test_the_fewest_trees_that_cannot_be_told_from_the_best(shop):
     """More would be better by its own metric only; with patience for all of them, the choice is not LightGBM's."""
     rows = training.training_rows(shop, STAGE)
-    stops = boosting.watching(rows.user)
+    stops = boosting.is_held_out(rows.user)
     learn, stop = rows.take(~stops), rows.take(stops)
     config = boosting.BoostingConfig(num_boost_round=60, patience=60, min_data_in_leaf=5)
-    trees = boosting.boosted(learn, stop, config)
+    trees = boosting.train_booster(learn, stop, config)
     chosen = trees.best_iteration
     values = {
         n: boosting.rows_ndcg(stop, np.asarray(trees.predict(stop.block, num_iteration=n, raw_score=True)))
@@ -48,7 +48,7 @@ def test_the_fewest_trees_that_cannot_be_told_from_the_best(shop):
             > intervals.gaps_to_best(intervals.user_means(np.stack([gap, gap * 0], 1), codes))[2].max()
             for gap in gaps
         )
-    likely = boosting.boosted(learn, stop, replace_config(config, objective="binary"))
+    likely = boosting.train_booster(learn, stop, replace_config(config, objective="binary"))
     assert 1 <= likely.best_iteration <= 60
     score = np.asarray(likely.predict(stop.block, raw_score=True))
     of_row = np.where(stop.label, 1, -1) * score

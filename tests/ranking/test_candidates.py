@@ -18,7 +18,7 @@ def test_candidates_are_the_union_of_the_sources(shop_split):
         for row in range(len(h)):
             union = {}
             for at, (name, model) in enumerate(sources.items()):
-                codes, _ = candidates.own_lists(model, h.take(slice(row, row + 1)), FEW_SOURCES[name], exclude)
+                codes, _ = candidates.source_lists(model, h.take(slice(row, row + 1)), FEW_SOURCES[name], exclude)
                 for place, code in enumerate(codes[0][codes[0] >= 0]):
                     union.setdefault(int(code), [0] * len(sources))[at] = place + 1
             mine = slice(c.indptr[row], c.indptr[row + 1])
@@ -30,7 +30,7 @@ def test_candidates_are_the_union_of_the_sources(shop_split):
 
 def test_sources_that_a_log_cannot_feed_are_left_out_by_name():
     log = random_log(5)
-    widths, out = candidates.usable(candidates.WIDTHS, log)
+    widths, out = candidates.available_sources(candidates.WIDTHS, log)
     assert "taxonomy" not in widths and out == {"taxonomy": "needs categories"}
     first = training.first_stage_of(log, replace(STAGE, widths=tuple(candidates.WIDTHS.items())))
     assert {"price", "category_share", "available"} <= set(first.left_out) and "hour" in first.names
@@ -41,7 +41,7 @@ def test_sources_that_a_log_cannot_feed_are_left_out_by_name():
 def test_personal_sources_say_nothing_to_strangers(shop_split):
     known = shop_split.known("test")
     for name in ("als", "item_knn", "bpr"):
-        codes, _ = candidates.own_lists(
+        codes, _ = candidates.source_lists(
             model_class(name)().fit(known), Histories.from_lists([[], [0]]).encode(known.items), 5, "none"
         )
         assert (codes[0] == -1).all() and (codes[1] >= 0).any()

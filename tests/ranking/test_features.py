@@ -25,7 +25,7 @@ def all_items(n_items, n_rows):
 
 def described(log, items, at, names=None):
     """Features of the whole catalogue for one history, asked at a moment, as a frame by item."""
-    facts = features.known_facts(log)
+    facts = features.item_statistics(log)
     h = replace(Histories.from_lists([[i for i, _, _ in items]], [[e for _, e, _ in items]]), at=np.array([ms(at)]))
     h = replace(h, times=np.array([ms(t) for _, _, t in items], np.int64)).encode(log.items)
     names = names or features.chosen_features([], ("popularity",), log)[0]
@@ -71,12 +71,12 @@ def test_rates_are_smoothed_towards_category_and_shop():
     assert f.category_buy_rate[30] == close_to(in_b)
     assert f.item_buy_rate[30] == close_to((1 + 20 * in_b) / (2 + 20))
     assert f.item_buy_rate[40] == close_to((0 + 20 * in_b) / (1 + 20))  # never bought is not unknown
-    assert np.isnan(features.smoothed(np.zeros(1), np.zeros(1), shop, 20))  # never met is
+    assert np.isnan(features.smooth_rate(np.zeros(1), np.zeros(1), shop, 20))  # never met is
 
 
 def test_similarity_features_are_those_of_the_similarity():
     log = random_log(3)
-    facts = features.known_facts(log)
+    facts = features.item_statistics(log)
     dense = facts["similarity"].toarray()
     h = log.histories().encode(log.items)
     block = features.feature_block(facts, h, all_items(len(log.items), len(h)), ["sim_max", "sim_mean", "sim_last"])
@@ -106,7 +106,7 @@ def test_every_feature_lies_on_the_grid(shop_split):
 
 def test_what_is_unknown_is_not_zero():
     log = tiny_log()
-    facts, names = features.known_facts(log), features.chosen_features([], ("popularity",), log)[0]
+    facts, names = features.item_statistics(log), features.chosen_features([], ("popularity",), log)[0]
     nobody = Histories.from_lists([[]])
     block = features.feature_block(facts, nobody, all_items(len(log.items), 1), names)
     f = pd.DataFrame(block, columns=names)

@@ -24,13 +24,13 @@ from recsys_lab.ranking import candidates, hybrid
 def test_a_blend_stays_on_its_scale_and_meets_both_ends(rows, alpha, how):
     scores = np.array(list(itertools.chain(*rows)))
     indptr = np.concatenate([[0], np.cumsum([len(r) for r in rows])])
-    one = hybrid.on_one_scale(scores, indptr, how)
+    one = hybrid.normalize_scores(scores, indptr, how)
     assert ((one >= 0) & (one <= 1)).all()
     other = -scores
-    mixed = hybrid.blended(scores, other, indptr, alpha, how)
-    np.testing.assert_allclose(mixed, (1 - alpha) * one + alpha * hybrid.on_one_scale(other, indptr, how), atol=1e-12)
-    np.testing.assert_array_equal(hybrid.blended(scores, other, indptr, 0.0, how), one)
-    np.testing.assert_array_equal(hybrid.blended(scores, np.full(len(scores), np.nan), indptr, alpha, how), one)
+    mixed = hybrid.blend_scores(scores, other, indptr, alpha, how)
+    np.testing.assert_allclose(mixed, (1 - alpha) * one + alpha * hybrid.normalize_scores(other, indptr, how), atol=1e-12)
+    np.testing.assert_array_equal(hybrid.blend_scores(scores, other, indptr, 0.0, how), one)
+    np.testing.assert_array_equal(hybrid.blend_scores(scores, np.full(len(scores), np.nan), indptr, alpha, how), one)
     for start, stop in itertools.pairwise(indptr):  # order is kept
         assert (np.diff(one[start:stop][np.argsort(scores[start:stop], kind="stable")]) >= -1e-12).all()
 

@@ -43,8 +43,8 @@ def test_rows_agree_with_the_log(shop):
 def test_hard_negatives_are_new_to_the_visitor_and_launched(shop):
     split = splits.make(shop)
     known = split.known("test")
-    facts = features.known_facts(known)
-    cases = training.drawn_cases(training.rolling(known, 1, 0.1)[0], replace(STAGE, max_requests=150))
+    facts = features.item_statistics(known)
+    cases = training.sample_training_cases(training.rolling_splits(known, 1, 0.1)[0], replace(STAGE, max_requests=150))
     h = cases.histories(slice(0, len(cases))).encode(known.items)
     code = known.items.get_indexer(cases.items)[cases.relevant]
     row, item = training.hard_negatives(facts, h, code, np.arange(len(code)), 15, 0)
@@ -69,12 +69,12 @@ def test_the_watching_users_never_teach(shop_split, monkeypatch):
 
         return called
 
-    monkeypatch.setattr(boosting, "boosted", spy("boosted", boosting.boosted))
+    monkeypatch.setattr(boosting, "boosted", spy("boosted", boosting.train_booster))
     monkeypatch.setattr(boosting, "isotonic", spy("isotonic", boosting.isotonic))
     model = boosting.Boosting(**quick("lightgbm")).fit(shop_split.known("test"))
     learn, stop, _ = handed["boosted"]
-    assert len(learn.user) and not boosting.watching(learn.user).any()
-    assert len(stop.user) and boosting.watching(stop.user).all()
+    assert len(learn.user) and not boosting.is_held_out(learn.user).any()
+    assert len(stop.user) and boosting.is_held_out(stop.user).all()
     label, score = handed["isotonic"]  # calibrated on the watching users' lists
     assert (label == stop.label).all() and (score == model.predict(stop.block)).all()
     lists = np.bincount(stop.request)
@@ -85,7 +85,7 @@ def test_logs_without_windows_or_positives_are_refused():
     with pytest.raises(ValueError, match="arrived split and has no order"):
         model_class("lr")(**quick("lr")).fit(arrived_split(1))
     with pytest.raises(ValueError, match="ask for fewer or longer windows"):
-        training.rolling(random_log(1, n=8), 2, 0.45)
+        training.rolling_splits(random_log(1, n=8), 2, 0.45)
     log = random_log(1)
     views = log.where((log.events.event == "view").to_numpy())
     with pytest.raises(splits.NoCases, match="no case for protocol next_item, target purchase"):
@@ -105,23 +105,23 @@ def test_one_candidate_more_changes_no_other_draw(shop_split):
     asking = shop_split.train.histories().encode(shop_split.train.items).take(slice(0, 60))
     c = candidates.gather(first.sources, first.widths, asking, "none")
     label = c.items % 7 == 0
-    whole = training.kept_rows(c, label, 2, 3, 100)
+    whole = training.sample_rows(c, label, 2, 3, 100)
     gone = np.flatnonzero(~label & ~whole)[::5]
     less = np.ones(len(c.items), bool)
     less[gone] = False
-    again = training.kept_rows(c.keep(less), label[less], 2, 3, 100)
+    again = training.sample_rows(c.keep(less), label[less], 2, 3, 100)
     assert len(gone) > 10 and (again == whole[less]).all()
     parts = [
-        training.kept_rows(c.take(slice(s, s + 20)), label[c.indptr[s] : c.indptr[s + 20]], 2, 3, 100 + s)
+        training.sample_rows(c.take(slice(s, s + 20)), label[c.indptr[s] : c.indptr[s + 20]], 2, 3, 100 + s)
         for s in (0, 20, 40)
     ]
     assert (np.concatenate(parts) == whole).all()  # nor does the block matter
-    assert (training.kept_rows(c, label, 2, 4, 100) != whole).any()
+    assert (training.sample_rows(c, label, 2, 4, 100) != whole).any()
 
 
 def test_no_negative_was_first_met_at_the_moment_of_the_request():
     log = tiny_log()
-    facts = features.known_facts(log)
+    facts = features.item_statistics(log)
     for at, there in (("2024-01-03 09:30", False), ("2024-01-03 09:31", True)):
         h = replace(Histories.from_lists([[20]], [["view"]]), at=np.array([ms(at)]), times=np.array([0]))
         code = log.items.get_indexer([30])
@@ -132,13 +132,13 @@ def test_no_negative_was_first_met_at_the_moment_of_the_request():
 def test_negatives_keep_the_rank_that_they_were_served_at(shop):
     """A candidate that sources named has their ranks and scores; a drawn one that none named has zeros."""
     stage = replace(STAGE, negative_sampling="hard")
-    window = training.rolling(shop, 1, 0.1)[0]
+    window = training.rolling_splits(shop, 1, 0.1)[0]
     first = training.first_stage_of(window.known("test"), stage)
-    cases = training.drawn_cases(window, stage)
+    cases = training.sample_training_cases(window, stage)
     items, rows = next(iter(first.sources.values())).items, slice(0, 60)
     asking = cases.histories(rows).encode(items)
     served = candidates.gather(first.sources, first.widths, asking, stage.exclude)
-    out, _ = training.with_negatives(first, asking, served, cases, rows, stage)
+    out, _ = training.add_hard_negatives(first, asking, served, cases, rows, stage)
     there = {
         (r, i): (ranks.tolist(), scores.tolist())
         for r, i, ranks, scores in zip(served.rows, served.items, served.ranks, served.scores, strict=True)

@@ -153,12 +153,12 @@ def test_a_url_is_copied_once_and_checked(folder, tmp_path):
     for path in folder.rglob("*"):
         if path.is_file():
             memory.pipe_file(f"/shelf/{path.relative_to(folder)}", path.read_bytes())
-    place = bundles.local("memory://shelf", tmp_path)
-    assert verify(place)["version"] == place.name and bundles.local("memory://shelf", tmp_path) == place
+    place = bundles.local_copy("memory://shelf", tmp_path)
+    assert verify(place)["version"] == place.name and bundles.local_copy("memory://shelf", tmp_path) == place
     memory.pipe_file("/shelf/model/popular.npy", b"no numbers")
-    assert bundles.local("memory://shelf", tmp_path) == place  # the copy that is whole is used
+    assert bundles.local_copy("memory://shelf", tmp_path) == place  # the copy that is whole is used
     with pytest.raises(DataError, match=r"popular\.npy is not as it was written"):
-        bundles.local("memory://shelf", tmp_path / "other")
+        bundles.local_copy("memory://shelf", tmp_path / "other")
     assert not list((tmp_path / "other" / "bundles").iterdir())
 
 
