@@ -41,7 +41,7 @@ reports: $(VENV)/.installed ## make the data, execute every chapter and bind the
 	$(BIN)/recsys-lab run --dataset '$(DATASET)' --size '$(SIZE)' --out '$(OUT)' --only '$(ONLY)' --params '$(PARAMS)' $(if $(RESUME),--resume)
 
 serve: $(VENV)/.installed ## bundle the run of DATASET and serve it on port 8000 (after make reports)
-	$(BIN)/recsys-lab bundle '$(if $(OUT),$(OUT),reports/$(DATASET))' -o bundle
+	$(BIN)/recsys-lab bundle create '$(if $(OUT),$(OUT),reports/$(DATASET))' -o bundle
 	$(BIN)/recsys-lab serve bundle --port 8000
 
 test: $(VENV)/.installed $(PEERS)/.installed ## exports in sync, chapters, tests, linters, types
@@ -85,7 +85,7 @@ benchmarks: $(VENV)/.installed ## speed and quality beside other libraries (most
 	for name in full_size evaluation_speed item_knn next_item collaborative ranking graph products search serving parity defaults report; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 ledger: $(VENV)/.installed ## published numbers, computed again where they are missing (up to an hour; needs RECSYS_LAB_DATA)
-	$(BIN)/recsys-lab ledger
+	$(BIN)/recsys-lab reproduce
 
 clean: ## remove what was made: environments, embedded data, books, fits, caches
 	rm -rf $(VENV) $(PEERS) build bundle bundle.previous data/shop data/.cache data/.downloads reports/*/book reports/*/fits reports/*/evaluations *.egg-info

@@ -35,10 +35,11 @@ from recsys_lab.chapters import (
 from .files import whole_file
 
 # %% auto #0
-__all__ = ['EXAMPLES', 'LEDGER_FILE', 'AS_IT_IS', 'cmd_run', 'split_words', 'cmd_params', 'list_data', 'cmd_data', 'cmd_readme',
-           'user_batches', 'write_lists', 'cmd_recommend', 'add_run', 'add_data', 'cmd_ledger', 'add_ledger',
-           'add_recommend', 'pairs_of', 'cmd_products', 'add_products', 'cmd_search', 'add_search', 'cmd_bundle',
-           'add_bundle', 'start_server', 'cmd_ui', 'add_ui', 'parser', 'cmd_compare', 'main']
+__all__ = ['EXAMPLES', 'LEDGER_FILE', 'AS_IT_IS', 'OLD_WORDS', 'BUNDLE_ACTIONS', 'cmd_run', 'split_words', 'cmd_params',
+           'list_data', 'cmd_data', 'cmd_readme', 'user_batches', 'write_lists', 'cmd_recommend', 'add_run', 'add_data',
+           'cmd_reproduce', 'add_reproduce', 'add_recommend', 'pairs_of', 'cmd_products', 'add_products', 'cmd_search',
+           'add_search', 'cmd_bundle', 'add_bundle', 'start_server', 'cmd_ui', 'add_ui', 'parser', 'cmd_compare',
+           'refuse_old_words', 'main']
 
 # %% ../nbs/81_cli.ipynb #bb6d436d
 def cmd_run(args: argparse.Namespace) -> int:
@@ -101,7 +102,7 @@ def list_data() -> str:
         folder = next(root / name for root in files.data_folders() if (root / name).is_dir())
         lines.append(f"  {name:24} {loading.format_name(folder)}, in {folder}")
     lines += [
-        f"  {name:24} {source.about} ({source.licence}); recsys-lab data get {name}"
+        f"  {name:24} {source.about} ({source.licence}); recsys-lab data fetch {name}"
         for name, source in downloads.SOURCES.items()
         if name not in there
     ]
@@ -112,11 +113,11 @@ def cmd_data(args: argparse.Namespace) -> int:
     """List, make, download or describe datasets."""
     if args.action == "list":
         print(list_data())
-    elif args.action == "get" and args.name:
+    elif args.action == "fetch" and args.name:
         folder = downloads.get(args.name)
         print(f"{loading.load(args.name)}\n{folder}")
     elif not args.name:
-        names = downloads.SOURCES if args.action == "get" else loading.available_datasets()
+        names = downloads.SOURCES if args.action == "fetch" else loading.available_datasets()
         raise UserError(f"say which dataset to {args.action}; there are {', '.join(names)}")
     elif args.action == "make" and args.name not in loading.MAKERS:
         raise UserError(
@@ -218,7 +219,7 @@ EXAMPLES = """examples:
   recsys-lab run --size full --only 00,01,02,03    explore a shop of the published log's size
   recsys-lab params 22                             what a chapter takes
   recsys-lab data list                             what is here and what can be downloaded
-  recsys-lab data get gowalla                      download a benchmark's split to data/gowalla
+  recsys-lab data fetch gowalla                    download a benchmark's split to data/gowalla
   recsys-lab data describe shop --size small       the dataset card
   recsys-lab compare reports/shop reports/trial    two runs side by side
   recsys-lab recommend --run reports/shop --model als --users users.csv -k 20 --out recs.parquet
@@ -260,7 +261,7 @@ def add_data(sub: Any) -> None:
     actions = {
         "list": "what is here and what can be had",
         "make": "an embedded dataset",
-        "get": "download an open dataset to data/",
+        "fetch": "download an open dataset to data/",
         "describe": "a dataset's card",
     }
     data.add_argument("action", choices=list(actions), help="; ".join(f"{a}: {what}" for a, what in actions.items()))
@@ -274,7 +275,7 @@ def add_data(sub: Any) -> None:
 LEDGER_FILE = Path("reports/published/ledger.csv")
 
 
-def cmd_ledger(args: argparse.Namespace) -> int:
+def cmd_reproduce(args: argparse.Namespace) -> int:
     """Compute rows of the ledger of published numbers, each recipe written as soon as it is done."""
     from recsys_lab import published
 
@@ -300,14 +301,14 @@ def cmd_ledger(args: argparse.Namespace) -> int:
     return 0
 
 
-def add_ledger(sub: Any) -> None:
-    """The command `ledger`."""
+def add_reproduce(sub: Any) -> None:
+    """The command `reproduce`."""
     ledger = sub.add_parser(
-        "ledger", help="compute published numbers again (minutes to an hour; needs the benchmarks' data)"
+        "reproduce", help="compute published numbers again (minutes to an hour; needs the benchmarks' data)"
     )
     ledger.add_argument("recipes", nargs="*", help="recipes to compute (default: those that are missing)")
     ledger.add_argument("--trials", type=int, default=0, help="settings tried for each (default: as the recipe says)")
-    ledger.set_defaults(call=cmd_ledger)
+    ledger.set_defaults(call=cmd_reproduce)
 
 # %% ../nbs/81_cli.ipynb #6fe83880
 def add_recommend(sub: Any) -> None:
@@ -347,16 +348,16 @@ def cmd_products(args: argparse.Namespace) -> int:
         known = args.name or Path(reviews or meta or "").name.partition(".")[0]
         url = args.db or f"sqlite:///data/{known}/products.db"
         mappings = (pairs_of(args.columns, "--columns"), pairs_of(args.product_columns, "--product-columns"))
-        done = products.load(url, reviews, meta, *mappings, args.unit, args.rejected or None, progress=True)
+        done = products.load(url, reviews, meta, *mappings, args.time_unit, args.rejected or None, progress=True)
         for told, number in {**done.counts, **{f"set aside, {r}": n for r, n in done.rejected.items()}}.items():
             print(f"{number:>12,}  {told}")
         if done.side_file:
             print(f"lines set aside: {done.side_file}")
     else:
-        if args.action == "store" and not args.source:
-            raise UserError(f"say which dataset to store; there are {', '.join(loading.available_datasets())}")
+        if args.action == "import" and not args.source:
+            raise UserError(f"say which dataset to import; there are {', '.join(loading.available_datasets())}")
         url = args.db or f"sqlite:///data/{args.source or 'shop'}/products.db"
-        if args.action == "store":
+        if args.action == "import":
             products.store(loading.load(args.source, size=args.size), url)
     print(f"{url}: {', '.join(f'{name} {value:,}' for name, value in products.facts(url).items())}")
     return 0
@@ -364,8 +365,8 @@ def cmd_products(args: argparse.Namespace) -> int:
 
 def add_products(sub: Any) -> None:
     """The command `products`."""
-    command = sub.add_parser("products", help="a database of products and ratings: load, store, facts")
-    actions = {"load": "files of reviews and products", "store": "a dataset's own", "facts": "what is in it"}
+    command = sub.add_parser("products", help="a database of products and ratings: load, import, facts")
+    actions = {"load": "files of reviews and products", "import": "a dataset's own", "facts": "what is in it"}
     command.add_argument("action", choices=list(actions), help="; ".join(f"{a}: {what}" for a, what in actions.items()))
     command.add_argument("source", nargs="?", default="", help="file of reviews, - for none; or name of a dataset")
     command.add_argument("meta", nargs="?", default="", help="file of products")
@@ -379,7 +380,7 @@ def add_products(sub: Any) -> None:
             metavar="NAME=FIELD",
             help=f"which field of the {what} is which, as product_id=sku",
         )
-    command.add_argument("--unit", default="", help="of the reviews' times: s or ms (default: that of the layout)")
+    command.add_argument("--time-unit", default="", help="of the reviews' times: s or ms (default: that of the layout)")
     command.add_argument(
         "--rejected", default="", help="file for lines set aside (default: rejected.csv by the database)"
     )
@@ -399,7 +400,7 @@ def cmd_search(args: argparse.Namespace) -> int:
     if not args.query:
         raise UserError("say what to find")
     filters = search.Filters(args.category, args.min_price, args.max_price, args.in_stock)
-    found = search.Search(args.index).find(" ".join(args.query), args.k, args.how, filters)
+    found = search.Search(args.index).find(" ".join(args.query), args.k, args.mode, filters)
     print(found[["product_id", "title", "price", "score"]].to_string(index=False) if len(found) else "nothing found")
     return 0
 
@@ -414,7 +415,9 @@ def add_search(sub: Any) -> None:
     command.add_argument("--db", default="", help="URL of the database, to make an index")
     command.add_argument("--encoder", default="all-MiniLM-L6-v2", help="sentence encoder, by name or folder")
     command.add_argument("-k", type=int, default=10, help="how many products (default: 10)")
-    command.add_argument("--how", default="hybrid", choices=["lexical", "semantic", "hybrid"], help="(default: hybrid)")
+    command.add_argument(
+        "--mode", default="hybrid", choices=["lexical", "semantic", "hybrid"], help="(default: hybrid)"
+    )
     command.add_argument("--category", default="", help="only below this category, as 'Office > Pens'")
     command.add_argument("--min-price", type=float, help="only from this price")
     command.add_argument("--max-price", type=float, help="only up to this price")
@@ -426,40 +429,44 @@ def cmd_bundle(args: argparse.Namespace) -> int:
     """Make a bundle of a run, or verify, compare, refit or roll back bundles."""
     from recsys_lab.serving import bundle
 
-    action, *rest = args.words
-    wanted = {"verify": 1, "diff": 2, "refit": 1, "rollback": 1}.get(action)
-    if len(rest) != (wanted or 0):
-        raise UserError(
-            "say: bundle RUN -o FOLDER, bundle verify FOLDER, bundle diff A B, bundle refit FOLDER, or bundle rollback FOLDER"
-        )
-    if wanted is None:
-        if not args.out:
-            raise UserError(f"say where to: recsys-lab bundle {action} -o FOLDER")
-        made = bundle.bundle_run(action, args.out, [m for m in args.models.split(",") if m], args.exact_up_to)
+    if args.action == "create":
+        made = bundle.bundle_run(args.run, args.out, [m for m in args.models.split(",") if m], args.exact_up_to)
         print(f"{args.out}: bundle {made['version']} of {made['model']}, {made['facts']['unique_items']:,} items")
-    elif action == "verify":
-        place = bundle.local_copy(rest[0])
+    elif args.action == "verify":
+        place = bundle.local_copy(args.bundle)
         print(f"{place}: bundle {bundle.verify(place)['version']} is whole")
-    elif action == "diff":
-        for name, (a, b) in bundle.difference(*map(bundle.local_copy, rest)).items():
+    elif args.action == "diff":
+        for name, (a, b) in bundle.difference(bundle.local_copy(args.a), bundle.local_copy(args.b)).items():
             print(f"{name}: {a} -> {b}")
-    elif action == "rollback":
-        print(f"{rest[0]}: bundle {bundle.roll_back(rest[0])} is in place again")
+    elif args.action == "rollback":
+        print(f"{args.bundle}: bundle {bundle.roll_back(args.bundle)} is in place again")
     else:
-        print(json.dumps(bundle.refit(rest[0], args.kind, args.force)))
+        print(json.dumps(bundle.refit(args.bundle, args.kind, args.force)))
     return 0
 
 
 def add_bundle(sub: Any) -> None:
     """The commands `bundle` and `serve`."""
-    command = sub.add_parser("bundle", help="make what a server needs of a run; verify, compare, refit or roll back")
-    command.add_argument("words", nargs="+", help="RUN, or: verify FOLDER, diff A B, refit FOLDER, rollback FOLDER")
-    command.add_argument("-o", "--out", default="", help="folder of the new bundle")
-    command.add_argument("--models", default="", help="other models of the run to bundle, as 'lightfm,user_knn'")
-    command.add_argument("--exact-up-to", type=int, default=50_000, help="items up to which all vectors are compared")
-    command.add_argument("--kind", default="hybrid", choices=["hybrid", "mf", "ss"], help="what to refit")
-    command.add_argument("--force", action="store_true", help="refit on a log that is as it was")
+    command = sub.add_parser("bundle", help="what a server needs: create, verify, diff, refit, rollback")
     command.set_defaults(call=cmd_bundle)
+    actions = command.add_subparsers(dest="action", required=True, metavar="action")
+    create = actions.add_parser("create", help="make a bundle of a run's models")
+    create.add_argument("run", help="folder of the run, as reports/shop")
+    create.add_argument("-o", "--out", required=True, help="folder of the new bundle")
+    create.add_argument("--models", default="", help="other models of the run to bundle, as 'lightfm,user_knn'")
+    create.add_argument(
+        "--exact-up-to", type=int, default=50_000, help="items up to which all vectors are compared (default: 50000)"
+    )
+    actions.add_parser("verify", help="check every file of a bundle").add_argument("bundle", help="its folder or URL")
+    diff = actions.add_parser("diff", help="print what two bundles tell differently")
+    diff.add_argument("a", help="folder or URL of a bundle")
+    diff.add_argument("b", help="folder or URL of another")
+    refit = actions.add_parser("refit", help="fit a bundle's models on the log as it is now, and swap it in")
+    refit.add_argument("bundle", help="its folder")
+    kinds = "hybrid (all), mf (the factors of ALS) or ss (catalogue and search)"
+    refit.add_argument("--kind", default="hybrid", choices=["hybrid", "mf", "ss"], help=f"{kinds} (default: hybrid)")
+    refit.add_argument("--force", action="store_true", help="also where the log is as it was")
+    actions.add_parser("rollback", help="put the bundle before this one back").add_argument("bundle", help="its folder")
     sub.add_parser("serve", help="serve a bundle over HTTP (recsys-lab serve --help)", add_help=False)
 
 # %% ../nbs/81_cli.ipynb #11f4da1a
@@ -506,7 +513,7 @@ def parser() -> argparse.ArgumentParser:
     add_run(sub)
     add_data(sub)
     add_recommend(sub)
-    add_ledger(sub)
+    add_reproduce(sub)
     add_products(sub)
     add_search(sub)
     add_bundle(sub)
@@ -522,7 +529,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_parser("readme", help="make README.md from nbs/index.ipynb").set_defaults(call=cmd_readme)
     for one in (bind, board):
         one.add_argument("run", help="folder of the run, as reports/shop")
-        one.add_argument("--k", type=int, help="length of the lists in the leaderboards (default: the run's own k)")
+        one.add_argument("-k", type=int, help="length of the lists in the leaderboards (default: the run's own k)")
     return main
 
 # %% ../nbs/81_cli.ipynb #573bf507
@@ -543,10 +550,38 @@ def cmd_compare(args: argparse.Namespace) -> int:
     return 0
 
 
+OLD_WORDS = {  # words of earlier versions, by command -> what they are called now
+    "": {"ledger": "reproduce"},
+    "book": {"--k": "-k"},
+    "data": {"get": "fetch"},
+    "leaderboard": {"--k": "-k"},
+    "products": {"store": "import", "--unit": "--time-unit"},
+    "search": {"--how": "--mode"},
+    "serve": {"--against": "--challenger", "--share": "--traffic", "--keep": "--cache-ttl"},
+}
+BUNDLE_ACTIONS = ("create", "verify", "diff", "refit", "rollback")
+
+
+def refuse_old_words(words: Sequence[str]) -> None:
+    """`UserError` with the new word for commands, actions and options of earlier versions."""
+    command, *rest = words or [""]
+    if command in OLD_WORDS[""]:
+        raise UserError(f"the command {command} is called {OLD_WORDS[''][command]} now")
+    if command == "bundle" and rest and not rest[0].startswith("-") and rest[0] not in BUNDLE_ACTIONS:
+        raise UserError(
+            f"say which action: recsys-lab bundle {' | '.join(BUNDLE_ACTIONS)}; a run is bundled by bundle create"
+        )
+    for place, word in enumerate(rest):
+        name = word.partition("=")[0]
+        if name in OLD_WORDS.get(command, {}) and (place == 0 or name.startswith("-")):
+            raise UserError(f"recsys-lab {command}: {name} is called {OLD_WORDS[command][name]} now")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `recsys-lab`; errors a user can mend are one sentence and exit code 2."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
+        refuse_old_words(words)
         if words[:1] == ["serve"]:
             return start_server(words[1:])
         args = parser().parse_args(words)

@@ -230,7 +230,7 @@ def test_a_log_without_company_is_refused_before_anything_runs(tmp_path):
 def test_lists_of_another_length_reach_the_leaderboard(small_checkout):
     assert run_lab("run", "--size", "tiny", "--no-book", "--params", "k=3", cwd=small_checkout).returncode == 0
     assert "NDCG@3" in (small_checkout / "reports/shop-tiny/README.md").read_text()
-    assert "NDCG@20" in run_lab("leaderboard", "reports/shop-tiny", "--k", "20", cwd=small_checkout).stdout
+    assert "NDCG@20" in run_lab("leaderboard", "reports/shop-tiny", "-k", "20", cwd=small_checkout).stdout
 
 
 def test_a_chapter_whose_extra_is_missing_is_left_out_by_name(monkeypatch):

@@ -12,6 +12,7 @@ from helpers import ROOT, random_log, run_lab
 
 from recsys_lab import cli, runs
 from recsys_lab.models.neighbours import ItemKNN
+from recsys_lab.serving import api
 
 pytestmark = pytest.mark.slow
 
@@ -134,3 +135,38 @@ def test_help_teaches():
     done = run_lab("--help")
     assert all(word in done.stdout for word in ("run", "params", "data", "examples:", "22.trials"))
     assert "k: int = 10" in run_lab("params", "22").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["ledger", "ease"], "the command ledger is called reproduce now"),
+        (["data", "get", "gowalla"], "recsys-lab data: get is called fetch now"),
+        (["products", "store", "shop"], "recsys-lab products: store is called import now"),
+        (["products", "load", "r.json", "--unit=s"], "recsys-lab products: --unit is called --time-unit now"),
+        (
+            ["search", "find", "pen", "--index", "i", "--how", "lexical"],
+            "recsys-lab search: --how is called --mode now",
+        ),
+        (["book", "reports/shop", "--k", "20"], "recsys-lab book: --k is called -k now"),
+        (["serve", "bundle", "--against", "als"], "recsys-lab serve: --against is called --challenger now"),
+        (["serve", "bundle", "--share=0.1"], "recsys-lab serve: --share is called --traffic now"),
+        (["bundle", "reports/shop", "-o", "b"], "a run is bundled by bundle create"),
+    ],
+)
+def test_words_of_earlier_versions_are_refused_with_the_new_ones(words, told, capsys):
+    assert cli.main(words) == 2 and told in capsys.readouterr().err
+
+
+def test_no_word_is_both_old_and_new():
+    """Each new word is one that its command takes, and the old one is not."""
+    commands = cli.parser()._subparsers._group_actions[0].choices
+    for command, renamed in cli.OLD_WORDS.items():
+        for old, new in renamed.items():
+            if command == "":
+                assert new in commands and old not in commands
+            elif command == "serve":
+                assert new in api.arguments.__code__.co_consts and old not in api.arguments.__code__.co_consts
+            else:
+                taken = {w for a in commands[command]._actions for w in [*a.option_strings, *(a.choices or [])]}
+                assert new in taken and old not in taken

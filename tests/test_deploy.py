@@ -103,7 +103,7 @@ def test_the_workflow_tests_builds_and_asks_for_its_health():
     steps = [
         "make install",
         "recsys-lab run",
-        "recsys-lab bundle",
+        "recsys-lab bundle create",
         "docker build",
         "docker run -d",
         "/ready",

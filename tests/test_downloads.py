@@ -242,7 +242,7 @@ def kaggle(server, tmp_path, monkeypatch):
 
 def test_without_credentials_the_error_tells_how_to_get_them(kaggle, home, capsys):
     kaggle.answer = lambda h, n: reply(h, b'{"message": "forbidden"}', 403)
-    assert cli.main(["data", "get", "retailrocket"]) == 2
+    assert cli.main(["data", "fetch", "retailrocket"]) == 2
     told = capsys.readouterr().err
     assert "retailrocket/ecommerce-dataset did not come from Kaggle: 403" in told
     assert "kaggle.json" in told and "KAGGLE_USERNAME" in told and "data/retailrocket/" in told
@@ -269,10 +269,10 @@ def test_kaggle_s_archive_becomes_a_dataset(kaggle, home):
 
 
 def test_the_command_line(home, capsys):
-    assert cli.main(["data", "get", "netflix"]) == 2
+    assert cli.main(["data", "fetch", "netflix"]) == 2
     assert "these can: gowalla" in capsys.readouterr().err
-    assert cli.main(["data", "get"]) == 2
-    assert "say which dataset to get; there are gowalla, yelp2018" in capsys.readouterr().err
+    assert cli.main(["data", "fetch"]) == 2
+    assert "say which dataset to fetch; there are gowalla, yelp2018" in capsys.readouterr().err
     assert cli.main(["data", "list"]) == 0
     listed = capsys.readouterr().out
-    assert all(word in listed for word in ("shop", "gowalla", "recsys-lab data get", "CC BY-NC-SA 4.0"))
+    assert all(word in listed for word in ("shop", "gowalla", "recsys-lab data fetch", "CC BY-NC-SA 4.0"))

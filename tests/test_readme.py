@@ -68,7 +68,9 @@ def test_every_example_request_is_answered(folder, tmp_path):
     if not shutil.which("curl"):
         pytest.skip("no curl")
     started = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("recsys-lab serve")]
-    assert started == ["recsys-lab serve bundle --port 8000"] and "recsys-lab bundle reports/shop -o bundle" in TEXT
+    assert (
+        started == ["recsys-lab serve bundle --port 8000"] and "recsys-lab bundle create reports/shop -o bundle" in TEXT
+    )
     asked = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("curl ")]
     assert len(asked) >= 13
     shutil.copytree(folder, tmp_path / "bundle")

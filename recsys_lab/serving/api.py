@@ -50,7 +50,7 @@ def create_app(settings: Settings, wait: bool = False) -> FastAPI:
     @asynccontextmanager
     async def life(app: FastAPI) -> Any:
         if settings.redis_url:
-            service.cache = Cache(settings.redis_url, settings.keep_seconds)
+            service.cache = Cache(settings.redis_url, settings.cache_ttl)
         try:
             await asyncio.to_thread(service.open)
         except (DataError, OSError, ValueError) as error:
@@ -129,7 +129,7 @@ def serve(argv: Sequence[str] | None = None) -> None:
             read_manifest(Path(args.bundle))
     except DataError as error:
         sys.exit(f"recsys-lab: {error}")
-    words = {"redis_url": "redis", "keep_seconds": "keep", "database": "db"}
+    words = {"redis_url": "redis", "cache_ttl": "cache_ttl", "database": "db"}
     names = [name for name in Settings.model_fields if name != "every"]
     given = {name: getattr(args, words.get(name, name)) for name in names}
     try:
@@ -173,16 +173,16 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     p.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     p.add_argument("--port", type=int, default=8000, help="port (default: 8000)")
     p.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
-    p.add_argument("--against", help="another bundle, or a model of the first, for a share of visitors")
-    p.add_argument("--share", type=float, help="share of visitors for --against (default: 0.5)")
+    p.add_argument("--challenger", help="another bundle, or a model of the first, for a share of visitors")
+    p.add_argument("--traffic", type=float, help="share of visitors for --challenger (default: 0.5)")
     p.add_argument("--redis", help="URL of a Redis for answers (default: REDIS_URL)")
-    p.add_argument("--keep", type=int, help="seconds that answers are kept there (default: 60)")
+    p.add_argument("--cache-ttl", type=int, help="seconds that answers are kept there (default: 60)")
     p.add_argument("--token", help="bearer token for /training (default: RECSYS_LAB_TOKEN; none: off)")
     p.add_argument("--db", help="URL of the products' database for /status")
     p.add_argument("--quiet", action="store_true", default=None, help="log warnings only")
     args = p.parse_args(argv)
-    if not 0 <= (args.share or 0) <= 1 or args.workers < 1:
-        p.error("--share must be between 0 and 1 and --workers at least 1")
+    if not 0 <= (args.traffic or 0) <= 1 or args.workers < 1:
+        p.error("--traffic must be between 0 and 1 and --workers at least 1")
     return args
 
 

@@ -354,7 +354,7 @@ def roll_back(folder: Path | str) -> str:
     return version
 
 # %% ../../nbs/60_bundle.ipynb #5d4ba5a2
-REMAKE = "make it again: recsys-lab bundle RUN -o FOLDER"
+REMAKE = "make it again: recsys-lab bundle create RUN -o FOLDER"
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

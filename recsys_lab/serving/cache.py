@@ -25,11 +25,11 @@ CACHED = prometheus.Counter("recsys_cache_total", "Answers looked for in the cac
 class Cache:
     """Answers in Redis; whatever goes wrong with it, there is just nothing in it for `rest` seconds."""
 
-    def __init__(self, url: str, keep_seconds: int, rest: float = 3.0):
+    def __init__(self, url: str, ttl: int, rest: float = 3.0):
         from redis import asyncio as redis
 
         self.redis = redis.from_url(url, socket_timeout=0.05, socket_connect_timeout=0.05)
-        self.keep, self.rest, self.until = keep_seconds, rest, 0.0
+        self.ttl, self.rest, self.until = ttl, rest, 0.0
 
     async def get(self, key: str) -> bytes | None:
         """What is kept under a key."""
@@ -39,7 +39,7 @@ class Cache:
 
     async def put(self, key: str, value: bytes) -> None:
         """Keep a value for a while."""
-        await self._ask(lambda: self.redis.set(key, value, ex=self.keep))
+        await self._ask(lambda: self.redis.set(key, value, ex=self.ttl))
 
     async def _ask(self, call: Callable[[], Awaitable[Any]]) -> Any:
         if time.monotonic() < self.until:

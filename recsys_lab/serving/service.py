@@ -54,12 +54,14 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="RECSYS_LAB_", frozen=True, populate_by_name=True)
     bundle: str = Field(description="folder or URL of the bundle")
-    against: str = Field("", description="another bundle, or the name of a model of the first, for a share of visitors")
-    share: float = Field(0.5, ge=0, le=1, description="share of visitors for `against`")
+    challenger: str = Field(
+        "", description="another bundle, or the name of a model of the first, for a share of visitors"
+    )
+    traffic: float = Field(0.5, ge=0, le=1, description="share of visitors for `challenger`")
     redis_url: str = Field(
         "", validation_alias="REDIS_URL", description="URL of a Redis that keeps answers; empty: none"
     )
-    keep_seconds: int = Field(60, ge=1, description="how long answers are kept there")
+    cache_ttl: int = Field(60, ge=1, description="how long answers are kept there")
     token: SecretStr = Field(SecretStr(""), description="bearer token of what may train; empty: nobody")
     database: str = Field(
         "", description="URL of the products' database that `/status` tells of; empty: the bundle's facts"
@@ -95,16 +97,16 @@ class Service:
         s = self.settings
         first = Bundle(local_copy(s.bundle))
         found = [Arm("a", first, first.model.name)]
-        if s.against in first.models:
-            found.append(Arm("b", first, s.against))
-        elif s.against:
-            other = Bundle(local_copy(s.against))
+        if s.challenger in first.models:
+            found.append(Arm("b", first, s.challenger))
+        elif s.challenger:
+            other = Bundle(local_copy(s.challenger))
             found.append(Arm("b", other, other.model.name))
         self.arms = tuple(found)
 
     def watch(self) -> None:
         """Open the bundle again whenever another stands in its place, until the service stops; a bad one is told and left."""
-        folders = [p for p in (self.settings.bundle, self.settings.against) if p and "://" not in p]
+        folders = [p for p in (self.settings.bundle, self.settings.challenger) if p and "://" not in p]
         refused: Any = None
         while not self.stop.wait(self.settings.every):
             try:
@@ -124,7 +126,7 @@ class Service:
         """The arm of a visitor; `ApiError` while no bundle is open."""
         if self.arms is None:
             raise ApiError(503, "no bundle is open yet; ask /ready")
-        second = len(self.arms) > 1 and share_of(str(user)) < self.settings.share
+        second = len(self.arms) > 1 and share_of(str(user)) < self.settings.traffic
         chosen = self.arms[int(second)]
         if request is not None:
             request.state.arm = chosen.name

@@ -15,7 +15,12 @@ def test_singular_vectors_are_those_of_a_dense_decomposition(seed):
     matrix = sparse.block_diag(parts).tocsr()
     matrix.data[:] = 1
     of_user, of_item = (np.asarray(matrix.sum(a)).ravel() for a in (1, 0))
-    scaled = matrix.multiply(degree_powers(of_user, 0.5)[:, None]).multiply(degree_powers(of_item, 0.5)).tocsr().astype(float)
+    scaled = (
+        matrix.multiply(degree_powers(of_user, 0.5)[:, None])
+        .multiply(degree_powers(of_item, 0.5))
+        .tocsr()
+        .astype(float)
+    )
     _, values, vectors = np.linalg.svd(scaled.toarray())
     for factors in (4, 20, 60):
         found = converged_basis(scaled, factors, seed=seed)

@@ -46,7 +46,9 @@ def test_weights_leave_out_what_misleads(shop_split):
     first, best = table.iloc[0], table[table.chosen].iloc[0]
     assert first[["session_walk", "item_knn", "noise"]].tolist() == [1, 1, 1]
     assert best["ndcg@10"] > first["ndcg@10"] and best["noise"] < max(best["session_walk"], best["item_knn"]) / 2
-    assert tune_weights(build_pool(parts, cases, most=100), 5, seed=3).equals(tune_weights(build_pool(parts, cases, most=100), 5, seed=3))
+    assert tune_weights(build_pool(parts, cases, most=100), 5, seed=3).equals(
+        tune_weights(build_pool(parts, cases, most=100), 5, seed=3)
+    )
     assert not len(tune_weights(build_pool(parts, cases, most=100), 0))
 
 

@@ -28,7 +28,9 @@ def test_a_blend_stays_on_its_scale_and_meets_both_ends(rows, alpha, how):
     assert ((one >= 0) & (one <= 1)).all()
     other = -scores
     mixed = hybrid.blend_scores(scores, other, indptr, alpha, how)
-    np.testing.assert_allclose(mixed, (1 - alpha) * one + alpha * hybrid.normalize_scores(other, indptr, how), atol=1e-12)
+    np.testing.assert_allclose(
+        mixed, (1 - alpha) * one + alpha * hybrid.normalize_scores(other, indptr, how), atol=1e-12
+    )
     np.testing.assert_array_equal(hybrid.blend_scores(scores, other, indptr, 0.0, how), one)
     np.testing.assert_array_equal(hybrid.blend_scores(scores, np.full(len(scores), np.nan), indptr, alpha, how), one)
     for start, stop in itertools.pairwise(indptr):  # order is kept

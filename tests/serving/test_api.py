@@ -92,7 +92,7 @@ def test_the_pages_about_the_service_need_no_network(client):
 
 @pytest.mark.slow
 def test_what_is_asked_for_wrongly_at_the_start(folder):
-    for words in (["--share", "2"], ["--workers", "0"], []):
+    for words in (["--traffic", "2"], ["--workers", "0"], []):
         done = subprocess.run(
             [*LEAN, *([str(folder)] if words else []), *words], capture_output=True, text=True, cwd=ROOT
         )

@@ -21,7 +21,7 @@ pytest.importorskip("fastapi_offline")
 
 @pytest.mark.slow
 def test_arms_are_stable_and_told(folder, caplog):
-    app = create_app(Settings(bundle=str(folder), against="item_knn", share=0.3, every=0), wait=True)
+    app = create_app(Settings(bundle=str(folder), challenger="item_knn", traffic=0.3, every=0), wait=True)
     with TestClient(app) as c:
         arms = {}
         for user in range(200):
@@ -61,7 +61,7 @@ def test_two_bundles_side_by_side(fits, shop, folder, tmp_path):
     other = HybridTuned(**quick("hybrid_tuned"), alpha=1.0).fit(known).save(tmp_path / "fit")
     pack(other, shop, tmp_path / "other")
     with TestClient(
-        create_app(Settings(bundle=str(folder), against=str(tmp_path / "other"), share=0.5, every=0), wait=True)
+        create_app(Settings(bundle=str(folder), challenger=str(tmp_path / "other"), traffic=0.5, every=0), wait=True)
     ) as c:
         told = c.get("/").json()["arms"]
         assert told["a"]["version"] != told["b"]["version"]
