@@ -19,14 +19,14 @@ import pandas as pd
 from . import plots
 from .decision import decision_sentence
 from .files import package_folder, read_json, write_text
-from .intervals import FEW
+from .intervals import FEW, is_shown
 from .runs import MEANING, METRIC_COLUMNS, Question, Run, question_of, format_interval
 
 # %% auto #0
-__all__ = ['DIRECTIVE', 'PARTS', 'CONF', 'CSS', 'COST_FIGURE', 'markdown_table', 'leaderboard_frame', 'questions_in',
+__all__ = ['OVERVIEW', 'DIRECTIVE', 'PARTS', 'CONF', 'CSS', 'COST_FIGURE', 'markdown_table', 'leaderboard_frame', 'questions_in',
            'list_length', 'leaderboards', 'searches', 'findings', 'repeat_share', 'repeat_sentence', 'facts_frame',
-           'figures_of', 'summary', 'list_runs', 'directives_of', 'page_cell', 'page', 'toctree', 'chapter_parts',
-           'modules', 'cost_rows', 'cover', 'write_sources', 'build', 'refresh']
+           'figures_of', 'summary', 'list_runs', 'decision_rows', 'decision_table', 'directives_of', 'page_cell',
+           'page', 'toctree', 'chapter_parts', 'modules', 'cost_rows', 'cover', 'write_sources', 'build', 'refresh']
 
 # %% ../nbs/80_book.ipynb #100cc65d
 def markdown_table(frame: pd.DataFrame) -> str:
@@ -243,6 +243,64 @@ def list_runs(reports: Path | str) -> str:
     head = "# Runs\n\nOne folder a run: its summary, `metrics.json`, `comparisons.json`, figures and, for the embedded shop, "
     head += "the executed chapters.\n\n"
     return head + (markdown_table(pd.DataFrame(rows)) if rows else "There is no run yet.") + "\n"
+
+# %% ../nbs/80_book.ipynb #82ebd012
+OVERVIEW = (  # what a run is asked in the overview: the first of these that it decided
+    ("next_item", "any", "seen"),
+    ("given", "any", "seen"),
+    ("next_item", "any", "none"),
+)
+
+
+def decision_rows(reports: Path | str) -> pd.DataFrame:
+    """A row for each run under a folder that decided a question of `OVERVIEW`: what was chosen on validation, and whether test shows it.
+
+    Columns `log, question, users, chosen, also` (how many models cannot be told apart from it), `baseline`, `difference, low, high`
+    (NDCG, NaN where a baseline was chosen) and `shown`.
+    """
+    rows = []
+    for folder in sorted(p.parent for p in Path(reports).glob("*/decisions.json")):
+        run = Run(folder)
+        decided = {question_of(row): row for row in run.rows("decisions")}
+        row = next((decided[q] for q in OVERVIEW if q in decided), None)
+        if row is None:
+            continue
+        judged = [m for m in run.rows("metrics") if m["model"] == row["chosen"] and question_of(m) == question_of(row)]
+        there = [m["n_users"] for m in judged if (m["part"], m["slice"]) == ("test", "all")]
+        told = {"log": folder.name, "question": MEANING[question_of(row)], "users": max(there, default=0)}
+        told |= {"chosen": row["chosen"], "also": len(row["confidence_set"]), "baseline": row["baseline"] or ""}
+        told |= {name: row.get(name, float("nan")) for name in ("difference", "low", "high")}
+        rows.append(told | {"shown": "difference" in row and is_shown(row)})
+    columns = ["log", "question", "users", "chosen", "also", "baseline", "difference", "low", "high", "shown"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def decision_table(reports: Path | str) -> str:
+    """`decision_rows` as a markdown table with the sentence that a reader should take away."""
+    rows = decision_rows(reports)
+    if not len(rows):
+        return "No run here has decided anything yet.\n"
+    better, plain = rows[rows["shown"]], rows[rows["chosen"] == rows["baseline"]]
+    took = f"On {len(better)} of {len(rows)} logs test shows the chosen model to be better than the best simple one"
+    took += f", by {better['difference'].min():.3f} to {better['difference'].max():.3f} NDCG@10" if len(better) else ""
+    took += f"; on {len(plain)} a simple model was chosen" if len(plain) else ""
+    table = pd.DataFrame(
+        {
+            "log": [f"[{name}](reports/{name}/README.md)" for name in rows["log"]],
+            "question": rows["question"],
+            "users": rows["users"],
+            "chosen on validation": rows["chosen"],
+            "not told apart from it": rows["also"],
+            "best simple model": rows["baseline"],
+            "difference on test": [
+                "the same model" if a == b else f"{d:+.4f} [{low:+.4f}, {high:+.4f}]{'' if shown else ', not shown'}"
+                for a, b, d, low, high, shown in rows[
+                    ["chosen", "baseline", "difference", "low", "high", "shown"]
+                ].itertuples(index=False)
+            ],
+        }
+    )
+    return f"**{took}.**\n\n{markdown_table(table)}\n"
 
 # %% ../nbs/80_book.ipynb #4f96d820
 DIRECTIVE = re.compile(r"^\s*#\|\s*(\S+)")

@@ -1,4 +1,4 @@
-"""Every example in README.md does what it says."""
+"""Every example in README.md, and of commands in the chapters, does what it says."""
 
 import gzip
 import json
@@ -23,8 +23,23 @@ REVIEW = {"reviewerID": "A1", "asin": "B1", "overall": 5.0, "unixReviewTime": 15
 BIN = Path(sys.executable).parent
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.S)
+CHAPTERS = "\n".join(
+    "".join(cell["source"])
+    for number in ("50", "51", "54", "61")  # where commands are shown
+    for path in ROOT.glob(f"nbs/{number}_*.ipynb")
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
+    if cell["cell_type"] == "markdown"
+)
+
+
+def blocks(language, text=TEXT):
+    return re.findall(rf"```{language}\n(.*?)```", text, re.S)
+
+
+def lines_of(command):
+    """The lines of shell examples in the README and in chapters that start a command."""
+    found = [line for block in blocks("sh", TEXT + CHAPTERS) for line in block.splitlines()]
+    return [line for line in found if line.startswith(command)]
 
 
 def test_python_examples_run():
@@ -37,8 +52,8 @@ def test_python_examples_run():
 
 
 def test_shell_examples_run(tmp_path):
-    lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("recsys-lab")]
-    assert len(lines) >= 3
+    lines = lines_of("recsys-lab")
+    assert len(lines) >= 8
     for line in lines:
         if "my_log" in line or line.startswith(("recsys-lab bundle", "recsys-lab serve")):
             continue  # tested below with a log, and with a bundle
@@ -67,12 +82,10 @@ def test_every_example_request_is_answered(folder, tmp_path):
     """By a service that was started as the README says, with a bundle of the smallest shop."""
     if not shutil.which("curl"):
         pytest.skip("no curl")
-    started = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("recsys-lab serve")]
-    assert (
-        started == ["recsys-lab serve bundle --port 8000"] and "recsys-lab bundle create reports/shop -o bundle" in TEXT
-    )
-    asked = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("curl ")]
-    assert len(asked) >= 13
+    assert lines_of("recsys-lab serve") == ["recsys-lab serve bundle --port 8000"]
+    assert lines_of("recsys-lab bundle") == ["recsys-lab bundle create reports/shop -o bundle"]
+    asked = lines_of("curl ")
+    assert len(asked) >= 14
     shutil.copytree(folder, tmp_path / "bundle")
     with serving(tmp_path / "bundle", "--quiet", "--token", "secret") as (url, _):
         for line in asked:
@@ -96,10 +109,11 @@ def test_every_example_request_is_answered(folder, tmp_path):
                 assert told["status"] == "trained"
 
 
-def test_the_own_log_of_the_readme_loads(tmp_path, monkeypatch):
+@pytest.mark.parametrize("told", [*blocks("toml"), *blocks("toml", CHAPTERS)])
+def test_the_own_log_of_the_readme_loads(told, tmp_path):
     folder = tmp_path / "my_log"
     folder.mkdir()
-    (folder / "dataset.toml").write_text(blocks("toml")[0])
+    (folder / "dataset.toml").write_text(told)
     (folder / "orders.csv").write_text(
         "customer,sku,action,time\nann,a-1,view,1700000000\nann,a-2,buy,1700000100\nbob,a-1,view,1700000200\n"
     )
@@ -123,3 +137,11 @@ def test_make_targets_of_the_readme_exist():
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
         assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_the_readme_can_be_read_in_two_screens():
+    """One picture, one table of findings of at most eight rows, and no more than 12,000 characters."""
+    assert len(TEXT) < 12_000 and TEXT.count("![") == 1
+    found = TEXT[TEXT.index("## What it finds") : TEXT.index("## Your own log")]
+    rows = [line for line in found.splitlines() if line.startswith("| [")]
+    assert 1 <= len(rows) <= 8 and "**On " in found
