@@ -20,7 +20,7 @@ from . import plots
 from .decision import decision_sentence
 from .files import package_folder, read_json, write_text
 from .intervals import FEW, is_shown
-from .runs import MEANING, METRIC_COLUMNS, Question, Run, question_of, format_interval
+from .runs import MEANING, METRIC_COLUMNS, Question, Run, format_interval, question_of
 
 # %% auto #0
 __all__ = ['OVERVIEW', 'DIRECTIVE', 'PARTS', 'CONF', 'CSS', 'COST_FIGURE', 'markdown_table', 'leaderboard_frame', 'questions_in',
@@ -84,19 +84,19 @@ def leaderboard_frame(rows: pd.DataFrame, question: Question, k: int) -> pd.Data
 # %% ../nbs/80_book.ipynb #3b27b8e1
 def questions_in(rows: pd.DataFrame) -> list[Question]:
     """The questions that a run's rows answer, in the order of `MEANING`."""
-    there = (
+    asked = (
         {question_of(r) for r in rows[["protocol", "target", "exclude"]].drop_duplicates().to_dict("records")}
         if len(rows)
         else set()
     )
-    return [q for q in MEANING if q in there]
+    return [q for q in MEANING if q in asked]
 
 
 def list_length(folder: Path | str) -> int:
     """The length of lists that a run judges first: the leaderboard chapter's `k`, else any chapter's, else 10."""
     params = read_json(Path(folder) / "params.json", {})
-    found = [p["k"] for name, p in sorted(params.items(), key=lambda item: item[0] != "90_leaderboard") if "k" in p]
-    return found[0] if found else 10
+    lengths = [p["k"] for name, p in sorted(params.items(), key=lambda item: item[0] != "90_leaderboard") if "k" in p]
+    return lengths[0] if lengths else 10
 
 
 def leaderboards(folder: Path | str, k: int | None = None) -> str:
@@ -162,13 +162,13 @@ def repeat_share(folder: Path | str) -> dict[str, Any]:
 
 def repeat_sentence(folder: Path | str) -> str:
     """`repeat_share` in words; empty where it is not known."""
-    found = repeat_share(folder)
-    if not found:
+    shares = repeat_share(folder)
+    if not shares:
         return ""
     return (
-        f"Of what the chosen model gains over popularity on next item as it happened, {found['share']:.0%} is going back to what the "
-        f"visitor has just seen: on validation popularity has an NDCG of {found['plain']:.4f}, with the visitor's own items put first "
-        f"{found['repeating']:.4f}, the chosen model {found['chosen']:.4f}. What is learned shows where repeats are left out."
+        f"Of what the chosen model gains over popularity on next item as it happened, {shares['share']:.0%} is going back to what the "
+        f"visitor has just seen: on validation popularity has an NDCG of {shares['plain']:.4f}, with the visitor's own items put first "
+        f"{shares['repeating']:.4f}, the chosen model {shares['chosen']:.4f}. What is learned shows where repeats are left out."
     )
 
 # %% ../nbs/80_book.ipynb #e9a36b38
@@ -189,14 +189,14 @@ def figures_of(folder: Path) -> list[Path]:
 def summary(folder: Path | str, k: int | None = None) -> str:
     """The run's README: card, funnel, leaderboards, figures, and which chapters were left out and why."""
     folder = Path(folder)
-    told = read_json(folder / "provenance.json", {})
-    data = told.get("dataset", {})
-    found = "\n".join(f"- {finding}" for finding in findings(folder))
+    provenance = read_json(folder / "provenance.json", {})
+    data = provenance.get("dataset", {})
+    decided = "\n".join(f"- {finding}" for finding in findings(folder))
     parts = [
         f"# {data.get('name', folder.name)}",
         "The summary of a run, made from its files. Means are over users; numbers in brackets are 95% intervals, and `*` marks one from "
         f"fewer than {FEW} users that tell something.",
-        *(["## What to deploy, and whether that is shown", found, repeat_sentence(folder)] if found else []),
+        *(["## What to deploy, and whether that is shown", decided, repeat_sentence(folder)] if decided else []),
         "## Leaderboards",
         leaderboards(folder, k),
     ]
@@ -209,7 +209,9 @@ def summary(folder: Path | str, k: int | None = None) -> str:
     if figures := figures_of(folder):
         parts += ["## Figures", *(f"![{f.stem}](figures/{f.name})" for f in figures)]
     skipped = {
-        name: state["status"] for name, state in told.get("chapters", {}).items() if state["status"] not in ("done",)
+        name: state["status"]
+        for name, state in provenance.get("chapters", {}).items()
+        if state["status"] not in ("done",)
     }
     if skipped:
         parts += [
@@ -226,8 +228,8 @@ def list_runs(reports: Path | str) -> str:
         metrics = pd.DataFrame(Run(folder).rows("metrics"), columns=list(METRIC_COLUMNS))
         if not (asked := questions_in(metrics)):
             continue
-        at = list_length(folder)
-        board = leaderboard_frame(metrics, asked[0], at)
+        length = list_length(folder)
+        board = leaderboard_frame(metrics, asked[0], length)
         row = next((r for r in Run(folder).rows("decisions") if question_of(r) == asked[0]), {})
         best = board[board["model"] == row.get("chosen")] if len(board) else board
         rows.append(
@@ -237,7 +239,7 @@ def list_runs(reports: Path | str) -> str:
                 "question": MEANING[asked[0]],
                 "models": metrics["model"].nunique(),
                 "chosen on validation": best["model"].iloc[0] if len(best) else "",
-                "NDCG": f"{best[f'NDCG@{at}'].iloc[0]} at {at}" if len(best) else "",
+                "NDCG": f"{best[f'NDCG@{length}'].iloc[0]} at {length}" if len(best) else "",
             }
         )
     head = "# Runs\n\nOne folder a run: its summary, `metrics.json`, `comparisons.json`, figures and, for the embedded shop, "
@@ -266,11 +268,11 @@ def decision_rows(reports: Path | str) -> pd.DataFrame:
         if row is None:
             continue
         judged = [m for m in run.rows("metrics") if m["model"] == row["chosen"] and question_of(m) == question_of(row)]
-        there = [m["n_users"] for m in judged if (m["part"], m["slice"]) == ("test", "all")]
-        told = {"log": folder.name, "question": MEANING[question_of(row)], "users": max(there, default=0)}
-        told |= {"chosen": row["chosen"], "also": len(row["confidence_set"]), "baseline": row["baseline"] or ""}
-        told |= {name: row.get(name, float("nan")) for name in ("difference", "low", "high")}
-        rows.append(told | {"shown": "difference" in row and is_shown(row)})
+        counts = [m["n_users"] for m in judged if (m["part"], m["slice"]) == ("test", "all")]
+        decided_row = {"log": folder.name, "question": MEANING[question_of(row)], "users": max(counts, default=0)}
+        decided_row |= {"chosen": row["chosen"], "also": len(row["confidence_set"]), "baseline": row["baseline"] or ""}
+        decided_row |= {name: row.get(name, float("nan")) for name in ("difference", "low", "high")}
+        rows.append(decided_row | {"shown": "difference" in row and is_shown(row)})
     columns = ["log", "question", "users", "chosen", "also", "baseline", "difference", "low", "high", "shown"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -308,7 +310,7 @@ DIRECTIVE = re.compile(r"^\s*#\|\s*(\S+)")
 
 def directives_of(source: str) -> set[str]:
     """The nbdev directives of a cell."""
-    return {found[1] for line in source.splitlines() if (found := DIRECTIVE.match(line))}
+    return {match[1] for line in source.splitlines() if (match := DIRECTIVE.match(line))}
 
 
 def page_cell(cell: dict[str, Any]) -> dict[str, Any] | None:
@@ -426,7 +428,7 @@ def cost_rows(folder: Path, k: int | None) -> pd.DataFrame | None:
 # %% ../nbs/80_book.ipynb #625dd50d
 def cover(folder: Path, chapters: Sequence[str], k: int | None) -> str:
     """The book's first page: what the run is, leaderboards, the log, costs, and where it comes from."""
-    told = read_json(folder / "provenance.json", {})
+    provenance = read_json(folder / "provenance.json", {})
     text = summary(folder, k).partition("\n")[2]
     text = text.partition("## Figures")[0] + (
         "## Chapters that did not run" + text.partition("## Chapters that did not run")[2]
@@ -434,7 +436,7 @@ def cover(folder: Path, chapters: Sequence[str], k: int | None) -> str:
         else ""
     )
     best = [f for f in figures_of(folder) if f.stem.endswith("leaderboard_models")]
-    parts = [f"# A recommender lab, run on {told.get('dataset', {}).get('name', folder.name)}"]
+    parts = [f"# A recommender lab, run on {provenance.get('dataset', {}).get('name', folder.name)}"]
     parts += [f"![Leaderboard with intervals](figures/{f.name})" for f in best]
     parts.append(text.strip())
     costs = pd.DataFrame(Run(folder).rows("costs"))
@@ -443,17 +445,17 @@ def cover(folder: Path, chapters: Sequence[str], k: int | None) -> str:
             ["model", "protocol", "target", "exclude", "cases", "fit_seconds", "scoring_seconds", "peak_mb"]
         ].round(2)
         parts += ["## What it cost", COST_FIGURE if cost_rows(folder, k) is not None else "", markdown_table(shown)]
-    spent = {n: s.get("seconds") for n, s in told.get("chapters", {}).items() if s.get("seconds") is not None}
+    spent = {n: s.get("seconds") for n, s in provenance.get("chapters", {}).items() if s.get("seconds") is not None}
     if spent:
         parts += [
             "## Time of each chapter",
             markdown_table(pd.DataFrame({"chapter": list(spent), "seconds": [round(v, 1) for v in spent.values()]})),
         ]
     machine = {
-        **told.get("machine", {}),
-        "code": told.get("code", ""),
-        "python": told.get("python", ""),
-        **told.get("libraries", {}),
+        **provenance.get("machine", {}),
+        "code": provenance.get("code", ""),
+        "python": provenance.get("python", ""),
+        **provenance.get("libraries", {}),
     }
     parts += ["## Where it comes from", markdown_table(facts_frame(machine))]
     return (

@@ -69,8 +69,8 @@ class Tree:
     def siblings(self, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(other children of the same parent, the row that each belongs to); roots have none."""
         codes = np.asarray(codes)
-        found, rows = self.children(self.ancestor(codes))
-        return found[found != codes[rows]], rows[found != codes[rows]]
+        children, rows = self.children(self.ancestor(codes))
+        return children[children != codes[rows]], rows[children != codes[rows]]
 
     def sizes(self) -> np.ndarray:
         """Categories at and below each category: int64 `[n]`."""
@@ -88,9 +88,9 @@ class Tree:
         return names
 
     def _range(self, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        there = codes >= 0
+        known = codes >= 0
         starts, stops = self._bounds[codes + 1], self._bounds[codes + 2]
-        return np.where(there, starts, 0), np.where(there, stops, 0)
+        return np.where(known, starts, 0), np.where(known, stops, 0)
 
 # %% ../nbs/03_catalogue.ipynb #f35bcab5
 def build_tree(categories: pd.DataFrame) -> Tree:
@@ -118,8 +118,8 @@ def depths(names: pd.Index, parent: np.ndarray) -> np.ndarray:
     while code not in circle:
         circle.append(code)
         code = int(parent[code])
-    told = " -> ".join(str(names[c]) for c in [*circle[circle.index(code) :], code])
-    raise DataError(f"category tree: {told} is a circle; a tree has none")
+    path = " -> ".join(str(names[c]) for c in [*circle[circle.index(code) :], code])
+    raise DataError(f"category tree: {path} is a circle; a tree has none")
 
 # %% ../nbs/03_catalogue.ipynb #d15d9b10
 class AsOf:
@@ -139,11 +139,11 @@ class AsOf:
         self.name = name
         item, self.items = pd.factorize(rows["item_id"], sort=True)
         value, self.values = pd.factorize(rows["value"], sort=True)
-        at = rows["timestamp"].dt.tz_localize(None).to_numpy().astype("datetime64[ms]").astype(np.int64)
-        self.start, self.span = int(at.min()), int(at.max() - at.min()) + 2
-        key = item.astype(np.int64) * self.span + (at - self.start) + 1
+        times = rows["timestamp"].dt.tz_localize(None).to_numpy().astype("datetime64[ms]").astype(np.int64)
+        self.start, self.span = int(times.min()), int(times.max() - times.min()) + 2
+        key = item.astype(np.int64) * self.span + (times - self.start) + 1
         order = np.argsort(key, kind="stable")
-        self.key, self.code, self.item, self.at = key[order], value[order].astype(np.int32), item[order], at[order]
+        self.key, self.code, self.item, self.at = key[order], value[order].astype(np.int32), item[order], times[order]
 
     def codes(self, item_ids: Any, moments: Any) -> np.ndarray:
         """Position in `values` of what was known of each item before each moment (ms; or one for all): int32, -1 where nothing was."""
@@ -158,9 +158,9 @@ class AsOf:
     def lookup(self, item_ids: Any, moments: Any) -> np.ndarray:
         """The values themselves (text), None where nothing was known."""
         codes = self.codes(item_ids, moments)
-        found = np.asarray(self.values, dtype=object)[codes]
-        found[codes < 0] = None
-        return found
+        values = np.asarray(self.values, dtype=object)[codes]
+        values[codes < 0] = None
+        return values
 
 # %% ../nbs/03_catalogue.ipynb #7b4c328a
 def coverage(log: Dataset) -> pd.DataFrame:
@@ -265,8 +265,8 @@ def describe_items(log: Dataset, items: Any, at: int | None = None) -> pd.DataFr
     for column, candidates in (("title", ("title",)), ("price", PRICES), ("available", ("available",))):
         for name in candidates:
             if name in names and column not in table:
-                found = AsOf(log.properties, name).lookup(ids, moment)
-                table[column] = as_number(pd.Series(found)).to_numpy() if column == "price" else found
+                values = AsOf(log.properties, name).lookup(ids, moment)
+                table[column] = as_number(pd.Series(values)).to_numpy() if column == "price" else values
     if "categoryid" in names and log.categories is not None:
         tree = Tree.of(log.categories)
         codes = tree.codes(AsOf(log.properties, "categoryid").lookup(ids, moment))

@@ -55,11 +55,13 @@ def parameters_of(path: Path) -> dict[str, Parameter]:
 
     from papermill import inspect_notebook
 
-    found = {}
+    parameters = {}
     for name, p in inspect_notebook(str(path)).items():
         default = ast.literal_eval(p["default"])
-        found[name] = Parameter(name, p["inferred_type_name"].strip() or type(default).__name__, default, p["help"])
-    return found
+        parameters[name] = Parameter(
+            name, p["inferred_type_name"].strip() or type(default).__name__, default, p["help"]
+        )
+    return parameters
 
 
 def find_checkout() -> Path:
@@ -163,7 +165,9 @@ def execute(path: Path, target: Path, parameters: dict[str, Any]) -> None:
         except DeadKernelError as error:
             failed = f"its process died, perhaps for want of memory ({error})"
         if made.exists():
-            runs.write_text(target, nbformat.writes(strip_outputs(nbformat.read(made, as_version=4), parameters)) + "\n")
+            runs.write_text(
+                target, nbformat.writes(strip_outputs(nbformat.read(made, as_version=4), parameters)) + "\n"
+            )
     if failed is not None:
         raise ChapterFailed(path.stem, failed)
 
@@ -225,8 +229,8 @@ def chapter_key(plan: Plan, chapter: str) -> str:
     if "models.base" in modules_behind(tuple(sorted(modules))):
         modules |= {place.partition(":")[0].removeprefix("recsys_lab.") for place in MODELS.values()}
     code = code_fingerprint(*modules)
-    told = json.dumps([cells, plan.given[chapter], plan.log.fingerprint, code], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    facts = json.dumps([cells, plan.given[chapter], plan.log.fingerprint, code], sort_keys=True)
+    return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 
 def missing_for(plan: Plan, chapter: str) -> list[str]:
@@ -253,16 +257,16 @@ def shares_of(plan: Plan) -> dict[str, Any]:
 
 def describe(plan: Plan) -> dict[str, Any]:
     """The run's provenance: code, data with card and funnel, machine."""
-    told = provenance_of(plan.log)
-    told["dataset"] |= {
+    provenance = provenance_of(plan.log)
+    provenance["dataset"] |= {
         "size": plan.size if plan.log.name in loading.MAKERS else None,
         "card": {k: runs.plain(v) for k, v in datasets.card_facts(plan.log).items()},
     }
     try:
-        told["dataset"]["funnel"] = splits.make(plan.log, **shares_of(plan)).funnel().to_dict("records")
+        provenance["dataset"]["funnel"] = splits.make(plan.log, **shares_of(plan)).funnel().to_dict("records")
     except ValueError as error:
-        told["dataset"]["funnel_missing"] = str(error)
-    return told
+        provenance["dataset"]["funnel_missing"] = str(error)
+    return provenance
 
 # %% ../nbs/82_chapters.ipynb #75df5950
 def run_chapters(plan: Plan, resume: bool = False) -> dict[str, dict[str, Any]]:
@@ -270,8 +274,8 @@ def run_chapters(plan: Plan, resume: bool = False) -> dict[str, dict[str, Any]]:
 
     Stops at the first that fails (`ChapterFailed`), leaving nothing of it but its notebook with the error.
     """
-    told = {**describe(plan), "chapters": chapters_before(plan)}
-    states: dict[str, dict[str, Any]] = told["chapters"]
+    provenance = {**describe(plan), "chapters": chapters_before(plan)}
+    states: dict[str, dict[str, Any]] = provenance["chapters"]
     params = {n: p for n, p in files.read_json(plan.folder / "params.json", {}).items() if n in states}
     bar = tqdm(plan.chapters, unit="chapter", file=sys.stderr, dynamic_ncols=True)
     for chapter in bar:
@@ -297,8 +301,8 @@ def run_chapters(plan: Plan, resume: bool = False) -> dict[str, dict[str, Any]]:
             runs.Run(plan.folder, chapter).forget()
             raise
         finally:
-            save_states(plan.folder, told, params)
-    save_states(plan.folder, told, params)
+            save_states(plan.folder, provenance, params)
+    save_states(plan.folder, provenance, params)
     return states
 
 # %% ../nbs/82_chapters.ipynb #801e1426
@@ -310,9 +314,9 @@ def forget(folder: Path, chapter: str) -> None:
 
 def chapters_before(plan: Plan) -> dict[str, dict[str, Any]]:
     """The states of chapters that the folder's last run left; what is of other data, or of chapters that are no more, is removed."""
-    told = files.read_json(plan.folder / "provenance.json", {})
-    states = told.get("chapters", {})
-    same = not told or told["dataset"]["fingerprint"] == plan.log.fingerprint
+    provenance = files.read_json(plan.folder / "provenance.json", {})
+    states = provenance.get("chapters", {})
+    same = not provenance or provenance["dataset"]["fingerprint"] == plan.log.fingerprint
     kept = {n: s for n, s in states.items() if same and n in plan.takes}
     for chapter in sorted(set(states) - set(kept)):
         forget(plan.folder, chapter)
@@ -337,8 +341,8 @@ def check_folder(plan: Plan) -> None:
                 )
 
 # %% ../nbs/82_chapters.ipynb #b4afb4b1
-def save_states(folder: Path, told: dict[str, Any], params: dict[str, Any]) -> None:
+def save_states(folder: Path, provenance: dict[str, Any], params: dict[str, Any]) -> None:
     """Write provenance.json and params.json, chapters in order."""
-    sorted_told = {**told, "chapters": dict(sorted(told["chapters"].items()))}
+    sorted_told = {**provenance, "chapters": dict(sorted(provenance["chapters"].items()))}
     runs.write_text(folder / "provenance.json", json.dumps(sorted_told, indent=1, ensure_ascii=False) + "\n")
     runs.write_text(folder / "params.json", json.dumps(dict(sorted(params.items())), indent=1) + "\n")

@@ -25,9 +25,9 @@ from recsys_lab.chapters import (
     ChapterFailed,
     UserError,
     chapter_paths,
-    find_checkout,
     choose_chapters,
     execute,
+    find_checkout,
     make_plan,
     parameters_of,
     run_chapters,
@@ -97,14 +97,14 @@ def cmd_params(args: argparse.Namespace) -> int:
 def list_data() -> str:
     """The datasets that are here, can be made, or can be downloaded: a line each."""
     lines = [f"  {name:24} made here, sizes {', '.join(simulator.SIZES)}" for name in loading.MAKERS]
-    there = [name for name in loading.available_datasets() if name not in loading.MAKERS]
-    for name in there:
+    present = [name for name in loading.available_datasets() if name not in loading.MAKERS]
+    for name in present:
         folder = next(root / name for root in files.data_folders() if (root / name).is_dir())
         lines.append(f"  {name:24} {loading.format_name(folder)}, in {folder}")
     lines += [
         f"  {name:24} {source.about} ({source.licence}); recsys-lab data fetch {name}"
         for name, source in downloads.SOURCES.items()
-        if name not in there
+        if name not in present
     ]
     return "\n".join(lines)
 
@@ -164,9 +164,9 @@ def user_batches(path: str, like: Any, size: int) -> Iterator[np.ndarray]:
             ids = table["user_id"] if "user_id" in table else table.iloc[:, 0]
             wrong = ids.isna() | (~ids.fillna("0").str.fullmatch(r"-?\d{1,18}") if number else False)
             if wrong.any():
-                at = int(wrong.to_numpy().argmax())
-                told = "a whole number, as the ids of this model" if number else "an id"
-                raise UserError(f"{path}:{line + at}: user_id must be {told}, not {ids.iloc[at]!r}")
+                first = int(wrong.to_numpy().argmax())
+                expected = "a whole number, as the ids of this model" if number else "an id"
+                raise UserError(f"{path}:{line + first}: user_id must be {expected}, not {ids.iloc[first]!r}")
             if len(ids):
                 yield ids.astype("int64").to_numpy() if number else ids.to_numpy(object)
             line += len(ids)
@@ -349,8 +349,8 @@ def cmd_products(args: argparse.Namespace) -> int:
         url = args.db or f"sqlite:///data/{known}/products.db"
         mappings = (pairs_of(args.columns, "--columns"), pairs_of(args.product_columns, "--product-columns"))
         done = products.load(url, reviews, meta, *mappings, args.time_unit, args.rejected or None, progress=True)
-        for told, number in {**done.counts, **{f"set aside, {r}": n for r, n in done.rejected.items()}}.items():
-            print(f"{number:>12,}  {told}")
+        for label, number in {**done.counts, **{f"set aside, {r}": n for r, n in done.rejected.items()}}.items():
+            print(f"{number:>12,}  {label}")
         if done.side_file:
             print(f"lines set aside: {done.side_file}")
     else:
@@ -400,8 +400,8 @@ def cmd_search(args: argparse.Namespace) -> int:
     if not args.query:
         raise UserError("say what to find")
     filters = search.Filters(args.category, args.min_price, args.max_price, args.in_stock)
-    found = search.Search(args.index).find(" ".join(args.query), args.k, args.mode, filters)
-    print(found[["product_id", "title", "price", "score"]].to_string(index=False) if len(found) else "nothing found")
+    hits = search.Search(args.index).find(" ".join(args.query), args.k, args.mode, filters)
+    print(hits[["product_id", "title", "price", "score"]].to_string(index=False) if len(hits) else "nothing found")
     return 0
 
 
@@ -480,14 +480,14 @@ def start_server(words: Sequence[str]) -> int:
 # %% ../nbs/81_cli.ipynb #809a6820
 def cmd_ui(args: argparse.Namespace) -> int:
     """Replace this process by the page's."""
-    found = find_spec("streamlit")
-    if found is None:
+    installed = find_spec("streamlit")
+    if installed is None:
         raise UserError("the page is not installed; say: pip install 'recsys_lab[ui]'")
     os.environ["RECSYS_LAB_API"] = args.api
     script = files.package_folder() / "serving" / "ui.py"
-    told = {"server.address": args.host, "server.port": args.port, "server.headless": "true"}
-    told |= {"browser.gatherUsageStats": "false", "server.fileWatcherType": "none", "client.toolbarMode": "minimal"}
-    words = [word for name, value in told.items() for word in (f"--{name}", str(value))]
+    options = {"server.address": args.host, "server.port": args.port, "server.headless": "true"}
+    options |= {"browser.gatherUsageStats": "false", "server.fileWatcherType": "none", "client.toolbarMode": "minimal"}
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "streamlit", "run", str(script), *words])
 
@@ -536,13 +536,13 @@ def parser() -> argparse.ArgumentParser:
 def cmd_compare(args: argparse.Namespace) -> int:
     """Print what differs between two runs: how they were made, what they chose, and their values."""
     table = provenance.compare_runs(args.a, args.b)
-    for told, found in (
+    for title, differences in (
         ("how the runs were made", provenance.provenance_differences(args.a, args.b)),
         ("what was chosen", provenance.choice_differences(args.a, args.b)),
     ):
-        print(f"{told}: {'no difference' if not len(found) else f'{len(found)} differences'}")
-        if len(found):
-            print(found.to_string(index=False))
+        print(f"{title}: {'no difference' if not len(differences) else f'{len(differences)} differences'}")
+        if len(differences):
+            print(differences.to_string(index=False))
     changed = table[(table["difference"] != 0) & ~(table["value_a"].isna() & table["value_b"].isna())]
     print(f"{len(changed)} of {len(table)} values differ")
     if len(changed):

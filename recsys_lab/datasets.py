@@ -158,7 +158,7 @@ class Dataset:
         """What a chapter may need: times, order (no split of its own), carts, purchases, catalogue, categories, properties,
         parts, truth, returning (users).
         """
-        return frozenset(name for name, there in capabilities_of(self).items() if there)
+        return frozenset(name for name, present in capabilities_of(self).items() if present)
 
     def where(self, mask: np.ndarray, properties: pd.DataFrame | None = None) -> Dataset:
         """The events where `mask` holds, in the same order on the same clock; `properties` replaces the log of properties."""
@@ -166,8 +166,8 @@ class Dataset:
             self._properties if properties is None else properties,
             None if self.has_times else self.moments[mask].copy(),
         )
-        told = (self.has_times, self._notices, self.source)
-        return Dataset(self.name, self._events[mask], kept, self._categories, *told, moments)
+        rest = (self.has_times, self._notices, self.source)
+        return Dataset(self.name, self._events[mask], kept, self._categories, *rest, moments)
 
     def between(self, start: Any = None, stop: Any = None) -> Dataset:
         """Events with start <= moment < stop, and what was known of items before stop."""
@@ -332,6 +332,6 @@ def card_facts(log: Dataset) -> dict[str, Any]:
     facts["first"] = str(log.events["timestamp"].min())[:19] if log.has_times and len(log) else "no times"
     facts["last"] = str(log.events["timestamp"].max())[:19] if log.has_times and len(log) else "no times"
     facts["offers"] = ", ".join(sorted(log.offers))
-    facts["notices"] = "; ".join(f"{told}: {count:,}" for told, count in log.notices.items()) or "none"
+    facts["notices"] = "; ".join(f"{notice}: {count:,}" for notice, count in log.notices.items()) or "none"
     facts["fingerprint"] = log.fingerprint[:12]
     return facts

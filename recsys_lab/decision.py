@@ -74,8 +74,8 @@ def decide(
         rows.append(row | {"baseline": baseline, "models": len(board)})
         if baseline not in (None, chosen):
             pairs[len(rows) - 1] = (test[chosen], test[baseline])
-    for at, found in zip(pairs, compare_pairs(list(pairs.values()), metric, k), strict=True):
-        rows[at] |= found
+    for number, comparison in zip(pairs, compare_pairs(list(pairs.values()), metric, k), strict=True):
+        rows[number] |= comparison
     return rows
 
 
@@ -87,15 +87,15 @@ def decision_sentence(row: Mapping[str, Any], megabytes: Mapping[str, float] | N
         if row["confidence_set"]
         else "is better there than every other"
     )
-    told = f"{question}: validation chooses {row['chosen']} of {row['models']} models; it {others}."
+    sentence = f"{question}: validation chooses {row['chosen']} of {row['models']} models; it {others}."
     if row["baseline"] is None:
-        return f"{told} No simple baseline was judged beside it."
+        return f"{sentence} No simple baseline was judged beside it."
     if row["chosen"] == row["baseline"]:
-        return f"{told} It is one of the simple baselines, so there is nothing to compare."
+        return f"{sentence} It is one of the simple baselines, so there is nothing to compare."
     on_test = verdict(row).partition(": ")[2]
     sizes = [(megabytes or {}).get(row[n]) for n in ("chosen", "baseline")]
     cost = f" It holds {sizes[0]:,.1f} MB, the baseline {sizes[1]:,.1f}." if None not in sizes else ""
-    return f"{told} On test, {on_test}{cost}"
+    return f"{sentence} On test, {on_test}{cost}"
 
 
 def baselines(

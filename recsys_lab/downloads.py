@@ -102,12 +102,12 @@ class Resuming:
                 os.replace(part, output_file)
                 return
             except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-                told = error
+                reason = error
             if number + 1 < self.tries:
                 time.sleep(self.wait * 2**number)
         size = part.stat().st_size if part.exists() else 0
         kept = f"after {size:,} bytes, which are kept: try again to go on" if size else "before anything came"
-        raise DownloadError(f"{url} broke off {self.tries} times ({brief(told)}), the last time {kept}")
+        raise DownloadError(f"{url} broke off {self.tries} times ({brief(reason)}), the last time {kept}")
 
 
 def brief(error: Exception) -> str:
@@ -172,8 +172,8 @@ def fetch(url: str, folder: Path, name: str, sha256: str | None = None, download
 # %% ../nbs/04_downloads.ipynb #258d89db
 def check_counts(log: Dataset, source: Source) -> None:
     """Raise `DownloadError` where a log does not hold what its publication tells."""
-    found = {"users": len(log.users), "items": len(log.items), "events": len(log)}
-    wrong = [f"{found[n]:,} {n} instead of {count:,}" for n, count in source.counts.items() if found[n] != count]
+    counts = {"users": len(log.users), "items": len(log.items), "events": len(log)}
+    wrong = [f"{counts[n]:,} {n} instead of {count:,}" for n, count in source.counts.items() if counts[n] != count]
     if wrong:
         raise DownloadError(
             f"{log.name}: what came has {', '.join(wrong)}, so it is not the published data; it was not kept"
@@ -203,9 +203,9 @@ def get(name: str, sources: Mapping[str, Source] = SOURCES, downloader: Resuming
                     f"{error}\nOr put {' and '.join(source.files)} into data/{name}/ yourself"
                 ) from error
         check_counts(read_folder(beside, name), source)
-        told: dict[str, Any] = {"about": source.about, "licence": source.licence, "kaggle": source.kaggle}
-        told["files"] = {f: {"url": url, "sha256": file_hash(beside / f)} for f, (url, _) in source.files.items()}
-        (beside / "source.json").write_text(json.dumps(told, indent=1) + "\n")
+        origin: dict[str, Any] = {"about": source.about, "licence": source.licence, "kaggle": source.kaggle}
+        origin["files"] = {f: {"url": url, "sha256": file_hash(beside / f)} for f, (url, _) in source.files.items()}
+        (beside / "source.json").write_text(json.dumps(origin, indent=1) + "\n")
     shutil.rmtree(parts, ignore_errors=True)
     return target
 

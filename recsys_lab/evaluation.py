@@ -50,7 +50,7 @@ def make_labels(cases: Cases, known: Dataset) -> dict[str, Label]:
     """Slices by user history (events before the request), item popularity and age, and the kind of event."""
     counts = item_users(known, cases.items)
     popularity = np.where(counts == 0, 0, np.where(metrics.long_tail(counts), 1, 2))
-    found = {
+    labels = {
         "user_type": Label(USER_TYPES, (cases.history > 0).astype(np.int64), "case"),
         "user_history": Label(HISTORY_BINS, np.searchsorted([1, 2, 5], cases.history, side="right"), "case"),
         "item_popularity": Label(POPULARITY_BINS, popularity[cases.relevant], "item"),
@@ -61,8 +61,8 @@ def make_labels(cases: Cases, known: Dataset) -> dict[str, Label]:
         np.minimum.at(first, cases.items.get_indexer(cases.source.events["item_id"]), cases.source.moments)
         age = np.repeat(cases.at, np.diff(cases.indptr)) - first[cases.relevant]
         bins = np.searchsorted([7 * 86_400_000, 30 * 86_400_000], age, side="right") + 1
-        found["item_age"] = Label(AGE_BINS, np.where(age <= 0, 0, bins), "item")
-    return found
+        labels["item_age"] = Label(AGE_BINS, np.where(age <= 0, 0, bins), "item")
+    return labels
 
 # %% ../nbs/12_evaluation.ipynb #8389e3e7
 HEADLINE = ("recall", "ndcg", "mrr", "hit_rate")
@@ -160,15 +160,15 @@ def summarise(
     """
     codes, names = pd.factorize(users)
     cases = np.stack(list(values.values()), axis=1)
-    means, there = user_means(cases, codes), ~np.isnan(cases)
+    means, present = user_means(cases, codes), ~np.isnan(cases)
     low, high = mean_intervals(means, bounded=np.array([m not in UNBOUNDED for m, _ in values]))
-    per_case = np.divide(np.nansum(cases, 0), there.sum(0), out=np.full(len(values), np.nan), where=there.any(0))
+    per_case = np.divide(np.nansum(cases, 0), present.sum(0), out=np.full(len(values), np.nan), where=present.any(0))
     n = (~np.isnan(means)).sum(0)
     value = np.divide(np.nansum(means, 0), n, out=np.full(len(values), np.nan), where=n > 0)
-    told = informative(means)
+    informed = informative(means)
     same = {"n_users": len(names), "n_events": len(users), "n_effective": effective_number(np.bincount(codes))}
     rows = [
-        (m, k, value[i], low[i], high[i], per_case[i], *same.values(), bool(told[i] < FEW))
+        (m, k, value[i], low[i], high[i], per_case[i], *same.values(), bool(informed[i] < FEW))
         for i, (m, k) in enumerate(values)
     ]
     rows += [(m, k, v, np.nan, np.nan, np.nan, *same.values(), False) for (m, k), v in lists.items()]
@@ -461,11 +461,11 @@ def compare_pairs(
             kept[id(e)] = user_means(values[:, None], pd.factorize(e.user_ids[rows])[0])[:, 0]
         return kept[id(e)]
 
-    found = compare_family([by_user(a) - by_user(b) for a, b in pairs], np.inf if metric in UNBOUNDED else 1)
+    comparisons = compare_family([by_user(a) - by_user(b) for a, b in pairs], np.inf if metric in UNBOUNDED else 1)
     names = ("protocol", "target", "exclude")
     return [
         {"a": a.model, "b": b.model, **{n: a.about[n] for n in names}, "metric": metric, "k": k, "slice": slice, **row}
-        for (a, b), row in zip(pairs, found, strict=True)
+        for (a, b), row in zip(pairs, comparisons, strict=True)
     ]
 
 

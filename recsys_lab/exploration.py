@@ -157,10 +157,10 @@ def sessions(log: Dataset, minutes: float = 30.0) -> Sessions:
 # %% ../nbs/02_exploration.ipynb #fdff3982
 def delays(log: Dataset, first: str, second: str) -> np.ndarray:
     """Milliseconds from the first `first` to the next `second` of each pair of user and item that has both in this order; needs times."""
-    pairs, kinds, at = pair_codes(log), log.events["event"], log.moments
+    pairs, kinds, times = pair_codes(log), log.events["event"], log.moments
     one, two = ((kinds == name).to_numpy() for name in (first, second))
-    start = pd.Series(at[one], index=pairs[one]).groupby(level=0).min()
-    later = pd.DataFrame({"pair": pairs[two], "at": at[two]})
+    start = pd.Series(times[one], index=pairs[one]).groupby(level=0).min()
+    later = pd.DataFrame({"pair": pairs[two], "at": times[two]})
     later["since"] = later["at"] - start.reindex(later["pair"]).to_numpy()
     return later[later["since"] >= 0].groupby("pair")["since"].min().to_numpy().astype(np.int64)
 
@@ -173,15 +173,15 @@ def repeats(log: Dataset) -> pd.Series:
     same = follows & (np.diff(items, prepend=-1) == 0)
     frame = pd.DataFrame({"pair": pair_codes(log)[order], "event": log.events["event"].cat.codes.to_numpy()[order]})
     met = frame.duplicated("pair").to_numpy()
-    found = {"next event on the same item": same[follows].mean() if follows.any() else np.nan}
-    found["event on an item met before"] = met[follows].mean() if follows.any() else np.nan
+    shares = {"next event on the same item": same[follows].mean() if follows.any() else np.nan}
+    shares["event on an item met before"] = met[follows].mean() if follows.any() else np.nan
     if PURCHASE in log.event_names and len(bought := frame[frame["event"] == log.event_names.index(PURCHASE)]):
         views = frame[frame["event"] == log.event_names.index("view")] if "view" in log.event_names else frame[:0]
         first_view = pd.Series(views.index, index=views["pair"]).groupby(level=0).min()
         viewed = first_view.reindex(bought["pair"]).to_numpy() < bought.index.to_numpy()
-        found["purchase of an item viewed before"] = viewed.mean()
-        found["purchase of an item purchased before"] = bought.duplicated("pair").mean()
-    return pd.Series(found, name="share")
+        shares["purchase of an item viewed before"] = viewed.mean()
+        shares["purchase of an item purchased before"] = bought.duplicated("pair").mean()
+    return pd.Series(shares, name="share")
 
 # %% ../nbs/02_exploration.ipynb #27587a92
 def cold_start(log: Dataset, cutoffs: int = 20) -> pd.DataFrame:
@@ -210,9 +210,9 @@ def cold_start(log: Dataset, cutoffs: int = 20) -> pd.DataFrame:
 
 def first_moments(log: Dataset, codes: np.ndarray) -> np.ndarray:
     """The moment of the first event of each code (users or items): int64."""
-    seen, at = np.unique(codes, return_index=True)
+    seen, first = np.unique(codes, return_index=True)
     out = np.zeros(codes.max() + 1, np.int64)
-    out[seen] = log.moments[at]
+    out[seen] = log.moments[first]
     return out
 
 # %% ../nbs/02_exploration.ipynb #6810c4cd
@@ -221,17 +221,17 @@ def user_pace(log: Dataset) -> pd.DataFrame:
     events, purchases of those who never viewed; needs times.
     """
     order = np.argsort(log.user_codes, kind="stable")
-    users, at = log.user_codes[order], log.moments[order]
-    frame = pd.DataFrame({"user": users, "hour": at // 3_600_000, "gap": np.diff(at, prepend=0) / 1000})
+    users, times = log.user_codes[order], log.moments[order]
+    frame = pd.DataFrame({"user": users, "hour": times // 3_600_000, "gap": np.diff(times, prepend=0) / 1000})
     frame.loc[np.diff(users, prepend=-1) != 0, "gap"] = np.nan
     hours = frame.groupby(["user", "hour"], sort=False).size().reset_index(name="events")
     days = hours.assign(day=hours["hour"] // 24).groupby(["user", "day"], sort=False)["events"].agg(["sum", "size"])
     kinds = log.events["event"].cat.codes.to_numpy()
-    told = {
+    counts = {
         name: np.bincount(log.user_codes[kinds == c], minlength=len(log.users))
         for c, name in enumerate(log.event_names)
     }
-    bought, viewed = (told.get(name, np.zeros(len(log.users))) for name in (PURCHASE, "view"))
+    bought, viewed = (counts.get(name, np.zeros(len(log.users))) for name in (PURCHASE, "view"))
     pairs = np.unique(pair_codes(log)) // len(log.items)
     return pd.DataFrame(
         {
@@ -272,39 +272,43 @@ class Finding(NamedTuple):
 def event_findings(log: Dataset) -> list[Finding]:
     """What is odd about events one by one."""
     n, events = len(log), log.events
-    found = [
+    findings = [
         Finding(
-            told, count, n + count, "medium" if "set aside" in told else "low", "done by the reader, told in the card"
+            notice,
+            count,
+            n + count,
+            "medium" if "set aside" in notice else "low",
+            "done by the reader, told in the card",
         )
-        for told, count in log.notices.items()
+        for notice, count in log.notices.items()
     ]
     repeated = int(events.duplicated(["user_id", "item_id", "event", "timestamp"]).sum()) if log.has_times else 0
-    found.append(
+    findings.append(
         Finding(
             "same user, item, event and time as another row", repeated, n, "low", "kept: they differ in another column"
         )
     )
     odd = sorted(set(events["event"].unique()) - {"view", "addtocart", PURCHASE})
     strange = int(events["event"].isin(odd).sum())
-    found.append(
+    findings.append(
         Finding("kinds of event that the lab has no weight for", strange, n, "medium", "kept; name a weight for them")
     )
     if log.has_times:
         rounded = log.moments % 1000 == 0
         if rounded.mean() > 0.95:
-            found.append(
+            findings.append(
                 Finding("times rounded to the second", int(rounded.sum()), n, "low", "ties keep the order of the file")
             )
         ties = int((np.diff(log.moments) == 0).sum())
-        found.append(
+        findings.append(
             Finding("events at the same moment as the one before", ties, n, "low", "ties keep the order of the file")
         )
-    return found
+    return findings
 
 # %% ../nbs/02_exploration.ipynb #bc1743b1
 def order_findings(log: Dataset) -> list[Finding]:
     """Purchases and carts that come out of nowhere, and logs that keep one row a pair."""
-    kinds, pairs, found = log.events["event"], pair_codes(log), []
+    kinds, pairs, findings = log.events["event"], pair_codes(log), []
     order = np.argsort(log.user_codes, kind="stable")
     frame = pd.DataFrame({"pair": pairs[order], "event": kinds.to_numpy()[order]})
     first = frame.reset_index().groupby(["pair", "event"], observed=True)["index"].min().unstack()
@@ -312,17 +316,19 @@ def order_findings(log: Dataset) -> list[Finding]:
         if name in first and before in first:
             having = first[name].notna()
             nowhere = int((having & ~(first[before] < first[name])).sum())
-            told = f"pairs with {name} and no {before} before it"
+            what = f"pairs with {name} and no {before} before it"
             severity = "medium" if nowhere > 0.1 * having.sum() else "low"
-            found.append(Finding(told, nowhere, int(having.sum()), severity, "kept as they are; nothing is invented"))
+            findings.append(
+                Finding(what, nowhere, int(having.sum()), severity, "kept as they are; nothing is invented")
+            )
     views = frame[frame["event"] == "view"] if "view" in log.event_names else frame
     multiple = int(views.duplicated("pair").sum())
     if len(views) > 1000 and multiple == 0:
         lost = Finding(
             "one view a pair: repeats were removed by whoever made this log", len(views), len(views), "high", ""
         )
-        found.append(lost._replace(what_the_lab_does="repeats cannot be judged; session models see too little"))
-    return found
+        findings.append(lost._replace(what_the_lab_does="repeats cannot be judged; session models see too little"))
+    return findings
 
 
 def shape_findings(log: Dataset) -> list[Finding]:
@@ -369,14 +375,14 @@ def quality(log: Dataset, suspected: int | None = None) -> pd.DataFrame:
 
     `suspected` is the number of users that `suspected_robots` marks, where that was asked.
     """
-    found = [*event_findings(log), *order_findings(log), *shape_findings(log), *calendar_findings(log)]
+    findings = [*event_findings(log), *order_findings(log), *shape_findings(log), *calendar_findings(log)]
     if suspected is not None:
-        found.append(
+        findings.append(
             Finding(
                 "users who may be robots", suspected, len(log.users), "medium", "kept; leave them out with log.where"
             )
         )
-    table = pd.DataFrame(found)
+    table = pd.DataFrame(findings)
     table.insert(2, "share", table["number"] / table["of"].clip(lower=1))
     table.loc[table["number"] == 0, "severity"] = "none"
     rank = table["severity"].map({"high": 0, "medium": 1, "low": 2, "none": 3})

@@ -50,9 +50,9 @@ class Unpacked(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         with naming_damage(self.path):
-            found = self.stream.read(len(buffer))
-        buffer[: len(found)] = found
-        return len(found)
+            chunk = self.stream.read(len(buffer))
+        buffer[: len(chunk)] = chunk
+        return len(chunk)
 
     def close(self) -> None:
         self.stream.close()
@@ -199,8 +199,8 @@ def data_folders() -> list[Path]:
 
 def cache_folder() -> Path:
     """Where Parquet copies are kept: RECSYS_LAB_CACHE, or `data/.cache` of the checkout (safe to delete at any time)."""
-    told = os.environ.get("RECSYS_LAB_CACHE")
-    return Path(told) if told else data_folders()[0] / ".cache"
+    chosen = os.environ.get("RECSYS_LAB_CACHE")
+    return Path(chosen) if chosen else data_folders()[0] / ".cache"
 
 
 def file_hash(path: Path) -> str:
@@ -224,32 +224,32 @@ def module_file(module: str) -> Path | None:
 
 def imported_modules(source: str, module: str = "") -> set[str]:
     """The modules of this package that a source text imports, anywhere in it; `module` is the name that relative imports start from."""
-    found = set()
+    names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             above = ["recsys_lab", *module.split(".")][: -node.level] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
-            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
-    inside = {name.removeprefix("recsys_lab.") for name in found if name.startswith("recsys_lab.")}
+            names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    inside = {name.removeprefix("recsys_lab.") for name in names if name.startswith("recsys_lab.")}
     return {name for name in inside if module_file(name)}
 
 
 @cache
 def modules_behind(modules: tuple[str, ...]) -> tuple[str, ...]:
     """Modules of this package and all that they import from it, directly or not, sorted."""
-    found: set[str] = set()
+    reached: set[str] = set()
     left = list(modules)
     while left:
         module = left.pop()
         path = module_file(module)
         if path is None:
             raise ValueError(f"recsys_lab has no module {module!r}")
-        if module not in found:
-            found.add(module)
+        if module not in reached:
+            reached.add(module)
             left += imported_modules(path.read_text(encoding="utf-8"), module)
-    return tuple(sorted(found))
+    return tuple(sorted(reached))
 
 # %% ../nbs/06_files.ipynb #428f87c4
 def code_hash(node: ast.AST) -> str:
@@ -264,13 +264,13 @@ def code_hash(node: ast.AST) -> str:
 
 def definition_hashes(modules: Iterable[str]) -> dict[str, str]:
     """`code_hash` of each function and class of some modules of this package, by `module:name`, and of what else they say, by `module:`."""
-    found: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     for module in modules:
         tree = ast.parse((package_folder() / module.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8"))
         named = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
-        found |= {f"{module}:{node.name}": code_hash(node) for node in named}
-        found[f"{module}:"] = code_hash(ast.Module([node for node in tree.body if node not in named], []))
-    return found
+        hashes |= {f"{module}:{node.name}": code_hash(node) for node in named}
+        hashes[f"{module}:"] = code_hash(ast.Module([node for node in tree.body if node not in named], []))
+    return hashes
 
 
 @cache

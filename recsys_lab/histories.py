@@ -116,8 +116,8 @@ def listed_histories(
     codes = [names.index(e) for run in events for e in run] if events is not None else [0] * len(flat)
     if len(codes) != len(flat):
         raise ValueError(f"events must name one event for each of the {len(flat)} items, not {len(codes)}")
-    ids, at = None if user_ids is None else np.asarray(user_ids), np.full(len(items), len(flat))
-    return Histories(indptr, flat, np.asarray(codes, np.int8), np.arange(len(flat)), at, ids, names)
+    ids, request_times = None if user_ids is None else np.asarray(user_ids), np.full(len(items), len(flat))
+    return Histories(indptr, flat, np.asarray(codes, np.int8), np.arange(len(flat)), request_times, ids, names)
 
 
 def taken_histories(h: Histories, rows: np.ndarray) -> Histories:

@@ -24,9 +24,9 @@ def user_means(values: np.ndarray, users: np.ndarray) -> np.ndarray:
 
     `users` are codes from 0; a user without a value has NaN.
     """
-    n, there = int(users.max(initial=-1)) + 1, ~np.isnan(values)
+    n, present = int(users.max(initial=-1)) + 1, ~np.isnan(values)
     sums = np.stack([np.bincount(users, np.nan_to_num(column), minlength=n) for column in values.T], axis=1)
-    counts = np.stack([np.bincount(users, column, minlength=n) for column in there.T], axis=1)
+    counts = np.stack([np.bincount(users, column, minlength=n) for column in present.T], axis=1)
     return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
 
 
@@ -44,8 +44,8 @@ def effective_number(counts: np.ndarray) -> float:
 # %% ../nbs/08_intervals.ipynb #5d5913d9
 def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(number, mean, variance) of each column of `values` `[users, columns]`, NaN left out; NaN where there is no value."""
-    there = ~np.isnan(values)
-    n = there.sum(0)
+    present = ~np.isnan(values)
+    n = present.sum(0)
     mean = np.divide(np.nansum(values, 0), n, out=np.full(len(n), np.nan), where=n > 0)
     squares = np.nansum((values - mean) ** 2, 0)
     return n, mean, np.divide(squares, n - 1, out=np.zeros(len(n)), where=n > 1)
@@ -83,8 +83,8 @@ def mean_intervals(
 
 def informative(means: np.ndarray) -> np.ndarray:
     """How many users of each column tell something about a mean between 0 and 1: the smaller of those above 0 and those below 1."""
-    there = ~np.isnan(means)
-    return np.minimum((there & (means != 0)).sum(0), (there & (means != 1)).sum(0))
+    present = ~np.isnan(means)
+    return np.minimum((present & (means != 0)).sum(0), (present & (means != 1)).sum(0))
 
 # %% ../nbs/08_intervals.ipynb #695cdacb
 EXACT = 12  # users that differ, up to which all signs are tried
@@ -104,7 +104,7 @@ def paired_p(differences: np.ndarray) -> float:
         units = np.rint(differing * 2.0**40)
         signs = 1 - 2 * ((np.arange(2 ** len(units))[:, None] >> np.arange(len(units))) & 1)
         return float((np.abs(signs @ units) >= abs(units.sum())).mean())
-    _, mean, variance = (float(found[0]) for found in moments(d[:, None]))
+    _, mean, variance = (float(value[0]) for value in moments(d[:, None]))
     least = 2.0 ** (1 - len(differing))
     return least if variance == 0 else max(least, float(2 * t.sf(abs(mean) / np.sqrt(variance / len(d)), len(d) - 1)))
 
@@ -171,17 +171,17 @@ def compare_family(gaps: Sequence[np.ndarray], bound: float = np.inf) -> list[di
     rows = []
     for gap, p, adjusted, level in zip(gaps, p_values, holm(p_values), holm_levels(p_values), strict=True):
         low, high = difference_intervals(gap[:, None], level, bound)
-        there = gap[~np.isnan(gap)]
+        present = gap[~np.isnan(gap)]
         rows.append(
             {
-                "difference": float(there.mean()) if len(there) else float("nan"),
+                "difference": float(present.mean()) if len(present) else float("nan"),
                 "low": float(low[0]),
                 "high": float(high[0]),
                 "p": p,
                 "p_adjusted": adjusted,
                 "family": len(gaps),
-                "n_users": len(there),
-                "n_differing": int((there != 0).sum()),
+                "n_users": len(present),
+                "n_differing": int((present != 0).sum()),
             }
         )
     return rows
@@ -199,8 +199,8 @@ def bootstrap(means: np.ndarray, draws: int = 1000, seed: int = 0, block: int = 
     2^-30, so that sums are exact and their order does not matter: the same samples on every processor.
     """
     n, rng = len(means), np.random.default_rng(seed)
-    there = ~np.isnan(means)
-    both = np.concatenate([np.rint(np.nan_to_num(means) * 2.0**30), there.astype(float)], axis=1)
+    present = ~np.isnan(means)
+    both = np.concatenate([np.rint(np.nan_to_num(means) * 2.0**30), present.astype(float)], axis=1)
     out = np.empty((draws, both.shape[1]))
     for start in range(0, draws, block):
         size = min(block, draws - start)

@@ -192,10 +192,10 @@ class LeakageReport:
     def raise_if_leaky(self) -> LeakageReport:
         """Return the report, or raise `LeakageError` naming the futures that changed the result."""
         if not self.passed:
-            told = ", ".join(
+            leaks = ", ".join(
                 f"{r.future}: {r.differing} of {r.compared} rows" for r in self.rows.itertuples() if r.differing
             )
-            raise LeakageError(f"{self.name} depends on what happens after the cutoff ({told} differ)")
+            raise LeakageError(f"{self.name} depends on what happens after the cutoff ({leaks} differ)")
         return self
 
 
@@ -300,12 +300,12 @@ def check_requests(
     rows = []
     for row in np.unique(np.linspace(0, len(requests) - 1, min(sample, len(requests))).astype(int)):
         asked = requests.iloc[[row]].reset_index(drop=True)
-        base, at = as_frame(pipeline(dataset, cutoff, asked)), asked["at"].iloc[0]
+        base, request_time = as_frame(pipeline(dataset, cutoff, asked)), asked["at"].iloc[0]
         for future, change in FUTURES.items():
-            log = vary(dataset, change, at, seed, may_read_source)
+            log = vary(dataset, change, request_time, seed, may_read_source)
             differing, error = differences_on(pipeline, log, (cutoff, asked), base)
-            told = {"request": int(row), "future": future, "compared": len(base)}
-            rows.append(told | {"differing": differing, "error": error})
+            row_facts = {"request": int(row), "future": future, "compared": len(base)}
+            rows.append(row_facts | {"differing": differing, "error": error})
     return LeakageReport(name or getattr(pipeline, "__name__", "pipeline"), pd.DataFrame(rows))
 
 # %% ../nbs/13_leakage.ipynb #4798a849
@@ -353,8 +353,8 @@ def leaky_now(model: Any, users: int) -> Callable[[Dataset, Any], Any]:
 def leaky_encoding(log: Dataset, cutoff: Any, requests: pd.DataFrame) -> pd.DataFrame:
     """A feature of each request: the share of its visitor's events that are purchases, its own event among them."""
     shares = []
-    for user, at in zip(requests["user_id"], requests["at"], strict=True):
-        mine = log.events[(log.events["user_id"] == user).to_numpy() & (log.moments <= at)]
+    for user, request_time in zip(requests["user_id"], requests["at"], strict=True):
+        mine = log.events[(log.events["user_id"] == user).to_numpy() & (log.moments <= request_time)]
         shares.append((len(mine), (mine["event"] == "transaction").mean(), hash(tuple(mine["item_id"]))))
     return pd.DataFrame(shares)
 

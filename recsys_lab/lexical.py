@@ -29,7 +29,7 @@ def write_words(products: pd.DataFrame, path: Path) -> None:
         c.execute(
             f"CREATE VIRTUAL TABLE words USING fts5({columns}, tokenize = 'porter unicode61 remove_diacritics 2')"
         )
-        rows = ((at + 1, *row) for at, row in enumerate(products[list(WORD_WEIGHTS)].itertuples(index=False)))
+        rows = ((place + 1, *row) for place, row in enumerate(products[list(WORD_WEIGHTS)].itertuples(index=False)))
         c.executemany(f"INSERT INTO words (rowid, {columns}) VALUES (?, ?, ?, ?, ?)", rows)
         c.execute("INSERT INTO words (words) VALUES ('optimize')")
     c.close()
@@ -60,7 +60,9 @@ def match_expression(query: str) -> str:
     return " OR ".join(f'"{w}"' for w in [*words, *phrases])
 
 # %% ../nbs/58_words.ipynb #5c3b1d05
-def lexical_search(words: sqlite3.Connection, query: str, depth: int, ok: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def lexical_search(
+    words: sqlite3.Connection, query: str, depth: int, ok: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
     """(codes, BM25 scores) of the `depth` best products that share a word with a query."""
     asked = match_expression(query)
     if not asked:

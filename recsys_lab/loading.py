@@ -59,9 +59,9 @@ FORMATS = {"events.csv": "retailrocket", "train.txt": "adjacency", "sessions.txt
 
 def format_of(folder: Path) -> str | None:
     """The format of a folder by the names of its files; None where they tell nothing."""
-    told = next((kind for stem, kind in FORMATS.items() if find_source(folder, stem)), None)
+    kind_found = next((kind for stem, kind in FORMATS.items() if find_source(folder, stem)), None)
     by_pattern = {"meta_*.json*": "reviews", "*.sequences.jsonl*": "sequences"}
-    return told or next((kind for pattern, kind in by_pattern.items() if any(folder.glob(pattern))), None)
+    return kind_found or next((kind for pattern, kind in by_pattern.items() if any(folder.glob(pattern))), None)
 
 
 def format_name(folder: Path) -> str:
@@ -75,24 +75,24 @@ def read_options(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {"format": format_of(folder)}
     try:
-        told = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        options = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: {error}") from error
-    kind = told.setdefault("format", "table")
+    kind = options.setdefault("format", "table")
     if kind not in OPTIONS:
         raise DataError(f"{path}: format must be one of {', '.join(OPTIONS)}, not {kind!r}")
     needed = {"file", "columns"} if kind == "table" else set()
-    if wrong := sorted(set(told) - OPTIONS[kind] - {"format"}) or sorted(needed - set(told)):
+    if wrong := sorted(set(options) - OPTIONS[kind] - {"format"}) or sorted(needed - set(options)):
         raise DataError(
             f"{path}: {wrong} unknown or missing; format {kind!r} takes {sorted(OPTIONS[kind])} and needs {sorted(needed)}"
         )
     kinds = {"columns": dict, "events": dict, "properties": list}
-    for word, value in told.items():
+    for word, value in options.items():
         if not isinstance(value, kinds.get(word, str)):
             raise DataError(
                 f"{path}: {word} must be {'text' if word not in kinds else kinds[word].__name__}, not {value!r}"
             )
-    return told
+    return options
 
 # %% ../nbs/54_loading.ipynb #398dd575
 def read_folder(folder: Path, name: str) -> Dataset:
@@ -110,8 +110,8 @@ def read_folder(folder: Path, name: str) -> Dataset:
         return read_retailrocket(folder, name, **options)
     if kind == "adjacency":
         return read_adjacency(folder, name, **options)
-    if kind == "sessions" and (found := find_source(folder, "sessions.txt")):
-        return read_sessions(found[0], name, found[1], **options)
+    if kind == "sessions" and (sessions := find_source(folder, "sessions.txt")):
+        return read_sessions(sessions[0], name, sessions[1], **options)
     if kind == "reviews":
         return reviews.read_reviews(folder, name)
     if kind == "sequences":
@@ -188,21 +188,21 @@ def keep_copy(log: Dataset, folder: Path) -> None:
         if frame is not None:
             kinds[part] = {c: list(frame[c].cat.categories) for c in frame if frame[c].dtype == "category"}
             frame.to_parquet(folder / f"{part}.parquet", compression="zstd")
-    told = {"has_times": log.has_times, "notices": dict(log.notices), "categoricals": kinds}
-    (folder / "dataset.json").write_text(json.dumps(told))
+    facts = {"has_times": log.has_times, "notices": dict(log.notices), "categoricals": kinds}
+    (folder / "dataset.json").write_text(json.dumps(facts))
 
 
 def read_copy(folder: Path, name: str, source: Path) -> Dataset:
     """Read what `keep_copy` wrote."""
-    told = json.loads((folder / "dataset.json").read_text())
+    facts = json.loads((folder / "dataset.json").read_text())
     frames: dict[str, pd.DataFrame | None] = {"events": None, "properties": None, "categories": None}
-    for part, kinds in told["categoricals"].items():
+    for part, kinds in facts["categoricals"].items():
         frame = pd.read_parquet(folder / f"{part}.parquet")
         for column, names in kinds.items():
             frame[column] = frame[column].astype("category").cat.set_categories(names)
         frames[part] = frame
     events, properties, categories = frames.values()
-    return Dataset(name, events, properties, categories, told["has_times"], told["notices"], source)
+    return Dataset(name, events, properties, categories, facts["has_times"], facts["notices"], source)
 
 
 def read_cached(folder: Path, name: str) -> Dataset:

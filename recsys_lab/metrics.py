@@ -77,8 +77,8 @@ def ndcg(hits: np.ndarray, n_relevant: np.ndarray) -> np.ndarray:
 
 def average_precision_at_k(hits: np.ndarray, n_relevant: np.ndarray) -> np.ndarray:
     """Mean over min(k, |R|) of the precision at each hit; its mean over users is MAP@k."""
-    at = np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1)
-    return (at * hits).sum(1) / np.minimum(n_relevant, hits.shape[1])
+    precision_at = np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1)
+    return (precision_at * hits).sum(1) / np.minimum(n_relevant, hits.shape[1])
 
 
 Metric = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -121,9 +121,9 @@ def self_information(counts: np.ndarray, n_users: int) -> np.ndarray:
 
 def mean_over_list(codes: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Mean of an item value over each list's entries; NaN for an empty list."""
-    there = codes >= 0
-    total = np.where(there, values[np.maximum(codes, 0)], 0).sum(1)
-    return np.divide(total, there.sum(1), out=np.full(len(codes), np.nan), where=there.any(1))
+    listed = codes >= 0
+    total = np.where(listed, values[np.maximum(codes, 0)], 0).sum(1)
+    return np.divide(total, listed.sum(1), out=np.full(len(codes), np.nan), where=listed.any(1))
 
 
 def long_tail(counts: np.ndarray, share: float = 0.8) -> np.ndarray:
@@ -137,11 +137,11 @@ def long_tail(counts: np.ndarray, share: float = 0.8) -> np.ndarray:
 
 def intra_list_diversity(codes: np.ndarray, category: np.ndarray) -> np.ndarray:
     """Share of a list's pairs that are of different categories (`category` -1: unknown, different from all); NaN below two entries."""
-    there, kind = codes >= 0, category[np.maximum(codes, 0)]
-    pair = there[:, :, None] & there[:, None, :]
+    listed, kind = codes >= 0, category[np.maximum(codes, 0)]
+    pair = listed[:, :, None] & listed[:, None, :]
     same = pair & (kind[:, :, None] == kind[:, None, :]) & (kind[:, :, None] >= 0)
-    n = there.sum(1)
-    same_pairs, pairs = (same.sum((1, 2)) - (there & (kind >= 0)).sum(1)) / 2, n * (n - 1) / 2
+    n = listed.sum(1)
+    same_pairs, pairs = (same.sum((1, 2)) - (listed & (kind >= 0)).sum(1)) / 2, n * (n - 1) / 2
     return np.divide(pairs - same_pairs, pairs, out=np.full(len(codes), np.nan), where=pairs > 0)
 
 

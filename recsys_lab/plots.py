@@ -160,8 +160,8 @@ def pairs(table: pd.DataFrame) -> Figure:
     both = pd.concat([table, table.rename(columns={"a": "b", "b": "a"}).assign(difference=-table["difference"])])
     names = both.groupby("a")["difference"].mean().sort_values(ascending=False).index
     grid = both.pivot(index="a", columns="b", values="difference").reindex(index=names, columns=names).to_numpy(float)
-    told = both.assign(sure=(both["low"] > 0) | (both["high"] < 0))
-    sure = told.pivot(index="a", columns="b", values="sure").reindex(index=names, columns=names).fillna(False)
+    marked = both.assign(sure=(both["low"] > 0) | (both["high"] < 0))
+    sure = marked.pivot(index="a", columns="b", values="sure").reindex(index=names, columns=names).fillna(False)
     most = np.nanmax(np.abs(grid))
     figure, axis = plt.subplots(figsize=(1.8 + 0.52 * len(names), 1.4 + 0.42 * len(names)))
     axis.imshow(np.where(sure.to_numpy(bool), grid, 0.0), cmap="PiYG", vmin=-most, vmax=most, aspect="auto")
@@ -184,9 +184,9 @@ def trials(table: pd.DataFrame, title: str = "") -> Figure:
     best = table[table["chosen"]]
     for axis, name in zip(axes[0], settings, strict=True):
         number = pd.api.types.is_numeric_dtype(table[name]) and not pd.api.types.is_bool_dtype(table[name])
-        x, at = (table[name], best[name]) if number else (table[name].astype(str), best[name].astype(str))
+        x, best_x = (table[name], best[name]) if number else (table[name].astype(str), best[name].astype(str))
         axis.plot(x, table[value], "o", color="#4477aa", alpha=0.7)
-        axis.plot(at, best[value], "o", markersize=13, fillstyle="none", color="#222222")
+        axis.plot(best_x, best[value], "o", markersize=13, fillstyle="none", color="#222222")
         if number and table[name].min() > 0 and table[name].max() > 30 * table[name].min():
             axis.set_xscale("log")
         finish(axis, "", name.replace("_", " "), "")

@@ -121,18 +121,18 @@ def connect(url: str, new: bool = True) -> sa.Engine:
     another schema, `ValueError` for a URL that cannot be used, and without `new` `FileNotFoundError` for a SQLite file that is not there.
     """
     try:
-        told = sa.make_url(url)
-        if told.get_backend_name() == "postgresql" and told.drivername == "postgresql":
-            told = told.set(drivername="postgresql+psycopg")
-        if told.get_backend_name() not in ("sqlite", "postgresql"):
-            raise ValueError(f"the database must be sqlite or postgresql, not {told.get_backend_name()!r}")
-        if told.get_backend_name() == "sqlite" and told.database and told.database != ":memory:":
-            if not new and not Path(told.database).exists():
+        address = sa.make_url(url)
+        if address.get_backend_name() == "postgresql" and address.drivername == "postgresql":
+            address = address.set(drivername="postgresql+psycopg")
+        if address.get_backend_name() not in ("sqlite", "postgresql"):
+            raise ValueError(f"the database must be sqlite or postgresql, not {address.get_backend_name()!r}")
+        if address.get_backend_name() == "sqlite" and address.database and address.database != ":memory:":
+            if not new and not Path(address.database).exists():
                 raise FileNotFoundError(
-                    f"{told.database}: there is no such database; recsys-lab products load makes one"
+                    f"{address.database}: there is no such database; recsys-lab products load makes one"
                 )
-            Path(told.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = sa.create_engine(told)
+            Path(address.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = sa.create_engine(address)
     except sa.exc.ArgumentError as error:
         raise ValueError(f"{url!r} is no database URL, as sqlite:///data/shop/products.db ({error})") from None
     except ModuleNotFoundError as error:
@@ -146,10 +146,10 @@ def connect(url: str, new: bool = True) -> sa.Engine:
             if made is None:
                 c.execute(STATE.insert(), {"name": "schema", "value": str(SCHEMA)})
     except sa.exc.DBAPIError as error:
-        raise ValueError(f"{told.render_as_string()} cannot be used: {error.orig}") from None
+        raise ValueError(f"{address.render_as_string()} cannot be used: {error.orig}") from None
     if made not in (None, str(SCHEMA)):
         raise DataError(
-            f"{told.render_as_string()} was made with schema {made}, and this version has schema {SCHEMA}: "
+            f"{address.render_as_string()} was made with schema {made}, and this version has schema {SCHEMA}: "
             "load the files into a new database"
         )
     return engine
@@ -229,11 +229,11 @@ def stage_file(
         commit(number)
 
 
-def keep_state(engine: sa.Engine, c: sa.Connection, told: Mapping[str, str]) -> None:
+def keep_state(engine: sa.Engine, c: sa.Connection, facts: Mapping[str, str]) -> None:
     """Write entries of the loader's memory."""
     insert = upsert(engine, STATE)
     insert = insert.on_conflict_do_update(index_elements=["name"], set_={"value": insert.excluded.value})
-    c.execute(insert, [{"name": name, "value": value} for name, value in told.items()])
+    c.execute(insert, [{"name": name, "value": value} for name, value in facts.items()])
 
 
 def forget_load(c: sa.Connection) -> None:
@@ -246,7 +246,7 @@ def forget_load(c: sa.Connection) -> None:
 def publish(engine: sa.Engine) -> dict[str, int]:
     """Put what is staged into the catalogue and the ratings, in one transaction, and empty the stages; returns counts."""
     products, ratings = upsert(engine, PRODUCTS), upsert(engine, RATINGS)
-    names, told = [c.name for c in PRODUCTS.columns], [c.name for c in RATINGS.columns]
+    names, rating_names = [c.name for c in PRODUCTS.columns], [c.name for c in RATINGS.columns]
     last, latest = last_products(), latest_ratings()
     known = sa.select(PRODUCTS.c.product_id).where(PRODUCTS.c.product_id == STAGED_RATINGS.c.product_id).exists()
     unknown = sa.select(STAGED_RATINGS.c.product_id).where(~known).distinct().subquery()
@@ -276,8 +276,8 @@ def publish(engine: sa.Engine) -> dict[str, int]:
         counts["products known from reviews only"] = number(unknown)
         c.execute(PRODUCTS.insert().from_select(["product_id", "title", *blank], strangers))
         c.execute(
-            ratings.from_select(told, latest).on_conflict_do_update(
-                index_elements=["user_id", "product_id"], set_={n: new[n] for n in told[2:]}, where=later
+            ratings.from_select(rating_names, latest).on_conflict_do_update(
+                index_elements=["user_id", "product_id"], set_={n: new[n] for n in rating_names[2:]}, where=later
             )
         )
         forget_load(c)
@@ -336,8 +336,8 @@ def load(
     if unit not in ("", "s", "ms"):
         raise ValueError(f"unit must be s or ms, not {unit!r}")
     files = {t: Path(p) for t, p in ((STAGED_PRODUCTS, meta), (STAGED_RATINGS, reviews)) if p is not None}
-    told = [(t.name, p.name, p.stat().st_size, p.stat().st_mtime_ns) for t, p in files.items()]
-    key = hashlib.sha256(json.dumps([told, mappings, unit], sort_keys=True).encode()).hexdigest()
+    fingerprint = [(t.name, p.name, p.stat().st_size, p.stat().st_mtime_ns) for t, p in files.items()]
+    key = hashlib.sha256(json.dumps([fingerprint, mappings, unit], sort_keys=True).encode()).hexdigest()
     engine = connect(url)
     with engine.begin() as c:
         if c.scalar(sa.select(STATE.c.value).where(STATE.c.name == "load")) != key:
@@ -360,11 +360,11 @@ def load(
     return Loaded(counts, reasons, written)
 
 # %% ../nbs/50_products.ipynb #42a9ceec
-def check_mapping(told: Mapping[str, str], known: Sequence[str], needed: Sequence[str], what: str) -> None:
+def check_mapping(mapping: Mapping[str, str], known: Sequence[str], needed: Sequence[str], what: str) -> None:
     """`ValueError` that names what a mapping of columns has too much or lacks."""
-    if unknown := sorted(set(told) - set(known)):
+    if unknown := sorted(set(mapping) - set(known)):
         raise ValueError(f"{what}: there is no {unknown[0]!r}; there are {', '.join(known)}")
-    if told and (lacking := [name for name in needed if name not in told]):
+    if mapping and (lacking := [name for name in needed if name not in mapping]):
         raise ValueError(f"{what} must say which field is {lacking[0]}")
 
 
@@ -417,8 +417,8 @@ TOLD = ("title", "brand", "description", "available", "categoryid", "image_url",
 
 def item_properties(log: Dataset) -> pd.Index:
     """All items of a log, with events or with a property of `TOLD`, sorted."""
-    found = [log.item_property(name).index for name in TOLD]
-    return pd.Index(log.items.append([i for i in found if len(i)]).unique()).sort_values()
+    indexes = [log.item_property(name).index for name in TOLD]
+    return pd.Index(log.items.append([i for i in indexes if len(i)]).unique()).sort_values()
 
 
 def catalogue_rows(log: Dataset) -> pd.DataFrame:
@@ -430,17 +430,17 @@ def catalogue_rows(log: Dataset) -> pd.DataFrame:
     last = {name: log.item_property(name) for name in TOLD}
     last["price"] = next((last[name] for name in PRICES if len(last[name])), last[PRICES[0]])
     ids = items.astype("str")
-    told = {name: values.reindex(items) for name, values in last.items()}
+    by_name = {name: values.reindex(items) for name, values in last.items()}
     parents = {} if log.categories is None else dict(log.categories[["category", "parent"]].itertuples(index=False))
-    stock = told["available"].map({"1": True, "0": False}, na_action="ignore").astype(object)
+    stock = by_name["available"].map({"1": True, "0": False}, na_action="ignore").astype(object)
     columns = {
         "product_id": ids,
-        "title": told["title"].fillna(pd.Series(ids, items)),
-        **{name: told[name].fillna("") for name in ("description", "brand")},
-        "category": [category_path(c, parents) if isinstance(c, str) else "" for c in told["categoryid"]],
-        "price": [parse_price(v.removeprefix("n")) if isinstance(v, str) else None for v in told["price"]],
+        "title": by_name["title"].fillna(pd.Series(ids, items)),
+        **{name: by_name[name].fillna("") for name in ("description", "brand")},
+        "category": [category_path(c, parents) if isinstance(c, str) else "" for c in by_name["categoryid"]],
+        "price": [parse_price(v.removeprefix("n")) if isinstance(v, str) else None for v in by_name["price"]],
         "in_stock": stock.where(stock.notna(), None).tolist(),
-        "image_url": told["image_url"].fillna(""),
+        "image_url": by_name["image_url"].fillna(""),
         "place": np.arange(1, len(items) + 1),
     }
     out = pd.DataFrame({name: np.asarray(v, object) for name, v in columns.items()}, dtype=object)
@@ -481,14 +481,14 @@ def titles(url: str, product_ids: Iterable[Any]) -> pd.DataFrame:
     shown = [PRODUCTS.c[name] for name in ("product_id", "title", "brand", "category", "price", "in_stock")]
     engine = connect(url, new=False)
     with engine.connect() as c:
-        found = pd.concat(
+        rows = pd.concat(
             [
-                pd.read_sql(sa.select(*shown).where(PRODUCTS.c.product_id.in_(asked[at : at + 500])), c)
-                for at in range(0, max(1, len(asked)), 500)
+                pd.read_sql(sa.select(*shown).where(PRODUCTS.c.product_id.in_(asked[start : start + 500])), c)
+                for start in range(0, max(1, len(asked)), 500)
             ]
         )
     engine.dispose()
-    return found.drop_duplicates("product_id").set_index("product_id").reindex(asked)
+    return rows.drop_duplicates("product_id").set_index("product_id").reindex(asked)
 
 
 def facts(url: str) -> dict[str, float]:

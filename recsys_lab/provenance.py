@@ -43,7 +43,7 @@ def code_version() -> str:
 def machine_facts() -> dict[str, Any]:
     """What of this machine may move a last bit: system, processor, cores, SIMD extensions that NumPy found, and the BLAS kernels."""
     blas = [d for d in threadpool_info() if d["user_api"] == "blas"]
-    told = {
+    libraries = {
         f"{d['internal_api']} {d['version']}, {d.get('architecture', '')}, {d['num_threads']} threads" for d in blas
     }
     simd: Any = np.show_config(mode="dicts")
@@ -53,7 +53,7 @@ def machine_facts() -> dict[str, Any]:
         "model": processor_name(),
         "cores": os.cpu_count(),
         "simd": simd.get("SIMD Extensions", {}).get("found", []),
-        "blas": sorted(told),
+        "blas": sorted(libraries),
     }
 
 
@@ -83,16 +83,16 @@ def provenance_of(log: Dataset | None = None) -> dict[str, Any]:
         "papermill",
         "nbdev",
     )
-    found = {d.metadata["Name"].lower(): d.version for d in metadata.distributions() if d.metadata["Name"]}
-    told: dict[str, Any] = {
+    installed = {d.metadata["Name"].lower(): d.version for d in metadata.distributions() if d.metadata["Name"]}
+    facts: dict[str, Any] = {
         "code": code_version(),
         "python": platform.python_version(),
-        "libraries": {n: found.get(n, "not installed") for n in libraries},
+        "libraries": {n: installed.get(n, "not installed") for n in libraries},
         "machine": machine_facts(),
     }
     if log is not None:
-        told["dataset"] = {"name": log.name, "fingerprint": log.fingerprint}
-    return told
+        facts["dataset"] = {"name": log.name, "fingerprint": log.fingerprint}
+    return facts
 
 # %% ../nbs/83_provenance.ipynb #76edcd8e
 def compare_runs(a: Path | str, b: Path | str) -> pd.DataFrame:
@@ -119,30 +119,30 @@ def flatten_facts(value: Any, name: str = "") -> dict[str, Any]:
 
 def provenance_differences(a: Path | str, b: Path | str) -> pd.DataFrame:
     """What two runs' provenance.json tell otherwise of code, libraries, machine and data: columns `what, a, b`."""
-    told = []
+    differing = []
     for folder in (a, b):
         whole = read_json(Path(folder) / "provenance.json", {})
         data = {n: whole.get("dataset", {}).get(n) for n in ("name", "size", "fingerprint")}
-        told.append(
+        differing.append(
             flatten_facts({**{n: whole.get(n) for n in ("code", "python", "libraries", "machine")}, "dataset": data})
         )
-    names = dict.fromkeys([*told[0], *told[1]])
-    rows = [(n, told[0].get(n), told[1].get(n)) for n in names if told[0].get(n) != told[1].get(n)]
+    names = dict.fromkeys([*differing[0], *differing[1]])
+    rows = [(n, differing[0].get(n), differing[1].get(n)) for n in names if differing[0].get(n) != differing[1].get(n)]
     return pd.DataFrame(rows, columns=["what", "a", "b"])
 
 
 def collect_choices(run: Run) -> dict[tuple[str, ...], Any]:
     """Everything that a run chose: (chapter, model, question or trial) -> the settings of the fit, or whether the trial was chosen."""
-    found: dict[tuple[str, ...], Any] = {}
+    choices: dict[tuple[str, ...], Any] = {}
     for row in run.rows("fits"):
         question = " ".join(str(row["settings"].get(n, "")) for n in ("protocol", "target", "exclude")).strip()
-        number = sum(key[:3] == (row["chapter"], row["model"], question) for key in found)
-        found[row["chapter"], row["model"], question, str(number)] = row["settings"]
+        number = sum(key[:3] == (row["chapter"], row["model"], question) for key in choices)
+        choices[row["chapter"], row["model"], question, str(number)] = row["settings"]
     for row in run.rows("trials"):
-        told = f"{MEANING.get(question_of(row), row['protocol'])}, trial {row['trial']}"
-        key = (row["chapter"], row["model"], told, str(row["settings"]))
-        found[key] = row["chosen"]
-    return found
+        what = f"{MEANING.get(question_of(row), row['protocol'])}, trial {row['trial']}"
+        key = (row["chapter"], row["model"], what, str(row["settings"]))
+        choices[key] = row["chosen"]
+    return choices
 
 
 def choice_differences(a: Path | str, b: Path | str) -> pd.DataFrame:
@@ -152,7 +152,7 @@ def choice_differences(a: Path | str, b: Path | str) -> pd.DataFrame:
     keys = [k for k in dict.fromkeys([*one, *other]) if k[0] in shared and one.get(k) != other.get(k)]
     rows = []
     for key in keys:
-        x, y = (found.get(key, "not there") for found in (one, other))
+        x, y = (second.get(key, "not there") for second in (one, other))
         if isinstance(x, dict) and isinstance(y, dict):  # only the settings that differ
             x, y = ({n: v for n, v in mine.items() if theirs.get(n) != v} for mine, theirs in ((x, y), (y, x)))
         rows.append((*key[:3], x, y))

@@ -338,11 +338,13 @@ def compute(name: str, log: Dataset, trials: int = 0, seed: int = 0) -> list[dic
     protocol, budget = split.protocols[0], (trials or recipe.trials) if recipe.trials else 0  # 0: nothing is searched
     checkpoint = cache_folder() / f"{name}-{seed}.safetensors"  # learned over many minutes: goes on where it broke off
     if kind.name == "blend":
-        found = tune_blend(split, recipe.fixed["members"], budget, seed, checkpoint.with_stem(f"{name}-{seed}-carved"))
-        settings = {**recipe.fixed, "weights": {n: round(w, 4) for n, w in best_setting(found).items()}}
+        trials_table = tune_blend(
+            split, recipe.fixed["members"], budget, seed, checkpoint.with_stem(f"{name}-{seed}-carved")
+        )
+        settings = {**recipe.fixed, "weights": {n: round(w, 4) for n, w in best_setting(trials_table).items()}}
     else:
-        found = tune(kind, small, protocol, budget, seed, 20, metric, recipe.fixed, recipe.space)
-        settings = {**recipe.fixed, **best_setting(found)} if recipe.trials else dict(recipe.fixed)
+        trials_table = tune(kind, small, protocol, budget, seed, 20, metric, recipe.fixed, recipe.space)
+        settings = {**recipe.fixed, **best_setting(trials_table)} if recipe.trials else dict(recipe.fixed)
     model = kind(**settings)
     if hasattr(model, "checkpoint"):
         model.checkpoint = checkpoint
@@ -354,8 +356,11 @@ def compute(name: str, log: Dataset, trials: int = 0, seed: int = 0) -> list[dic
     start = time.process_time()
     result = evaluate(model, split, protocol, ks=(20,))
     minutes = round((spent + time.process_time() - start) / 60, 1)
-    told = {"trials": len(found), **{n: round(v, 4) if isinstance(v, float) else v for n, v in settings.items()}}
-    return [ledger_row(f, mean_over_cases(result, f.metric, f.k), minutes, told) for f in FIGURES if f.recipe == name]
+    chosen = {
+        "trials": len(trials_table),
+        **{n: round(v, 4) if isinstance(v, float) else v for n, v in settings.items()},
+    }
+    return [ledger_row(f, mean_over_cases(result, f.metric, f.k), minutes, chosen) for f in FIGURES if f.recipe == name]
 
 # %% ../nbs/91_published_numbers.ipynb #5123f390
 def tune_blend(

@@ -88,8 +88,8 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 def fit_key(model: Any, known: Dataset) -> str:
     """The name under which a fit is kept: model, settings, data and source."""
     facts = [model.name, model.config.model_dump(), known.fingerprint, code_fingerprint(*model.modules)]
-    told = json.dumps(facts, sort_keys=True)
-    return f"{model.name}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
+    header = json.dumps(facts, sort_keys=True)
+    return f"{model.name}-{hashlib.sha256(header.encode()).hexdigest()[:16]}"
 
 # %% ../nbs/14_runs.ipynb #002eb33b
 class Run:
@@ -146,9 +146,9 @@ class Run:
             check_record(self, evaluation, path)
             whole = evaluation.about["part"] == "valid"
             rows = evaluation.summary().assign(slice="all").to_dict("records") if whole else evaluation.rows(k)
-            told = {**evaluation.about, "cases": evaluation.units[:12]}
+            common = {**evaluation.about, "cases": evaluation.units[:12]}
             others = [r for r in self._mine("metrics") if not same_about(r, evaluation.about) or r.get("cases") is None]
-            self._replace("metrics", others + [{c: (told | row)[c] for c in METRIC_COLUMNS[1:]} for row in rows])
+            self._replace("metrics", others + [{c: (common | row)[c] for c in METRIC_COLUMNS[1:]} for row in rows])
             others = [r for r in self._mine("costs") if not same_about(r, evaluation.about)]
             self._replace("costs", [*others, {**evaluation.about, **evaluation.cost}])
             evaluation.save(path)
@@ -186,13 +186,13 @@ class Run:
         """`model` fitted on `known`: loaded from `fits/` where the same was fitted before, otherwise fitted and kept."""
         fitted = kept_fit(self.folder, model, known)
         if fitted.modules:
-            told = {
+            row_of_fit = {
                 "model": fitted.name,
                 "fit": fit_key(fitted, known),
                 "settings": fitted.config.model_dump(),
                 "megabytes": round(sizes([fitted])["megabytes"].item(), 2),
             }
-            self._replace("fits", [*(r for r in self._mine("fits") if r["fit"] != told["fit"]), told])
+            self._replace("fits", [*(r for r in self._mine("fits") if r["fit"] != row_of_fit["fit"]), row_of_fit])
         return fitted
 
     def fitted(self, name: str) -> Path:
@@ -222,10 +222,10 @@ def fit_path(run: Run, name: str) -> Path:
         if run.folder
         else {}
     )
-    there = sorted(model for model, path in paths.items() if (path / "model.json").exists())
-    if name not in there:
+    present = sorted(model for model, path in paths.items() if (path / "model.json").exists())
+    if name not in present:
         raise ValueError(
-            f"{run.folder} holds no fitted {name!r}; it holds {', '.join(there) or 'none'}. "
+            f"{run.folder} holds no fitted {name!r}; it holds {', '.join(present) or 'none'}. "
             "Fits are made by recsys-lab run and not kept in git"
         )
     return paths[name]
@@ -237,10 +237,10 @@ def chosen_settings(run: Run, name: str, question: Question | None = None) -> di
     """
     trials = [row for row in run.rows("trials") if row["model"] == name and row["chosen"]]
     asked = question if question is not None or not trials else question_of(trials[0])
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for row in trials:
-        found |= row["settings"] if question_of(row) == asked else {}
-    return found or next((dict(row["settings"]) for row in run.rows("fits") if row["model"] == name), {})
+        settings |= row["settings"] if question_of(row) == asked else {}
+    return settings or next((dict(row["settings"]) for row in run.rows("fits") if row["model"] == name), {})
 
 
 def kept_fit(folder: Path | None, model: Any, known: Dataset) -> Any:
@@ -349,12 +349,12 @@ def questions(split: Split, part: str = "test") -> list[Question]:
 
 def first_question_for(split: Split, target: str) -> Question:
     """The first question of a split with this target; `ValueError` where it has none."""
-    found = [q for q in questions(split) if q[1] == target]
-    if not found:
+    matching = [q for q in questions(split) if q[1] == target]
+    if not matching:
         raise ValueError(
             f"no question of this {split.kind} split has the target {target!r}; it has {[q[:2] for q in questions(split)]}"
         )
-    return found[0]
+    return matching[0]
 
 # %% ../nbs/14_runs.ipynb #d4af95a4
 def label_models(models: Sequence[Any]) -> list[str]:
@@ -395,10 +395,10 @@ def judge(
                 ready = model.fitted_on == known.fingerprint
                 fitted[id(model)] = model if ready else run.fit(model, known) if part == "test" else model.fit(known)
             protocol, target, exclude = question
-            found = evaluate(fitted[id(model)], split, protocol, target, part, exclude, ks=(5, 10, 20, k))
-            found = replace(found, about=found.about | {"model": label})
-            run.record(found, k)
-            results.append(found)
+            evaluation = evaluate(fitted[id(model)], split, protocol, target, part, exclude, ks=(5, 10, 20, k))
+            evaluation = replace(evaluation, about=evaluation.about | {"model": label})
+            run.record(evaluation, k)
+            results.append(evaluation)
     return results
 
 
@@ -442,15 +442,17 @@ def p_text(p: float) -> str:
 def verdict(row: Mapping[str, Any]) -> str:
     """A row of a comparison (`evaluation.compare_pairs`) as a sentence; a winner is named only where it is shown (`intervals.is_shown`)."""
     metric = row["metric"].upper() if row["metric"] in ("ndcg", "mrr", "map") else row["metric"]
-    told = f"{row['difference']:+.4f} {metric}@{row['k']} [{row['low']:+.4f}, {row['high']:+.4f}]"
+    difference = f"{row['difference']:+.4f} {metric}@{row['k']} [{row['low']:+.4f}, {row['high']:+.4f}]"
     p = p_text(row["p_adjusted"]) + (f" corrected for {row['family']} comparisons" if row["family"] > 1 else "")
     if is_shown(row):
-        found = f"{row['a']} is {'better' if row['difference'] > 0 else 'worse'}"
+        outcome = f"{row['a']} is {'better' if row['difference'] > 0 else 'worse'}"
     elif row["n_differing"] < FEW:
-        found = f"not shown: they differ for {row['n_differing']} of {row['n_users']} visitors, and a claim needs {FEW}"
+        outcome = (
+            f"not shown: they differ for {row['n_differing']} of {row['n_users']} visitors, and a claim needs {FEW}"
+        )
     else:
-        found = "a difference is not shown"
-    return f"{MEANING[question_of(row)].capitalize()}: {row['a']} against {row['b']} {told}, {p}: {found}."
+        outcome = "a difference is not shown"
+    return f"{MEANING[question_of(row)].capitalize()}: {row['a']} against {row['b']} {difference}, {p}: {outcome}."
 
 
 def sentence(a: Evaluation, b: Evaluation, metric: str, k: int) -> str:
@@ -460,12 +462,12 @@ def sentence(a: Evaluation, b: Evaluation, metric: str, k: int) -> str:
 
 def sentences(pairs: Sequence[tuple[Evaluation, Evaluation]], metric: str, k: int) -> list[str]:
     """The findings of paired comparisons; those on one question are one family."""
-    found: dict[int, str] = {}
+    by_place: dict[int, str] = {}
     for question in dict.fromkeys(question_of(a.about) for a, _ in pairs):
-        at = [n for n, (a, _) in enumerate(pairs) if question_of(a.about) == question]
-        rows = compare_pairs([pairs[n] for n in at], metric, k)
-        found |= {n: verdict(row) for n, row in zip(at, rows, strict=True)}
-    return [found[n] for n in range(len(pairs))]
+        places = [n for n, (a, _) in enumerate(pairs) if question_of(a.about) == question]
+        rows = compare_pairs([pairs[n] for n in places], metric, k)
+        by_place |= {n: verdict(row) for n, row in zip(places, rows, strict=True)}
+    return [by_place[n] for n in range(len(pairs))]
 
 # %% ../nbs/14_runs.ipynb #1bb4e6a8
 def first_question(results: Sequence[Evaluation]) -> list[Evaluation]:

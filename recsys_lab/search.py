@@ -48,8 +48,8 @@ def product_names(products: pd.DataFrame) -> list[str]:
 
 def text_keys(products: pd.DataFrame) -> np.ndarray:
     """A hash of all that is indexed of each product; equal as long as nothing of it changed."""
-    told = products[["title", "brand", "category", "description"]].itertuples(index=False)
-    return np.array([hashlib.sha256("\0".join(row).encode()).hexdigest()[:32] for row in told], dtype="U32")
+    texts = products[["title", "brand", "category", "description"]].itertuples(index=False)
+    return np.array([hashlib.sha256("\0".join(row).encode()).hexdigest()[:32] for row in texts], dtype="U32")
 
 # %% ../nbs/51_search.ipynb #4675df8a
 Encoder = Callable[[Sequence[str]], np.ndarray]  # texts -> float32 [n, d], rows of length 1
@@ -80,10 +80,10 @@ def encoder(name: str = ENCODER) -> Encoder:
     model.max_seq_length = min(model.max_seq_length or 128, 128)
 
     def encode(texts: Sequence[str]) -> np.ndarray:
-        found = model.encode(
+        vectors = model.encode(
             [text[:2000] for text in texts], batch_size=64, normalize_embeddings=True, show_progress_bar=False
         )
-        return np.asarray(found, np.float32)
+        return np.asarray(vectors, np.float32)
 
     return encode
 
@@ -94,11 +94,11 @@ def product_vectors(products: pd.DataFrame, encode: Encoder) -> np.ndarray:
     distinct = list(dict.fromkeys([*names, *filter(None, texts)]))
     if not distinct:
         return np.zeros((0, 0), np.float32)
-    at = {text: row for row, text in enumerate(distinct)}
+    row_of = {text: row for row, text in enumerate(distinct)}
     vectors = encode(distinct)
-    out = NAME_WEIGHT * vectors[[at[n] for n in names]]
-    told = np.array([bool(t) for t in texts])
-    out[told] += TEXT_WEIGHT * vectors[[at[t] for t in texts if t]]
+    out = NAME_WEIGHT * vectors[[row_of[n] for n in names]]
+    has_text = np.array([bool(t) for t in texts])
+    out[has_text] += TEXT_WEIGHT * vectors[[row_of[t] for t in texts if t]]
     return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
 
 # %% ../nbs/51_search.ipynb #ac7070a9
@@ -141,14 +141,14 @@ def build(products: pd.DataFrame, folder: Path | str, model: str = ENCODER, exac
 def kept_vectors(folder: Path, keys: np.ndarray, about: Mapping[str, Any]) -> tuple[np.ndarray | None, np.ndarray]:
     """(vectors `[n, d]` with those of unchanged products filled in, or None; positions of products that have none yet)."""
     try:
-        told = json.loads((folder / "manifest.json").read_text())
-        if {n: told[n] for n in about} != dict(about):
+        manifest = json.loads((folder / "manifest.json").read_text())
+        if {n: manifest[n] for n in about} != dict(about):
             raise ValueError
         old_keys, old = np.load(folder / "keys.npy"), np.load(folder / "vectors.npy", mmap_mode="r")
     except (OSError, ValueError, KeyError):
         return None, np.arange(len(keys))
-    at = {key: row for row, key in enumerate(old_keys.tolist())}
-    rows = np.array([at.get(key, -1) for key in keys.tolist()], np.int64)
+    row_of = {key: row for row, key in enumerate(old_keys.tolist())}
+    rows = np.array([row_of.get(key, -1) for key in keys.tolist()], np.int64)
     out = np.zeros((len(keys), old.shape[1]), np.float32)
     out[rows >= 0] = old[rows[rows >= 0]]
     return (out if len(old) else None), np.flatnonzero(rows < 0)
@@ -205,8 +205,8 @@ class Search:
     """An index to search in; loading computes nothing. `DataError` for a folder that is no whole index of this format."""
 
     def __init__(self, folder: Path | str):
-        self.folder, told = Path(folder), check_index(Path(folder))
-        self.encoder_name = told["encoder"]
+        self.folder, manifest = Path(folder), check_index(Path(folder))
+        self.encoder_name = manifest["encoder"]
         self.products = pd.read_parquet(self.folder / "products.parquet")
         self.vectors = np.load(self.folder / "vectors.npy", mmap_mode="r")
         self.words = sqlite3.connect(
@@ -256,18 +256,18 @@ class Search:
 def check_index(folder: Path) -> dict[str, Any]:
     """The manifest of an index whose files are all there and whole."""
     try:
-        told = json.loads((folder / "manifest.json").read_text())
-        files = dict(told["files"])
+        manifest = json.loads((folder / "manifest.json").read_text())
+        files = dict(manifest["files"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder} holds no search index ({error}); recsys-lab search index makes one") from None
-    if told.get("format") != FORMAT:
+    if manifest.get("format") != FORMAT:
         raise DataError(
-            f"{folder}: the index has format {told.get('format')}, and this version reads {FORMAT}; make it again"
+            f"{folder}: the index has format {manifest.get('format')}, and this version reads {FORMAT}; make it again"
         )
     for name, digest in files.items():
         if not (folder / name).exists() or file_hash(folder / name) != digest:
             raise DataError(f"{folder / name} is missing or not as it was written; make the index again")
-    return told
+    return manifest
 
 
 def read_graph(path: Path) -> Any:
@@ -290,10 +290,10 @@ def semantic(
 
         faiss: Any = untyped
         chosen = None if ok is None else faiss.IDSelectorBitmap(np.packbits(ok, bitorder="little"))
-        told = faiss.SearchParametersHNSW(sel=chosen, efSearch=max(EFFORT, depth))
-        scores, codes = graph.search(query[None], depth, params=told)
-        there = codes[0] >= 0
-        return codes[0][there].astype(np.int64), scores[0][there].astype(float)
+        parameters = faiss.SearchParametersHNSW(sel=chosen, efSearch=max(EFFORT, depth))
+        scores, codes = graph.search(query[None], depth, params=parameters)
+        found_any = codes[0] >= 0
+        return codes[0][found_any].astype(np.int64), scores[0][found_any].astype(float)
     rows = np.arange(len(vectors)) if ok is None else np.flatnonzero(ok)
     scores = (vectors if ok is None else vectors[rows]) @ query
     best = np.argpartition(-scores, min(depth, len(rows)) - 1)[:depth] if len(rows) else rows
@@ -349,17 +349,19 @@ def description_queries(products: pd.DataFrame, n: int, seed: int = 0, words: in
     rows = []
     for row in products.itertuples():
         own = {w.lower() for w in WORD.findall(f"{row.title} {row.brand}")}
-        told = [w for w in WORD.findall(row.description) if w.lower() not in own and len(w) > 2 and not w.isdigit()]
-        if len(told) >= 6:
-            rows.append((row.product_id, " ".join(told[:words])))
+        candidates = [
+            w for w in WORD.findall(row.description) if w.lower() not in own and len(w) > 2 and not w.isdigit()
+        ]
+        if len(candidates) >= 6:
+            rows.append((row.product_id, " ".join(candidates[:words])))
     return sample_rows(rows, n, seed)
 
 
 def code_queries(products: pd.DataFrame, n: int, seed: int = 0) -> pd.DataFrame:
     """Up to `n` queries `product_id, query`: a code of a title (letters with digits, or five digits and more) that no other title has."""
-    found = [(row.product_id, code) for row in products.itertuples() for code in CODE.findall(row.title)]
-    counts = pd.Series([code.lower() for _, code in found]).value_counts()
-    return sample_rows([(p, code) for p, code in found if counts[code.lower()] == 1], n, seed)
+    pairs = [(row.product_id, code) for row in products.itertuples() for code in CODE.findall(row.title)]
+    counts = pd.Series([code.lower() for _, code in pairs]).value_counts()
+    return sample_rows([(p, code) for p, code in pairs if counts[code.lower()] == 1], n, seed)
 
 
 def sample_rows(rows: Sequence[tuple[str, str]], n: int, seed: int) -> pd.DataFrame:
@@ -373,7 +375,7 @@ def judge_queries(search: Search, asked: pd.DataFrame, how: str, k: int = 10) ->
     """For each query `recall` (whether its product is among the k first) and `mrr` (1 / rank, 0 beyond k)."""
     ranks = []
     for product, query in zip(asked["product_id"], asked["query"], strict=True):
-        at = np.flatnonzero(search.find(query, k, how)["product_id"].to_numpy() == product)
-        ranks.append(at[0] + 1 if len(at) else np.inf)
+        places = np.flatnonzero(search.find(query, k, how)["product_id"].to_numpy() == product)
+        ranks.append(places[0] + 1 if len(places) else np.inf)
     rank = np.array(ranks, float)
     return pd.DataFrame({"recall": np.isfinite(rank).astype(float), "mrr": 1 / rank})

@@ -272,10 +272,10 @@ def fresh_choice(truth: Truth, visitors: np.ndarray, day: int) -> np.ndarray:
 
 def truth_arrays(truth: Truth) -> dict[str, Any]:
     """`Truth.arrays`."""
-    told: dict[str, Any] = {"config": np.array(json.dumps(asdict(truth.config))), "viewed": truth.viewed}
-    told |= {f"people_{k}": v for k, v in truth.people._asdict().items()}
-    told |= {f"item_{k}": v for k, v in truth.items._asdict().items()}
-    return {k: v for k, v in told.items() if v is not None}
+    arrays: dict[str, Any] = {"config": np.array(json.dumps(asdict(truth.config))), "viewed": truth.viewed}
+    arrays |= {f"people_{k}": v for k, v in truth.people._asdict().items()}
+    arrays |= {f"item_{k}": v for k, v in truth.items._asdict().items()}
+    return {k: v for k, v in arrays.items() if v is not None}
 
 # %% ../nbs/01_simulator.ipynb #db13a91e
 def cell_shares(truth: Truth, visitors: np.ndarray, day: int) -> np.ndarray:
@@ -626,8 +626,8 @@ class Attributes(NamedTuple):
 def block(who: np.ndarray, when: Any, name: Any, values: Any) -> pa.Table:
     """Rows of the property log: items, times (ms), property names (one, or an array), values."""
     names = pa.repeat(pa.scalar(name), len(who)) if isinstance(name, str) else name
-    told = values if isinstance(values, pa.Array) else pa.array(list(values), pa.string())
-    columns = (pa.array(np.broadcast_to(when, len(who))), pa.array(who.astype(np.int64)), names, told)
+    column = values if isinstance(values, pa.Array) else pa.array(list(values), pa.string())
+    columns = (pa.array(np.broadcast_to(when, len(who))), pa.array(who.astype(np.int64)), names, column)
     return pa.table(dict(zip(("timestamp", "itemid", "property", "value"), columns, strict=True)))
 
 # %% ../nbs/01_simulator.ipynb #424c4f65
@@ -788,8 +788,8 @@ def make(folder: Path, size: str, seed: int = 0) -> bool:
     Returns whether it was made.
     """
     folder, wanted = Path(folder), recipe(size, seed)
-    told = folder / "made.json"
-    if told.exists() and json.loads(told.read_text()) == wanted:
+    marker = folder / "made.json"
+    if marker.exists() and json.loads(marker.read_text()) == wanted:
         return False
     if folder.is_dir():
         shutil.rmtree(folder)
@@ -821,16 +821,16 @@ def facts(log: Dataset) -> dict[str, float | str]:
     pairs = events[["user_id", "item_id"]].drop_duplicates()
     cut = len(pairs) * 4 // 5
     late, early = pairs["user_id"].iloc[cut:].unique(), pairs["user_id"].iloc[:cut].unique()
-    found: dict[str, float | str] = {"events": len(log)}
-    found |= {f"{kind} events": int(kinds.get(kind, 0)) for kind in ("view", "addtocart", "transaction")}
-    found |= {"users": len(log.users), "items with events": len(log.items)}
-    found |= {"first day": str(events["timestamp"].min())[:10], "last day": str(events["timestamp"].max())[:10]}
-    found["distinct pairs"] = len(pairs)
-    found["users with one pair"] = int((pairs["user_id"].value_counts() == 1).sum())
-    found["unseen share of the last fifth's users"] = float(1 - np.isin(late, early).mean())
+    counts: dict[str, float | str] = {"events": len(log)}
+    counts |= {f"{kind} events": int(kinds.get(kind, 0)) for kind in ("view", "addtocart", "transaction")}
+    counts |= {"users": len(log.users), "items with events": len(log.items)}
+    counts |= {"first day": str(events["timestamp"].min())[:10], "last day": str(events["timestamp"].max())[:10]}
+    counts["distinct pairs"] = len(pairs)
+    counts["users with one pair"] = int((pairs["user_id"].value_counts() == 1).sum())
+    counts["unseen share of the last fifth's users"] = float(1 - np.isin(late, early).mean())
     if log.properties is not None:
-        found["items in the catalogue"] = int(log.properties["item_id"].nunique())
+        counts["items in the catalogue"] = int(log.properties["item_id"].nunique())
     if log.categories is not None:
-        found["categories"] = len(log.categories)
-        found["root categories"] = int(log.categories["parent"].isna().sum())
-    return found
+        counts["categories"] = len(log.categories)
+        counts["root categories"] = int(log.categories["parent"].isna().sum())
+    return counts

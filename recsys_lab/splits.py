@@ -140,8 +140,8 @@ def temporal(log: Dataset, test: float | Any = 0.15, valid: float | Any = 0.15) 
         raise ValueError(f"{log.name} has no times, so it cannot be split by time; use sequence or given")
     test_at = cut_moment(log, test)
     if not (log.moments < test_at).any():
-        told = f"{log.name} begins at {log.events['timestamp'].min()}"
-        raise ValueError(f"no event of {log.name} lies before the cutoff {pd.Timestamp(test_at, unit='ms')}; {told}")
+        begins = f"{log.name} begins at {log.events['timestamp'].min()}"
+        raise ValueError(f"no event of {log.name} lies before the cutoff {pd.Timestamp(test_at, unit='ms')}; {begins}")
     if isinstance(valid, float) and isinstance(test, float):
         valid_at = cut_moment(log, valid + test)
     else:
@@ -386,8 +386,8 @@ def new_cases(split: Split, protocol: str, target: str, part: str, exclude: str)
     if protocol == "next_item":
         source, drawn = whole, item_cases(events, codes, judged.moments[wanted])
     else:
-        at = split.cutoff(part)
-        source, drawn = split.known(part), period_cases(events, codes, FOREVER if at is None else at)
+        cutoff = split.cutoff(part)
+        source, drawn = split.known(part), period_cases(events, codes, FOREVER if cutoff is None else cutoff)
     user_ids, at_each, indptr, relevant, kinds = drawn
     cases = Cases(
         protocol,

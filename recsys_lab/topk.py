@@ -83,8 +83,8 @@ def lower_bounds(scores: np.ndarray, k: int, size: int = 64) -> np.ndarray:
     groups = width // size
     if groups >= 2 * k:
         scores, width = scores[:, : groups * size].reshape(n, size, groups).max(axis=1), groups
-    at = max(0, width - k)
-    return np.partition(scores, at, axis=1)[:, at]
+    place = max(0, width - k)
+    return np.partition(scores, place, axis=1)[:, place]
 
 
 def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -106,8 +106,8 @@ def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     counts = np.bincount(rows, minlength=n)
     place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
     kept = order[place < k]
-    at = (rows[order][place < k], place[place < k])
-    codes[at], best[at] = columns[kept], values[kept]
+    entries = (rows[order][place < k], place[place < k])
+    codes[entries], best[entries] = columns[kept], values[kept]
     return codes, best
 
 # %% ../nbs/19_lists.ipynb #101b7e0d
@@ -175,9 +175,9 @@ def rank_in_order(order: np.ndarray, excluded: sparse.csr_matrix, k: int) -> np.
         free = np.ones((len(rows), width), bool)
         block = excluded[rows]
         by_code = np.argsort(order[:width])  # where an excluded code stands among the first of the order
-        at = by_code[np.minimum(np.searchsorted(order[:width], block.indices, sorter=by_code), width - 1)]
-        near = order[at] == block.indices
-        free[np.repeat(np.arange(len(rows)), np.diff(block.indptr))[near], at[near]] = False
+        place = by_code[np.minimum(np.searchsorted(order[:width], block.indices, sorter=by_code), width - 1)]
+        near = order[place] == block.indices
+        free[np.repeat(np.arange(len(rows)), np.diff(block.indptr))[near], place[near]] = False
         first = np.argsort(~free, axis=1, kind="stable")[:, :k]
         codes = np.where(np.take_along_axis(free, first, axis=1), order[first], -1)
         out[rows, : codes.shape[1]] = codes
@@ -239,9 +239,9 @@ def fill_up(
     k, short = codes.shape[1], np.flatnonzero(codes[:, -1] < 0)
     if not len(short):
         return codes
-    there = codes[short] >= 0
+    filled = codes[short] >= 0
     listed = sparse.csr_matrix(
-        (np.ones(there.sum()), (np.nonzero(there)[0], codes[short][there])), shape=(len(short), excluded.shape[1])
+        (np.ones(filled.sum()), (np.nonzero(filled)[0], codes[short][filled])), shape=(len(short), excluded.shape[1])
     )
     extra = rank_in_order(order, (excluded[short] + listed).tocsr(), k)
     joined = np.concatenate([codes[short], extra], axis=1)

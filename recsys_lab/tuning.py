@@ -34,15 +34,15 @@ Space: TypeAlias = Mapping[str, Range | tuple[Any, ...]]
 
 def distributions(space: Space) -> dict[str, optuna.distributions.BaseDistribution]:
     """A search space as Optuna's distributions."""
-    found: dict[str, optuna.distributions.BaseDistribution] = {}
+    searched: dict[str, optuna.distributions.BaseDistribution] = {}
     for name, v in space.items():
         if not isinstance(v, Range):
-            found[name] = optuna.distributions.CategoricalDistribution(v)
+            searched[name] = optuna.distributions.CategoricalDistribution(v)
         elif isinstance(v.low, int) and isinstance(v.high, int):
-            found[name] = optuna.distributions.IntDistribution(v.low, v.high, log=v.log)
+            searched[name] = optuna.distributions.IntDistribution(v.low, v.high, log=v.log)
         else:
-            found[name] = optuna.distributions.FloatDistribution(v.low, v.high, log=v.log)
-    return found
+            searched[name] = optuna.distributions.FloatDistribution(v.low, v.high, log=v.log)
+    return searched
 
 
 def contains(distribution: optuna.distributions.BaseDistribution, value: Any) -> bool:
@@ -58,9 +58,9 @@ def space_table() -> pd.DataFrame:
     rows = []
     for name in MODELS:
         kind = model_class(name)
-        told = {row["setting"]: row for row in describe_settings(kind.Config)}
+        described = {row["setting"]: row for row in describe_settings(kind.Config)}
         rows += [
-            {"model": name, "setting": n, "tried": told[n]["searched"], "meaning": told[n]["meaning"]}
+            {"model": name, "setting": n, "tried": described[n]["searched"], "meaning": described[n]["meaning"]}
             for n in kind.search_space()
         ]
     return pd.DataFrame(rows)
@@ -133,10 +133,10 @@ def tune(
     values: list[np.ndarray] = []
     users: Any = None
     for number, setting in enumerate(propose(kind().config, space, trials, seed, held)):
-        found = evaluate(kind(**setting), split, protocol, target, "valid", exclude, ks=(k,))
-        values.append(case_values(found, metric, k))
-        users = found.user_ids
-        rows.append({"trial": number, **setting, name: found.mean(metric, k)})
+        evaluation = evaluate(kind(**setting), split, protocol, target, "valid", exclude, ks=(k,))
+        values.append(case_values(evaluation, metric, k))
+        users = evaluation.user_ids
+        rows.append({"trial": number, **setting, name: evaluation.mean(metric, k)})
     return choose_trial(rows, ["trial", *[n for n in space if n not in held], *held, name], values, users)
 
 # %% ../nbs/16_tuning.ipynb #33ef51ba
@@ -168,17 +168,19 @@ def try_repeats(model: Any, split: Split, question: Question, settings: Mapping[
     out: Trials = []
     for weight in repeat_weights(model, exclude):
         asked = model.with_repeats(weight)
-        found = evaluate(asked, split, protocol, target, "valid", exclude, ks=(5, 10, 20, k))
-        out.append(({**settings, "repeat_weight": weight}, found))
+        evaluation = evaluate(asked, split, protocol, target, "valid", exclude, ks=(5, 10, 20, k))
+        out.append(({**settings, "repeat_weight": weight}, evaluation))
     return out
 
 
 def trial_table(tried: Trials, metric: str, k: int) -> pd.DataFrame:
     """Trials as `tune` gives them."""
     name = f"{metric}@{k}"
-    rows = [{"trial": n, **settings, name: found.mean(metric, k)} for n, (settings, found) in enumerate(tried)]
+    rows = [
+        {"trial": n, **settings, name: evaluation.mean(metric, k)} for n, (settings, evaluation) in enumerate(tried)
+    ]
     columns = ["trial", *(tried[0][0] if tried else ()), name]
-    values = [case_values(found, metric, k) for _, found in tried]
+    values = [case_values(evaluation, metric, k) for _, evaluation in tried]
     return choose_trial(rows, columns, values, tried[0][1].user_ids if tried else None)
 
 
@@ -201,8 +203,10 @@ def search_model(
             ]
             weight = best_setting(trial_table(first, metric, k))["repeat_weight"]
             protocol, target, exclude = question
-            found = evaluate(model.with_repeats(weight), split, protocol, target, "valid", exclude, ks=(5, 10, 20, k))
-            out[question].append(({**setting, "repeat_weight": weight}, found))
+            evaluation = evaluate(
+                model.with_repeats(weight), split, protocol, target, "valid", exclude, ks=(5, 10, 20, k)
+            )
+            out[question].append(({**setting, "repeat_weight": weight}, evaluation))
     return out
 
 
@@ -268,7 +272,7 @@ def chosen_table(trials_of: Mapping[str, Mapping[Question, pd.DataFrame]]) -> pd
     for name, by_question in trials_of.items():
         for question, trials in by_question.items():
             value = trials.columns[-2]
-            told = ", ".join(
+            settings = ", ".join(
                 f"{n}={v:.3g}" if isinstance(v, float) else f"{n}={v}" for n, v in best_setting(trials).items()
             )
             rows.append(
@@ -279,7 +283,7 @@ def chosen_table(trials_of: Mapping[str, Mapping[Question, pd.DataFrame]]) -> pd
                     f"{value} of defaults": round(trials[value].iloc[0], 4),
                     f"{value} chosen": round(trials[value][trials["chosen"]].item(), 4),
                     f"{value} best": round(trials[value].max(), 4),
-                    "settings": told if trials["chosen"].idxmax() else f"defaults ({told})",
+                    "settings": settings if trials["chosen"].idxmax() else f"defaults ({settings})",
                 }
             )
     return pd.DataFrame(rows)

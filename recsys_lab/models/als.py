@@ -83,8 +83,8 @@ def solve_users(
     for size in np.unique(length[length > 0]):
         rows, few = np.flatnonzero(length == size), size < f and inverse is not None
         for some in np.array_split(rows, -(-len(rows) * (f + int(size)) * (int(size) if few else f) // most)):
-            at = confidence.indptr[some][:, None] + np.arange(size)
-            trust, y = confidence.data[at].astype(float), item_vectors[confidence.indices[at]].astype(float)
+            places = confidence.indptr[some][:, None] + np.arange(size)
+            trust, y = confidence.data[places].astype(float), item_vectors[confidence.indices[places]].astype(float)
             extra, wanted = (np.abs(trust) - 1)[..., None], np.maximum(trust, 0)[..., None]
             if few:
                 turned = y @ inverse
@@ -144,8 +144,8 @@ class ALS(Recommender):
             confidence = bm25(confidence, self.state["idf"], float(self.state["average"]))
         c = self.config
         confidence.data = c.alpha * confidence.data.astype(float)
-        found = solve_users(confidence, self.state["item_vectors"], self.state["gram"], c.regularization)
-        return to_fixed_point(found).astype(np.float32)
+        vectors = solve_users(confidence, self.state["item_vectors"], self.state["gram"], c.regularization)
+        return to_fixed_point(vectors).astype(np.float32)
 
     def _score(self, histories: Histories) -> np.ndarray:
         return exact_product(self.fold(histories), self.state["item_vectors"])
@@ -172,7 +172,7 @@ class BPRConfig(Config):
     factors: int = setting(64, "length of the vectors", (32, 64, 128), ge=1)
     learning_rate: float = setting(0.05, "of the gradient steps", Range(0.01, 0.2, True), gt=0)
     regularization: float = setting(0.01, "L2 penalty in each step", Range(0.0005, 0.1, True), ge=0)
-    epochs: int = setting(60, "passes over the pairs", ge=1)
+    epochs: int = setting(150, "passes over the pairs", ge=1)
     threads: int = setting(1, "more than 1 is faster, and no longer gives the same vectors every time", ge=1)
     seed: int = setting(0, "of the first vectors and of the draws", ge=0)
 

@@ -241,8 +241,8 @@ class Recommender(ABC):
         if (codes < 0).any():
             raise KeyError(f"{self.name} does not know the item {asked[int((codes < 0).argmax())]!r}")
         itself = Histories.from_lists([[c] for c in codes], event_names=self.known.event_names)
-        found = best_of(self.score_similar(codes), exclusion(itself, "seen", len(self.items)), k, allowed=allowed)
-        return TopK(*found, self.items, np.asarray(asked), id_name="target_item_id")
+        best = best_of(self.score_similar(codes), exclusion(itself, "seen", len(self.items)), k, allowed=allowed)
+        return TopK(*best, self.items, np.asarray(asked), id_name="target_item_id")
 
     def score(self, histories: Histories, exclude: str = "none", allowed: np.ndarray | None = None) -> Scores:
         """Scores of encoded histories from which lists are made: the model's own, with the term for repeats (`Config`) if it has one."""
@@ -387,12 +387,14 @@ def check_log(model: Recommender, log: Dataset) -> None:
 def known_histories(known: Histories, users: Any, asked: np.ndarray) -> Histories:
     """The histories of the users asked for among those `known`, of whom `users` is an index; empty ones for others."""
     rows = users.get_indexer(asked)
-    there = rows >= 0
-    found = known.take(rows[there])
-    length, at = np.zeros(len(rows), np.int64), np.full(len(rows), known.at[:1].max(initial=0))
-    length[there], at[there] = np.diff(found.indptr), found.at
+    known_user = rows >= 0
+    histories = known.take(rows[known_user])
+    length, request_times = np.zeros(len(rows), np.int64), np.full(len(rows), known.at[:1].max(initial=0))
+    length[known_user], request_times[known_user] = np.diff(histories.indptr), histories.at
     indptr = np.concatenate([[0], np.cumsum(length)])
-    return Histories(indptr, found.items, found.events, found.times, at, asked, found.event_names)
+    return Histories(
+        indptr, histories.items, histories.events, histories.times, request_times, asked, histories.event_names
+    )
 
 # %% ../../nbs/20_recommender.ipynb #17babd26
 def rank_blocks(
@@ -454,8 +456,8 @@ def model_class(name: str) -> type[Recommender]:
     if name not in MODELS:
         raise ValueError(f"there is no model {name!r}; there are {', '.join(sorted(MODELS))}")
     module, _, kind = MODELS[name].partition(":")
-    found: type[Recommender] = getattr(import_module(module), kind)
-    return found
+    kind_class: type[Recommender] = getattr(import_module(module), kind)
+    return kind_class
 
 
 def one_catalogue(fitted: dict[str, Recommender], log: Dataset) -> dict[str, Recommender]:
@@ -488,10 +490,10 @@ def load(
     if head.get("format") != FORMAT:
         kind = model_class(head["name"]).Config
         renamed = {old: new_name(kind, old) for old in head.get("config", {})}
-        told = ", ".join(f"{old} is called {new}" for old, new in renamed.items() if new)
+        renames = ", ".join(f"{old} is called {new}" for old, new in renamed.items() if new)
         raise ValueError(
             f"{path}: {head['name']} is saved in format {head.get('format')!r}, and this version reads {FORMAT}; fit it again"
-            + (f" ({told} now)" if told else "")
+            + (f" ({renames} now)" if renames else "")
         )
     model = model_class(head["name"])(**head["config"])
     arrays = read_arrays(path, ("*.npy", "known/*.npy", "state/**/*.npy"), mapped)

@@ -181,11 +181,11 @@ def describe_settings(kind: type[Config]) -> list[dict[str, Any]]:
                 f"{v.low:g} to {v.high:g}{', log' if v.log else ''}" if isinstance(v, Range) else ", ".join(map(str, v))
             )
         )
-        told = str(field.annotation.__name__ if isinstance(field.annotation, type) else field.annotation)
+        annotation = str(field.annotation.__name__ if isinstance(field.annotation, type) else field.annotation)
         rows.append(
             {
                 "setting": name,
-                "type": re.sub(r"typing\.", "", told),
+                "type": re.sub(r"typing\.", "", annotation),
                 "default": field.get_default(call_default_factory=True),
                 "limits": ", ".join(limits),
                 "searched": tried,

@@ -44,13 +44,13 @@ def word_vectors(texts: list[str]) -> sparse.csr_matrix:
 
 
 @lru_cache(maxsize=4)
-def encode_texts(told: tuple[tuple[str, ...], ...], model: str) -> np.ndarray:
+def encode_texts(texts: tuple[tuple[str, ...], ...], model: str) -> np.ndarray:
     """`product_vectors` of (title, brand, category, description) of each product, kept for the next fit on the same texts."""
     import pandas as pd
 
     from recsys_lab.search import encoder, product_vectors
 
-    return product_vectors(pd.DataFrame(told, columns=["title", "brand", "category", "description"]), encoder(model))
+    return product_vectors(pd.DataFrame(texts, columns=["title", "brand", "category", "description"]), encoder(model))
 
 
 def text_vectors(products: pd.DataFrame, model: str) -> sparse.csr_matrix | np.ndarray:
@@ -72,12 +72,12 @@ def path_vectors(categories: list[str]) -> sparse.csr_matrix:
     firsts = [[" > ".join(parts[: n + 1]) for n in range(len(parts))] for parts in (c.split(" > ") for c in categories)]
     code, names = pd.factorize(np.array([f for own in firsts for f in own], dtype=object))
     row = np.repeat(np.arange(len(firsts)), [len(own) for own in firsts])
-    there = np.array([bool(f) for own in firsts for f in own], bool)
+    present = np.array([bool(f) for own in firsts for f in own], bool)
     users = np.bincount(code, minlength=len(names))
     weight = np.append(np.log((1 + len(firsts)) / (1 + users)) + 1, 0).astype(np.float32)
     shape = (len(firsts), len(names) + 1)
-    found = sparse.csr_matrix((np.ones(there.sum(), np.float32), (row[there], code[there])), shape=shape)
-    return l2_normalize_rows(found, weight)
+    matrix = sparse.csr_matrix((np.ones(present.sum(), np.float32), (row[present], code[present])), shape=shape)
+    return l2_normalize_rows(matrix, weight)
 
 # %% ../../nbs/52_content.ipynb #35ae459b
 class ContentConfig(Config):

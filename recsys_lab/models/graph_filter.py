@@ -49,7 +49,11 @@ def transition_matrices(
     costs a long history far less, and no matrix of items by items is kept.
     """
     of_user, of_item = (np.bincount(a, minlength=n) for a, n in zip(matrix.nonzero(), matrix.shape, strict=True))
-    to_users = matrix.T.multiply(degree_powers(of_item, in_exponent)[:, None]).multiply(degree_powers(of_user, user_exponent)).tocsr()
+    to_users = (
+        matrix.T.multiply(degree_powers(of_item, in_exponent)[:, None])
+        .multiply(degree_powers(of_user, user_exponent))
+        .tocsr()
+    )
     return to_users.astype(np.float32), matrix.multiply(degree_powers(of_item, out_exponent)).tocsr().astype(np.float32)
 
 # %% ../../nbs/41_graph_filters.ipynb #a59dfe0a
@@ -93,18 +97,23 @@ def smooth_basis(matrix: sparse.csr_matrix, user: float, item: float, factors: i
     By block subspace iteration from random vectors, until they are `converged_basis`.
     """
     of_user, of_item = (np.bincount(a, minlength=n) for a, n in zip(matrix.nonzero(), matrix.shape, strict=True))
-    scaled = matrix.multiply(degree_powers(of_user, user)[:, None]).multiply(degree_powers(of_item, item)).tocsr().astype(float)
-    found = converged_basis(scaled, min(factors, *matrix.shape), seed)
-    return to_fixed_point(found).astype(np.float32, order="C")
+    scaled = (
+        matrix.multiply(degree_powers(of_user, user)[:, None])
+        .multiply(degree_powers(of_item, item))
+        .tocsr()
+        .astype(float)
+    )
+    basis = converged_basis(scaled, min(factors, *matrix.shape), seed)
+    return to_fixed_point(basis).astype(np.float32, order="C")
 
 
 def basis_of(log: Dataset, user: float, item: float, factors: int, seed: int) -> np.ndarray:
     """`smooth_basis` of a log's matrix, made once for all settings that share it and kept with the log; not to be written to."""
 
     def made() -> np.ndarray:
-        found = smooth_basis(log.matrix().matrix, user, item, factors, seed)
-        found.flags.writeable = False
-        return found
+        basis = smooth_basis(log.matrix().matrix, user, item, factors, seed)
+        basis.flags.writeable = False
+        return basis
 
     return log.kept(("basis", user, item, factors, seed), made)
 

@@ -54,8 +54,8 @@ def category_columns(dataset: Dataset, items: pd.Index) -> list[np.ndarray]:
 # %% ../../nbs/25_lightfm.ipynb #1e945231
 def one_hot(codes: np.ndarray, width: int) -> sparse.csr_matrix:
     """CSR float32 `[n, width]` with a 1 in the column of each code; an empty row for -1."""
-    there = np.flatnonzero(codes >= 0)
-    return sparse.csr_matrix((np.ones(len(there), np.float32), (there, codes[there])), shape=(len(codes), width))
+    rows = np.flatnonzero(codes >= 0)
+    return sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, codes[rows])), shape=(len(codes), width))
 
 
 def item_features(dataset: Dataset, items: pd.Index, met: np.ndarray) -> sparse.csr_matrix:

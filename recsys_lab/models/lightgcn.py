@@ -132,8 +132,8 @@ class Pairs(NamedTuple):
     def met(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """Whether each pair is among these: bool, in the shape of `items`."""
         wanted = users * self.n_items + items
-        at = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
-        return self.keys[at] == wanted
+        place = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
+        return self.keys[place] == wanted
 
 
 def draw_items(pairs: Pairs, users: np.ndarray, n: int, rng: np.random.Generator, popular: bool = False) -> np.ndarray:
@@ -311,20 +311,20 @@ def step(learner: Learner, rows: np.ndarray, rng: np.random.Generator) -> float:
         near = learner.whole[distinct]
         some, back = (as_tensor(a, c.device) for a in (near, near.T.tocsr()))
     if not c.layers or needs_all_vectors(c):
-        found = smooth[nodes].requires_grad_()
+        leaf = smooth[nodes].requires_grad_()
     else:
-        found = propagate_to(learner.adjacency, some, nodes, learner.table, c.mix, learner.room).requires_grad_()
+        leaf = propagate_to(learner.adjacency, some, nodes, learner.table, c.mix, learner.room).requires_grad_()
     sizes = [len(rows), len(rows), others.size]
-    user, item, other = torch.split(found.index_select(0, place), sizes)
+    user, item, other = torch.split(leaf.index_select(0, place), sizes)
     against = other.view(*others.shape, -1)
     loss = bpr_loss(user, item, against) if c.loss == "bpr" else softmax_loss(user, item, against, met, c.temperature)
     loss.backward()
     penalty = learner.table[nodes] * (times * (c.regularization / len(rows)))[:, None].float()  # its gradient
     if c.layers:
-        gradient = propagate_from(learner.adjacency, back, nodes, found.grad, c.mix, learner.room)
+        gradient = propagate_from(learner.adjacency, back, nodes, leaf.grad, c.mix, learner.room)
         learner.table.grad = gradient.index_add_(0, nodes, penalty)
     else:
-        learner.table.grad = sparse_rows(nodes, found.grad + penalty, learner.table.shape)
+        learner.table.grad = sparse_rows(nodes, leaf.grad + penalty, learner.table.shape)
     learner.adam.step()
     return float(loss.detach())
 
@@ -370,9 +370,9 @@ def interaction_mask(matrix: sparse.csr_matrix, users: np.ndarray, items: np.nda
     place = np.full(matrix.shape[1], -1)
     place[items] = np.arange(len(items))
     rows = matrix[users]
-    at = place[rows.indices]
+    column = place[rows.indices]
     out = np.zeros((len(users), len(items)), bool)
-    out[np.repeat(np.arange(len(users)), np.diff(rows.indptr))[at >= 0], at[at >= 0]] = True
+    out[np.repeat(np.arange(len(users)), np.diff(rows.indptr))[column >= 0], column[column >= 0]] = True
     return out
 
 # %% ../../nbs/40_lightgcn.ipynb #61e89453
@@ -387,11 +387,11 @@ def hold_out_last_items(histories: Histories, share: float, rng: np.random.Gener
 def hit_rate(learner: Learner, rows: np.ndarray, items: np.ndarray, k: int = 20) -> float:
     """Share of users `rows` whose held-back item is among the k best of those that they did not meet."""
     smooth, hits = learner.smooth().cpu(), 0
-    for at in np.array_split(np.arange(len(rows)), max(1, len(rows) // 1000)):
-        scores = smooth[torch.from_numpy(rows[at])] @ smooth[learner.n_users :].T
-        known = learner.matrix[rows[at]]
-        scores[np.repeat(np.arange(len(at)), np.diff(known.indptr)), known.indices] = -torch.inf
-        own = scores[np.arange(len(at)), items[at]][:, None]
+    for block in np.array_split(np.arange(len(rows)), max(1, len(rows) // 1000)):
+        scores = smooth[torch.from_numpy(rows[block])] @ smooth[learner.n_users :].T
+        known = learner.matrix[rows[block]]
+        scores[np.repeat(np.arange(len(block)), np.diff(known.indptr)), known.indices] = -torch.inf
+        own = scores[np.arange(len(block)), items[block]][:, None]
         hits += int(((scores > own).sum(1) < k).sum())
     return hits / max(1, len(rows))
 
@@ -417,13 +417,13 @@ def read_checkpoint(path: Path, learner: Learner, about: dict[str, Any]) -> dict
         return None
     try:
         with safe_open(path, "pt", device=learner.config.device) as file:
-            told = json.loads(file.metadata()["about"])
+            header = json.loads(file.metadata()["about"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no checkpoint of lightgcn ({error}); remove it to begin anew") from None
     for what in ("log", "settings", "stage"):
-        if told[what] != about[what]:
-            differs = f"{what} {told[what]}, and this fit has {about[what]}"
+        if header[what] != about[what]:
+            differs = f"{what} {header[what]}, and this fit has {about[what]}"
             raise ValueError(f"{path} was written for {differs}; remove it to begin anew, or name another file")
     arrays = {n: a[learner.order] if a.ndim else a for n, a in arrays.items()}
     learner.table.copy_(arrays.pop("table"))
@@ -431,8 +431,8 @@ def read_checkpoint(path: Path, learner: Learner, about: dict[str, Any]) -> dict
     if "step" in state and isinstance(learner.adam, torch.optim.SparseAdam):
         state["step"] = int(state["step"])
     learner.adam.state[learner.table] = state
-    learner.epochs_done = told["epoch"]
-    return told
+    learner.epochs_done = header["epoch"]
+    return header
 
 # %% ../../nbs/40_lightgcn.ipynb #fb204c91
 class Curve(NamedTuple):
@@ -459,8 +459,8 @@ def train(
     `about` says what the arrays of `checkpoint` belong to; training goes on from that file, and writes it after each epoch.
     """
     learner, curve = Learner(weights, config), []
-    told = read_checkpoint(checkpoint, learner, about or {}) if checkpoint else None
-    curve = [Curve(*row) for row in told["curve"]] if told else []
+    resumed = read_checkpoint(checkpoint, learner, about or {}) if checkpoint else None
+    curve = [Curve(*row) for row in resumed["curve"]] if resumed else []
     start = time.perf_counter() - (curve[-1].seconds if curve else 0)
     cpu_start = time.process_time() - (curve[-1].cpu if curve else 0)
     while learner.epochs_done < epochs and not should_stop(curve, config.patience):

@@ -304,12 +304,12 @@ class SessionKNN(Recommender):
 
     def _score(self, histories: Histories) -> sparse.csr_matrix:
         row, item, back = steps_back(histories, self.config.max_history)
-        found = np.minimum(np.diff(self.state["index_ptr"])[item], self.config.sample_size)
-        work = np.bincount(row, found, minlength=len(histories))
+        candidates = np.minimum(np.diff(self.state["index_ptr"])[item], self.config.sample_size)
+        work = np.bincount(row, candidates, minlength=len(histories))
         parts = []
         for rows in even_blocks(work, 5e5):
-            at = slice(*np.searchsorted(row, [rows.start, rows.stop]))
-            parts.append(self._offers(row[at] - rows.start, item[at], back[at], rows.stop - rows.start))
+            entries = slice(*np.searchsorted(row, [rows.start, rows.stop]))
+            parts.append(self._offers(row[entries] - rows.start, item[entries], back[entries], rows.stop - rows.start))
         return sparse.vstack(parts, format="csr")
 
     def _offers(self, row: np.ndarray, item: np.ndarray, back: np.ndarray, n: int) -> sparse.csr_matrix:
@@ -358,8 +358,8 @@ def follow_counts(visits: Histories, n_items: int, steps: int, decay: float, its
 def last_items(histories: Histories, n_items: int) -> sparse.csr_matrix:
     """CSR `[n, items]` with a 1 at the last item of each encoded history that is not empty."""
     full = np.flatnonzero(np.diff(histories.indptr) > 0)
-    at = histories.items[histories.indptr[full + 1] - 1]
-    return sparse.csr_matrix((np.ones(len(full), np.float32), (full, at)), shape=(len(histories), n_items))
+    last = histories.items[histories.indptr[full + 1] - 1]
+    return sparse.csr_matrix((np.ones(len(full), np.float32), (full, last)), shape=(len(histories), n_items))
 
 # %% ../../nbs/22_neighbours.ipynb #11d6aceb
 class SequentialRulesConfig(Config):

@@ -38,16 +38,21 @@ def category_rings(tree: Tree | None, names: pd.Index) -> list[sparse.csr_matrix
     code, back = tree.codes(names), np.append(np.full(len(tree), -1), -1)
     back[code[code >= 0]] = np.flatnonzero(code >= 0)
 
-    def ring(found: np.ndarray, rows: np.ndarray) -> sparse.csr_matrix:
-        there = (found >= 0) & (back[found] >= 0)
-        pairs = (rows[there], back[found[there]])
-        return sparse.csr_matrix((np.ones(there.sum(), np.float32), pairs), shape=(n, n))
+    def ring(relatives: np.ndarray, rows: np.ndarray) -> sparse.csr_matrix:
+        named = (relatives >= 0) & (back[relatives] >= 0)
+        pairs = (rows[named], back[relatives[named]])
+        return sparse.csr_matrix((np.ones(named.sum(), np.float32), pairs), shape=(n, n))
 
     above = tree.ancestor(code)
     aunts, asking = tree.children(tree.ancestor(code, 2))
-    cousins, at = tree.children(aunts)
-    farther = tree.parent[cousins] != above[asking[at]]
-    return [*rings, ring(above, np.arange(n)), ring(*tree.siblings(code)), ring(cousins[farther], asking[at][farther])]
+    cousins, owner = tree.children(aunts)
+    farther = tree.parent[cousins] != above[asking[owner]]
+    return [
+        *rings,
+        ring(above, np.arange(n)),
+        ring(*tree.siblings(code)),
+        ring(cousins[farther], asking[owner][farther]),
+    ]
 
 # %% ../../nbs/26_taxonomy.ipynb #3aaf63ac
 def interleave(rings: Sequence[sparse.csr_matrix], shares: Sequence[float], most: int) -> sparse.csr_matrix:

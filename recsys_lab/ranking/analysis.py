@@ -21,7 +21,7 @@ from ..models.base import Recommender
 from ..models.blend import zscore
 from ..models.config import Range
 from ..numerics import round_scores
-from .boosting import BoostingConfig, train_booster, is_held_out
+from .boosting import BoostingConfig, is_held_out, train_booster
 from .candidates import Candidates, source_lists
 from .features import feature_block, group_of
 from .hybrid import NORMALISATIONS, blend_scores, score_at
@@ -56,10 +56,10 @@ def source_ranks(
         rows = slice(start, min(start + block, len(cases)))
         encoded = cases.histories(rows).encode(first.items)
         mine = slice(cases.indptr[rows.start], cases.indptr[rows.stop])
-        for at, model in enumerate(sources.values()):
+        for column, model in enumerate(sources.values()):
             listed = source_lists(model, encoded, widest, cases.exclude)[0]
             hit = (listed[owner[mine] - start] == code[mine][:, None]) & (code[mine] >= 0)[:, None]
-            out[mine, at] = np.where(hit.any(1), hit.argmax(1) + 1, NEVER)
+            out[mine, column] = np.where(hit.any(1), hit.argmax(1) + 1, NEVER)
     return out, owner
 
 
@@ -75,21 +75,21 @@ def candidate_recall(
     """
     total = np.diff(cases.indptr)
     plans = {"all": np.arange(len(names))}
-    plans |= {f"without {name}": np.delete(np.arange(len(names)), at) for at, name in enumerate(names)}
-    plans |= {f"only {name}": np.array([at]) for at, name in enumerate(names)}
+    plans |= {f"without {name}": np.delete(np.arange(len(names)), column) for column, name in enumerate(names)}
+    plans |= {f"only {name}": np.array([column]) for column, name in enumerate(names)}
     rows = []
     for kind, members in (("warm", cases.history > 0), ("cold", cases.history == 0)):
         if not members.any():
             continue
         users, known = pd.factorize(cases.user_ids[members])
-        for told, chosen in plans.items():
+        for label, chosen in plans.items():
             best = ranks[:, chosen].min(axis=1)
             hits = np.stack([np.bincount(owner, best <= w, minlength=len(cases)) / total for w in widths], axis=1)
             means = user_means(hits[members], users)
             low, high = mean_intervals(means)
             mean, _, error = gaps_to_best(means)
-            for at, width in enumerate(widths):
-                rows.append((told, kind, width, mean[at], low[at], high[at], error[at], len(known)))
+            for column, width in enumerate(widths):
+                rows.append((label, kind, width, mean[column], low[column], high[column], error[column], len(known)))
     return pd.DataFrame(rows, columns=["sources", "user_type", "width", "recall", "low", "high", "error", "n_users"])
 
 # %% ../../nbs/38_ranking_analysis.ipynb #8c155ba8
@@ -115,16 +115,16 @@ def judged_candidates(models: Sequence[Any], cases: Cases, exclude: str) -> pd.D
 
     def work(number: int, rows: slice, asking: Histories, c: Candidates, label: np.ndarray) -> pd.DataFrame:
         block = feature_block(first.facts, asking, c, first.names)
-        told = {"case": rows.start + c.rows, "item": c.items, "met": label}
-        return pd.DataFrame(told | {m.name: m.scored(asking, c, block).astype(np.float32) for m in models})
+        columns = {"case": rows.start + c.rows, "item": c.items, "met": label}
+        return pd.DataFrame(columns | {m.name: m.scored(asking, c, block).astype(np.float32) for m in models})
 
     return pd.concat(map_case_blocks(first, cases, exclude, work), ignore_index=True)
 
 # %% ../../nbs/38_ranking_analysis.ipynb #b1c6a67f
-def case_ndcg(told: pd.DataFrame, scores: np.ndarray, cases: Cases, k: int) -> np.ndarray:
+def case_ndcg(candidates: pd.DataFrame, scores: np.ndarray, cases: Cases, k: int) -> np.ndarray:
     """NDCG@k of each case if its candidates are listed by their scores; relevant items that are no candidates count as missed."""
-    order = np.lexsort((-round_scores(scores), told["case"]))  # stable, and candidates come in order of item
-    case, met = told["case"].to_numpy()[order], told["met"].to_numpy()[order]
+    order = np.lexsort((-round_scores(scores), candidates["case"]))  # stable, and candidates come in order of item
+    case, met = candidates["case"].to_numpy()[order], candidates["met"].to_numpy()[order]
     starts = np.concatenate([[0], np.cumsum(np.bincount(case, minlength=len(cases)))])
     place = np.arange(len(case)) - starts[case]
     gain = np.where(place < k, met / np.log2(place + 2), 0)
@@ -137,8 +137,8 @@ def single_feature_auc(rows: Rows) -> pd.DataFrame:
     half, unknown pairs are left out).
     """
     out, met = [], rows.label
-    for at, name in enumerate(rows.names):
-        value = rows.block[:, at]
+    for column, name in enumerate(rows.names):
+        value = rows.block[:, column]
         known = ~np.isnan(value)
         frame = pd.DataFrame({"r": rows.request[known], "v": value[known], "met": met[known]})
         frame["rank"] = frame.groupby("r")["v"].rank()
@@ -189,9 +189,9 @@ def tune_boosting(
     learn = rows.take(~is_held_out(rows.user))
     for number, setting in enumerate(propose(BoostingConfig(), space, trials, seed)):
         trees = train_booster(learn, stop, BoostingConfig(**setting, **fixed))
-        found = case_ndcg(lists[0], np.asarray(trees.predict(lists[1], raw_score=True)), cases, k)
-        values.append(found)
-        tried.append({"trial": number, **setting, name: mean_over_users(found, cases.user_ids)})
+        ndcg = case_ndcg(lists[0], np.asarray(trees.predict(lists[1], raw_score=True)), cases, k)
+        values.append(ndcg)
+        tried.append({"trial": number, **setting, name: mean_over_users(ndcg, cases.user_ids)})
     return choose_trial(tried, ["trial", *space, name], values, cases.user_ids)
 
 # %% ../../nbs/38_ranking_analysis.ipynb #205392c4
@@ -210,42 +210,44 @@ def select_features(rows: Rows, names: Sequence[str]) -> Rows:
 
 
 def ablate_groups(
-    rows: Rows, stop: Rows, config: Any, told: pd.DataFrame, block: np.ndarray, cases: Cases, k: int
+    rows: Rows, stop: Rows, config: Any, candidates: pd.DataFrame, block: np.ndarray, cases: Cases, k: int
 ) -> dict[str, np.ndarray]:
     """`case_ndcg` of up to 60 trees learned without each group of features; '' for none left out."""
     groups = group_of(list(config.sources))
     learn = rows.take(~is_held_out(rows.user))
-    found, quick = {}, config.replace(num_boost_round=min(config.num_boost_round, 60))
+    ndcg, quick = {}, config.replace(num_boost_round=min(config.num_boost_round, 60))
     for group in ["", *dict.fromkeys(groups[n] for n in rows.names)]:
         others = [n for n in rows.names if groups[n] != group]
         if others:
             trees = train_booster(select_features(learn, others), select_features(stop, others), quick)
             columns = block[:, [rows.names.index(n) for n in others]]
-            found[group] = case_ndcg(told, np.asarray(trees.predict(columns, raw_score=True)), cases, k)
-    return found
+            ndcg[group] = case_ndcg(candidates, np.asarray(trees.predict(columns, raw_score=True)), cases, k)
+    return ndcg
 
 # %% ../../nbs/38_ranking_analysis.ipynb #4f3fb0b4
-def importances(model: Any, told: pd.DataFrame, block: np.ndarray, cases: Cases, k: int, seed: int = 0) -> pd.DataFrame:
+def importances(
+    model: Any, candidates: pd.DataFrame, block: np.ndarray, cases: Cases, k: int, seed: int = 0
+) -> pd.DataFrame:
     """For each feature its share of the trees' `gain`, and the NDCG@k `lost` if it is shuffled among the candidates."""
     names, rng = model.first.names, np.random.default_rng(seed)
     gain = model.booster().feature_importance("gain")
-    whole, lost = case_ndcg(told, model.predict(block), cases, k).mean(), []
-    for at in range(len(names)):
+    whole, lost = case_ndcg(candidates, model.predict(block), cases, k).mean(), []
+    for column in range(len(names)):
         shuffled = block.copy()
-        shuffled[:, at] = rng.permutation(shuffled[:, at])
-        lost.append(whole - case_ndcg(told, model.predict(shuffled), cases, k).mean() if gain[at] else 0.0)
+        shuffled[:, column] = rng.permutation(shuffled[:, column])
+        lost.append(whole - case_ndcg(candidates, model.predict(shuffled), cases, k).mean() if gain[column] else 0.0)
     table = pd.DataFrame({"gain": gain / max(1e-12, gain.sum()), "lost": lost}, index=pd.Index(names, name="feature"))
     return table.sort_values(["lost", "gain"], ascending=False)
 
 # %% ../../nbs/38_ranking_analysis.ipynb #aa42b4af
 def partial_dependence(model: Any, block: np.ndarray, name: str, points: int = 12) -> pd.DataFrame:
     """Mean score with a feature set to each of its quantiles: columns `value, score`."""
-    at = model.first.names.index(name)
-    values = np.unique(np.nanquantile(block[:, at], np.linspace(0, 1, points)))
+    column = model.first.names.index(name)
+    values = np.unique(np.nanquantile(block[:, column], np.linspace(0, 1, points)))
     rows = []
     for value in values:
         changed = block.copy()
-        changed[:, at] = value
+        changed[:, column] = value
         rows.append({"value": value, "score": model.predict(changed).mean()})
     return pd.DataFrame(rows)
 
@@ -254,8 +256,8 @@ def contributions(model: Any, block: np.ndarray) -> pd.DataFrame:
     """What each feature adds to each row's score, and the `base` that all start from; rows add up to the score (LightGBM's
     `pred_contrib`).
     """
-    found = model.booster().predict(block, pred_contrib=True, num_threads=1)
-    return pd.DataFrame(found, columns=[*model.first.names, "base"])
+    parts = model.booster().predict(block, pred_contrib=True, num_threads=1)
+    return pd.DataFrame(parts, columns=[*model.first.names, "base"])
 
 # %% ../../nbs/38_ranking_analysis.ipynb #f2be1e17
 def score_components(model: Any, cases: Cases, exclude: str, others: Sequence[str]) -> tuple[pd.DataFrame, np.ndarray]:
@@ -265,23 +267,25 @@ def score_components(model: Any, cases: Cases, exclude: str, others: Sequence[st
     def work(
         number: int, rows: slice, asking: Histories, c: Candidates, label: np.ndarray
     ) -> tuple[pd.DataFrame, np.ndarray]:
-        told = {"case": rows.start + c.rows, "item": c.items, "met": label}
-        told["ranker"] = model.predict(feature_block(first.facts, asking, c, first.names))
-        told |= {name: score_at(model.parts[name].score(asking), c) for name in others}
-        return pd.DataFrame(told), np.diff(c.indptr)
+        columns = {"case": rows.start + c.rows, "item": c.items, "met": label}
+        columns["ranker"] = model.predict(feature_block(first.facts, asking, c, first.names))
+        columns |= {name: score_at(model.parts[name].score(asking), c) for name in others}
+        return pd.DataFrame(columns), np.diff(c.indptr)
 
     parts = map_case_blocks(first, cases, exclude, work)
     sizes = np.concatenate([size for _, size in parts])
-    return pd.concat([told for told, _ in parts], ignore_index=True), np.concatenate([[0], np.cumsum(sizes)])
+    return pd.concat([table for table, _ in parts], ignore_index=True), np.concatenate([[0], np.cumsum(sizes)])
 
 
 def sweep_alpha(
-    told: pd.DataFrame, indptr: np.ndarray, cases: Cases, others: Sequence[str], alphas: Sequence[float], k: int
+    candidates: pd.DataFrame, indptr: np.ndarray, cases: Cases, others: Sequence[str], alphas: Sequence[float], k: int
 ) -> dict[tuple[str, str, float], np.ndarray]:
     """NDCG@k of each case for each (collaborative half, normalisation, alpha)."""
-    ranker = told["ranker"].to_numpy()
+    ranker = candidates["ranker"].to_numpy()
     return {
-        (other, how, a): case_ndcg(told, blend_scores(ranker, told[other].to_numpy(), indptr, a, how), cases, k)
+        (other, how, a): case_ndcg(
+            candidates, blend_scores(ranker, candidates[other].to_numpy(), indptr, a, how), cases, k
+        )
         for other in others
         for how in NORMALISATIONS
         for a in sorted(alphas)
@@ -360,11 +364,11 @@ def phase_table(results: Sequence[Any], drawn: dict[str, np.ndarray], k: int, n_
     for e in results:
         low, high, _ = bootstrap_interval(drawn[e.model], 0.95, n_users)
         row = {"phase": e.model}
-        for at, name in enumerate(("roc_auc", "average_precision")):
-            row[name] = f"{drawn[e.model][0, at]:.4f} [{low[at]:.4f}, {high[at]:.4f}]"
-        found = e.summary().query("k == @k").set_index("metric")
+        for column, name in enumerate(("roc_auc", "average_precision")):
+            row[name] = f"{drawn[e.model][0, column]:.4f} [{low[column]:.4f}, {high[column]:.4f}]"
+        summary = e.summary().query("k == @k").set_index("metric")
         for name in ("precision", "recall", "ndcg"):
-            row[f"{name}@{k}"] = f"{found.value[name]:.4f} [{found.low[name]:.4f}, {found.high[name]:.4f}]"
+            row[f"{name}@{k}"] = f"{summary.value[name]:.4f} [{summary.low[name]:.4f}, {summary.high[name]:.4f}]"
         rows.append(row)
     return pd.DataFrame(rows).set_index("phase")
 
@@ -429,7 +433,7 @@ def build_pool(
         cases = cases.subset(rows, np.ones(len(cases.relevant), bool))
     items = next(iter(parts.values())).items
     block = max(1, min(512, 2**27 // (4 * len(items) * len(parts))))
-    kept, found = [], []
+    kept, relevant = [], []
     for start in range(0, len(cases), block):
         asked = cases.histories(slice(start, min(start + block, len(cases)))).encode(items)
         out = exclusion(asked, cases.exclude, len(items))
@@ -440,10 +444,13 @@ def build_pool(
             row, place = np.nonzero(codes >= 0)
             best[row, codes[row, place]] = True
         kept.append(sparse.csr_matrix(best))
-        found.append([of_one[best] for of_one in scores])
-    at = sparse.vstack(kept, format="csr")
-    data = (np.concatenate(mine) for mine in zip(*found, strict=True))
-    scores_of = {n: sparse.csr_matrix((d, at.indices, at.indptr), at.shape) for n, d in zip(parts, data, strict=True)}
+        relevant.append([of_one[best] for of_one in scores])
+    entries = sparse.vstack(kept, format="csr")
+    data = (np.concatenate(mine) for mine in zip(*relevant, strict=True))
+    scores_of = {
+        n: sparse.csr_matrix((d, entries.indices, entries.indptr), entries.shape)
+        for n, d in zip(parts, data, strict=True)
+    }
     return Pool(cases, scores_of, cases.items.get_indexer(items))
 
 

@@ -153,13 +153,13 @@ def describe_candidates(first: FirstStage, cases: Cases, exclude: str) -> tuple[
     def work(
         number: int, rows: slice, asking: Histories, c: Candidates, label: np.ndarray
     ) -> tuple[pd.DataFrame, np.ndarray]:
-        told = pd.DataFrame({"case": rows.start + c.rows, "item": c.items, "met": label})
-        return told, feature_block(first.facts, asking, c, first.names)
+        columns = pd.DataFrame({"case": rows.start + c.rows, "item": c.items, "met": label})
+        return columns, feature_block(first.facts, asking, c, first.names)
 
     parts = map_case_blocks(first, cases, exclude, work) or [
         (pd.DataFrame({"case": [], "item": [], "met": []}, dtype=int), np.zeros((0, len(first.names))))
     ]
-    return pd.concat([told for told, _ in parts], ignore_index=True), np.concatenate([block for _, block in parts])
+    return pd.concat([table for table, _ in parts], ignore_index=True), np.concatenate([block for _, block in parts])
 
 # %% ../../nbs/33_lightgbm.ipynb #793a54ed
 def isotonic(label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -186,10 +186,10 @@ def held_out_lists(dataset: Dataset, stage: Stage) -> Rows:
     watched = np.flatnonzero(is_held_out(cases.user_ids))
     watched = watched[np.unique(np.linspace(0, len(watched) - 1, min(len(watched), MAX_HELD_OUT)).astype(int))]
     cases = cases.subset(watched, np.ones(len(cases.relevant), bool))
-    told, block = describe_candidates(first, cases, stage.exclude)
-    listed, request = np.unique(told["case"].to_numpy(), return_inverse=True)
+    candidates, block = describe_candidates(first, cases, stage.exclude)
+    listed, request = np.unique(candidates["case"].to_numpy(), return_inverse=True)
     window = np.full(len(listed), stage.n_windows - 1)
-    return Rows(block, told["met"].to_numpy(bool), request, window, cases.user_ids[listed], list(names))
+    return Rows(block, candidates["met"].to_numpy(bool), request, window, cases.user_ids[listed], list(names))
 
 
 class Boosting(TwoStage):

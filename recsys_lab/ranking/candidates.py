@@ -44,14 +44,14 @@ SETTINGS: dict[
 
 def widths_of(words: Sequence[str]) -> dict[str, int]:
     """Widths by source from words as `item_knn:60`; the usual ones for none. `ValueError` for an unknown source or no width."""
-    found = {}
+    widths = {}
     for word in words:
         name, colon, width = str(word).partition(":")
         model_class(name)
         if not colon or not width.isdigit() or not int(width):
             raise ValueError(f"a source is given as name:width with a width of at least 1, not {word!r}")
-        found[name] = int(width)
-    return found or dict(WIDTHS)
+        widths[name] = int(width)
+    return widths or dict(WIDTHS)
 
 
 def available_sources(widths: Mapping[str, int], log: Dataset) -> tuple[dict[str, int], dict[str, str]]:
@@ -151,7 +151,7 @@ def gather(
     n_items = len(next(iter(sources.values())).items)
     out = exclusion(histories, exclude, n_items)
     keys, ranks, scores, which = [], [], [], []
-    for at, name in enumerate(names):
+    for source, name in enumerate(names):
         codes, values = source_lists(
             sources[name], histories, widths[name], exclude, out, (answers or {}).get(name), allowed
         )
@@ -159,12 +159,15 @@ def gather(
         keys.append(row * n_items + codes[row, place])
         ranks.append(place + 1)
         scores.append(minmax_with_floor(values)[row, place])
-        which.append(np.full(len(row), at))
-    found, position = np.unique(np.concatenate(keys), return_inverse=True)
-    rank_of, score_of = np.zeros((len(found), len(names)), np.int16), np.zeros((len(found), len(names)), np.float32)
+        which.append(np.full(len(row), source))
+    distinct, position = np.unique(np.concatenate(keys), return_inverse=True)
+    rank_of, score_of = (
+        np.zeros((len(distinct), len(names)), np.int16),
+        np.zeros((len(distinct), len(names)), np.float32),
+    )
     cell = (position, np.concatenate(which))
     rank_of[cell], score_of[cell] = np.concatenate(ranks), np.concatenate(scores)
-    row, item = np.divmod(found, max(1, n_items))
+    row, item = np.divmod(distinct, max(1, n_items))
     indptr = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=n))])
     return Candidates(indptr, item.astype(np.int32), rank_of, score_of, names)
 
@@ -175,5 +178,5 @@ def fit_sources(
     """The sources fitted on a log, with `settings` of their own or those of `SETTINGS`. `ValueError` where one has another
     catalogue than the log.
     """
-    told = SETTINGS | dict(settings or {})
-    return one_catalogue({name: model_class(name)(**told.get(name, {})).fit(log) for name in widths}, log)
+    source_settings = SETTINGS | dict(settings or {})
+    return one_catalogue({name: model_class(name)(**source_settings.get(name, {})).fit(log) for name in widths}, log)

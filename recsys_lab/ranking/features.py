@@ -118,12 +118,16 @@ def item_statistics(log: Dataset, similarity: sparse.csr_matrix | None = None) -
         of_category = np.where(kind >= 0, smooth_rate(in_category, met_in, shop, 50)[kind], np.nan)
         facts |= {f"{rate}_shop": shop, f"{rate}_category": of_category}
         facts[f"{rate}_item"] = smooth_rate(did, users, np.where(np.isnan(of_category), shop, of_category), 20)
-    told = describe_items(log, log.items)
+    described = describe_items(log, log.items)
     facts["price"] = (
-        np.log(told["price"].where(told["price"] > 0)).to_numpy(float) if "price" in told else np.full(n, np.nan)
+        np.log(described["price"].where(described["price"] > 0)).to_numpy(float)
+        if "price" in described
+        else np.full(n, np.nan)
     )
     facts["available"] = (
-        pd.to_numeric(told["available"], errors="coerce").to_numpy(float) if "available" in told else np.full(n, np.nan)
+        pd.to_numeric(described["available"], errors="coerce").to_numpy(float)
+        if "available" in described
+        else np.full(n, np.nan)
     )
     met = log.matrix().matrix
     facts["similarity"] = item_similarity(scale_long_histories(met), 3.0, 1, 50) if similarity is None else similarity
@@ -156,23 +160,25 @@ class Block(NamedTuple):
 def block_of(h: Histories, c: Candidates, facts: Mapping[str, Any]) -> Block:
     """A `Block`; a request without a moment of its own asks at the end of what is known, one from before that has none."""
     row = c.rows
-    at = np.where(h.at >= FOREVER, int(facts["end"]), h.at)
-    return Block(h, c, facts, row, row * len(facts["users"]) + c.items, np.where(at < facts["end"], -1, at))
+    request_times = np.where(h.at >= FOREVER, int(facts["end"]), h.at)
+    return Block(
+        h, c, facts, row, row * len(facts["users"]) + c.items, np.where(request_times < facts["end"], -1, request_times)
+    )
 
 
 def match_candidates(b: Block, row: np.ndarray, item: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(position among the candidates, which of the asked it is for) of those (request, item) that are candidates."""
     asked = row * len(b.facts["users"]) + item
-    at = np.minimum(np.searchsorted(b.key, asked), max(0, len(b.key) - 1))
-    hit = np.flatnonzero(b.key[at] == asked) if len(b.key) else np.zeros(0, int)
-    return at[hit], hit
+    place = np.minimum(np.searchsorted(b.key, asked), max(0, len(b.key) - 1))
+    hit = np.flatnonzero(b.key[place] == asked) if len(b.key) else np.zeros(0, int)
+    return place[hit], hit
 
 
 def log_age(b: Block, since: np.ndarray, rows: Any = slice(None)) -> np.ndarray:
     """Log of 1 + the hours (rows of the log, where it has no times) from `since` to the requests at `rows`; NaN off the clock."""
-    at = b.at[b.row] if isinstance(rows, slice) else b.at[rows]
-    gone = np.maximum(at - since, 0) / (3_600_000 if b.facts["times"] else 1)
-    return np.where(at < 0, np.nan, np.log1p(gone))
+    request_times = b.at[b.row] if isinstance(rows, slice) else b.at[rows]
+    gone = np.maximum(request_times - since, 0) / (3_600_000 if b.facts["times"] else 1)
+    return np.where(request_times < 0, np.nan, np.log1p(gone))
 
 # %% ../../nbs/31_features.ipynb #6248a5ea
 @feature_group(
@@ -186,13 +192,13 @@ def similarity_columns(b: Block) -> dict[str, np.ndarray]:
     row, item, back = steps_back(b.h, 20)
     s = b.facts["similarity"]
     flat, own = flat_ranges(s.indptr[item], s.indptr[item + 1])
-    at, hit = match_candidates(b, row[own], s.indices[flat])
+    place, hit = match_candidates(b, row[own], s.indices[flat])
     value, latest = s.data[flat[hit]], back[own[hit]] == 0
     most, last = np.zeros(len(b.key), np.float32), np.zeros(len(b.key), np.float32)
-    np.maximum.at(most, at, value)
-    last[at[latest]] = value[latest]
+    np.maximum.at(most, place, value)
+    last[place[latest]] = value[latest]
     n_items = np.bincount(row, minlength=len(b.h))[b.row]
-    mean = np.bincount(at, value, minlength=len(b.key)) / np.maximum(n_items, 1)
+    mean = np.bincount(place, value, minlength=len(b.key)) / np.maximum(n_items, 1)
     return {
         name: np.where(n_items > 0, v, np.nan)
         for name, v in (("sim_max", most), ("sim_mean", mean), ("sim_last", last))
@@ -252,9 +258,9 @@ def user_columns(b: Block) -> dict[str, np.ndarray]:
     carts, bought = (np.bincount(b.h.rows, is_kind(b.h, kind), minlength=len(b.h)) for kind in ("addtocart", PURCHASE))
     items = np.bincount(steps_back(b.h, FOREVER)[0], minlength=len(b.h))
     rate = (bought + 5 * b.facts["buy_shop"]) / (length + 5)
-    found = {"user_events": np.log1p(length), "user_items": np.log1p(items), "user_carts": np.log1p(carts)}
-    found |= {"user_purchases": np.log1p(bought), "user_buy_rate": np.where(length > 0, rate, np.nan)}
-    return {name: value[b.row] for name, value in found.items()}
+    columns = {"user_events": np.log1p(length), "user_items": np.log1p(items), "user_carts": np.log1p(carts)}
+    columns |= {"user_purchases": np.log1p(bought), "user_buy_rate": np.where(length > 0, rate, np.nan)}
+    return {name: value[b.row] for name, value in columns.items()}
 
 # %% ../../nbs/31_features.ipynb #51fb71df
 @feature_group(
@@ -268,16 +274,16 @@ def user_columns(b: Block) -> dict[str, np.ndarray]:
 def pair_columns(b: Block) -> dict[str, np.ndarray]:
     """What the visitor has done with the item itself."""
     rows, m = b.h.rows, len(b.key)
-    at, hit = match_candidates(b, rows, b.h.items)
-    found = {"pair_events": np.bincount(at, minlength=m)}
+    place, hit = match_candidates(b, rows, b.h.items)
+    columns = {"pair_events": np.bincount(place, minlength=m)}
     for name, kind in (("pair_carts", "addtocart"), ("pair_purchases", PURCHASE)):
-        found[name] = np.bincount(at, is_kind(b.h, kind)[hit], minlength=m)
-    found = {name: np.log1p(value) for name, value in found.items()}
+        columns[name] = np.bincount(place, is_kind(b.h, kind)[hit], minlength=m)
+    columns = {name: np.log1p(value) for name, value in columns.items()}
     near, since = np.zeros(m, np.float32), np.full(m, np.nan)
     steps = b.h.indptr[rows + 1] - np.arange(len(rows))
-    near[at] = 1 / steps[hit]  # entries are in order of time: the latest stays
-    since[at] = log_age(b, b.h.times[hit], rows[hit])
-    return found | {"pair_near": near, "pair_since": since}
+    near[place] = 1 / steps[hit]  # entries are in order of time: the latest stays
+    since[place] = log_age(b, b.h.times[hit], rows[hit])
+    return columns | {"pair_near": near, "pair_since": since}
 
 # %% ../../nbs/31_features.ipynb #97e2d48e
 def group_shares(b: Block, kind: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -286,10 +292,10 @@ def group_shares(b: Block, kind: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     n_kinds = int(kind.max(initial=0)) + 1
     row, group = b.h.rows, kind[b.h.items]
-    there = group >= 0
-    cell = row[there] * n_kinds + group[there]
+    grouped = group >= 0
+    cell = row[grouped] * n_kinds + group[grouped]
     count, near = np.bincount(cell, minlength=len(b.h) * n_kinds), np.zeros(len(b.h) * n_kinds, np.float32)
-    near[cell] = 1 / (b.h.indptr[row + 1] - np.arange(len(row)))[there]
+    near[cell] = 1 / (b.h.indptr[row + 1] - np.arange(len(row)))[grouped]
     share = count / np.repeat(np.maximum(np.diff(b.h.indptr), 1), n_kinds)
     mine = b.row * n_kinds + np.maximum(kind[b.c.items], 0)
     unknown = (kind[b.c.items] < 0) | (np.diff(b.h.indptr) == 0)[b.row]
@@ -317,9 +323,9 @@ def price_columns(b: Block) -> dict[str, np.ndarray]:
     """The item's price, and against the mean of the history's known ones (both as logarithms)."""
     price = b.facts["price"]
     paid = price[b.h.items]
-    there = ~np.isnan(paid)
-    number = np.bincount(b.h.rows[there], minlength=len(b.h))
-    usual = np.bincount(b.h.rows[there], paid[there], minlength=len(b.h)) / np.maximum(number, 1)
+    priced = ~np.isnan(paid)
+    number = np.bincount(b.h.rows[priced], minlength=len(b.h))
+    usual = np.bincount(b.h.rows[priced], paid[priced], minlength=len(b.h)) / np.maximum(number, 1)
     usual = np.where(number > 0, usual, np.nan)
     return {"price": price[b.c.items], "price_gap": price[b.c.items] - usual[b.row]}
 
@@ -346,8 +352,8 @@ def time_columns(b: Block) -> dict[str, np.ndarray]:
     last = b.h.times[np.maximum(b.h.indptr[1:] - 1, 0)] if len(b.h.times) else np.zeros(len(b.h), np.int64)
     gone = np.where(full, log_age(b, last, np.arange(len(b.h))), np.nan)
     hour, day = b.at // 3_600_000 % 24, (b.at // 86_400_000 + 3) % 7
-    found = {"hour": np.where(on_clock, hour, np.nan), "weekday": np.where(on_clock, day, np.nan), "since_last": gone}
-    return {name: value[b.row] for name, value in found.items()}
+    columns = {"hour": np.where(on_clock, hour, np.nan), "weekday": np.where(on_clock, day, np.nan), "since_last": gone}
+    return {name: value[b.row] for name, value in columns.items()}
 
 # %% ../../nbs/31_features.ipynb #00d69300
 @feature_group(
@@ -358,24 +364,24 @@ def time_columns(b: Block) -> dict[str, np.ndarray]:
 )
 def source_columns(b: Block) -> dict[str, np.ndarray]:
     """Who named the item, at which rank and how strongly."""
-    found: dict[str, np.ndarray] = {"sources": (b.c.ranks > 0).sum(1)}
+    columns: dict[str, np.ndarray] = {"sources": (b.c.ranks > 0).sum(1)}
     inverse = np.append(0, 1 / np.arange(1, int(b.c.ranks.max(initial=0)) + 1)).astype(np.float32)
-    for at, name in enumerate(b.c.sources):
-        found |= {f"rank_{name}": inverse[b.c.ranks[:, at]], f"score_{name}": b.c.scores[:, at]}
-    return found
+    for number, name in enumerate(b.c.sources):
+        columns |= {f"rank_{name}": inverse[b.c.ranks[:, number]], f"score_{name}": b.c.scores[:, number]}
+    return columns
 
 # %% ../../nbs/31_features.ipynb #bd7d2469
 def all_features(sources: Sequence[str]) -> dict[str, Feature]:
     """The registered features by name, with one for each source where a name has a place for it."""
-    found: dict[str, Feature] = {}
+    features: dict[str, Feature] = {}
     for f in (f for group in GROUPS.values() for f in group.features):
         named = (
             [f._replace(name=f.name.format(s), meaning=f"{f.meaning} ({s})") for s in sources]
             if "{}" in f.name
             else [f]
         )
-        found |= {one.name: one for one in named}
-    return found
+        features |= {one.name: one for one in named}
+    return features
 
 
 def group_of(sources: Sequence[str]) -> dict[str, str]:
@@ -399,19 +405,19 @@ def available_needs(log: Dataset) -> set[str]:
 
     names = set(log.properties["property"].unique()) if log.properties is not None else set()
     return set(log.offers) | {
-        w for w, there in (("prices", set(PRICES)), ("availability", {"available"})) if names & there
+        w for w, properties in (("prices", set(PRICES)), ("availability", {"available"})) if names & properties
     }
 
 
 def chosen_features(asked: Sequence[str], sources: Sequence[str], log: Dataset) -> tuple[list[str], list[str]]:
     """(features asked for by group or name, all for none; those left out because the log lacks what they need)."""
-    table, groups, there = all_features(sources), group_of(sources), available_needs(log)
+    table, groups, available = all_features(sources), group_of(sources), available_needs(log)
     if unknown := [w for w in asked if w not in GROUPS and w not in table]:
         raise ValueError(
             f"unknown feature {unknown[0]!r}; there are the groups {', '.join(GROUPS)} and the features {', '.join(table)}"
         )
     wanted = [f for f in table.values() if not asked or f.name in asked or groups[f.name] in asked]
-    lacking = [f.name for f in wanted if f.needs and f.needs not in there]
+    lacking = [f.name for f in wanted if f.needs and f.needs not in available]
     return [f.name for f in wanted if f.name not in lacking], lacking
 
 # %% ../../nbs/31_features.ipynb #15a4bb60
@@ -429,7 +435,7 @@ def feature_block(
     if unknown := [n for n in names if n not in groups_of]:
         raise ValueError(f"unknown feature {unknown[0]!r}; there are {', '.join(groups_of)}")
     groups = [GROUPS[g] for g in GROUPS if g in {groups_of[n] for n in names}]
-    place = {name: at for at, name in enumerate(names)}
+    place = {name: column for column, name in enumerate(names)}
     out = np.empty((len(candidates.items), len(names)), np.float32)
 
     def fill(rows: slice) -> None:

@@ -76,15 +76,15 @@ def score_at(scores: Scores, c: Candidates) -> np.ndarray:
     """Candidates' scores in a model's answer: float64 `[m]`; 0 where a sparse model has no opinion, NaN where a dense one has none."""
     row = c.rows
     if isinstance(scores, np.ndarray):
-        found = (scores[c.items] if scores.ndim == 1 else scores[row, c.items]).astype(float)
-        return np.where(np.isfinite(found), found, np.nan)
+        values = (scores[c.items] if scores.ndim == 1 else scores[row, c.items]).astype(float)
+        return np.where(np.isfinite(values), values, np.nan)
     opinions = scores.tocsr()
     opinions.sum_duplicates()
     span = opinions.shape[1]
     key = np.repeat(np.arange(opinions.shape[0]), np.diff(opinions.indptr)) * span + opinions.indices
     asked = row * span + c.items
-    at = np.minimum(np.searchsorted(key, asked), max(0, len(key) - 1))
-    return np.where(key[at] == asked, opinions.data[at], 0.0).astype(float) if len(key) else np.zeros(len(asked))
+    place = np.minimum(np.searchsorted(key, asked), max(0, len(key) - 1))
+    return np.where(key[place] == asked, opinions.data[place], 0.0).astype(float) if len(key) else np.zeros(len(asked))
 
 
 class HybridConfig(BoostingConfig):
@@ -133,11 +133,11 @@ def attach_reasons(
     n, k = codes.shape
     span = 1 + max(int(codes.max(initial=0)), int(c.items.max(initial=0)))
     key, asked = c.rows * span + c.items, np.arange(n)[:, None] * span + codes
-    at = np.minimum(np.searchsorted(key, asked), max(0, len(key) - 1))
-    there = (codes >= 0) & (key[at] == asked) if len(key) else np.zeros(codes.shape, bool)
+    place = np.minimum(np.searchsorted(key, asked), max(0, len(key) - 1))
+    matched = (codes >= 0) & (key[place] == asked) if len(key) else np.zeros(codes.shape, bool)
     out = [np.full((n, k), np.nan), np.full((n, k), np.nan), np.zeros((n, k, len(c.sources)), bool)]
-    for values, found in zip(out, (*halves, c.ranks > 0), strict=True):
-        values[there] = found[at[there]]
+    for values, source_values in zip(out, (*halves, c.ranks > 0), strict=True):
+        values[matched] = source_values[place[matched]]
     ranker, collaborative, named = out
     return Reasons(codes, scores, sources, ranker, collaborative, named, np.diff(c.indptr))
 
@@ -172,13 +172,13 @@ class Hybrid(Boosting):
         name = self.config.collaborative
         answer = self.parts[name].score(encoded)
         answers = {name: answer} if sparse.issparse(answer) else None  # a dense one is written into as lists are made
-        found, block = self.short_lists(encoded, exclude, answers, allowed)
-        halves = self.halves(answer, found, block)
+        lists, block = self.short_lists(encoded, exclude, answers, allowed)
+        halves = self.halves(answer, lists, block)
         share = self.config.alpha if alpha is None else alpha
-        scores = blend_scores(*halves, found.indptr, share, self.config.normalisation).astype(np.float32)
-        answer = found.matrix(scores, len(self.items))
+        scores = blend_scores(*halves, lists.indptr, share, self.config.normalisation).astype(np.float32)
+        answer = lists.matrix(scores, len(self.items))
         codes, best, sources = self.lists(encoded, k, exclude, allowed, answer)
-        return attach_reasons(codes, best, sources, found, halves)
+        return attach_reasons(codes, best, sources, lists, halves)
 
     def explain(
         self, histories: Histories, k: int = 10, exclude: str | None = None, items: Iterable[Any] | None = None
@@ -205,8 +205,8 @@ class HybridTuned(Hybrid):
 # %% ../../nbs/34_hybrid_alpha.ipynb #18d6d870
 def blend_of(trees: Any, kind: type[Hybrid], **settings: Any) -> Hybrid:
     """A fitted blend around the trees, sources and facts of a fitted `Boosting`, with `settings` of its own."""
-    told = {name: getattr(trees.config, name) for name in BoostingConfig.model_fields}
-    model = kind(**told | settings)
+    settings_of_trees = {name: getattr(trees.config, name) for name in BoostingConfig.model_fields}
+    model = kind(**settings_of_trees | settings)
     for name in ("parts", "items", "known", "popular", "state", "fitted_on", "fit_seconds"):
         setattr(model, name, getattr(trees, name))
     model.index_users(trees.users)

@@ -61,8 +61,10 @@ class TwoStageConfig(Config):
 
 def stage_of(config: Any) -> Stage:
     """The part of the settings that decides candidates and rows; `ValueError` for what cannot be."""
-    settings = tuple(sorted((name, tuple(sorted(told.items()))) for name, told in config.settings.items()))
-    told = (
+    settings = tuple(
+        sorted((name, tuple(sorted(own_settings.items()))) for name, own_settings in config.settings.items())
+    )
+    own_settings = (
         config.protocol,
         config.target,
         config.exclude,
@@ -72,7 +74,7 @@ def stage_of(config: Any) -> Stage:
     )
     widths = tuple((name, int(width)) for name, width in sorted(config.sources.items()))
     return Stage(
-        widths, settings, tuple(config.features), *told, config.negatives, config.negative_sampling, config.seed
+        widths, settings, tuple(config.features), *own_settings, config.negatives, config.negative_sampling, config.seed
     )
 
 # %% ../../nbs/32_logistic_baseline.ipynb #dce6698d
@@ -120,8 +122,8 @@ class TwoStage(Recommender):
         self, histories: Histories, exclude: str, allowed: np.ndarray | None = None
     ) -> tuple[Candidates, np.ndarray]:
         """(short lists of encoded histories, the scores of their items `[m]`)."""
-        found, block = self.short_lists(histories, exclude, allowed=allowed)
-        return found, self.scored(histories, found, block)
+        lists, block = self.short_lists(histories, exclude, allowed=allowed)
+        return lists, self.scored(histories, lists, block)
 
     def short_lists(
         self,
@@ -135,13 +137,13 @@ class TwoStage(Recommender):
         `answers` are scores by sources that are known already, `allowed` the only items that may be listed.
         """
         first = self.first
-        found = gather(first.sources, first.widths, histories, exclude, answers, allowed)
-        found = found.keep((np.diff(histories.indptr) > 0)[found.rows])
-        return found, feature_block(first.facts, histories, found, first.names)
+        lists = gather(first.sources, first.widths, histories, exclude, answers, allowed)
+        lists = lists.keep((np.diff(histories.indptr) > 0)[lists.rows])
+        return lists, feature_block(first.facts, histories, lists, first.names)
 
     def _answer(self, histories: Histories, exclude: str, allowed: np.ndarray | None) -> sparse.csr_matrix:
-        found, scores = self.candidates(histories, exclude, allowed)
-        return found.matrix(scores.astype(np.float32), len(self.items))
+        lists, scores = self.candidates(histories, exclude, allowed)
+        return lists.matrix(scores.astype(np.float32), len(self.items))
 
     def _score(self, histories: Histories) -> sparse.csr_matrix:
         return self._answer(histories, "none", None)
@@ -169,10 +171,10 @@ def columns_of(names: Sequence[str], basic: bool) -> list[str]:
 
 def design(block: np.ndarray, names: Sequence[str], columns: Sequence[str]) -> np.ndarray:
     """The design's columns from a block of features: float64 `[m, columns]`; a product with an unknown is unknown."""
-    at = {name: i for i, name in enumerate(names)}
+    column_of = {name: i for i, name in enumerate(names)}
     out = np.empty((len(block), len(columns)))
     for i, column in enumerate(columns):
-        first, *rest = (block[:, at[name]].astype(float) for name in column.split("*"))
+        first, *rest = (block[:, column_of[name]].astype(float) for name in column.split("*"))
         out[:, i] = first * rest[0] if rest else first
     return out
 

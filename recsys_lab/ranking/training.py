@@ -95,7 +95,7 @@ def new_windows(log: Dataset, windows: int, window: float) -> list[Split]:
     shares = [window * i for i in range(windows, 0, -1)]
     opening = np.sort(log.moments[np.unique(log.user_codes, return_index=True)[1]])
     cuts = [cut_moment(log, s) if log.has_times else session_cut(opening, s) for s in shares] + [FOREVER]
-    found = []
+    splits = []
     for start, stop in pairwise(cuts):
         known, judged = (
             log.before(start) if log.has_times else log.where(log.moments < start),
@@ -105,10 +105,10 @@ def new_windows(log: Dataset, windows: int, window: float) -> list[Split]:
             raise ValueError(
                 f"{log.name}: nothing lies before the cutoff {start} or in the window after it; ask for fewer or longer windows"
             )
-        found.append(
+        splits.append(
             Split(kind, known, known.where(np.zeros(len(known), bool)), log.where(judged), known, (start, start))
         )
-    return found
+    return splits
 
 # %% ../../nbs/37_training_rows.ipynb #d88a5f86
 class FirstStage(NamedTuple):
@@ -128,7 +128,7 @@ def fit_first_stage(log: Dataset, widths: Pairs, settings: Pairs) -> tuple[dict[
     """(fitted sources, facts) of a log, made once for all questions that are asked of it and kept with the log."""
 
     def made() -> tuple[dict[str, Recommender], dict[str, Any]]:
-        return fit_sources(log, dict(widths), {name: dict(told) for name, told in settings}), item_statistics(log)
+        return fit_sources(log, dict(widths), {name: dict(pairs) for name, pairs in settings}), item_statistics(log)
 
     sources, facts = log.kept(("first stage", widths, settings), made)
     return dict(sources), facts
@@ -181,8 +181,8 @@ def hard_negatives(
 def sample_from_runs(ptr: np.ndarray, values: np.ndarray, run: np.ndarray, chance: np.ndarray) -> np.ndarray:
     """One value of each asked run `values[ptr[i]:ptr[i + 1]]`, at a chance in [0, 1) of it; -1 for an empty one."""
     size = np.diff(ptr)[run]
-    at = ptr[run] + (chance * size).astype(np.int64)
-    return np.where(size > 0, values[np.minimum(at, len(values) - 1)], -1) if len(values) else np.full(len(run), -1)
+    place = ptr[run] + (chance * size).astype(np.int64)
+    return np.where(size > 0, values[np.minimum(place, len(values) - 1)], -1) if len(values) else np.full(len(run), -1)
 
 # %% ../../nbs/37_training_rows.ipynb #dcb2f9aa
 class Rows(NamedTuple):
@@ -247,8 +247,8 @@ def map_case_blocks(first: FirstStage, cases: Cases, exclude: str, work: Work, b
     def one(start: int) -> Any:
         rows = slice(start, min(start + block, len(cases)))
         asking = cases.histories(rows).encode(items)
-        found = gather(first.sources, first.widths, asking, exclude)
-        return work(start // block, rows, asking, found, label_candidates(found, cases, rows, items))
+        lists = gather(first.sources, first.widths, asking, exclude)
+        return work(start // block, rows, asking, lists, label_candidates(lists, cases, rows, items))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(one, range(0, len(cases), block)))
@@ -282,10 +282,10 @@ def add_hard_negatives(
     row, item = hard_negatives(first.facts, asking, c.items[label], c.rows[label], *draws)
     key = np.unique(np.concatenate([c.rows[label] * len(items) + c.items[label], row * len(items) + item]))
     known = c.rows * len(items) + c.items
-    at = np.searchsorted(known, key)
-    named = known[np.minimum(at, len(known) - 1)] == key
+    place = np.searchsorted(known, key)
+    named = known[np.minimum(place, len(known) - 1)] == key
     ranks, scores = np.zeros((len(key), len(c.sources)), np.int16), np.zeros((len(key), len(c.sources)), np.float32)
-    ranks[named], scores[named] = c.ranks[at[named]], c.scores[at[named]]
+    ranks[named], scores[named] = c.ranks[place[named]], c.scores[place[named]]
     indptr = np.concatenate([[0], np.cumsum(np.bincount(key // len(items), minlength=len(asking)))])
     out = Candidates(indptr, (key % len(items)).astype(np.int32), ranks, scores, c.sources)
     return out, label_candidates(out, cases, rows, items)
@@ -300,9 +300,9 @@ def window_rows(first: FirstStage, cases: Cases, stage: Stage) -> list[tuple[Any
         else:
             kept = sample_rows(c, label, stage.negatives, stage.seed, rows.start)
             c, label = c.keep(kept), label[kept]
-        there = np.unique(c.rows)
+        present = np.unique(c.rows)
         block = feature_block(first.facts, asking, c, first.names)
-        return block, label, np.searchsorted(there, c.rows), cases.user_ids[rows][there]
+        return block, label, np.searchsorted(present, c.rows), cases.user_ids[rows][present]
 
     return map_case_blocks(first, cases, stage.exclude, learn)
 

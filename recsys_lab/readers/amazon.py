@@ -48,10 +48,10 @@ def parse_price(value: Any) -> float | None:
         return None
     if not isinstance(value, (int, float)):
         text = clean_text(value)
-        found = AMOUNT.search(text) if len(text) <= 60 and "{" not in text else None
-        if not found or text[: found.start()].rstrip(" $€£¥").endswith("-"):
+        match = AMOUNT.search(text) if len(text) <= 60 and "{" not in text else None
+        if not match or text[: match.start()].rstrip(" $€£¥").endswith("-"):
             return None
-        value = as_amount(found.group())
+        value = as_amount(match.group())
     return float(value) if math.isfinite(value) and 0 < value < 1e9 else None
 
 

@@ -31,8 +31,8 @@ from recsys_lab.readers.tables import (
     Table,
     as_numbers,
     parquet_file,
-    read_rows,
     quote_value,
+    read_rows,
     time_rule,
 )
 
@@ -69,8 +69,8 @@ def read_retailrocket_properties(
     asked = pa.array(list(keep), pa.string())
     parts = []
     for stem in ("item_properties_part1.csv", "item_properties_part2.csv", "item_properties.csv"):
-        if found := find_source(folder, stem):
-            parts.append(read_rows(Table(*found), rules, lambda block: pc.is_in(block["property"], asked), rejects))
+        if source := find_source(folder, stem):
+            parts.append(read_rows(Table(*source), rules, lambda block: pc.is_in(block["property"], asked), rejects))
     if not parts:
         return None
     rows = pd.concat(parts, ignore_index=True)
@@ -90,10 +90,10 @@ PROPERTIES = ("categoryid", "available", "price", "790", "title")
 
 def read_categories(folder: Path, rejects: Rejects | None = None) -> pd.DataFrame | None:
     """`category_tree.csv` as a frame of `category, parent` (text, parent missing for a root), or None."""
-    found = find_source(folder, "category_tree.csv")
-    if found is None:
+    source = find_source(folder, "category_tree.csv")
+    if source is None:
         return None
-    rows = read_rows(Table(*found), {"categoryid": WHOLE, "parentid": MAYBE_WHOLE}, rejects=rejects)
+    rows = read_rows(Table(*source), {"categoryid": WHOLE, "parentid": MAYBE_WHOLE}, rejects=rejects)
     parent = rows["parentid"].astype("str")
     return pd.DataFrame({"category": rows["categoryid"].astype("str"), "parent": parent.where(parent != "")})
 
@@ -113,13 +113,13 @@ def read_retailrocket(
     go to `FILE.rejected.csv` beside the file (or in the folder `quarantine`) and are counted in the notices.
     """
     folder, rejects = Path(folder), Rejects(on_error, quarantine)
-    found = find_source(folder, "events.csv")
-    if found is None:
+    source = find_source(folder, "events.csv")
+    if source is None:
         raise FileNotFoundError(f"{folder}: no events.csv (plain, .gz, .xz or in a .zip)")
     rules = {"timestamp": time_rule(time_unit), "visitorid": WHOLE, "event": EVENT, "itemid": WHOLE}
-    raw = read_rows(Table(*found), {**rules, "transactionid": MAYBE_WHOLE}, rejects=rejects)
+    raw = read_rows(Table(*source), {**rules, "transactionid": MAYBE_WHOLE}, rejects=rejects)
     if not len(raw):
-        raise DataError(f"{found[0]}: there is no event below the header")
+        raise DataError(f"{source[0]}: there is no event below the header")
     events = pd.DataFrame(
         {
             "user_id": raw["visitorid"].astype("int64"),
@@ -145,12 +145,12 @@ def mixed_ids(values: pd.Series, name: str) -> dict[str, int]:
     """A notice where some ids are whole numbers and others not, so that all are kept as text."""
     numbers = values.astype("str").str.fullmatch(r"0|-?[1-9]\d{0,17}")
     others = int((~numbers).sum())
-    told = (
+    notice = (
         f"{name}s that are not plain whole numbers (so all are kept as text), as {values[~numbers].iloc[0]!r}"
         if others
         else ""
     )
-    return {told: others} if 0 < others < len(values) else {}
+    return {notice: others} if 0 < others < len(values) else {}
 
 
 def kind_rule(kinds: Mapping[str, str] | None) -> Column:
@@ -266,14 +266,14 @@ PART_NAMES = {  # the parts of a log that arrives split, and what people call th
 def part_column(values: pd.Series, where: str) -> pd.Series:
     """A column `part` as train, valid or test, by any of `PART_NAMES` in any case; `DataError` for others, with file, row and value."""
     names = {name: part for part, known in PART_NAMES.items() for name in known}
-    found = values.astype("str").str.strip().str.lower().map(names)
-    if found.isna().any():
-        at = int(found.isna().to_numpy().argmax())
+    parts = values.astype("str").str.strip().str.lower().map(names)
+    if parts.isna().any():
+        first = int(parts.isna().to_numpy().argmax())
         raise DataError(
-            f"{where}: row {at + 1} has the part {values.iloc[at]!r}; parts are train, valid (or validation, val, dev) and test"
+            f"{where}: row {first + 1} has the part {values.iloc[first]!r}; parts are train, valid (or validation, val, dev) and test"
         )
-    there = [part for part in PART_NAMES if (found == part).any()]
-    return pd.Series(pd.Categorical(found, there), index=values.index)
+    present = [part for part in PART_NAMES if (parts == part).any()]
+    return pd.Series(pd.Categorical(parts, present), index=values.index)
 
 
 def read_adjacency(
@@ -293,15 +293,15 @@ def read_adjacency(
             raise DataError(
                 f"{folder}: {' and '.join(path.name for path, _ in files)} are both a {part} part; keep one of them"
             )
-    for part, found in ((part, files[0]) for part, files in sources.items() if files):
-        for _, (user, *met) in read_integer_lines(*found, rejects):
+    for part, file in ((part, files[0]) for part, files in sources.items() if files):
+        for _, (user, *met) in read_integer_lines(*file, rejects):
             users.append(np.full(len(met), user))
             items.append(np.asarray(met, dtype=np.int64))
             parts.append(np.full(len(met), list(sources).index(part), np.int8))
-    there = [part for part, files in sources.items() if files]
-    told = np.concatenate(parts) if parts else np.zeros(0, np.int8)
-    code = np.searchsorted([list(sources).index(part) for part in there], told)
-    log = ordered_log(name, users, items, folder, part=pd.Categorical.from_codes(code, there))
+    present = [part for part, files in sources.items() if files]
+    part_codes = np.concatenate(parts) if parts else np.zeros(0, np.int8)
+    code = np.searchsorted([list(sources).index(part) for part in present], part_codes)
+    log = ordered_log(name, users, items, folder, part=pd.Categorical.from_codes(code, present))
     frame = log.events
     repeated = frame.duplicated(["user_id", "item_id", "part"]).to_numpy()
     clash = frame[~repeated & frame.duplicated(["user_id", "item_id"]).to_numpy()]

@@ -79,9 +79,9 @@ def properties_of(about: pd.DataFrame, first: pd.Timestamp) -> tuple[pd.DataFram
     long = []
     for name, column in whole.items():
         values = about[column].map(lambda v: f"n{v:.3f}") if column == "price" else about[column].astype("str")
-        there = (about[column].notna() & (values != "")).to_numpy(bool)
+        present = (about[column].notna() & (values != "")).to_numpy(bool)
         long.append(
-            pd.DataFrame({"item_id": about["product_id"].astype("str"), "property": name, "value": values})[there]
+            pd.DataFrame({"item_id": about["product_id"].astype("str"), "property": name, "value": values})[present]
         )
     rows = pd.concat(long, ignore_index=True).astype({"value": "str"}).assign(timestamp=first - pd.Timedelta(days=1))
     rows["property"] = rows["property"].astype("category")
@@ -112,8 +112,8 @@ def read_reviews(folder: Path, name: str) -> Dataset:
         done = load(f"sqlite:///{place}/products.db", reviews[0], meta[0])
         log = to_dataset(f"sqlite:///{place}/products.db", name)
     notices = {f"lines set aside, {reason}": n for reason, n in done.rejected.items()}
-    told = log.properties, log.categories, log.has_times, {**log.notices, **notices}, folder
-    return Dataset(name, log.events, *told)
+    attributes = log.properties, log.categories, log.has_times, {**log.notices, **notices}, folder
+    return Dataset(name, log.events, *attributes)
 
 # %% ../../nbs/57_reviews.ipynb #a30a1c7d
 def read_sequences(folder: Path, name: str) -> Dataset:
@@ -127,18 +127,18 @@ def read_sequences(folder: Path, name: str) -> Dataset:
     (about,) = one_of(folder, "*.items.jsonl*")
     users, items, parts = [], [], []
     for number, record in json_lines(path):
-        told = [record.get(n) for n in ("user", "items", "part")] if isinstance(record, dict) else [None] * 3
+        fields = [record.get(n) for n in ("user", "items", "part")] if isinstance(record, dict) else [None] * 3
         if (
-            not isinstance(told[1], list)
-            or not isinstance(told[2], list)
-            or len(told[1]) != len(told[2])
-            or not told[0]
+            not isinstance(fields[1], list)
+            or not isinstance(fields[2], list)
+            or len(fields[1]) != len(fields[2])
+            or not fields[0]
         ):
             why = record if isinstance(record, Refused) else "user, and as many items as parts, must be in it"
             raise DataError(f"{path}, line {number}: {why}")
-        users += [str(told[0])] * len(told[1])
-        items += told[1]
-        parts += [part if part in ("valid", "test") else "train" for part in told[2]]
+        users += [str(fields[0])] * len(fields[1])
+        items += fields[1]
+        parts += [part if part in ("valid", "test") else "train" for part in fields[2]]
     events = pd.DataFrame({"user_id": users, "item_id": items, "event": "view"})
     events["part"] = pd.Categorical(parts, ["train", "valid", "test"])
     rows = pd.DataFrame(
@@ -155,7 +155,7 @@ def read_sequences(folder: Path, name: str) -> Dataset:
 
 def one_of(folder: Path, pattern: str) -> list[Path]:
     """The one file of a folder whose name fits; `DataError` for none or several."""
-    found = sorted(folder.glob(pattern))
-    if len(found) != 1:
-        raise DataError(f"{folder}: one file {pattern} must be in it, not {[p.name for p in found] or 'none'}")
-    return found
+    matches = sorted(folder.glob(pattern))
+    if len(matches) != 1:
+        raise DataError(f"{folder}: one file {pattern} must be in it, not {[p.name for p in matches] or 'none'}")
+    return matches

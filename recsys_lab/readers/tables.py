@@ -68,8 +68,8 @@ def first_violations(block: pa.Table, rules: Mapping[str, Column]) -> np.ndarray
 
 def quote_value(value: str) -> str:
     """A bad value as an error shows it: quoted, and cut where it is long."""
-    told = repr(value)
-    return told if len(told) <= 80 else told[:76] + "...'"
+    quoted = repr(value)
+    return quoted if len(quoted) <= 80 else quoted[:76] + "...'"
 
 # %% ../../nbs/05_tables.ipynb #921dc4c0
 PLAUSIBLE = (631_152_000, 4_102_444_800)  # seconds: 1990-01-01 to 2100-01-01
@@ -198,8 +198,8 @@ def csv_header(table: Table) -> list[str]:
 
 def other_separator(table: Table, header: list[str]) -> str:
     """A hint where a header of one column looks as if it were split at another separator."""
-    found = [s for s in (";", "\t", "|", ",") if len(header) == 1 and s != table.separator and s in header[0]]
-    return f"; is separator={found[0]!r} meant?" if found else ""
+    candidates = [s for s in (";", "\t", "|", ",") if len(header) == 1 and s != table.separator and s in header[0]]
+    return f"; is separator={candidates[0]!r} meant?" if candidates else ""
 
 # %% ../../nbs/05_tables.ipynb #5438ac6b
 LARGEST_BLOCK = 1 << 30
@@ -260,9 +260,9 @@ class Text(Unpacked):
 
     def readinto(self, buffer: Any) -> int:
         while len(self.waiting) < len(buffer) and not self.ended:  # Arrow may lose a row behind a short read
-            found = self.stream.read(len(buffer))
-            self.ended = not found
-            text = self.decoder.decode(found, final=self.ended).encode()
+            chunk = self.stream.read(len(buffer))
+            self.ended = not chunk
+            text = self.decoder.decode(chunk, final=self.ended).encode()
             self.quotes += text.count(b'"')
             self.waiting += text
         now, self.waiting = self.waiting[: len(buffer)], self.waiting[len(buffer) :]
@@ -286,9 +286,9 @@ def explain_arrow_error(table: Table, header: list[str], error: Exception) -> Da
     refuse_open_quote(table)
     for line, fields in table.records():
         if len(fields) != len(header):
-            told = quote_value(table.separator.join(fields))
+            record = quote_value(table.separator.join(fields))
             return DataError(
-                f"{table.path}, line {line}: {len(fields)} field(s) instead of the header's {len(header)}: {told}"
+                f"{table.path}, line {line}: {len(fields)} field(s) instead of the header's {len(header)}: {record}"
             )
     return DataError(f"{table.path}: {error}")
 
@@ -382,8 +382,8 @@ class Rejects:
                 f"cannot write the rejected rows of {path} to {side} ({error.strerror}): name a folder with quarantine="
             ) from error
         for _, reason, _ in rows:
-            told = f"{name}: rows set aside because {reason}"
-            self.counts[told] = self.counts.get(told, 0) + 1
+            notice = f"{name}: rows set aside because {reason}"
+            self.counts[notice] = self.counts.get(notice, 0) + 1
 
 # %% ../../nbs/05_tables.ipynb #1d36d9ee
 def read_rows(

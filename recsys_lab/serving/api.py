@@ -90,11 +90,13 @@ def add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
-        told = {404: "there is nothing here; see /docs", 405: "not this method; see /docs"}
-        told |= {400: "the body is not valid JSON", 413: f"the body must have at most {MOST_BODY} bytes"}
-        found = error_answer(error.status_code, told.get(error.status_code, "bad request"), request.state.request_id)
-        found.headers.update(error.headers or {})
-        return found
+        messages = {404: "there is nothing here; see /docs", 405: "not this method; see /docs"}
+        messages |= {400: "the body is not valid JSON", 413: f"the body must have at most {MOST_BODY} bytes"}
+        answer = error_answer(
+            error.status_code, messages.get(error.status_code, "bad request"), request.state.request_id
+        )
+        answer.headers.update(error.headers or {})
+        return answer
 
 # %% ../../nbs/61_api.ipynb #7fcd5434
 def replay_requests(
@@ -113,9 +115,9 @@ def replay_requests(
             for i, e, t in zip(histories.items[run], histories.events[run], histories.times[run], strict=True)
         ]
         body = {"history": seen, "at": int(histories.at[row]), "k": k, "exclude": exclude}
-        found = post("/recommend/explain", body)["recommendations"]
-        codes[row, : len(found)] = items.get_indexer([f["itemid"] for f in found])
-        scores[row, : len(found)] = [np.nan if f["score"] is None else f["score"] for f in found]
+        listed = post("/recommend/explain", body)["recommendations"]
+        codes[row, : len(listed)] = items.get_indexer([f["itemid"] for f in listed])
+        scores[row, : len(listed)] = [np.nan if f["score"] is None else f["score"] for f in listed]
     return codes, scores
 
 # %% ../../nbs/61_api.ipynb #d5ae991b

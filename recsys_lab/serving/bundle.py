@@ -52,18 +52,18 @@ class Ids:
         asked = np.asarray(asked)
         if not len(self.values) or not len(asked) or (asked.dtype.kind == "U") != (self.values.dtype.kind == "U"):
             return np.full(len(asked), -1)
-        at = np.minimum(np.searchsorted(self.values, asked), len(self.values) - 1)
-        return np.where(self.values[at] == asked, at, -1)
+        place = np.minimum(np.searchsorted(self.values, asked), len(self.values) - 1)
+        return np.where(self.values[place] == asked, place, -1)
 
-    def find(self, told: str | int) -> int:
+    def find(self, user_id: str | int) -> int:
         """Place of an id told as text or as a number; -1 if it is not there, or could not be one."""
         if self.values.dtype.kind != "U":
-            if not re.fullmatch(r"-?[0-9]{1,18}", str(told)):
+            if not re.fullmatch(r"-?[0-9]{1,18}", str(user_id)):
                 return -1
-            told = int(told)
-        elif "\0" in str(told):
+            user_id = int(user_id)
+        elif "\0" in str(user_id):
             return -1  # NumPy would not see it at the end of a text
-        return int(self.get_indexer(np.asarray([told if isinstance(told, int) else str(told)]))[0])
+        return int(self.get_indexer(np.asarray([user_id if isinstance(user_id, int) else str(user_id)]))[0])
 
 # %% ../../nbs/60_bundle.ipynb #e27c0222
 class Texts:
@@ -157,8 +157,8 @@ def shown_rows(log: Any, items: Any) -> Any:
     from recsys_lab.products import catalogue_rows, item_properties
 
     rows = catalogue_rows(log)
-    found = rows.iloc[item_properties(log).get_indexer(items)].reset_index(drop=True)
-    return found.assign(title=found["title"].where(found["title"] != "", found["product_id"]))
+    described = rows.iloc[item_properties(log).get_indexer(items)].reset_index(drop=True)
+    return described.assign(title=described["title"].where(described["title"] != "", described["product_id"]))
 
 # %% ../../nbs/60_bundle.ipynb #7c86618e
 def pack(
@@ -223,7 +223,7 @@ def manifest_of(
         for p in sorted(folder.rglob("*"))
         if p.is_file()
     }
-    told = {
+    manifest = {
         "format": FORMAT,
         "lab": __version__,
         "model": model.name,
@@ -236,8 +236,8 @@ def manifest_of(
         "code": code_behind([model.name, *model.parts, *others]),
         "files": files,
     }
-    version = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
-    return {"version": version, **told}
+    version = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:12]
+    return {"version": version, **manifest}
 
 # %% ../../nbs/60_bundle.ipynb #42d0ef3f
 def facts_of(model: Any) -> dict[str, Any]:
@@ -274,9 +274,9 @@ def fit_of(run: Path, names: Sequence[str]) -> Path:
             f"there is no run {run}; name the folder of one, as reports/shop, or make it: recsys-lab run --out {run}"
         )
     rows = read_json(run / "fits.json", [])
-    told = read_json(run / "provenance.json", {}).get("dataset", {})
-    size = f" --size {told['size']}" if told.get("size") else ""
-    command = f"recsys-lab run --dataset {told.get('name', 'NAME')}{size} --out {run}"
+    dataset = read_json(run / "provenance.json", {}).get("dataset", {})
+    size = f" --size {dataset['size']}" if dataset.get("size") else ""
+    command = f"recsys-lab run --dataset {dataset.get('name', 'NAME')}{size} --out {run}"
     for name in names:
         for row in rows:
             if row["model"] == name:
@@ -294,9 +294,9 @@ def bundle_run(
 
     run = Path(run)
     hybrid, beside = fit_of(run, ("hybrid_tuned", "hybrid")), {name: fit_of(run, (name,)) for name in others}
-    told = read_json(run / "provenance.json", {})["dataset"]
-    log = loading.load(told["name"], size=told.get("size") or "small")
-    about = {"run": run.name, "dataset": told["name"], "size": told.get("size") or ""}
+    dataset = read_json(run / "provenance.json", {})["dataset"]
+    log = loading.load(dataset["name"], size=dataset.get("size") or "small")
+    about = {"run": run.name, "dataset": dataset["name"], "size": dataset.get("size") or ""}
     return pack(hybrid, log, out, beside, about, exact_up_to)
 
 # %% ../../nbs/60_bundle.ipynb #2bf7b7eb
@@ -360,13 +360,13 @@ REMAKE = "make it again: recsys-lab bundle create RUN -o FOLDER"
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a bundle of this format; `DataError` where there is none."""
     try:
-        told = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        found = told["format"], told["files"].items(), told["code"].items()
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        parts = manifest["format"], manifest["files"].items(), manifest["code"].items()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{folder} is no bundle, its manifest.json cannot be read ({error}); {REMAKE}") from None
-    if found[0] != FORMAT:
-        raise DataError(f"{folder}: the bundle has format {found[0]}, and this version reads {FORMAT}; {REMAKE}")
-    return told
+    if parts[0] != FORMAT:
+        raise DataError(f"{folder}: the bundle has format {parts[0]}, and this version reads {FORMAT}; {REMAKE}")
+    return manifest
 
 
 def verify(folder: Path | str) -> dict[str, Any]:
@@ -382,11 +382,11 @@ def verify(folder: Path | str) -> dict[str, Any]:
             raise DataError(
                 f"{folder}: recsys_lab.{name.rstrip(':')} is not as it was when the bundle was made; {REMAKE}"
             )
-    for name, told in manifest["files"].items():
+    for name, expected in manifest["files"].items():
         path = folder / name
         if ".." in Path(name).parts or not path.is_file():
             raise DataError(f"{path} is missing from the bundle; {REMAKE}")
-        if path.stat().st_size != told["bytes"] or file_hash(path) != told["sha256"]:
+        if path.stat().st_size != expected["bytes"] or file_hash(path) != expected["sha256"]:
             raise DataError(f"{path} is not as it was written (truncated or edited); {REMAKE}")
     return manifest
 
@@ -416,9 +416,9 @@ def local_copy(place: str | Path, cache: Path | str | None = None) -> Path:
     fs, path = fsspec.core.url_to_fs(str(place))
     root = Path(cache or os.environ.get("RECSYS_LAB_CACHE") or Path.home() / ".cache" / "recsys_lab") / "bundles"
     try:
-        told = json.loads(fs.cat_file(f"{path}/manifest.json"))
-        version = re.sub(r"[^0-9a-f]", "", str(told["version"]))
-        names = [n for n in told["files"] if not n.startswith("/") and ".." not in n.split("/")]
+        manifest = json.loads(fs.cat_file(f"{path}/manifest.json"))
+        version = re.sub(r"[^0-9a-f]", "", str(manifest["version"]))
+        names = [n for n in manifest["files"] if not n.startswith("/") and ".." not in n.split("/")]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{place} is no bundle, its manifest.json cannot be read ({type(error).__name__})") from None
     if (root / version / "manifest.json").exists():
@@ -546,12 +546,12 @@ def encode_history(b: Any, items: Any, events: Any = None, times: Any = None, at
     `events` are positions in the log's kinds of event, the first by default; `times` milliseconds (rows, in a log without times).
     """
     codes = b.items.get_indexer(items).astype(np.int32)
-    there = codes >= 0
+    known = codes >= 0
     events = np.zeros(len(codes), np.int8) if events is None else np.asarray(events, np.int8)
     times = np.arange(len(codes)) if times is None else np.asarray(times, np.int64)
-    indptr = np.array([0, int(there.sum())])
+    indptr = np.array([0, int(known.sum())])
     names = b.known.event_names
-    return Histories(indptr, codes[there], events[there], times[there], np.array([at]), None, names)
+    return Histories(indptr, codes[known], events[known], times[known], np.array([at]), None, names)
 
 
 def rank_one_stage(model: Any, history: Histories, k: int, exclude: str, allowed: np.ndarray | None = None) -> Listed:
@@ -564,11 +564,11 @@ def rank_one_stage(model: Any, history: Histories, k: int, exclude: str, allowed
         order = order if allowed is None else order[allowed[order]]
         codes, sources = order[None, :k], np.full((1, k), SOURCES.index("cold"), np.int8)
         scores = round_scores(offered[codes])
-    there = codes[0] >= 0
+    listed = codes[0] >= 0
     named = [model.name if SOURCES[s] not in ("popular", "cold") else SOURCES[s] for s in sources[0][: len(codes[0])]]
-    none = np.full(int(there.sum()), np.nan)
-    told = [[n] for n, ok in zip(named, there, strict=True) if ok]
-    return Listed(codes[0][there], scores[0][there], told, none, none, len(model.items), warm)
+    none = np.full(int(listed.sum()), np.nan)
+    reasons = [[n] for n, ok in zip(named, listed, strict=True) if ok]
+    return Listed(codes[0][listed], scores[0][listed], reasons, none, none, len(model.items), warm)
 
 
 def rank_two_stages(
@@ -576,8 +576,8 @@ def rank_two_stages(
 ) -> Listed:
     """The list of a hybrid for one history that is not empty, with its reasons."""
     r = model.reasons(history, k, exclude, alpha, allowed)
-    there, names = r.codes[0] >= 0, np.asarray(tuple(model.parts))
-    told = [names[n].tolist() or ["popular"] for n in r.named[0][there]]
-    parts = (x[0][there] for x in (r.codes, r.scores, r.ranker, r.collaborative))
+    listed, names = r.codes[0] >= 0, np.asarray(tuple(model.parts))
+    reasons = [names[n].tolist() or ["popular"] for n in r.named[0][listed]]
+    parts = (x[0][listed] for x in (r.codes, r.scores, r.ranker, r.collaborative))
     codes, scores, ranker, other = parts
-    return Listed(codes, scores, told, ranker, other, int(r.total[0]), True)
+    return Listed(codes, scores, reasons, ranker, other, int(r.total[0]), True)

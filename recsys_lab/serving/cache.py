@@ -33,9 +33,9 @@ class Cache:
 
     async def get(self, key: str) -> bytes | None:
         """What is kept under a key."""
-        found = await self._ask(lambda: self.redis.get(key))
-        CACHED.labels("yes" if found else "no").inc()
-        return found
+        answer = await self._ask(lambda: self.redis.get(key))
+        CACHED.labels("yes" if answer else "no").inc()
+        return answer
 
     async def put(self, key: str, value: bytes) -> None:
         """Keep a value for a while."""

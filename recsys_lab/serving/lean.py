@@ -42,8 +42,8 @@ def lean() -> None:
 
     To be called before all other imports; `RuntimeError` where one of `HEAVY` is imported already.
     """
-    if found := loaded():
-        raise RuntimeError(f"{found[0]} is imported already; call lean() first in a process of its own")
+    if heavy := loaded():
+        raise RuntimeError(f"{heavy[0]} is imported already; call lean() first in a process of its own")
     os.environ.update(dict.fromkeys(SINGLE, "1"))
     from recsys_lab.models import base
 
@@ -58,8 +58,8 @@ def unshared_mb() -> float:
     """Memory of this process that is its own, in MB: `RssAnon` of Linux; NaN elsewhere."""
     try:
         with open("/proc/self/status") as file:
-            told = dict(line.split(":", 1) for line in file if ":" in line)
-        return int(told["RssAnon"].split()[0]) / 1024
+            fields = dict(line.split(":", 1) for line in file if ":" in line)
+        return int(fields["RssAnon"].split()[0]) / 1024
     except (OSError, KeyError):
         return float("nan")
 

@@ -41,9 +41,9 @@ class RequestLayer:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
-        told = headers.get("x-request-id", "")
+        given_id = headers.get("x-request-id", "")
         state = scope.setdefault("state", {})
-        state |= {"request_id": told if KNOWN_ID.fullmatch(told) else uuid.uuid4().hex, "arm": ""}
+        state |= {"request_id": given_id if KNOWN_ID.fullmatch(given_id) else uuid.uuid4().hex, "arm": ""}
         began, status = time.perf_counter(), 500
 
         async def sending(message: Any) -> None:
@@ -86,9 +86,9 @@ def early_error(status: int, message: str) -> Any:
     """An ASGI answer with an error, which closes the connection."""
 
     async def answer(scope: Any, receive: Receive, send: Any) -> None:
-        found = error_answer(status, message, scope["state"]["request_id"])
-        found.headers["connection"] = "close"
-        await found(scope, receive, send)
+        response = error_answer(status, message, scope["state"]["request_id"])
+        response.headers["connection"] = "close"
+        await response(scope, receive, send)
 
     return answer
 
@@ -114,5 +114,5 @@ def count_request(scope: Any, state: Mapping[str, str], status: int, seconds: fl
     REQUESTS.labels(route, status, state["arm"]).inc()
     SECONDS.labels(route).observe(seconds)
     if LOG.isEnabledFor(logging.INFO):
-        told = {"request_id": state["request_id"], "method": scope["method"], "route": route, "status": status}
-        LOG.info(json.dumps({**told, "ms": round(seconds * 1000, 2), "arm": state["arm"]}))
+        line = {"request_id": state["request_id"], "method": scope["method"], "route": route, "status": status}
+        LOG.info(json.dumps({**line, "ms": round(seconds * 1000, 2), "arm": state["arm"]}))

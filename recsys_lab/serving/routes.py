@@ -40,20 +40,20 @@ from recsys_lab.serving.schemas import (
 )
 from recsys_lab.serving.service import (
     Service,
-    similar_item_list,
     answer_request,
     database_of,
     examples_of,
     factors_of,
+    find_user,
     get_service,
     health_of,
-    find_user,
+    json_id,
     metadata_of,
     model_of,
-    round_number,
-    json_id,
     recommend_response,
+    round_number,
     similar,
+    similar_item_list,
     stats_of,
 )
 from .training import check_token, train_bundle
@@ -72,8 +72,8 @@ state_routes = APIRouter(tags=["state"])
 async def root(service: ServiceDep) -> Any:
     """Models that are loaded."""
     arm = service.arm("")
-    told = {a.name: {"version": a.bundle.manifest["version"], "model": a.model} for a in service.arms or ()}
-    shown = {"models": list(arm.bundle.models), "arms": told, "examples": examples_of(arm.bundle)}
+    arms = {a.name: {"version": a.bundle.manifest["version"], "model": a.model} for a in service.arms or ()}
+    shown = {"models": list(arm.bundle.models), "arms": arms, "examples": examples_of(arm.bundle)}
     return as_json({"service": "recsys_lab", **shown, "docs": "/docs"})
 
 
@@ -112,11 +112,11 @@ async def status(service: ServiceDep) -> Any:
     """Database, factors and search."""
     b = service.arm("").bundle
     n, factors = len(b.items), factors_of(b)
-    told: dict[str, Any] = {"database": await database_of(service, b)}
-    told["matrix_factorization"] = {"status": "ready" if factors else "none", "n_users": len(b.users)}
-    told["matrix_factorization"] |= {"n_items": n, "n_factors": factors}
-    told["similarity_search"] = {"status": "ready", "n_products": n, "embedding_dimension": factors}
-    return as_json(told)
+    answer: dict[str, Any] = {"database": await database_of(service, b)}
+    answer["matrix_factorization"] = {"status": "ready" if factors else "none", "n_users": len(b.users)}
+    answer["matrix_factorization"] |= {"n_items": n, "n_factors": factors}
+    answer["similarity_search"] = {"status": "ready", "n_products": n, "embedding_dimension": factors}
+    return as_json(answer)
 
 # %% ../../nbs/69_routes.ipynb #90c953ed
 recommend_routes = APIRouter(tags=["recommend"])
@@ -138,9 +138,9 @@ async def recommend(
     kept = await service.cache.get(key) if service.cache and user >= 0 else None
     if kept:
         return Response(kept, media_type="application/json")
-    found = arm.bundle.rank(arm.bundle.history(user), n, name, "", alpha)
-    told = json_id(arm.bundle.users[user]) if user >= 0 else user_id
-    answer = as_json(recommend_response(arm, told, found, name))
+    ranked = arm.bundle.rank(arm.bundle.history(user), n, name, "", alpha)
+    shown_id = json_id(arm.bundle.users[user]) if user >= 0 else user_id
+    answer = as_json(recommend_response(arm, shown_id, ranked, name))
     if service.cache and user >= 0:
         await service.cache.put(key, bytes(answer.body))
     return answer
@@ -162,10 +162,10 @@ async def recommend_by(
     """The best items for a user by one model."""
     arm = service.arm(user_id, request)
     b, name = arm.bundle, model_of(arm, model)
-    found = b.rank(b.history(b.users.find(user_id)), k, name)
-    named = zip(b.items[found.codes], found.scores, found.sources, strict=True)
-    told = [(i, s, name if not {"popular", "cold"} & set(by) else by[0]) for i, s, by in named]
-    return as_json([{"product": json_id(i), "score": round_number(s), "strategy": by} for i, s, by in told])
+    ranked = b.rank(b.history(b.users.find(user_id)), k, name)
+    named = zip(b.items[ranked.codes], ranked.scores, ranked.sources, strict=True)
+    entries = [(i, s, name if not {"popular", "cold"} & set(by) else by[0]) for i, s, by in named]
+    return as_json([{"product": json_id(i), "score": round_number(s), "strategy": by} for i, s, by in entries])
 
 # %% ../../nbs/69_routes.ipynb #8681ef93
 @recommend_routes.post(
@@ -177,11 +177,11 @@ async def recommend_by(
 async def recommend_fast(service: ServiceDep, request: Request, ask: Annotated[RecommendRequest, Body()]) -> Any:
     """Ids of the best items for a user, or for a history of somebody without an id."""
     began = time.perf_counter()
-    arm, found, _ = answer_request(service, ask, request)
-    told = {"user_id": ask.user_id, "user_type": "warm" if found.warm else "cold"}
-    ids = [json_id(i) for i in arm.bundle.items[found.codes]]
+    arm, ranked, _ = answer_request(service, ask, request)
+    user = {"user_id": ask.user_id, "user_type": "warm" if ranked.warm else "cold"}
+    ids = [json_id(i) for i in arm.bundle.items[ranked.codes]]
     spent = round((time.perf_counter() - began) * 1000, 3)
-    return as_json({**told, "recommendations": ids, "latency_ms": spent, "arm": arm.name})
+    return as_json({**user, "recommendations": ids, "latency_ms": spent, "arm": arm.name})
 
 
 @recommend_routes.post(
@@ -192,8 +192,8 @@ async def recommend_fast(service: ServiceDep, request: Request, ask: Annotated[R
 )
 async def recommend_explain(service: ServiceDep, request: Request, ask: Annotated[RecommendRequest, Body()]) -> Any:
     """The same with scores, titles and reasons."""
-    arm, found, name = answer_request(service, ask, request)
-    return as_json(recommend_response(arm, ask.user_id, found, name))
+    arm, ranked, name = answer_request(service, ask, request)
+    return as_json(recommend_response(arm, ask.user_id, ranked, name))
 
 
 @recommend_routes.post(
@@ -207,8 +207,8 @@ async def factor_user(service: ServiceDep, request: Request, ask: Annotated[User
     arm = service.arm(ask.user_id, request)
     b, name = arm.bundle, model_of(arm, "als")
     user = find_user(b, ask.user_id)
-    found = b.rank(b.history(user), ask.n, name, "seen" if ask.filter_already_liked else "none")
-    return as_json({"recommendations": similar_item_list(b, found.codes, found.scores)})
+    ranked = b.rank(b.history(user), ask.n, name, "seen" if ask.filter_already_liked else "none")
+    return as_json({"recommendations": similar_item_list(b, ranked.codes, ranked.scores)})
 
 # %% ../../nbs/69_routes.ipynb #24ab5c40
 item_routes = APIRouter(tags=["items"])
@@ -241,8 +241,8 @@ async def search(service: ServiceDep, ask: Annotated[SearchRequest, Body()]) -> 
     """Products by the words of their titles and categories (BM25)."""
     b = service.arm("").bundle
     codes, scores = b.find(ask.query, ask.top_k)
-    told = similar_item_list(b, codes, scores)
-    return as_json({"results": [{"product_id": t.pop("item_id"), **t} for t in told]})
+    items = similar_item_list(b, codes, scores)
+    return as_json({"results": [{"product_id": t.pop("item_id"), **t} for t in items]})
 
 # %% ../../nbs/69_routes.ipynb #41b735c4
 user_routes = APIRouter()

@@ -26,7 +26,7 @@ from .. import __version__
 from ..files import DataError
 from ..histories import FOREVER
 from ..ranking.features import is_kind
-from .bundle import Bundle, Listed, local_copy, read_manifest, encode_history
+from .bundle import Bundle, Listed, encode_history, local_copy, read_manifest
 from .schemas import LOG, MOST_ID, ApiError, HistoryEvent, RecommendRequest
 
 # %% auto #0
@@ -72,9 +72,9 @@ class Settings(BaseSettings):
 
 def write_settings(settings: Settings, path: Path) -> None:
     """Write settings, the token too, to a file that only its owner can read: how they reach workers."""
-    told = settings.model_dump() | {"token": settings.token.get_secret_value()}
+    fields = settings.model_dump() | {"token": settings.token.get_secret_value()}
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        json.dump(told, file)
+        json.dump(fields, file)
 
 
 def read_settings(path: Path) -> Settings:
@@ -96,13 +96,13 @@ class Service:
         """Open the bundle or bundles; `DataError` for one that is not whole."""
         s = self.settings
         first = Bundle(local_copy(s.bundle))
-        found = [Arm("a", first, first.model.name)]
+        arms = [Arm("a", first, first.model.name)]
         if s.challenger in first.models:
-            found.append(Arm("b", first, s.challenger))
+            arms.append(Arm("b", first, s.challenger))
         elif s.challenger:
             other = Bundle(local_copy(s.challenger))
-            found.append(Arm("b", other, other.model.name))
-        self.arms = tuple(found)
+            arms.append(Arm("b", other, other.model.name))
+        self.arms = tuple(arms)
 
     def watch(self) -> None:
         """Open the bundle again whenever another stands in its place, until the service stops; a bad one is told and left."""
@@ -110,16 +110,16 @@ class Service:
         refused: Any = None
         while not self.stop.wait(self.settings.every):
             try:
-                there = [read_manifest(Path(p))["version"] for p in folders if Path(p).exists()]
+                versions = [read_manifest(Path(p))["version"] for p in folders if Path(p).exists()]
             except DataError:
                 continue  # between the old and the new
             mine = [a.bundle.manifest["version"] for a in self.arms or ()]
-            if there and there != refused and not set(there) <= set(mine):
+            if versions and versions != refused and not set(versions) <= set(mine):
                 try:
                     self.open()
-                    LOG.info(json.dumps({"event": "bundle", "versions": there}))
+                    LOG.info(json.dumps({"event": "bundle", "versions": versions}))
                 except (DataError, OSError, ValueError) as error:
-                    refused = there
+                    refused = versions
                     LOG.error(json.dumps({"event": "bundle refused", "why": str(error)}))
 
     def arm(self, user: Any, request: Request | None = None) -> Arm:
@@ -135,8 +135,8 @@ class Service:
 
 async def get_service(request: Request) -> Service:
     """The service of the application that a request came to."""
-    found: Service = request.app.state.service
-    return found
+    service: Service = request.app.state.service
+    return service
 
 # %% ../../nbs/65_service.ipynb #be2186ec
 def round_number(value: Any) -> float | None:
@@ -150,17 +150,17 @@ def json_id(value: Any) -> int | str:
     return value.item() if hasattr(value, "item") else str(value)
 
 
-def listed_items(b: Bundle, found: Listed) -> list[dict[str, Any]]:
+def listed_items(b: Bundle, ranked: Listed) -> list[dict[str, Any]]:
     """The entries of a list as `ScoredItem`."""
     out = []
-    for at, code in enumerate(found.codes.tolist()):
+    for place, code in enumerate(ranked.codes.tolist()):
         halves = {
-            "ranker_score": round_number(found.ranker[at]),
-            "collaborative_score": round_number(found.collaborative[at]),
+            "ranker_score": round_number(ranked.ranker[place]),
+            "collaborative_score": round_number(ranked.collaborative[place]),
         }
         shown = {name: texts[code] for name, texts in b.shown.items()}
-        told = {"itemid": json_id(b.items[code]), "score": round_number(found.scores[at]), **halves}
-        out.append({**told, "sources": found.sources[at], **shown, "price": round_number(b.price[code])})
+        fields = {"itemid": json_id(b.items[code]), "score": round_number(ranked.scores[place]), **halves}
+        out.append({**fields, "sources": ranked.sources[place], **shown, "price": round_number(b.price[code])})
     return out
 
 
@@ -265,9 +265,9 @@ def examples_of(b: Bundle) -> dict[str, Any]:
 
 def metadata_of(b: Bundle) -> dict[str, Any]:
     """`/metadata`."""
-    told = {"num_users": len(b.users), "num_items": len(b.items), "factors": factors_of(b)}
+    metadata = {"num_users": len(b.users), "num_items": len(b.items), "factors": factors_of(b)}
     return {
-        **told,
+        **metadata,
         "faiss": b.manifest["near"].get("als"),
         "models": list(b.models),
         "version": b.manifest["version"],
@@ -279,9 +279,9 @@ def metadata_of(b: Bundle) -> dict[str, Any]:
 
 def health_of(service: Service) -> dict[str, Any]:
     """`/health`: also without a bundle, for a service that waits for one lives."""
-    told: dict[str, Any] = {"status": "ok", "service": "recsys_lab", "version": __version__}
+    health: dict[str, Any] = {"status": "ok", "service": "recsys_lab", "version": __version__}
     if service.arms is None:
-        return {**told, "mode": "starting", "model_version": None, "stats": None, "model": None}
+        return {**health, "mode": "starting", "model_version": None, "stats": None, "model": None}
     b = service.arms[0].bundle
     f, c = b.manifest["facts"], b.model.config
     stats = {name: f[name] for name in ("total_events", "unique_users", "unique_items")}
@@ -290,24 +290,24 @@ def health_of(service: Service) -> dict[str, Any]:
     model = {"version": b.manifest["version"], "features": len(b.model.state["names"])}
     model |= {"mf_users": len(b.users) * als, "mf_items": len(b.items) * als, "hybrid_alpha": c.alpha}
     mode = "split" if len(service.arms) > 1 else "single"
-    return {**told, "mode": mode, "model_version": b.manifest["version"], "stats": stats, "model": model}
+    return {**health, "mode": mode, "model_version": b.manifest["version"], "stats": stats, "model": model}
 
 # %% ../../nbs/65_service.ipynb #b292324a
-def recommend_response(arm: Arm, user_id: Any, found: Listed, name: str) -> dict[str, Any]:
+def recommend_response(arm: Arm, user_id: Any, ranked: Listed, name: str) -> dict[str, Any]:
     """A list as `RecommendResponse`."""
-    told = {"user_id": user_id, "user_type": "warm" if found.warm else "cold"}
-    told["recommendations"] = listed_items(arm.bundle, found)
-    return {**told, "total_candidates_scored": found.total, "model": name, "arm": arm.name}
+    fields = {"user_id": user_id, "user_type": "warm" if ranked.warm else "cold"}
+    fields["recommendations"] = listed_items(arm.bundle, ranked)
+    return {**fields, "total_candidates_scored": ranked.total, "model": name, "arm": arm.name}
 
 
 def answer_request(service: Service, ask: RecommendRequest, request: Request) -> tuple[Arm, Listed, str]:
     """(arm, list, the model's name) for a request with a body."""
     if ask.user_id is None and ask.history is None:
         raise ApiError(422, "either user_id or history is required")
-    told = [ask.user_id, *(e.item_id if isinstance(e, HistoryEvent) else e for e in ask.history or [])]
-    told += ask.items or []
-    if any(len(str(i)) > MOST_ID for i in told if isinstance(i, str)) or any(
-        abs(i) >= 2**63 for i in told if isinstance(i, int)
+    ids = [ask.user_id, *(e.item_id if isinstance(e, HistoryEvent) else e for e in ask.history or [])]
+    ids += ask.items or []
+    if any(len(str(i)) > MOST_ID for i in ids if isinstance(i, str)) or any(
+        abs(i) >= 2**63 for i in ids if isinstance(i, int)
     ):
         raise ApiError(422, f"ids have at most {MOST_ID} characters, or are whole numbers of 64 bits")
     arm = service.arm("" if ask.user_id is None else ask.user_id, request)
@@ -361,11 +361,11 @@ async def database_of(service: Service, b: Bundle) -> dict[str, Any]:
     """`database` of `/status`."""
     if not service.settings.database:
         f = b.manifest["facts"]
-        found = {"n_users": f["unique_users"], "n_products": f["unique_items"]}
-        return {"status": "bundle", "n_ratings": None, **found, "avg_rating": None}  # a log of events has no ratings
+        facts = {"n_users": f["unique_users"], "n_products": f["unique_items"]}
+        return {"status": "bundle", "n_ratings": None, **facts, "avg_rating": None}  # a log of events has no ratings
     try:
-        found = await asyncio.wait_for(asyncio.to_thread(database_facts, service.settings.database), 3)
-        return {"status": "ok", **found}
+        facts = await asyncio.wait_for(asyncio.to_thread(database_facts, service.settings.database), 3)
+        return {"status": "ok", **facts}
     except Exception as error:  # of the network, the driver, the schema
         LOG.warning(json.dumps({"event": "database", "why": type(error).__name__}))
         return {"status": "unavailable", "n_ratings": None, "n_users": None, "n_products": None, "avg_rating": None}

@@ -39,7 +39,7 @@ async def train_bundle(service: Service, kind: str, force: bool) -> dict[str, An
             *words, *(["--force"] if force else []), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
         try:
-            told, wrong = await done.communicate()
+            output, wrong = await done.communicate()
         finally:
             if done.returncode is None:  # the service ends first
                 done.kill()
@@ -50,8 +50,8 @@ async def train_bundle(service: Service, kind: str, force: bool) -> dict[str, An
         last = wrong.decode(errors="replace").strip().rpartition("\n")[2]
         why = last.removeprefix("recsys-lab: ") if done.returncode == 2 else "the service's log says why"
         return {"status": "failed", "message": why, "model_type": kind, "stats": {}}
-    found = json.loads(told.decode().strip().splitlines()[-1])
-    return {"status": found["status"], "message": found["message"], "model_type": kind, "stats": found["stats"]}
+    result = json.loads(output.decode().strip().splitlines()[-1])
+    return {"status": result["status"], "message": result["message"], "model_type": kind, "stats": result["stats"]}
 
 
 BEARER = HTTPBearer(auto_error=False, description="the token that the service was started with")
@@ -59,12 +59,12 @@ BEARER = HTTPBearer(auto_error=False, description="the token that the service wa
 
 async def check_token(
     service: Annotated[Service, Depends(get_service)],
-    told: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
 ) -> None:
     """`ApiError` unless the request bears the service's token."""
     token = service.settings.token.get_secret_value()
     if not token:
         raise ApiError(403, "training is switched off; start the service with a token")
-    given = told.credentials if told else ""
+    given = credentials.credentials if credentials else ""
     if not hmac.compare_digest(given.encode("utf-8", "replace"), token.encode()):
         raise ApiError(401, "a bearer token is needed")

@@ -156,9 +156,9 @@ def page() -> None:
         kind_words(st, client, str(error))
 
 
-def kind_words(st: Any, client: Client, told: str) -> None:
+def kind_words(st: Any, client: Client, kind: str) -> None:
     """What the page says while the service is away."""
-    st.info(f"The recommender is having a break: {told}.", icon="☕")
+    st.info(f"The recommender is having a break: {kind}.", icon="☕")
     st.markdown(
         "As soon as it is back, this page works again. If it is yours to start, this is how:\n\n"
         "```\nrecsys-lab serve bundle/ --port 8000\n```"
@@ -194,15 +194,15 @@ def remember_click(st: Any, item: Mapping[str, Any]) -> None:
 def tiles(st: Any, client: Client, items: Sequence[Mapping[str, Any]], key: str, across: int = 4) -> None:
     """Items as a grid of tiles with buttons: add to the history, show similar ones."""
     for start in range(0, len(items), across):
-        for column, at in zip(st.columns(across), range(start, min(start + across, len(items))), strict=False):
-            item = items[at]
+        for column, number in zip(st.columns(across), range(start, min(start + across, len(items))), strict=False):
+            item = items[number]
             with column:
-                st.markdown(tile(item, at + 1), unsafe_allow_html=True)
+                st.markdown(tile(item, number + 1), unsafe_allow_html=True)
                 if "sources" in item:
                     with st.popover("Why?", width="stretch"):
                         st.markdown(why(item, items), unsafe_allow_html=True)
                 add, like = st.columns(2)
-                name = f"{key}-{at}-{item['itemid']}"
+                name = f"{key}-{number}-{item['itemid']}"
                 add.button("Add", key=f"add-{name}", width="stretch", on_click=remember_click, args=(st, item))
                 if like.button("Similar", key=f"like-{name}", width="stretch"):
                     st.session_state["alike"] = {"itemid": item["itemid"], "title": item["title"]}
@@ -211,36 +211,40 @@ def tiles(st: Any, client: Client, items: Sequence[Mapping[str, Any]], key: str,
 def similar_row(st: Any, client: Client) -> None:
     """Items like the one that was asked for last, if any."""
     if one := st.session_state.get("alike"):
-        found = client.get(f"/similar/{one['itemid']}", k=4)
+        answer = client.get(f"/similar/{one['itemid']}", k=4)
         st.subheader(f"Like {one['title']}")
-        if not found or not found["recommendations"]:
+        if not answer or not answer["recommendations"]:
             st.caption("Nobody has met it together with anything yet.")
             return
-        items = [{**r, "itemid": r["item_id"]} for r in found["recommendations"]]
+        items = [{**r, "itemid": r["item_id"]} for r in answer["recommendations"]]
         tiles(st, client, items, "alike")
 
 # %% ../../nbs/62_shop_window.ipynb #e07b8ddf
 def for_visitor(st: Any, client: Client, about: Mapping[str, Any]) -> None:
     """Recommendations for one visitor, with reasons."""
     who = visitor(st, about)
-    found = client.post("/recommend/explain", {**who, "k": 8})
-    if "user_id" in who and found["user_type"] == "warm":
+    answer = client.post("/recommend/explain", {**who, "k": 8})
+    if "user_id" in who and answer["user_type"] == "warm":
         profile(st, client.get(f"/user/{who['user_id']}/stats"))
     elif "user_id" in who:
         st.caption("Nobody knows this visitor yet, so these are popular items.")
-    scored, arm = found["total_candidates_scored"], found["arm"]
-    st.caption(f"{found['model'].replace('_', ' ')} · {scored:,} candidates scored · arm {arm}")
-    tiles(st, client, found["recommendations"], "for")
+    scored, arm = answer["total_candidates_scored"], answer["arm"]
+    st.caption(f"{answer['model'].replace('_', ' ')} · {scored:,} candidates scored · arm {arm}")
+    tiles(st, client, answer["recommendations"], "for")
     similar_row(st, client)
 
 
-def profile(st: Any, told: Mapping[str, Any] | None) -> None:
+def profile(st: Any, stats: Mapping[str, Any] | None) -> None:
     """A line of figures of a known visitor."""
-    if told:
-        facts = {"events": told["total_events"], "items": told["unique_items_viewed"], "purchases": told["purchases"]}
+    if stats:
+        facts = {
+            "events": stats["total_events"],
+            "items": stats["unique_items_viewed"],
+            "purchases": stats["purchases"],
+        }
         facts |= {
-            "bought of those met": f"{told['conversion_rate']:.0%}",
-            "last seen": (told["last_seen"] or "–")[:10],
+            "bought of those met": f"{stats['conversion_rate']:.0%}",
+            "last seen": (stats["last_seen"] or "–")[:10],
         }
         st.caption(" · ".join(f"{name} **{value}**" for name, value in facts.items()))
 
@@ -250,32 +254,32 @@ def side_by_side(st: Any, client: Client, about: Mapping[str, Any]) -> None:
     models = about["models"]
     who = str(about.get("examples", {}).get("user_id", ""))
     user = st.text_input("Visitor's id", who, max_chars=100, key="pair-user").strip() or "nobody"
-    told = st.empty()
+    note = st.empty()
     left, right = st.columns(2)
     chosen = [
-        side.selectbox(f"Model {n}", models, min(at, len(models) - 1), key=f"model-{n}")
-        for side, n, at in ((left, 1, 0), (right, 2, 2))
+        side.selectbox(f"Model {n}", models, min(place, len(models) - 1), key=f"model-{n}")
+        for side, n, place in ((left, 1, 0), (right, 2, 2))
     ]
-    found = [client.post("/recommend/explain", {"user_id": user, "k": 8, "model": m}) for m in chosen]
-    if None in found:
+    answers = [client.post("/recommend/explain", {"user_id": user, "k": 8, "model": m}) for m in chosen]
+    if None in answers:
         raise Away("the service does not know that model any more")
-    lists = [f["recommendations"] for f in found]
+    lists = [f["recommendations"] for f in answers]
     both = {i["itemid"] for i in lists[0]} & {i["itemid"] for i in lists[1]}
-    told.caption(f"{len(both)} of 8 items stand on both lists (marked ●)")
+    note.caption(f"{len(both)} of 8 items stand on both lists (marked ●)")
     for side, items in zip((left, right), lists, strict=True):
-        for at, item in enumerate(items):
+        for place, item in enumerate(items):
             mark = "● " if item["itemid"] in both else ""
-            side.markdown(tile(item, at + 1, mark), unsafe_allow_html=True)
+            side.markdown(tile(item, place + 1, mark), unsafe_allow_html=True)
 
 
 def search(st: Any, client: Client, about: Mapping[str, Any]) -> None:
     """Products by their words."""
     query = st.text_input("What are you looking for?", max_chars=200, key="query")
     if query.strip():
-        found = client.post("/search", {"query": query, "top_k": 12})["results"]
-        if not found:
+        hits = client.post("/search", {"query": query, "top_k": 12})["results"]
+        if not hits:
             st.caption("Nothing has these words. Try fewer, or other ones.")
-        tiles(st, client, [{**r, "itemid": r["product_id"]} for r in found], "found")
+        tiles(st, client, [{**r, "itemid": r["product_id"]} for r in hits], "found")
 
 # %% ../../nbs/62_shop_window.ipynb #313e8a01
 def counters(text: str) -> dict[str, float | None]:
@@ -299,11 +303,11 @@ def live(st: Any, client: Client, about: Mapping[str, Any]) -> None:
     @st.fragment(run_every=3.0)
     def figures() -> None:
         try:
-            told, state, counted = client.get("/health"), client.get("/status"), counters(client.text("/metrics"))
+            health, state, counted = client.get("/health"), client.get("/status"), counters(client.text("/metrics"))
         except Away as error:
             st.caption(f"No answer just now: {error}.")
             return
-        stats, model = told["stats"] or {}, told["model"] or {}
+        stats, model = health["stats"] or {}, health["model"] or {}
         shown = {"Events": stats.get("total_events"), "Visitors": stats.get("unique_users")}
         shown |= {"Items": stats.get("unique_items"), "Features": model.get("features")}
         for row in (shown, counted):
@@ -311,7 +315,7 @@ def live(st: Any, client: Client, about: Mapping[str, Any]) -> None:
                 column.metric(name, f"{value:,}" if value is not None else "–")
         period = stats.get("date_range") or {}
         st.caption(
-            f"status **{told['status']}** · mode **{told['mode']}** · bundle **{told['model_version']}** · "
+            f"status **{health['status']}** · mode **{health['mode']}** · bundle **{health['model_version']}** · "
             f"{(period.get('start') or '–')[:10]} to {(period.get('end') or '–')[:10]} · α {model.get('hybrid_alpha')}"
         )
         st.json({"arms": about["arms"], **state}, expanded=False)
