@@ -18,15 +18,17 @@ import pandas as pd
 
 from . import plots
 from .decision import decision_sentence
-from .files import package_folder, read_json, write_text
+from .files import module_file, package_folder, read_json, write_text
 from .intervals import FEW, is_shown
+from .models.base import MODELS
 from .runs import MEANING, METRIC_COLUMNS, Question, Run, format_interval, question_of
 
 # %% auto #0
-__all__ = ['OVERVIEW', 'DIRECTIVE', 'PARTS', 'CONF', 'CSS', 'COST_FIGURE', 'markdown_table', 'leaderboard_frame', 'questions_in',
-           'list_length', 'leaderboards', 'searches', 'findings', 'repeat_share', 'repeat_sentence', 'facts_frame',
-           'figures_of', 'summary', 'list_runs', 'decision_rows', 'decision_table', 'directives_of', 'page_cell',
-           'page', 'toctree', 'chapter_parts', 'modules', 'cost_rows', 'cover', 'write_sources', 'build', 'refresh']
+__all__ = ['SOURCE_CHAPTER', 'PARTS_ONLY', 'OVERVIEW', 'DIRECTIVE', 'PARTS', 'CONF', 'CSS', 'COST_FIGURE', 'markdown_table',
+           'leaderboard_frame', 'questions_in', 'list_length', 'leaderboards', 'searches', 'findings', 'repeat_share',
+           'repeat_sentence', 'facts_frame', 'figures_of', 'chapter_of', 'models_not_judged', 'summary', 'list_runs',
+           'decision_rows', 'decision_table', 'directives_of', 'page_cell', 'page', 'toctree', 'chapter_parts',
+           'modules', 'cost_rows', 'cover', 'write_sources', 'build', 'refresh']
 
 # %% ../nbs/80_book.ipynb #100cc65d
 def markdown_table(frame: pd.DataFrame) -> str:
@@ -185,6 +187,33 @@ def figures_of(folder: Path) -> list[Path]:
     """A run's figures in order of chapter."""
     return sorted((folder / "figures").glob("*.png"))
 
+# %% ../nbs/80_book.ipynb #11e5a5ce
+SOURCE_CHAPTER = re.compile(r"nbs/(\S+)\.ipynb")
+PARTS_ONLY = ("popularity_blend", "taxonomy")  # sources and fallbacks of two-stage models, which no chapter judges alone
+
+
+def chapter_of(model: str) -> str:
+    """The chapter whose module defines a model, as `23_linear`."""
+    module = MODELS[model].partition(":")[0].removeprefix("recsys_lab.")
+    path = module_file(module)
+    match = SOURCE_CHAPTER.search(path.read_text(encoding="utf-8")) if path else None
+    return match[1] if match else module
+
+
+def models_not_judged(folder: Path | str) -> pd.DataFrame:
+    """The lab's models that a run has no result of, with the reason: columns `model, why`."""
+    judged = {row["model"].partition(" ")[0] for row in Run(folder).rows("metrics")}
+    states = read_json(Path(folder) / "provenance.json", {}).get("chapters", {})
+    given = read_json(Path(folder) / "params.json", {})
+    rows = []
+    for model in set(MODELS) - judged - set(PARTS_ONLY):
+        chapter = chapter_of(model)
+        state = states.get(chapter, {}).get("status", "was not run").replace("failed", "did not finish")
+        limits = [f"{n}={v}" for n, v in given.get(chapter, {}).items() if n.startswith(f"{model}_")]
+        left_out = f"left out by {chapter}" + (f" ({', '.join(limits)})" if limits else "")
+        rows.append({"model": model, "why": left_out if state == "done" else f"{chapter} {state}"})
+    return pd.DataFrame(rows, columns=["model", "why"]).sort_values("model", ignore_index=True)
+
 # %% ../nbs/80_book.ipynb #c4371128
 def summary(folder: Path | str, k: int | None = None) -> str:
     """The run's README: card, funnel, leaderboards, figures, and which chapters were left out and why."""
@@ -218,6 +247,8 @@ def summary(folder: Path | str, k: int | None = None) -> str:
             "## Chapters that did not run",
             markdown_table(pd.DataFrame({"chapter": list(skipped), "why": list(skipped.values())})),
         ]
+    if len(missing := models_not_judged(folder)):
+        parts += ["## Models that were not judged", markdown_table(missing)]
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 
 # %% ../nbs/80_book.ipynb #b0b23d8b
@@ -431,9 +462,11 @@ def cover(folder: Path, chapters: Sequence[str], k: int | None) -> str:
     provenance = read_json(folder / "provenance.json", {})
     text = summary(folder, k).partition("\n")[2]
     text = text.partition("## Figures")[0] + (
-        "## Chapters that did not run" + text.partition("## Chapters that did not run")[2]
-        if "## Chapters that did not run" in text
-        else ""
+        "".join(
+            head + text.partition(head)[2].partition("## ")[0]
+            for head in ("## Chapters that did not run", "## Models that were not judged")
+            if head in text
+        )
     )
     best = [f for f in figures_of(folder) if f.stem.endswith("leaderboard_models")]
     parts = [f"# A recommender lab, run on {provenance.get('dataset', {}).get('name', folder.name)}"]

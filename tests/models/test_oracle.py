@@ -95,7 +95,7 @@ def test_an_oracle_without_densities_is_not_the_ceiling(tmp_path, monkeypatch):
     split, best = world(tmp_path / "shop", WORLDS["many carts"], 2)
     ceiling = evaluate(best, split, "next_item", ks=(10,))
     nothing = (np.zeros(0, int), np.zeros(0, int), np.zeros(0))
-    monkeypatch.setattr(module, "pending", lambda *words: nothing)
+    monkeypatch.setattr(module, "follow_up_density", lambda *words: nothing)
     worse = evaluate(model_class("oracle")(), split, "next_item", ks=(10,))
     row = ceiling.compare(worse, "ndcg", 10)
     assert is_shown(row) and row["difference"] > 0.005

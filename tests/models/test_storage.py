@@ -40,7 +40,7 @@ def test_a_damaged_or_foreign_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"no model with a known name \(it says 'os.system'\)"):
         load(path)
     (path / "model.json").write_text(json.dumps({**head, "format": 2}))
-    with pytest.raises(ValueError, match="popularity is saved in format 2, and this version reads 3; fit it again"):
+    with pytest.raises(ValueError, match="popularity is saved in format 2, and this version reads 4; fit it again"):
         load(path)
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "nowhere")

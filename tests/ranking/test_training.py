@@ -69,10 +69,10 @@ def test_the_watching_users_never_teach(shop_split, monkeypatch):
 
         return called
 
-    monkeypatch.setattr(boosting, "boosted", spy("boosted", boosting.train_booster))
+    monkeypatch.setattr(boosting, "train_booster", spy("train_booster", boosting.train_booster))
     monkeypatch.setattr(boosting, "isotonic", spy("isotonic", boosting.isotonic))
     model = boosting.Boosting(**quick("lightgbm")).fit(shop_split.known("test"))
-    learn, stop, _ = handed["boosted"]
+    learn, stop, _ = handed["train_booster"]
     assert len(learn.user) and not boosting.is_held_out(learn.user).any()
     assert len(stop.user) and boosting.is_held_out(stop.user).all()
     label, score = handed["isotonic"]  # calibrated on the watching users' lists
