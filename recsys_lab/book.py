@@ -5,12 +5,13 @@
 # %% ../nbs/80_book.ipynb #eb1c080f
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from .models.base import MODELS
 from .runs import MEANING, METRIC_COLUMNS, Question, Run, format_interval, question_of
 
 # %% auto #0
-__all__ = ['SOURCE_CHAPTER', 'PARTS_ONLY', 'OVERVIEW', 'DIRECTIVE', 'PARTS', 'CONF', 'CSS', 'COST_FIGURE', 'markdown_table',
-           'leaderboard_frame', 'questions_in', 'list_length', 'leaderboards', 'searches', 'findings', 'repeat_share',
-           'repeat_sentence', 'facts_frame', 'figures_of', 'chapter_of', 'models_not_judged', 'summary', 'list_runs',
+__all__ = ['SOURCE_CHAPTER', 'PARTS_ONLY', 'OVERVIEW', 'DIRECTIVE', 'PARTS', 'CONF', 'CSS', 'TABLES', 'COST_FIGURE',
+           'markdown_table', 'leaderboard_frame', 'questions_in', 'list_length', 'leaderboards', 'searches', 'findings',
+           'repeat_share', 'repeat_sentence', 'facts_frame', 'figures_of', 'served_seconds', 'slice_text',
+           'faster_as_good', 'decision_board', 'chapter_of', 'models_not_judged', 'summary', 'list_runs',
            'decision_rows', 'decision_table', 'directives_of', 'page_cell', 'page', 'toctree', 'chapter_parts',
            'modules', 'cost_rows', 'cover', 'write_sources', 'build', 'refresh']
 
@@ -187,9 +189,69 @@ def figures_of(folder: Path) -> list[Path]:
     """A run's figures in order of chapter."""
     return sorted((folder / "figures").glob("*.png"))
 
+# %% ../nbs/80_book.ipynb #0a5321cd
+def served_seconds(run: Run, question: Question) -> dict[str, float]:
+    """Seconds that each model needed to rank 1,000 requests of a question, on test; from costs.json."""
+    rows = [r for r in run.rows("costs") if question_of(r) == question and r["part"] == "test" and r.get("cases")]
+    return {r["model"]: 1000 * r["scoring_seconds"] / r["cases"] for r in rows}
+
+
+def slice_text(run: Run, row: Mapping[str, Any]) -> str:
+    """NDCG of a decision's chosen model for visitors without and with events before the request."""
+    found = {
+        m["slice"]: m
+        for m in run.rows("metrics")
+        if (m["model"], m["metric"], m["k"], m["part"]) == (row["chosen"], row["metric"], row["k"], "test")
+        and question_of(m) == question_of(row)
+    }
+    words = (("user_type=warm", "known visitors"), ("user_type=cold", "new visitors"))
+    told = [f"{name} {format_interval(found[key])} ({found[key]['n_users']:,})" for key, name in words if key in found]
+    return ", ".join(told)
+
+
+def faster_as_good(run: Run, row: Mapping[str, Any]) -> str:
+    """The fastest of the models that cannot be told apart from the chosen one, if it is faster, with its seconds for 1,000 requests."""
+    seconds = served_seconds(run, question_of(row))
+    faster = [m for m in row["confidence_set"] if seconds.get(m, math.inf) < seconds.get(row["chosen"], math.inf)]
+    others = f" ({len(row['confidence_set'])} not told apart)" if row["confidence_set"] else ""
+    if not faster:
+        return "none" + others
+    fastest = min(faster, key=lambda m: (seconds[m], m))
+    return f"{fastest}, {seconds[fastest]:.2g} s{others}"
+
+# %% ../nbs/80_book.ipynb #bbad92d2
+def decision_board(folder: Path | str) -> pd.DataFrame:
+    """The five answers that a reader must have, a row for each question that a run decided."""
+    run = Run(folder)
+    megabytes = {row["model"]: row["megabytes"] for row in run.rows("fits")[::-1] if "megabytes" in row}
+    rows = []
+    for row in run.rows("decisions"):
+        seconds = served_seconds(run, question_of(row))
+        cost = [f"{megabytes[row['chosen']]:,.1f} MB"] if row["chosen"] in megabytes else []
+        cost += [f"{seconds[row['chosen']]:.2g} s for 1,000 requests"] if row["chosen"] in seconds else []
+        if "difference" in row:
+            shown = "" if is_shown(row) else ", not shown"
+            sure = f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}] against {row['baseline']}{shown}"
+        else:
+            sure = "it is the best simple model itself" if row["baseline"] else "no simple model was judged beside it"
+        question = MEANING[question_of(row)]
+        rows.append([question, row["chosen"], slice_text(run, row), sure, ", ".join(cost), faster_as_good(run, row)])
+    columns = [
+        "question",
+        "which model",
+        "for whom (NDCG)",
+        "how sure (NDCG)",
+        "at what cost",
+        "which faster one is as good",
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
 # %% ../nbs/80_book.ipynb #11e5a5ce
 SOURCE_CHAPTER = re.compile(r"nbs/(\S+)\.ipynb")
-PARTS_ONLY = ("popularity_blend", "taxonomy")  # sources and fallbacks of two-stage models, which no chapter judges alone
+PARTS_ONLY = (
+    "popularity_blend",
+    "taxonomy",
+)  # sources and fallbacks of two-stage models, which no chapter judges alone
 
 
 def chapter_of(model: str) -> str:
@@ -390,6 +452,7 @@ html_title = "recsys_lab · {name}"
 html_theme_options = {{"home_page_in_toc": True, "show_navbar_depth": 1, "use_download_button": False, "use_fullscreen_button": False}}
 html_static_path = ["_static"]
 html_css_files = ["book.css"]
+html_js_files = ["tables.js"]
 html_copy_source = False
 default_role = "code"
 autodoc_member_order = "bysource"
@@ -412,10 +475,63 @@ CSS = """#pst-header { display: none; }
 .bd-article table td { white-space: nowrap; }
 .bd-article table td, .bd-article table th { padding: 0.4em 0.5em; }
 .bd-article table.dataframe td, .bd-article table.dataframe th { padding: 0.25em 0.8em; }
+.bd-article .decide table td { white-space: normal; vertical-align: top; min-width: 7em; }
+.bd-article th button { all: unset; cursor: pointer; font-weight: inherit; }
+.bd-article th button:focus-visible { outline: 2px solid currentColor; }
+.bd-article th[aria-sort="ascending"] button::after { content: " \\25B2"; }
+.bd-article th[aria-sort="descending"] button::after { content: " \\25BC"; }
+.bd-article input.filter { margin: 0.4em 0; padding: 0.2em 0.5em; width: 16em; max-width: 100%; }
 @media (max-width: 600px) {
   .bd-article .cell_output { overflow-x: auto; }
   .bd-article .cell_output img { min-width: 36rem; max-width: none; }
 }
+"""
+
+# %% ../nbs/80_book.ipynb #7310966d
+TABLES = """document.addEventListener("DOMContentLoaded", () => {
+  const value = (cell) => {
+    const text = cell ? cell.textContent.trim() : "";
+    const number = parseFloat(text.replace(/,/g, ""));
+    return /^[+-]?[\\d.]/.test(text) && !Number.isNaN(number) ? number : text.toLowerCase();
+  };
+  const before = (a, b) => {
+    if (typeof a === "number" && typeof b === "number") return a - b;
+    if (a === "" || b === "") return a === b ? 0 : a === "" ? 1 : -1;
+    return typeof a === typeof b ? (a < b ? -1 : a > b ? 1 : 0) : typeof a === "number" ? -1 : 1;
+  };
+  document.querySelectorAll(".bd-article table").forEach((table) => {
+    const heads = table.tHead && table.tHead.rows.length === 1 ? [...table.tHead.rows[0].cells] : [];
+    const body = table.tBodies[0];
+    if (!body || !heads.length || body.rows.length < 2 || table.querySelector("td[rowspan], td[colspan]")) return;
+    heads.forEach((head, column) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.append(...head.childNodes);
+      head.append(button);
+      button.addEventListener("click", () => {
+        const down = head.getAttribute("aria-sort") !== "descending";
+        heads.forEach((other) => other.removeAttribute("aria-sort"));
+        head.setAttribute("aria-sort", down ? "descending" : "ascending");
+        const rows = [...body.rows].sort((a, b) => (down ? -1 : 1) * before(value(a.cells[column]), value(b.cells[column])));
+        body.append(...rows);
+      });
+    });
+    if (body.rows.length < 9) return;
+    const input = document.createElement("input");
+    input.className = "filter";
+    input.type = "search";
+    input.placeholder = "show only rows with ...";
+    input.setAttribute("aria-label", input.placeholder);
+    input.addEventListener("input", () => {
+      const words = input.value.toLowerCase().split(/\\s+/).filter(Boolean);
+      [...body.rows].forEach((row) => {
+        const text = row.textContent.toLowerCase();
+        row.hidden = !words.every((word) => text.includes(word));
+      });
+    });
+    table.before(input);
+  });
+});
 """
 
 # %% ../nbs/80_book.ipynb #17cb4d6e
@@ -470,6 +586,8 @@ def cover(folder: Path, chapters: Sequence[str], k: int | None) -> str:
     )
     best = [f for f in figures_of(folder) if f.stem.endswith("leaderboard_models")]
     parts = [f"# A recommender lab, run on {provenance.get('dataset', {}).get('name', folder.name)}"]
+    board = decision_board(folder)
+    parts += [":::{container} decide\n" + markdown_table(board) + "\n:::"] if len(board) else []
     parts += [f"![Leaderboard with intervals](figures/{f.name})" for f in best]
     parts.append(text.strip())
     costs = pd.DataFrame(Run(folder).rows("costs"))
@@ -513,6 +631,7 @@ def write_sources(folder: Path, source: Path, k: int | None) -> None:
         shutil.copytree(folder / "figures", source / "figures")
     (source / "_static").mkdir()
     (source / "_static" / "book.css").write_text(CSS)
+    (source / "_static" / "tables.js").write_text(TABLES)
     (source / "conf.py").write_text(CONF.format(name=folder.name))
     costly = cost_rows(folder, k)
     if costly is not None:

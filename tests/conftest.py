@@ -1,6 +1,7 @@
 """Fixtures that tests share, fitted once a session."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -70,3 +71,24 @@ def someone(fits):
     """The user who did most."""
     known = fits[2].known
     return int(known.user_ids[np.argmax(np.diff(known.indptr))])
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium, or a skip where there is none."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        pytest.skip("no chromium with its driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for word in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--disable-background-networking",
+    ):
+        options.add_argument(word)
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()

@@ -1,14 +1,88 @@
-"""The tables of the book."""
+"""The tables of the book: as markdown, and as they sort and filter in a page."""
 
+import json
+
+import pandas as pd
 import pytest
+from helpers import ROOT
 
 from recsys_lab import book
-
-pytestmark = pytest.mark.slow
+from recsys_lab.runs import MEANING, question_of
 
 
 def test_markdown_tables_escape_and_align():
-    import pandas as pd
-
     table = book.markdown_table(pd.DataFrame({"a|b": ["x|y"], "n": [1234567]}))
     assert table == "| a\\|b | n |\n|:--|--:|\n| x\\|y | 1,234,567 |"
+
+
+def test_the_board_answers_every_question_that_was_decided():
+    folder = ROOT / "reports" / "shop"
+    decided, board = json.loads((folder / "decisions.json").read_text()), book.decision_board(folder)
+    assert board.question.tolist() == [MEANING[question_of(row)] for row in decided]
+    assert board["which model"].tolist() == [row["chosen"] for row in decided]
+    for (_, line), row in zip(board.iterrows(), decided, strict=True):
+        sure = line["how sure (NDCG)"]
+        assert f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}] against {row['baseline']}" in sure
+        assert ("not shown" in sure) == (row["p_adjusted"] >= 0.05)
+        faster = line["which faster one is as good"].partition(",")[0].partition(" (")[0]
+        assert faster in [*row["confidence_set"], "none"]
+
+
+def test_a_claim_is_counted_only_where_it_is_shown(tmp_path):
+    """The overview of all runs: a difference whose corrected p-value is above 5% is none."""
+    row = {"protocol": "next_item", "target": "any", "exclude": "seen", "chosen": "als", "baseline": "ease"}
+    row |= {"confidence_set": [], "difference": 0.02, "low": 0.01, "high": 0.03, "p_adjusted": 0.001, "n_differing": 99}
+    plain = {k: row[k] for k in ("protocol", "target", "exclude", "baseline", "confidence_set")} | {"chosen": "ease"}
+    for name, told in (("a", row), ("b", row | {"p_adjusted": 0.3}), ("c", plain)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "decisions.json").write_text(json.dumps([told]))
+    assert book.decision_rows(tmp_path).shown.tolist() == [True, False, False]
+    text = book.decision_table(tmp_path)
+    assert (
+        "On 1 of 3 logs" in text
+        and "on 1 a simple model was chosen" in text
+        and text.count("not shown") == 1
+        and text.count("the same model") == 1
+    )
+
+
+def test_models_that_are_missing_are_named_with_the_reason(tmp_path):
+    (tmp_path / "metrics.json").write_text(json.dumps([{"model": "popularity"}]))
+    chapters = {
+        "22_neighbours": {"status": "done"},
+        "23_linear": {"status": "done"},
+        "40_lightgcn": {"status": "failed"},
+    }
+    (tmp_path / "provenance.json").write_text(json.dumps({"chapters": chapters}))
+    (tmp_path / "params.json").write_text(json.dumps({"23_linear": {"ease_items": 12, "k": 10}}))
+    why = book.models_not_judged(tmp_path).set_index("model").why
+    assert "popularity" not in why and why["ease"] == "left out by 23_linear (ease_items=12)"
+    assert why["item_knn"] == "left out by 22_neighbours" and why["lightgcn"] == "40_lightgcn did not finish"
+    assert why["als"] == "24_als was not run"
+
+
+@pytest.mark.slow
+def test_tables_sort_and_filter_in_the_page(browser, tmp_path):
+    rows = [("ease", "0.30 [0.2, 0.4]", "1,200"), ("als", "0.25 [0.2, 0.3]", "90"), ("bpr", "", "1,100")]
+    rows += [(f"model_{i}", f"0.0{i}", str(i)) for i in range(1, 8)]
+    cells = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in rows)
+    head = "<tr><th>model</th><th>NDCG@10</th><th>users</th></tr>"
+    page = f'<article class="bd-article"><table><thead>{head}</thead><tbody>{cells}</tbody></table></article>'
+    (tmp_path / "page.html").write_text(f"<html><body>{page}<script>{book.TABLES}</script></body></html>")
+    browser.get(f"file://{tmp_path}/page.html")
+
+    def shown():
+        rows = browser.find_elements("css selector", "tbody tr")
+        return [row.find_element("css selector", "td").text for row in rows if row.is_displayed()]
+
+    buttons = browser.find_elements("css selector", "th button")
+    assert [b.text for b in buttons] == ["model", "NDCG@10", "users"] and len(shown()) == 10
+    buttons[2].click()
+    assert shown()[:4] == ["ease", "bpr", "als", "model_7"]  # by number, the largest first
+    buttons[2].click()
+    assert shown()[0] == "model_1" and shown()[-1] == "ease"
+    assert browser.find_elements("css selector", "th")[2].get_attribute("aria-sort") == "ascending"
+    buttons[0].click()
+    assert shown() == sorted(shown(), reverse=True)
+    browser.find_element("css selector", "input.filter").send_keys("model_ 0.03")
+    assert shown() == ["model_3"]
