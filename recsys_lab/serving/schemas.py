@@ -20,7 +20,7 @@ __all__ = ['LOG', 'MOST_BODY', 'MOST_ID', 'MOST_HISTORY', 'MOST_LISTED', 'MOST_A
            'ItemPath', 'Length', 'Alpha', 'ModelName', 'WRONG', 'GUARDED', 'ApiError', 'as_json', 'error_answer',
            'whole', 'HistoryEvent', 'RecommendRequest', 'SimilarRequest', 'UserRequest', 'SearchRequest',
            'TrainingRequest', 'ScoredItem', 'RecommendResponse', 'ItemIds', 'ModelItem', 'SimilarItem', 'SimilarItems',
-           'SearchHit', 'SearchResults', 'UserStats', 'TrainingResult', 'ErrorResponse']
+           'SearchHit', 'SearchResults', 'SeenItem', 'UserStats', 'TrainingResult', 'ErrorResponse']
 
 # %% ../../nbs/64_schemas.ipynb #8d8d5f19
 LOG = logging.getLogger("recsys_lab.serve")
@@ -220,6 +220,17 @@ class SearchResults(BaseModel):
     results: list[SearchHit]
 
 # %% ../../nbs/64_schemas.ipynb #c0a71366
+class SeenItem(BaseModel):
+    """An item that a user has interacted with."""
+
+    item_id: int | str
+    event: Annotated[str, Field(description="kind of the user's latest event with it")]
+    title: str
+    category: str
+    price: float | None
+    image_url: str
+
+
 class UserStats(BaseModel):
     """What a user has done."""
 
@@ -232,6 +243,7 @@ class UserStats(BaseModel):
     unique_categories_viewed: int
     first_seen: str | None
     last_seen: str | None
+    recent_items: Annotated[list[SeenItem], Field(description="the latest distinct items, newest first, at most 8")]
 
 
 class TrainingResult(BaseModel):

@@ -30,10 +30,10 @@ from .bundle import Bundle, Listed, encode_history, local_copy, read_manifest
 from .schemas import LOG, MOST_ID, ApiError, HistoryEvent, RecommendRequest
 
 # %% auto #0
-__all__ = ['FACTS', 'Arm', 'share_of', 'Settings', 'write_settings', 'read_settings', 'Service', 'get_service', 'round_number',
-           'json_id', 'listed_items', 'similar_item_list', 'model_of', 'iso_time', 'history_of', 'allowed_items',
-           'stats_of', 'factors_of', 'examples_of', 'metadata_of', 'health_of', 'recommend_response', 'answer_request',
-           'find_user', 'similar', 'database_facts', 'database_of']
+__all__ = ['SHOWN_HISTORY', 'FACTS', 'Arm', 'share_of', 'Settings', 'write_settings', 'read_settings', 'Service', 'get_service',
+           'round_number', 'json_id', 'listed_items', 'similar_item_list', 'model_of', 'iso_time', 'history_of',
+           'allowed_items', 'stats_of', 'factors_of', 'examples_of', 'metadata_of', 'health_of', 'recommend_response',
+           'answer_request', 'find_user', 'similar', 'database_facts', 'database_of']
 
 # %% ../../nbs/65_service.ipynb #2a6686ec
 class Arm(NamedTuple):
@@ -229,6 +229,9 @@ def allowed_items(b: Bundle, items: Sequence[int | str] | None) -> np.ndarray | 
     return out
 
 # %% ../../nbs/65_service.ipynb #6fbb7d5d
+SHOWN_HISTORY = 8  # items of a user's history that are shown
+
+
 def stats_of(b: Bundle, user: int) -> dict[str, Any]:
     """What the user at a place of `users` has done, as `UserStats`."""
     h = b.history(user)
@@ -236,6 +239,14 @@ def stats_of(b: Bundle, user: int) -> dict[str, Any]:
     kinds = b.model.state["facts/kind"][h.items]
     dated = bool(b.model.state["facts/times"])
     met, bought = np.unique(h.items), np.unique(h.items[is_kind(h, "transaction") > 0])
+    newest, first = np.unique(h.items[::-1], return_index=True)
+    latest = np.argsort(first)[:SHOWN_HISTORY]
+    seen = similar_item_list(b, newest[latest], np.full(len(latest), np.nan))
+    kinds_of = h.events[::-1][first[latest]].tolist()
+    recent = [
+        {**{k: v for k, v in item.items() if k != "score"}, "event": h.event_names[kind]}
+        for item, kind in zip(seen, kinds_of, strict=True)
+    ]
     return {
         "user_id": json_id(b.users[user]),
         "user_type": "warm",
@@ -246,6 +257,7 @@ def stats_of(b: Bundle, user: int) -> dict[str, Any]:
         "unique_categories_viewed": len(np.unique(kinds[kinds >= 0])),
         "first_seen": iso_time(h.times[0]) if dated else None,
         "last_seen": iso_time(h.times[-1]) if dated else None,
+        "recent_items": recent,
     }
 
 # %% ../../nbs/65_service.ipynb #905358bd

@@ -16,8 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 # %% auto #0
 __all__ = ['STYLE', 'Away', 'Client', 'hue_of', 'picture', 'tile', 'shelf', 'why', 'bar', 'page', 'kind_words', 'visitor',
-           'remember_click', 'tiles', 'similar_row', 'for_visitor', 'profile', 'side_by_side', 'search', 'counters',
-           'live']
+           'remember_click', 'tiles', 'similar_row', 'for_visitor', 'history_tiles', 'profile', 'side_by_side',
+           'search', 'counters', 'live']
 
 # %% ../../nbs/62_shop_window.ipynb #8cc9c47c
 class Away(Exception):
@@ -67,6 +67,9 @@ STYLE = """
 .tile .picture {height: 84px; display: flex; align-items: center; justify-content: center; font-size: 1.9rem;
   color: rgba(255,255,255,.92); font-weight: 600; background-size: cover; background-position: center}
 .tile .text {padding: .5rem .7rem .6rem}
+.history {display: flex; flex-direction: column; gap: .55rem}
+.tile.seen {opacity: .85; margin: 0}
+.tile.seen .picture {height: 44px; font-size: 1.2rem}
 .tile .title {font-weight: 600; font-size: .95rem; line-height: 1.25; height: 2.5em; overflow: hidden}
 .tile .small {opacity: .7; font-size: .78rem; white-space: nowrap; overflow: hidden; text-overflow: ellipsis}
 .chip {display: inline-block; border-radius: 9px; padding: 0 .45rem; margin: .15rem .2rem 0 0; font-size: .72rem;
@@ -76,6 +79,10 @@ STYLE = """
 @media (max-width: 640px) {
   [data-testid="stHorizontalBlock"] {flex-wrap: wrap; gap: .5rem}
   [data-testid="stHorizontalBlock"] > [data-testid="stColumn"] {min-width: calc(50% - .5rem); flex: 1 1 calc(50% - .5rem)}
+  .st-key-window > [data-testid="stLayoutWrapper"] > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"],
+  .st-key-window > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"] {min-width: 100%}
+  .history {flex-direction: row; overflow-x: auto; margin-bottom: 1.4rem}
+  .history .tile {flex: 0 0 9rem}
   .block-container {padding: 2.5rem .8rem 3rem}
 }
 </style>
@@ -97,14 +104,14 @@ def picture(item: Mapping[str, Any]) -> str:
     return f'<div class="picture" style="background:{paint}">{html.escape(title[:1].upper())}</div>'
 
 
-def tile(item: Mapping[str, Any], place: int | None = None, mark: str = "") -> str:
-    """A product as HTML: picture, title (after its place on the list and a mark, if any), category, price."""
+def tile(item: Mapping[str, Any], place: int | None = None, mark: str = "", kind: str = "tile") -> str:
+    """A product as HTML of a CSS class: picture, title (after its place on the list and a mark, if any), category, price."""
     price = item.get("price")
     small = " · ".join(filter(None, [shelf(item), f"{price:,.2f}" if price is not None else ""]))
     first = f"{place}. " if place else ""
     title = html.escape(f"{first}{mark}{item['title']}")
     text = f'<div class="title">{title}</div><div class="small">{html.escape(small) or "&nbsp;"}</div>'
-    return f'<div class="tile">{picture(item)}<div class="text">{text}</div></div>'
+    return f'<div class="{kind}">{picture(item)}<div class="text">{text}</div></div>'
 
 
 def shelf(item: Mapping[str, Any]) -> str:
@@ -187,7 +194,8 @@ def visitor(st: Any, about: Mapping[str, Any]) -> dict[str, Any]:
 
 def remember_click(st: Any, item: Mapping[str, Any]) -> None:
     """Add an item to the history that is clicked together, and look through its eyes."""
-    st.session_state.setdefault("history", []).append({"itemid": item["itemid"], "title": item["title"]})
+    shown = ("itemid", "title", "category", "price", "image_url")
+    st.session_state.setdefault("history", []).append({name: item[name] for name in shown if name in item})
     st.session_state["kind"] = "A history of clicks"
 
 # %% ../../nbs/62_shop_window.ipynb #7b2f2111
@@ -224,14 +232,29 @@ def for_visitor(st: Any, client: Client, about: Mapping[str, Any]) -> None:
     """Recommendations for one visitor, with reasons."""
     who = visitor(st, about)
     answer = client.post("/recommend/explain", {**who, "k": 8})
+    seen = list(reversed(st.session_state["history"])) if "history" in who else []
     if "user_id" in who and answer["user_type"] == "warm":
-        profile(st, client.get(f"/user/{who['user_id']}/stats"))
+        stats = client.get(f"/user/{who['user_id']}/stats")
+        profile(st, stats)
+        seen = stats["recent_items"] if stats else []
     elif "user_id" in who:
         st.caption("Nobody knows this visitor yet, so these are popular items.")
     scored, arm = answer["total_candidates_scored"], answer["arm"]
     st.caption(f"{answer['model'].replace('_', ' ')} · {scored:,} candidates scored · arm {arm}")
-    tiles(st, client, answer["recommendations"], "for")
+    before, listed = st.container(key="window").columns([1, 4], gap="medium") if seen else (None, st.container())
+    if before is not None:
+        history_tiles(before, seen)
+    with listed:
+        tiles(st, client, answer["recommendations"], "for")
     similar_row(st, client)
+
+
+def history_tiles(st: Any, items: Sequence[Mapping[str, Any]]) -> None:
+    """What the visitor has seen, newest first, as tiles beside the list."""
+    st.markdown("**Seen before**, newest first")
+    marks = {"addtocart": "🛒 ", "transaction": "✔ "}
+    drawn = "".join(tile(item, mark=marks.get(item.get("event", ""), ""), kind="tile seen") for item in items[:4])
+    st.markdown(f'<div class="history">{drawn}</div>', unsafe_allow_html=True)
 
 
 def profile(st: Any, stats: Mapping[str, Any] | None) -> None:

@@ -47,6 +47,11 @@ def test_routes_answer_as_they_say(client, someone, fits):
     own = set(fits[2].items[mine.items].tolist()) if mine.items.dtype == np.int32 else set(mine.items.tolist())
     assert not own & {f["item_id"] for f in liked} and own & {f["item_id"] for f in met["recommendations"]}
     assert stats["unique_items_viewed"] == len(own) < stats["total_events"]
+    listed = [item["item_id"] for item in stats["recent_items"]]
+    newest_first = list(dict.fromkeys(mine.items[::-1].tolist()))[:8]
+    assert (
+        listed == [fits[2].items[i] for i in newest_first] if mine.items.dtype == np.int32 else listed == newest_first
+    )
     for name, strategy in (("als", "als"), ("knn", "item_knn"), ("item_knn", "item_knn"), ("popularity", "popularity")):
         rows = client.get(f"/recommend/{name}/{someone}?k=3").json()
         assert len(rows) == 3 and {"product", "score", "strategy"} == set(rows[0])

@@ -48,6 +48,8 @@ def test_a_known_visitor_sees_what_the_service_answers(page, service):
     assert all(item["title"] in shown(page) for item in wanted)
     assert sum("candidates scored" in c.value for c in page.caption) == 1
     assert sum("last seen" in c.value for c in page.caption) == 1
+    recent = requests.get(f"{service}/user/{user}/stats").json()["recent_items"]
+    assert recent and all(item["title"] in shown(page) for item in recent[:4])
 
 
 def test_a_stranger_is_told_so(page):
@@ -126,19 +128,23 @@ def test_a_person_sees_tiles_on_a_desk_and_on_a_phone(service, browser, tmp_path
     with shown_at(service) as url:
         browser.set_window_size(1300, 1400)
         browser.get(url)
-        tiles = waited(browser, ".tile", 8)
+        tiles = waited(browser, ".tile:not(.seen)", 8)
         places = {(t.location["x"], t.location["y"]) for t in tiles[:8]}
         assert len({x for x, _ in places}) == 4 and len(places) == 8  # four across, none on another
+        seen = browser.find_elements("css selector", ".tile.seen")
+        assert seen and max(t.location["x"] + t.size["width"] for t in seen) < min(
+            x for x, _ in places
+        )  # beside the list
         buttons = [b for b in browser.find_elements("tag name", "button") if b.text.strip() == "Similar"]
         browser.execute_script("arguments[0].click()", buttons[0])
-        waited(browser, ".tile", 9)
+        waited(browser, ".tile:not(.seen)", 9)
         desk = browser.get_screenshot_as_png()
         browser.set_window_size(500, 1200)
         browser.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
         )
         browser.get(url)
-        tiles = waited(browser, ".tile", 8)
+        tiles = waited(browser, ".tile:not(.seen)", 8)
         time.sleep(1)
         assert len({t.location["x"] for t in tiles[:8]}) == 2 and overflow(browser) <= 0
         phone = browser.get_screenshot_as_png()
