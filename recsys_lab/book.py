@@ -119,7 +119,7 @@ def leaderboards(folder: Path | str, k: int | None = None) -> str:
 
 # %% ../nbs/80_book.ipynb #c99be50c
 def searches(folder: Path | str) -> str:
-    """How well products were found, as markdown: a row for each set of queries and kind of search; empty where none was judged."""
+    """Quality of product search as a markdown table: one row per query set and search mode; empty if no search was evaluated."""
     rows = [r for r in Run(folder).rows("metrics") if r["protocol"] == "known_item"]
     if not rows:
         return ""
@@ -315,7 +315,7 @@ def summary(folder: Path | str, k: int | None = None) -> str:
 
 # %% ../nbs/80_book.ipynb #b0b23d8b
 def list_runs(reports: Path | str) -> str:
-    """`reports/README.md`: every run under a folder with its dataset and the model chosen for the first question asked."""
+    """`reports/README.md`: every run in a folder with its dataset and the model chosen for its first question."""
     rows = []
     for folder in sorted(p.parent for p in Path(reports).glob("*/metrics.json")):
         metrics = pd.DataFrame(Run(folder).rows("metrics"), columns=list(METRIC_COLUMNS))
@@ -348,7 +348,8 @@ OVERVIEW = (  # what a run is asked in the overview: the first of these that it 
 
 
 def decision_rows(reports: Path | str) -> pd.DataFrame:
-    """A row for each run under a folder that decided a question of `OVERVIEW`: what was chosen on validation, and whether test shows it.
+    """One row per run in a folder that decided a question of `OVERVIEW`: the model chosen on validation, and whether test confirms
+    it.
 
     Columns `log, question, users, chosen, also` (how many models cannot be told apart from it), `baseline`, `difference, low, high`
     (NDCG, NaN where a baseline was chosen) and `shown`.
@@ -650,7 +651,7 @@ def write_sources(folder: Path, source: Path, k: int | None) -> None:
 
 # %% ../nbs/80_book.ipynb #6e32ffb7
 def build(folder: Path | str, k: int | None = None) -> Path:
-    """Bind the book of a run: HTML in `book/`, made beside and renamed. Returns the first page.
+    """Build the book of a run as HTML in `book/` (written to a temporary folder, then renamed). Returns the first page.
 
     Raises `FileNotFoundError` where the folder holds no executed chapter, `RuntimeError` with Sphinx's words where it fails.
     """

@@ -119,7 +119,7 @@ def depths(names: pd.Index, parent: np.ndarray) -> np.ndarray:
         circle.append(code)
         code = int(parent[code])
     path = " -> ".join(str(names[c]) for c in [*circle[circle.index(code) :], code])
-    raise DataError(f"category tree: {path} is a circle; a tree has none")
+    raise DataError(f"category tree: {path} is a cycle; a category tree must not contain one")
 
 # %% ../nbs/03_catalogue.ipynb #d15d9b10
 class AsOf:
@@ -146,7 +146,9 @@ class AsOf:
         self.key, self.code, self.item, self.at = key[order], value[order].astype(np.int32), item[order], times[order]
 
     def codes(self, item_ids: Any, moments: Any) -> np.ndarray:
-        """Position in `values` of what was known of each item before each moment (ms; or one for all): int32, -1 where nothing was."""
+        """Position in `values` of the value known for each item before each timestamp (ms; one for all, or one each): int32, -1
+        if none.
+        """
         item = pd.Index(self.items).get_indexer(pd.Index(np.asarray(item_ids)))
         when = np.clip(np.asarray(moments, np.int64) - self.start, 0, self.span - 1)
         key = item * self.span + when
@@ -258,7 +260,9 @@ def category_sales(log: Dataset, tree: Tree, level: str = "root", prior: float =
 
 # %% ../nbs/03_catalogue.ipynb #69d2b989
 def describe_items(log: Dataset, items: Any, at: int | None = None) -> pd.DataFrame:
-    """What was known of some items before `at` (ms; the end by default): title, price, availability, category path, if any."""
+    """Properties known of items before `at` (ms; default: the end of the log): title, price, availability, category path, if
+    any.
+    """
     ids, moment = np.asarray(items), 2**62 if at is None else at
     table = pd.DataFrame(index=pd.Index(ids, name="item_id"))
     names = set(log.properties["property"].unique()) if log.properties is not None else set()

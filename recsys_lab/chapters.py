@@ -32,7 +32,7 @@ __all__ = ['OWN', 'EXTRAS', 'SHARES', 'UserError', 'Parameter', 'chapter_paths',
 
 # %% ../nbs/82_chapters.ipynb #1054d7c3
 class UserError(Exception):
-    """Something the user asked for cannot be done; the message says what would be right."""
+    """A request of the user that cannot be met; the message says what would be right."""
 
 
 class Parameter(NamedTuple):
@@ -50,7 +50,7 @@ def chapter_paths(root: Path) -> list[Path]:
 
 
 def parameters_of(path: Path) -> dict[str, Parameter]:
-    """The parameters of a chapter, by name."""
+    """The papermill parameters of a chapter, by name."""
     import ast
 
     from papermill import inspect_notebook
@@ -147,7 +147,7 @@ class ChapterFailed(Exception):
 
 
 def execute(path: Path, target: Path, parameters: dict[str, Any]) -> None:
-    """Execute a chapter by papermill into `target`, whole or not at all; one that fails is kept with its error.
+    """Execute a chapter with papermill into `target`, atomically; a failed chapter is kept with its error.
 
     Raises `ChapterFailed`, also where the kernel died.
     """
@@ -182,7 +182,7 @@ EXTRAS = {
 
 
 class Plan(NamedTuple):
-    """What a run is to do."""
+    """The plan of a run: chapters, their parameters, dataset and folder."""
 
     root: Path
     folder: Path
@@ -199,7 +199,7 @@ def default_folder(dataset: str, size: str) -> str:
 
 
 def make_plan(dataset: str, size: str, out: str, params: Sequence[str], only: str) -> Plan:
-    """Check everything that was asked for and load the data; nothing is written yet."""
+    """Validate all arguments of a run and load its dataset; nothing is written yet."""
     root = find_checkout()
     takes = {p.stem: parameters_of(p) for p in chapter_paths(root)}
     chosen = choose_chapters(only, list(takes))
@@ -208,7 +208,7 @@ def make_plan(dataset: str, size: str, out: str, params: Sequence[str], only: st
     log = loading.load(dataset, size=size)
     if "returning" not in log.offers:
         raise UserError(
-            f"no user of {log.name} met two different items, so no model can learn from company: nothing here would be worth running"
+            f"no user of {log.name} has interacted with two different items; collaborative filtering needs co-occurrences, so no chapter can run"
         )
     for chapter in chosen:
         own = {"dataset": dataset, "size": size, "out": os.path.relpath(folder, root / "nbs")}
@@ -219,7 +219,7 @@ def make_plan(dataset: str, size: str, out: str, params: Sequence[str], only: st
 
 
 def chapter_key(plan: Plan, chapter: str) -> str:
-    """A hash of all that decides what a chapter gives: its cells, parameters, data and the code of the library that it imports.
+    """Hash of everything that determines a chapter's output: its cells, parameters, data, and the library code that it imports.
 
     A chapter that imports the contract of models may make any of them by name, so the code of all counts.
     """
@@ -234,7 +234,7 @@ def chapter_key(plan: Plan, chapter: str) -> str:
 
 
 def missing_for(plan: Plan, chapter: str) -> list[str]:
-    """What a chapter needs and the log does not offer, or what extra of the package (`extra:NAME`) is not installed."""
+    """Requirements of a chapter that the log does not meet, and extras of the package (`extra:NAME`) that are not installed."""
     needs = plan.takes[chapter].get("needs")
     wanted = needs.default if needs else []
     extras = [need for need in wanted if need.startswith("extra:")]
@@ -313,7 +313,7 @@ def forget(folder: Path, chapter: str) -> None:
 
 
 def chapters_before(plan: Plan) -> dict[str, dict[str, Any]]:
-    """The states of chapters that the folder's last run left; what is of other data, or of chapters that are no more, is removed."""
+    """Chapter states left by the folder's last run; results for other data, or of chapters that no longer exist, are removed."""
     provenance = files.read_json(plan.folder / "provenance.json", {})
     states = provenance.get("chapters", {})
     same = not provenance or provenance["dataset"]["fingerprint"] == plan.log.fingerprint
@@ -324,7 +324,7 @@ def chapters_before(plan: Plan) -> dict[str, dict[str, Any]]:
 
 
 def check_folder(plan: Plan) -> None:
-    """Refuse to add some chapters to a run on other data, or to judge other cases than the chapters that stay."""
+    """Refuse to add chapters to a run on other data, or to evaluate other cases than the chapters that are kept."""
     data = files.read_json(plan.folder / "provenance.json", {}).get("dataset", {})
     if data and data["fingerprint"] != plan.log.fingerprint and len(plan.chapters) < len(plan.takes):
         raise UserError(

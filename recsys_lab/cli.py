@@ -338,7 +338,7 @@ def pairs_of(words: Sequence[str], option: str) -> dict[str, str]:
 
 
 def cmd_products(args: argparse.Namespace) -> int:
-    """Fill a database with products and ratings, or tell what is in it."""
+    """Load products and ratings into a database, or print its counts."""
     from recsys_lab import products
 
     reviews, meta = (None if name in ("", "-") else name for name in (args.source, args.meta))

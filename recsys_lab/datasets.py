@@ -67,7 +67,7 @@ class Interactions(NamedTuple):
 
 
 def content_hash(frame: pd.DataFrame) -> bytes:
-    """SHA-256 of a frame's column names and values, whatever the storage behind them."""
+    """SHA-256 of a frame's column names and values, independent of the storage behind them."""
     digest = hashlib.sha256("\x1f".join(map(str, frame.columns)).encode())
     for column in frame:
         values = frame[column].astype("str") if frame[column].dtype == "category" else frame[column]
@@ -155,8 +155,8 @@ class Dataset:
 
     @cached_property
     def offers(self) -> frozenset[str]:
-        """What a chapter may need: times, order (no split of its own), carts, purchases, catalogue, categories, properties,
-        parts, truth, returning (users).
+        """Capabilities of the log that chapters may require: times, order (no given split), carts, purchases, catalogue,
+        categories, properties, parts, truth, returning (users).
         """
         return frozenset(name for name, present in capabilities_of(self).items() if present)
 
@@ -170,7 +170,7 @@ class Dataset:
         return Dataset(self.name, self._events[mask], kept, self._categories, *rest, moments)
 
     def between(self, start: Any = None, stop: Any = None) -> Dataset:
-        """Events with start <= moment < stop, and what was known of items before stop."""
+        """Events with start <= timestamp < stop, and the properties known before stop."""
         return cut_log(self, start, stop)
 
     def before(self, stop: Any) -> Dataset:
@@ -178,7 +178,7 @@ class Dataset:
         return self.between(None, stop)
 
     def item_users(self, items: pd.Index | None = None) -> np.ndarray:
-        """Number of users who met each of `items` (by default all of the log): int64."""
+        """Number of users who interacted with each of `items` (default: all items of the log): int64."""
         return item_users(self, self.items if items is None else items)
 
     def kept(self, key: Hashable, make: Callable[[], Any], most: int = 4) -> Any:
@@ -186,7 +186,7 @@ class Dataset:
         return keep_latest(self.__dict__.setdefault("_kept", {}), key, make, most)
 
     def matrix(self, weights: Mapping[str, float] | None = None) -> Interactions:
-        """CSR `[users, items]` (cached): 1 for each pair that met, or the sum of its events' weights."""
+        """User-item matrix, CSR `[users, items]` (cached): 1 for each pair that interacted, or the sum of its events' weights."""
         return Interactions(cached_matrix(self, weights), self.users, self.items)
 
     @cached_property
@@ -282,7 +282,7 @@ def known_before(properties: pd.DataFrame | None, moment: int) -> pd.DataFrame |
 
 
 def item_users(log: Dataset, items: pd.Index) -> np.ndarray:
-    """Number of users of `log` that met each of `items`: int64."""
+    """Number of users of `log` who interacted with each of `items`: int64."""
     matrix, _, known = log.matrix()
     counts = np.zeros(len(items), np.int64)
     counts[items.get_indexer(known)] = np.bincount(matrix.indices, minlength=len(known))

@@ -52,7 +52,7 @@ def validation_table(
 def decide(
     evaluations: Sequence[Evaluation], metric: str = "ndcg", k: int = 10, draws: int = 1000, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """What a run decides, a row for each question that was asked on validation and on test.
+    """The decisions of a run: one row per question evaluated on both validation and test.
 
     Keys `protocol, target, exclude, metric, k, chosen, confidence_set, baseline, models`; where the chosen model is not the baseline
     also those of `evaluation.compare_pairs` for the chosen model (a) against the baseline (b) on test, corrected over the questions.
@@ -80,7 +80,7 @@ def decide(
 
 
 def decision_sentence(row: Mapping[str, Any], megabytes: Mapping[str, float] | None = None) -> str:
-    """A row of `decide` as sentences; `megabytes` are sizes of fitted models by name, where they are known."""
+    """A row of `decide` as sentences; `megabytes` maps model names to sizes of fitted models, where known."""
     question = MEANING[question_of(row)].capitalize()
     others = (
         f"cannot be told apart there from {', '.join(row['confidence_set'])}"

@@ -25,7 +25,7 @@ __all__ = ['AUTHORS', 'SPLIT_OF', 'SOURCES', 'CREDENTIALS', 'DownloadError', 'So
 
 # %% ../nbs/04_downloads.ipynb #9dbaaa99
 class DownloadError(RuntimeError):
-    """Something could not be downloaded; the message says what, why, and what to do."""
+    """A download failed; the message says what, why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ SOURCES = {
 
 # %% ../nbs/04_downloads.ipynb #63f24258
 class Resuming:
-    """A downloader for pooch that goes on where an earlier try broke off.
+    """A downloader for pooch that resumes interrupted downloads.
 
     Attributes
     ----------
@@ -117,7 +117,7 @@ def brief(error: Exception) -> str:
 
 # %% ../nbs/04_downloads.ipynb #193f14a0
 def fetch_rest(url: str, part: Path, timeout: float) -> None:
-    """Append to `part` what is missing of a file; raises what `requests` raises when it breaks off, `DownloadError` when it is refused."""
+    """Append the missing bytes of a file to `part`; raises the errors of `requests` on interruption, `DownloadError` on refusal."""
     import requests
     from tqdm import tqdm
 
@@ -171,7 +171,7 @@ def fetch(url: str, folder: Path, name: str, sha256: str | None = None, download
 
 # %% ../nbs/04_downloads.ipynb #258d89db
 def check_counts(log: Dataset, source: Source) -> None:
-    """Raise `DownloadError` where a log does not hold what its publication tells."""
+    """Raise `DownloadError` if a log's counts differ from the published ones."""
     counts = {"users": len(log.users), "items": len(log.items), "events": len(log)}
     wrong = [f"{counts[n]:,} {n} instead of {count:,}" for n, count in source.counts.items() if counts[n] != count]
     if wrong:
@@ -218,7 +218,9 @@ Or download the archive with a browser and put it, as it is, into data/{name}/""
 
 
 def download_from_kaggle(handle: str, folder: Path, name: str) -> None:
-    """Download and unpack a dataset of Kaggle into `folder` with the user's own credentials; `DownloadError` tells how to get them."""
+    """Download and unpack a Kaggle dataset into `folder` with the user's own credentials; `DownloadError` explains how to get
+    them.
+    """
     os.environ.setdefault("KAGGLEHUB_VERBOSITY", "error")
     import kagglehub
 

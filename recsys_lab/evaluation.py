@@ -70,7 +70,7 @@ HEADLINE = ("recall", "ndcg", "mrr", "hit_rate")
 # %% ../nbs/12_evaluation.ipynb #0547cd34
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What a model answered and how good that was.
+    """The lists that a model produced for a set of cases, and their metrics.
 
     Attributes
     ----------
@@ -130,14 +130,14 @@ class Evaluation:
         return compare_pairs([(self, other)], metric, k or self.ks[-1], slice)[0]
 
     def rows(self, k: int | None = None) -> list[dict[str, Any]]:
-        """Tidy rows of the whole population and of all slices (headline metrics at `k`), as a run's metrics.json holds them."""
+        """Tidy rows for all cases and for every slice (headline metrics at `k`), as stored in a run's metrics.json."""
         tables = [self.summary().assign(slice="all")]
         tables += [self.by(name, ks=(k or self.ks[-1],)) for name in self.labels]
         columns = ["slice", *SUMMARY_COLUMNS]
         return [{**self.about, **row} for row in pd.concat(tables)[columns].to_dict("records")]
 
     def save(self, path: Path | str) -> None:
-        """Write everything to one npz file, whole or not at all."""
+        """Write the evaluation to one npz file, atomically."""
         save_evaluation(self, Path(path))
 
     @classmethod
@@ -199,7 +199,7 @@ def slice_summary(e: Evaluation, attribute: str, wanted: Sequence[tuple[str, int
 def slice_values(
     evaluation: Evaluation, attribute: str, name: str, wanted: Sequence[tuple[str, int]]
 ) -> tuple[np.ndarray, dict[tuple[str, int], np.ndarray]]:
-    """(rows, values) of a slice: cases with the label, or cases judged on those relevant items alone that have it."""
+    """(rows, values) of a slice: the cases with a label, or the cases evaluated on only those relevant items that have it."""
     label = evaluation.labels[attribute]
     if name not in label.names:
         raise ValueError(f"{attribute} has the slices {label.names}, not {name!r}")
@@ -323,7 +323,9 @@ def rank_cases(
 
 # %% ../nbs/12_evaluation.ipynb #64952d26
 def beyond_accuracy(codes: np.ndarray, known: Dataset, items: pd.Index, ks: Sequence[int]) -> tuple[dict, dict]:
-    """(per-case values, values of all lists) of novelty, long-tail share, category diversity, coverage and Gini, by what was known."""
+    """(per-case values, values of all lists) of novelty, long-tail share, category diversity, coverage and Gini index, relative
+    to the known log.
+    """
     counts = item_users(known, items)
     extra = max(0, int(codes.max(initial=-1)) + 1 - len(items))
     padded = np.append(counts, np.zeros(extra, np.int64))
@@ -346,7 +348,9 @@ def beyond_accuracy(codes: np.ndarray, known: Dataset, items: pd.Index, ks: Sequ
 
 # %% ../nbs/12_evaluation.ipynb #294af0f9
 def scoring_of(scoring: str, stored: np.ndarray) -> str:
-    """`stored`, `fold_in` or `mixed`: what a model's `scoring` came to in cases of which those in `stored` had a learned vector."""
+    """`stored`, `fold_in` or `mixed`: how a model with this `scoring` ranked the cases; `stored` marks cases ranked from a
+    learned user vector.
+    """
     if scoring == "fold_in" or not len(stored):
         return scoring
     return "stored" if stored.all() else "mixed" if stored.any() else "fold_in"
@@ -363,7 +367,7 @@ def evaluate(
     memory_mb: int = 512,
     strangers: bool = False,
 ) -> Evaluation:
-    """Judge a model on `part` of a split, ranking the full catalogue.
+    """Evaluate a model on `part` of a split, ranking the full catalogue.
 
     Parameters
     ----------

@@ -118,7 +118,9 @@ def tails(log: Dataset) -> pd.DataFrame:
 
 # %% ../nbs/02_exploration.ipynb #aaaa6b3a
 def survivors(log: Dataset, least: Sequence[int] = (1, 2, 3, 5, 10, 20)) -> pd.DataFrame:
-    """For each n: users that met n distinct items or more, items that n distinct users met, as numbers and shares."""
+    """For each n: users who interacted with at least n distinct items, and items with at least n distinct users, as counts and
+    shares.
+    """
     users, items = np.divmod(np.unique(pair_codes(log)), len(log.items))
     per_user, per_item = np.bincount(users), np.bincount(items)
     rows = [
@@ -166,7 +168,9 @@ def delays(log: Dataset, first: str, second: str) -> np.ndarray:
 
 # %% ../nbs/02_exploration.ipynb #5001de3f
 def repeats(log: Dataset) -> pd.Series:
-    """How often a user's next event is on the same item, on any met before; and purchases on items viewed, or purchased, before."""
+    """Share of users' next events that repeat the last item or any earlier item, and of purchases of items viewed or purchased
+    before.
+    """
     order = np.argsort(log.user_codes, kind="stable")
     users, items = log.user_codes[order], log.item_codes[order]
     follows = np.diff(users, prepend=-1) == 0
@@ -270,7 +274,7 @@ class Finding(NamedTuple):
 
 
 def event_findings(log: Dataset) -> list[Finding]:
-    """What is odd about events one by one."""
+    """Quality findings about single events."""
     n, events = len(log), log.events
     findings = [
         Finding(
@@ -371,7 +375,7 @@ def severity_of(share: float) -> str:
 
 # %% ../nbs/02_exploration.ipynb #ad1ffde4
 def quality(log: Dataset, suspected: int | None = None) -> pd.DataFrame:
-    """The data-quality table: what, number, share, severity and what the lab does about it; the worst first, what was not found last.
+    """The data-quality table: finding, count, share, severity and how the lab handles it; most severe first, absent findings last.
 
     `suspected` is the number of users that `suspected_robots` marks, where that was asked.
     """

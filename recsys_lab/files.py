@@ -92,7 +92,7 @@ def open_source(path: Path | str, member: str | None = None) -> BinaryIO:
 
 
 def open_member(path: Path, member: str | None) -> Any:
-    """A file of a zip: the one named `member` in whatever folder, or the only one."""
+    """Open a file inside a zip archive: the one named `member` in any folder, or the only one."""
     with naming_damage(path):
         archive = zipfile.ZipFile(path)
         names = [n for n in archive.namelist() if not n.endswith("/") and member in (None, Path(n).name)]
@@ -116,19 +116,19 @@ def find_source(folder: Path, stem: str) -> tuple[Path, str | None] | None:
 
 # %% ../nbs/06_files.ipynb #262d1b47
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file atomically."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file atomically."""
     with whole_file(path) as beside:
         beside.write_bytes(content)
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A new file to fill, beside its place, which becomes `path` when the block ends well and disappears otherwise."""
+    """A temporary file next to `path`, renamed to `path` when the block succeeds and deleted otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(path.suffix, f".{path.name}-", path.parent)
     os.close(handle)
@@ -253,7 +253,7 @@ def modules_behind(modules: tuple[str, ...]) -> tuple[str, ...]:
 
 # %% ../nbs/06_files.ipynb #428f87c4
 def code_hash(node: ast.AST) -> str:
-    """A hash of a piece of code, whatever its comments and docstrings."""
+    """Hash of a piece of code, ignoring comments and docstrings."""
     for inner in ast.walk(node):
         body = getattr(inner, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
@@ -263,7 +263,9 @@ def code_hash(node: ast.AST) -> str:
 
 
 def definition_hashes(modules: Iterable[str]) -> dict[str, str]:
-    """`code_hash` of each function and class of some modules of this package, by `module:name`, and of what else they say, by `module:`."""
+    """`code_hash` of each function and class of some modules of this package, by `module:name`, and of their remaining
+    statements, by `module:`.
+    """
     hashes: dict[str, str] = {}
     for module in modules:
         tree = ast.parse((package_folder() / module.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8"))
@@ -275,6 +277,6 @@ def definition_hashes(modules: Iterable[str]) -> dict[str, str]:
 
 @cache
 def code_fingerprint(*modules: str) -> str:
-    """SHA-256 of modules of this package and all that they import from it, whatever their comments and docstrings."""
+    """SHA-256 of modules of this package and everything they import from it, ignoring comments and docstrings."""
     hashes = definition_hashes(modules_behind(tuple(sorted(set(modules)))))
     return hashlib.sha256("\n".join(f"{name} {value}" for name, value in sorted(hashes.items())).encode()).hexdigest()

@@ -94,13 +94,13 @@ class Histories:
         )
 
     def encode(self, index: Any) -> Histories:
-        """The same visitors with items as codes (int32): what `index.get_indexer` says of their ids; items with -1 are left out."""
+        """The same histories with items as codes (int32) given by `index.get_indexer`; items with code -1 are dropped."""
         codes = index.get_indexer(self.items) if len(self.items) else np.zeros(0, np.intp)
         known = codes >= 0
         return replace(replace(self, items=codes.astype(np.int32)).keep(known))
 
     def matrix(self, n_items: int, weights: Mapping[str, float] | None = None) -> sparse.csr_matrix:
-        """Encoded histories as a CSR block `[n, n_items]`: 1 for each item met, or the sum of event weights."""
+        """Encoded histories as a CSR block `[n, n_items]`: 1 for each item in the history, or the sum of its event weights."""
         return history_matrix(self, n_items, weights)
 
 # %% ../nbs/07_histories.ipynb #d5542e44
@@ -129,7 +129,7 @@ def taken_histories(h: Histories, rows: np.ndarray) -> Histories:
 
 
 def history_matrix(h: Histories, n_items: int, weights: Mapping[str, float] | None) -> sparse.csr_matrix:
-    """Encoded histories as CSR `[n, n_items]`: 1 for each item met, or the sum of event weights (zeros left out)."""
+    """Encoded histories as CSR `[n, n_items]`: 1 for each item in the history, or the sum of its event weights (zeros dropped)."""
     data = np.ones(len(h.items), np.float32) if weights is None else event_weights(h.event_names, weights)[h.events]
     block = sparse.csr_matrix((data, h.items, h.indptr), shape=(len(h), n_items), copy=True)  # summed in place below
     block.sum_duplicates()

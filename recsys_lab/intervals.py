@@ -82,7 +82,9 @@ def mean_intervals(
 
 
 def informative(means: np.ndarray) -> np.ndarray:
-    """How many users of each column tell something about a mean between 0 and 1: the smaller of those above 0 and those below 1."""
+    """Number of users of each column that carry information about a mean between 0 and 1: the smaller of the counts above 0 and
+    below 1.
+    """
     present = ~np.isnan(means)
     return np.minimum((present & (means != 0)).sum(0), (present & (means != 1)).sum(0))
 

@@ -310,7 +310,7 @@ def check_requests(
 
 # %% ../nbs/13_leakage.ipynb #4798a849
 def leaky_popularity(model: Any, users: int) -> Callable[[Dataset, Any], Any]:
-    """Popularity of the whole log, for users of the past."""
+    """Popularity computed from the whole log, for users before the cutoff."""
     return lambda log, cutoff: (
         model().fit(log).rank(log.where(~is_future(log, cutoff)).histories().take(slice(0, users)), 10)
     )
@@ -323,13 +323,13 @@ def leaky_category(log: Dataset, cutoff: Any) -> pd.DataFrame:
 
 
 def leaky_id_map(log: Dataset, cutoff: Any) -> np.ndarray:
-    """A feature block: user codes from a map built on the whole log, in order of activity."""
+    """A feature block of user codes from an id map built on the whole log, in order of activity."""
     code = {user: i for i, user in enumerate(log.events["user_id"].value_counts().index)}
     return np.array([code[user] for user in log.where(~is_future(log, cutoff)).users])
 
 
 def leaky_filter(model: Any, users: int) -> Callable[[Dataset, Any], Any]:
-    """A model fitted on the past of those users only who are more active than the median, over the whole log."""
+    """A model fitted before the cutoff, but only on users who are more active than the median over the whole log."""
 
     def pipeline(log: Dataset, cutoff: Any) -> Any:
         active = log.events["user_id"].value_counts()

@@ -58,7 +58,7 @@ FORMATS = {"events.csv": "retailrocket", "train.txt": "adjacency", "sessions.txt
 
 
 def format_of(folder: Path) -> str | None:
-    """The format of a folder by the names of its files; None where they tell nothing."""
+    """The format of a folder, inferred from its file names; None if they do not determine it."""
     kind_found = next((kind for stem, kind in FORMATS.items() if find_source(folder, stem)), None)
     by_pattern = {"meta_*.json*": "reviews", "*.sequences.jsonl*": "sequences"}
     return kind_found or next((kind for pattern, kind in by_pattern.items() if any(folder.glob(pattern))), None)
@@ -128,7 +128,7 @@ def available_datasets() -> list[str]:
 
 
 def load(name: str, size: str = "tiny") -> Dataset:
-    """Load a dataset by name from `data/` or `RECSYS_LAB_DATA`; an embedded one is made first where it is not there.
+    """Load a dataset by name from `data/` or `RECSYS_LAB_DATA`; an embedded dataset that does not exist yet is generated first.
 
     `size` concerns embedded datasets only. Large logs are kept as Parquet in the cache (see `cache_folder`). Raises
     `ValueError` for an unknown name, listing those there are.
@@ -168,7 +168,7 @@ def content_key(folder: Path, name: str, seen: dict[str, list[Any]]) -> str:
 
 
 def remembered_key(folder: Path, name: str, index: Path) -> str:
-    """`content_key`, with what was seen of the files remembered in `index` (lost where it cannot be written)."""
+    """`content_key`, with file hashes cached in `index` (not cached where it cannot be written)."""
     try:
         seen = json.loads(index.read_text())
     except (OSError, ValueError):

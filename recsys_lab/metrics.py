@@ -112,7 +112,7 @@ def accuracy(
 
 # %% ../nbs/11_metrics.ipynb #d654b4c1
 def self_information(counts: np.ndarray, n_users: int) -> np.ndarray:
-    """Bits of surprise of each item, -log2 of its share of `n_users`; an item nobody met counts as met by half a user.
+    """Self-information of each item in bits, -log2 of its share of `n_users`; an item without users counts as half a user.
 
     Source: Vargas and Castells, *Rank and relevance in novelty and diversity metrics for recommender systems*, RecSys 2011.
     """
@@ -210,7 +210,7 @@ def calibration_table(labels: np.ndarray, probabilities: np.ndarray, bins: int =
 
 # %% ../nbs/11_metrics.ipynb #729b0527
 def ndcg_of_ranks(ranks: np.ndarray) -> np.ndarray:
-    """NDCG (no cutoff) of requests whose only relevant item stands at `ranks` (from 1)."""
+    """NDCG (no cutoff) of requests whose only relevant item is at `ranks` (from 1)."""
     return 1 / np.log2(np.asarray(ranks) + 1)
 
 

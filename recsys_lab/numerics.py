@@ -54,7 +54,7 @@ def exact_pairs(queries: np.ndarray, vectors: np.ndarray, row: np.ndarray, colum
 
 # %% ../nbs/09_numerics.ipynb #fa5804fc
 def select_columns(block: sparse.csr_matrix) -> tuple[sparse.csr_matrix, np.ndarray]:
-    """(a CSR block with float64 values on the columns that it uses, numbered anew in order; those columns)."""
+    """(a CSR block as float64 restricted to its used columns, those columns)."""
     columns, place = np.unique(block.indices, return_inverse=True)
     shape = (block.shape[0], len(columns))
     return sparse.csr_matrix((block.data.astype(float), place, block.indptr), shape=shape), columns
@@ -120,7 +120,9 @@ def mix_bits(state: np.ndarray) -> np.ndarray:
 
 
 def hash_uniform(seed: int, *names: np.ndarray) -> np.ndarray:
-    """A number in [0, 1) for each tuple of whole numbers (arrays of one length), the same wherever it is asked: float64 `[n]`."""
+    """A reproducible uniform number in [0, 1) for each tuple of integers (arrays of one length), independent of order: float64
+    `[n]`.
+    """
     gamma = np.uint64(0x9E3779B97F4A7C15)
     with np.errstate(over="ignore"):
         state = mix_bits(

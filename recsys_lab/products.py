@@ -169,7 +169,7 @@ def set_pragmas(connection: Any, _: Any) -> None:
 
 # %% ../nbs/50_products.ipynb #bfee588e
 class Loaded(NamedTuple):
-    """What a load did: `counts` by name, `rejected` by reason, and the file of the lines that were set aside (None: none was)."""
+    """Result of a load: `counts` by name, `rejected` by reason, and the file of rejected lines (None if there were none)."""
 
     counts: dict[str, int]
     rejected: dict[str, int]
@@ -244,7 +244,7 @@ def forget_load(c: sa.Connection) -> None:
 
 # %% ../nbs/50_products.ipynb #bcf62b8d
 def publish(engine: sa.Engine) -> dict[str, int]:
-    """Put what is staged into the catalogue and the ratings, in one transaction, and empty the stages; returns counts."""
+    """Move staged rows into the catalogue and the ratings in one transaction; returns counts."""
     products, ratings = upsert(engine, PRODUCTS), upsert(engine, RATINGS)
     names, rating_names = [c.name for c in PRODUCTS.columns], [c.name for c in RATINGS.columns]
     last, latest = last_products(), latest_ratings()
@@ -361,7 +361,7 @@ def load(
 
 # %% ../nbs/50_products.ipynb #42a9ceec
 def check_mapping(mapping: Mapping[str, str], known: Sequence[str], needed: Sequence[str], what: str) -> None:
-    """`ValueError` that names what a mapping of columns has too much or lacks."""
+    """Raise `ValueError` naming unknown or missing columns of a mapping."""
     if unknown := sorted(set(mapping) - set(known)):
         raise ValueError(f"{what}: there is no {unknown[0]!r}; there are {', '.join(known)}")
     if mapping and (lacking := [name for name in needed if name not in mapping]):
@@ -369,13 +369,13 @@ def check_mapping(mapping: Mapping[str, str], known: Sequence[str], needed: Sequ
 
 
 def side_path(engine: sa.Engine) -> Path:
-    """Where rejected lines go unless told."""
+    """Default path of the file of rejected lines."""
     place = engine.url.database if engine.dialect.name == "sqlite" else None
     return (Path(place).parent if place and place != ":memory:" else Path()) / "rejected.csv"
 
 
 def write_rejects(engine: sa.Engine, path: Path) -> tuple[dict[str, int], Path | None]:
-    """Write the lines set aside (`file, line, reason, record`), whole or not at all; returns counts by reason, and the file if any."""
+    """Write rejected lines (`file, line, reason, record`) atomically; returns counts by reason and the file, if any."""
     reasons: Counter[str] = Counter()
     asked = sa.select(REJECTS).order_by(REJECTS.c.file, REJECTS.c.line).execution_options(yield_per=1000)
     with engine.connect() as c:
@@ -395,7 +395,8 @@ STARS = {"transaction": 5.0, "addtocart": 4.0, "view": 3.0}
 
 
 def store(log: Dataset, url: str, batch: int = 10_000) -> dict[str, int]:
-    """Put a log's items, with what is last known of them, and its users' furthest events into a database; returns counts.
+    """Write a log's items with their last known properties, and each user's strongest event per item, to a database; returns
+    counts.
 
     `ValueError` for a log with kinds of event that `STARS` does not rate.
     """
@@ -422,7 +423,7 @@ def item_properties(log: Dataset) -> pd.Index:
 
 
 def catalogue_rows(log: Dataset) -> pd.DataFrame:
-    """The rows of `product_catalog` that a log's properties tell, as known at its end: one for each of `item_properties`, in their order.
+    """Rows of `product_catalog` from a log's properties at its end: one for each of `item_properties`, in their order.
 
     An item without a title goes by its id.
     """
@@ -456,7 +457,7 @@ def category_path(category: str, parents: Mapping[str, Any]) -> str:
 
 
 def event_rows(log: Dataset) -> pd.DataFrame:
-    """The rows of `user_item_rating` that a log's events tell: one a pair, the furthest event, of equal ones the last.
+    """Rows of `user_item_rating` from a log's events: one per user-item pair, its strongest event, the last among equals.
 
     Each is as late as the pair's last event, so that a log that has grown replaces what it told before.
     """
@@ -476,7 +477,7 @@ def event_rows(log: Dataset) -> pd.DataFrame:
 
 # %% ../nbs/50_products.ipynb #0946dbcd
 def titles(url: str, product_ids: Iterable[Any]) -> pd.DataFrame:
-    """Title, brand, category, price and stock of products, in the order asked: indexed by id; unknown ids have none."""
+    """Title, brand, category, price and stock of products in the given order, indexed by id; empty for unknown ids."""
     asked = [str(p) for p in product_ids]
     shown = [PRODUCTS.c[name] for name in ("product_id", "title", "brand", "category", "price", "in_stock")]
     engine = connect(url, new=False)

@@ -58,7 +58,7 @@ def machine_facts() -> dict[str, Any]:
 
 
 def processor_name(path: str = "/proc/cpuinfo") -> str:
-    """The processor's name as the system tells it; empty where it does not."""
+    """The processor's name as reported by the system; empty if unknown."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -118,7 +118,7 @@ def flatten_facts(value: Any, name: str = "") -> dict[str, Any]:
 
 
 def provenance_differences(a: Path | str, b: Path | str) -> pd.DataFrame:
-    """What two runs' provenance.json tell otherwise of code, libraries, machine and data: columns `what, a, b`."""
+    """Differences between two runs' provenance.json in code, libraries, machine and data: columns `what, a, b`."""
     differing = []
     for folder in (a, b):
         whole = read_json(Path(folder) / "provenance.json", {})

@@ -33,7 +33,7 @@ __all__ = ['FIGURES', 'TOLERANCE', 'RECIPES', 'LOWPASS', 'LIGHTGCN_EPOCHS', 'CLO
 
 # %% ../nbs/91_published_numbers.ipynb #eba2b715
 class Figure(NamedTuple):
-    """A published value, and the recipe of ours beside it (empty: none). A figure stands once for each recipe beside it."""
+    """A published result and the recipe that is compared with it (empty: none); one figure per recipe."""
 
     source: str
     dataset: str
@@ -127,7 +127,7 @@ TOLERANCE = 0.02  # share of the published value
 
 
 def status(published: float, ours: float, low: float, recipe: str, reproduces: bool, comparable: bool = True) -> str:
-    """What a row says of a published value.
+    """Status of a published result: reproduced, surpassed by another model, missed, or reference.
 
     `reproduced`, or `missed`, for the published model (`reproduces`): at least the published value less the tolerance, or below that.
     `surpassed by RECIPE` for another model, or other settings than are published, where the interval's `low` end is above the value.
@@ -329,7 +329,7 @@ PROTOCOLS = {
 
 
 def compute(name: str, log: Dataset, trials: int = 0, seed: int = 0) -> list[dict[str, Any]]:
-    """The ledger rows that a recipe answers: search, one fit, one look at test. `trials=0`: as many as the recipe says."""
+    """Compute the ledger rows of a recipe: search, one fit, one evaluation on test. `trials=0`: as many as the recipe says."""
     recipe = RECIPES[name]
     split = splits.given(log, 0.2, seed, last=True) if recipe.last else splits.make(log, seed=seed)
     metric = "hit_rate" if split.kind == "sequence" else "ndcg"
@@ -389,7 +389,7 @@ def status_of(row: Any) -> str:
 
 
 def ledger_row(figure: Figure, values: Any, minutes: float, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """One row of the ledger: a published figure beside ours (`value, low, high`), looked at today; NaN is no look."""
+    """One row of the ledger: a published result and ours (`value, low, high`), dated today; NaN if not evaluated."""
     value, low, high = (round(float(values[c]), 4) for c in ("value", "low", "high"))
     looked = not np.isnan(value)
     row = [

@@ -137,7 +137,7 @@ class Run:
         return [row for row in self.rows(name) if row["chapter"] == self.chapter]
 
     def record(self, evaluation: Evaluation, k: int = 10) -> None:
-        """Keep an evaluation: its rows, its cost and its per-case values; of one on validation only the whole population's.
+        """Store an evaluation: its rows, cost and per-case values; for validation only the rows of all cases.
 
         `ValueError` where this chapter recorded another evaluation under the same name, or the run one on other cases.
         """
@@ -154,7 +154,7 @@ class Run:
             evaluation.save(path)
 
     def record_values(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Keep rows of `METRIC_COLUMNS` that stand for themselves, as a classifier's ROC-AUC; `k` is 0 where there is no list."""
+        """Store stand-alone rows of `METRIC_COLUMNS`, such as a classifier's ROC-AUC; `k` is 0 where there is no list."""
         self._append("metrics", [{c: row.get(c) for c in METRIC_COLUMNS[1:]} for row in rows])
 
     def record_comparisons(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -171,7 +171,7 @@ class Run:
         self._append("comparisons", mine)
 
     def record_decisions(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Keep what was chosen for each question (`decision.decide`)."""
+        """Store the decisions for each question (`decision.decide`)."""
         self._replace("decisions", [dict(row) for row in rows])
 
     def record_trials(self, model: str, question: Question, trials: pd.DataFrame) -> None:
@@ -269,12 +269,12 @@ def same_about(row: Mapping[str, Any], about: Mapping[str, Any]) -> bool:
 
 
 def pair_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What a comparison is of, whichever of its two models stands first."""
+    """Key of a comparison, independent of the order of its two models."""
     return (*sorted((row["a"], row["b"])), *(row[c] for c in PAIR[2:]))
 
 
 def check_record(run: Run, evaluation: Evaluation, path: Path) -> None:
-    """Refuse an evaluation that would overwrite another one, or that cannot stand in one table with those of the run."""
+    """Refuse an evaluation that would overwrite a different one, or that cannot be compared with those of the run."""
     about = evaluation.about
     if path.exists() and not np.array_equal(Evaluation.load(path).codes, evaluation.codes):
         raise ValueError(
@@ -358,7 +358,7 @@ def first_question_for(split: Split, target: str) -> Question:
 
 # %% ../nbs/14_runs.ipynb #d4af95a4
 def label_models(models: Sequence[Any]) -> list[str]:
-    """The names under which models are judged: their own, and for models of one name with the settings in which they differ."""
+    """The names under which models are evaluated: their own, with the differing settings where several share a name."""
     labels = []
     for model in models:
         alike = [m.config.model_dump() for m in models if m.name == model.name]
@@ -376,7 +376,8 @@ def judge(
     asked: Sequence[Question] | None = None,
     part: str = "test",
 ) -> list[Evaluation]:
-    """Fit the models on what `part` may know, ask them the questions and record the answers; question by question, models in order.
+    """Fit the models on the data known before `part`, evaluate them on each question and record the results; by question, then by
+    model.
 
     Parameters
     ----------
@@ -409,7 +410,7 @@ def load_or_judge(run: Run, models: Sequence[Any], split: Split, question: Quest
 
 # %% ../nbs/14_runs.ipynb #c8759f39
 def format_interval(row: Mapping[str, Any]) -> str:
-    """A mean with its interval as text; `*` marks one from fewer than `FEW` visitors that tell something."""
+    """A mean with its interval as text; `*` marks an interval from fewer than `FEW` informative users."""
     if pd.isna(row["low"]):
         return "" if pd.isna(row["value"]) else f"{row['value']:.4f}"
     return f"{row['value']:.4f} [{row['low']:.4f}, {row['high']:.4f}]{'*' if row.get('few') in (True, 1) else ''}"
@@ -435,7 +436,7 @@ def headline(results: Sequence[Evaluation], k: int = 10) -> pd.DataFrame:
 
 
 def p_text(p: float) -> str:
-    """A p-value with two digits; what is below 0.0001 is said to be so, for its digits mean nothing."""
+    """A p-value with two digits; values below 0.0001 are given as such, because their digits mean nothing."""
     return "p below 0.0001" if p < 0.0001 else f"p {p:.2g}"
 
 

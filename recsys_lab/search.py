@@ -57,7 +57,9 @@ Encoder = Callable[[Sequence[str]], np.ndarray]  # texts -> float32 [n, d], rows
 
 @lru_cache(maxsize=2)
 def encoder(name: str = ENCODER) -> Encoder:
-    """A sentence encoder by name or folder, on the CPU. `ImportError` without the extra `search`, `ValueError` for no such model."""
+    """A sentence encoder by name or folder, on the CPU. `ImportError` without the extra `search`, `ValueError` if there is no
+    such model.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of progress bars in notebooks
@@ -108,7 +110,8 @@ LINKS, EFFORT = 32, 256  # of the graph: links of a node, and nodes looked at fo
 
 
 def build(products: pd.DataFrame, folder: Path | str, model: str = ENCODER, exact_up_to: int = EXACT_UP_TO) -> int:
-    """Make or update the index of a catalogue (columns of `product_catalog`, ids distinct); returns how many products were encoded anew.
+    """Build or update the search index of a catalogue (columns of `product_catalog`, distinct ids); returns the number of newly
+    encoded products.
 
     An index that is there with the same encoder and weights gives the vectors of unchanged products. Replaced whole or not at all.
     """
@@ -202,7 +205,7 @@ def filter_mask(products: pd.DataFrame, filters: Filters) -> np.ndarray | None:
 
 # %% ../nbs/51_search.ipynb #f9610b8c
 class Search:
-    """An index to search in; loading computes nothing. `DataError` for a folder that is no whole index of this format."""
+    """A search index on disk; loading computes nothing. `DataError` if the folder is not a complete index of this format."""
 
     def __init__(self, folder: Path | str):
         self.folder, manifest = Path(folder), check_index(Path(folder))
@@ -221,7 +224,7 @@ class Search:
     def find(
         self, query: str, k: int = 10, how: str = "hybrid", filters: Filters | None = None, depth: int = 100
     ) -> pd.DataFrame:
-        """The k best products for a query: `product_id, score` and what is shown of them, best first; fewer where fewer match.
+        """The k best products for a query: `product_id, score` and display fields, best first; fewer if fewer match.
 
         `how` is `lexical_search` (BM25), `semantic` (cosine) or `hybrid` (reciprocal rank fusion of the `depth` best of both).
         """
@@ -254,7 +257,7 @@ class Search:
 
 # %% ../nbs/51_search.ipynb #a4ca49a5
 def check_index(folder: Path) -> dict[str, Any]:
-    """The manifest of an index whose files are all there and whole."""
+    """The manifest of an index, after checking that all its files are complete."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         files = dict(manifest["files"])

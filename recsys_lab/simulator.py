@@ -467,7 +467,7 @@ def shown_preference(truth: Truth, visitor: np.ndarray, item: np.ndarray, day: i
 def choose_shown(
     shelf: Shelf, visitor: np.ndarray, time: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, pd.DataFrame]:
-    """(the item that each visitor takes from the shelf shown, the log of what was shown)."""
+    """(item chosen by each visitor from the shelf shown, log of impressions)."""
     truth, n, m = shelf.truth, len(visitor), shelf.truth.config.slots
     item = shelf.draw(np.full(n * m, -1)).reshape(n, m)
     look = np.arange(1, m + 1) ** -truth.config.position_bias
@@ -721,7 +721,7 @@ class Shop:
 
     @property
     def properties(self) -> pd.DataFrame:
-        """The whole property log: `timestamp, itemid, property, value`."""
+        """The complete property log: `timestamp, itemid, property, value`."""
         return pa.concat_tables(self.snapshots()).to_pandas()
 
 
@@ -743,7 +743,7 @@ def simulate(config: ShopConfig) -> Shop:
 
 # %% ../nbs/01_simulator.ipynb #a179d113
 def write_shop(shop: Shop, folder: Path, made: dict[str, Any] | None = None) -> None:
-    """Write a shop's files, whole or not at all: RetailRocket's names and columns, `truth.npz`, `impressions.csv` of what was shown."""
+    """Write a shop's files atomically: RetailRocket's names and columns, `truth.npz`, and `impressions.csv`."""
     tree = pd.DataFrame(
         {
             "categoryid": np.arange(len(shop.parent)),
@@ -783,7 +783,7 @@ def recipe(size: str, seed: int = 0) -> dict[str, Any]:
 
 
 def make(folder: Path, size: str, seed: int = 0) -> bool:
-    """Make the embedded shop of a size (see `SIZES`) in `folder`, unless it is there already; one made by other code is made anew.
+    """Generate the embedded shop of a size (see `SIZES`) in `folder`, unless it is up to date.
 
     Returns whether it was made.
     """
@@ -816,7 +816,7 @@ PUBLISHED: dict[str, float | str] = {
 
 # %% ../nbs/01_simulator.ipynb #3ba1e988
 def facts(log: Dataset) -> dict[str, float | str]:
-    """What `PUBLISHED` tells of the published log, counted in another."""
+    """The statistics in `PUBLISHED`, computed for another log."""
     events, kinds = log.events, log.events["event"].value_counts()
     pairs = events[["user_id", "item_id"]].drop_duplicates()
     cut = len(pairs) * 4 // 5

@@ -45,7 +45,7 @@ class Split:
     cutoffs: tuple[int, int] | None = None
 
     def judged(self, part: str = "test") -> Dataset:
-        """The events that a model is judged on; `part` is `valid` or `test`."""
+        """The evaluated events of a part; `part` is `valid` or `test`."""
         if part not in PARTS[1:]:
             raise ValueError(f"part must be valid or test, not {part!r}")
         return self.valid if part == "valid" else self.test
@@ -59,7 +59,7 @@ class Split:
         return None if self.cutoffs is None else self.cutoffs[PARTS.index(part) - 1]
 
     def through(self, part: str = "test") -> Dataset:
-        """`known(part)` and `judged(part)` together, in order: from here a visitor's past at each moment is cut."""
+        """`known(part)` and `judged(part)` together, in order: a user's history at any time is a prefix of these events."""
         known, judged = self.known(part), self.judged(part)
         moments = None if known.has_times else np.concatenate([known.moments, judged.moments])
         return Dataset(
@@ -102,7 +102,7 @@ def pairs_in(events: pd.DataFrame, known: pd.DataFrame) -> np.ndarray:
 
 
 def funnel_rows(part: str, known: Dataset, judged: Dataset) -> list[dict[str, Any]]:
-    """The funnel of one judged part: each rule beside what it leaves out."""
+    """The funnel of one evaluated part: what each rule leaves out."""
     events, past = judged.events, known.events
     warm, old_item = events["user_id"].isin(known.users), events["item_id"].isin(known.items)
     bought = (events["event"] == PURCHASE).to_numpy()
@@ -235,7 +235,8 @@ def make(log: Dataset, test: float | Any = 0.0, valid: float | Any = 0.0, seed: 
 
 # %% ../nbs/10_splits.ipynb #0600db49
 def nearness_by_place(split: Split, parts: int = 10, seed: int = 0) -> np.ndarray:
-    """Mean cosine of a judged item with an item from each of `parts` equal stretches of the user's train run, float64 `[parts]`.
+    """Mean cosine of an evaluated item with an item from each of `parts` equal stretches of the user's train events, float64
+    `[parts]`.
 
     One pair is drawn for each user and stretch, of users with `parts` train rows or more; cosines are of items by the users of train
     who met them. Level for a random test part, rising to the end for one that came next.
@@ -259,12 +260,12 @@ def nearness_by_place(split: Split, parts: int = 10, seed: int = 0) -> np.ndarra
 
 # %% ../nbs/10_splits.ipynb #1b5792c2
 class NoCases(ValueError):
-    """A question that is in order, but to which this split holds no case (no purchases, say)."""
+    """A valid question for which this split has no cases (no purchases, say)."""
 
 # %% ../nbs/10_splits.ipynb #f7ad4486
 @dataclass(frozen=True, eq=False)
 class Cases:
-    """The questions that a split asks: `n` requests, each with its relevant items.
+    """The evaluation cases of a question: `n` requests, each with its relevant items.
 
     Attributes
     ----------
@@ -292,7 +293,7 @@ class Cases:
         return len(self.at)
 
     def histories(self, rows: slice) -> Histories:
-        """What these requests' visitors had done strictly before they ask."""
+        """The histories of these requests' users strictly before each request."""
         return self.source.histories(self.user_ids[rows], at=self.at[rows])
 
     def subset(self, rows: np.ndarray, entries: np.ndarray) -> Cases:
@@ -375,7 +376,7 @@ def make_cases(
 
 
 def new_cases(split: Split, protocol: str, target: str, part: str, exclude: str) -> Cases:
-    """`make_cases`, for a question whose words are right."""
+    """`make_cases` for validated arguments."""
     if protocol not in split.protocols:
         raise ValueError(f"a {split.kind} split allows {split.protocols}, not {protocol!r}")
     whole, judged = split.through(part), split.judged(part)

@@ -158,7 +158,7 @@ def excluded_entries(histories: Histories, exclude: str) -> np.ndarray:
 
 
 def default_exclude(protocol: str, target: str) -> str:
-    """What a list leaves out unless told otherwise: nothing for next_item, else what was purchased (target purchase) or seen."""
+    """The default of `exclude`: nothing for next_item, else what was purchased (target purchase) or seen."""
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol must be one of {PROTOCOLS}, not {protocol!r}")
     if target not in TARGETS:

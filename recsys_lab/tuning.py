@@ -54,7 +54,7 @@ def contains(distribution: optuna.distributions.BaseDistribution, value: Any) ->
 
 # %% ../nbs/16_tuning.ipynb #d6402012
 def space_table() -> pd.DataFrame:
-    """What a search tries for every model of the lab: columns `model, setting, tried, meaning`."""
+    """The search space of every model: columns `model, setting, tried, meaning`."""
     rows = []
     for name in MODELS:
         kind = model_class(name)
@@ -67,7 +67,7 @@ def space_table() -> pd.DataFrame:
 
 # %% ../nbs/16_tuning.ipynb #8bc10394
 def new_study(seed: int) -> optuna.Study:
-    """A quiet study that maximises, seeded; what it proposes does not depend on the values that it is told.
+    """A quiet, seeded Optuna study that maximises; its proposals do not depend on the observed values.
 
     Source: Bergstra and Bengio, *Random search for hyper-parameter optimization*, JMLR 2012.
     """
@@ -78,7 +78,9 @@ def new_study(seed: int) -> optuna.Study:
 def choose_trial(
     rows: Sequence[dict[str, Any]], columns: Sequence[str], values: Sequence[np.ndarray], users: Any
 ) -> pd.DataFrame:
-    """Trials as a table of `columns`, and `chosen` for the first whose values for the cases of `users` are `choose_within_error`."""
+    """Trials as a table of `columns`, with `chosen` for the first whose values for the cases of `users` are within one standard
+    error of the best.
+    """
     table = pd.DataFrame(rows, columns=list(columns))
     return table.assign(chosen=table.index == (choose_within_error(values, users) if len(rows) else -1))
 
@@ -117,7 +119,7 @@ def tune(
     target: str = "any",
     exclude: str | None = None,
 ) -> pd.DataFrame:
-    """Judge settings of a model for one question on the validation part: columns `trial`, each setting, the metric, and `chosen`.
+    """Evaluate settings of a model for one question on validation: columns `trial`, each setting, the metric, and `chosen`.
 
     Fitted on train alone; the test part is not touched. Chosen is the first trial within one standard error of the best
     (`intervals.choose_within_error`). `trials=0` gives an empty table, which stands for the defaults. `fixed` are settings that are
@@ -152,7 +154,7 @@ REPEATS = (0.0, 0.3, 1.0, 3.0)  # weights of the items that a visitor has alread
 
 
 def repeat_weights(model: Any, exclude: str) -> tuple[float, ...]:
-    """The weights to try for a model: its own first, then those of `REPEATS`; its own alone where lists leave out what was met."""
+    """Candidate values of `repeat_weight`: the model's own first, then `REPEATS`; only its own where seen items are excluded."""
     own = model.config.repeat_weight
     return (
         (own,) if exclude == "seen" or model.name in ("revisits", "blend") else (own, *(w for w in REPEATS if w != own))
@@ -163,7 +165,7 @@ Trials: TypeAlias = list[tuple[dict[str, Any], Evaluation]]  # settings and thei
 
 
 def try_repeats(model: Any, split: Split, question: Question, settings: Mapping[str, Any], k: int) -> Trials:
-    """A model that was fitted on train, asked a question on validation with each of its `repeat_weights`."""
+    """Evaluate a model fitted on train with each of its `repeat_weights` for a question on validation."""
     protocol, target, exclude = question
     out: Trials = []
     for weight in repeat_weights(model, exclude):
@@ -238,7 +240,8 @@ def search(
 def validate(
     run: Any, model: Any, split: Split, question: Question, k: int = 10, metric: str = "ndcg"
 ) -> dict[str, Any]:
-    """Ask a model that was tuned elsewhere on validation, with each of its `repeat_weights`, and record it; the chosen weight as a setting.
+    """Evaluate a model tuned elsewhere on validation with each of its `repeat_weights`, and record it; returns the chosen weight as
+    a setting.
 
     The model is fitted on train, unless it is.
     """

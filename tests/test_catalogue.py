@@ -52,7 +52,7 @@ def test_rows_tell_whose_siblings_they_are():
 
 @pytest.mark.parametrize(
     "parent, told",
-    [([0], "c0 -> c0"), ([1, 0], "-> "), ([-1, 2, 3, 1, 1], "is a circle"), ([-1, 0, 1, 4, 3], "is a circle")],
+    [([0], "c0 -> c0"), ([1, 0], "-> "), ([-1, 2, 3, 1, 1], "is a cycle"), ([-1, 0, 1, 4, 3], "is a cycle")],
 )
 def test_circles_are_refused_by_name(parent, told):
     with pytest.raises(DataError, match="category tree") as error:

@@ -166,18 +166,20 @@ class Recommender(ABC):
 
     @classmethod
     def search_space(cls) -> dict[str, Range | tuple[Any, ...]]:
-        """What a search tries, by setting."""
+        """The hyperparameter search space, by setting."""
         space = cls.Config.search_space()
         return space if cls.searched is None else {name: space[name] for name in cls.searched}
 
     @property
     def scoring(self) -> str:
-        """`fold_in` where lists are made from histories alone, `stored` where from what was learned of a user, if the user is known."""
+        """`stored` if known users are ranked from parameters learned for them, `fold_in` if every list is computed from the
+        history alone.
+        """
         return "fold_in" if self.fold_in == "exact" else "stored"
 
     @property
     def default_exclude(self) -> str:
-        """What lists leave out where nothing is said: what was seen, or what a model was trained to leave out."""
+        """The default of `exclude`: `seen`, or what the model was trained to exclude."""
         return str(getattr(self.config, "exclude", "seen"))
 
     def fit(self, dataset: Dataset, progress: bool = False) -> Self:
@@ -205,7 +207,7 @@ class Recommender(ABC):
         block: int = 0,
         progress: bool = False,
     ) -> TopK:
-        """The k best items for each history; lists are filled up by popularity where the model has no opinion.
+        """The top k items for each history; short lists are filled with popular items.
 
         Parameters
         ----------
@@ -274,14 +276,14 @@ class Recommender(ABC):
         return filled, scores, sources
 
     def cold_list(self) -> tuple[np.ndarray, np.ndarray]:
-        """(scores `[items]` for visitors of whom nothing is known, their `rank_codes`), made once."""
+        """(scores `[items]` for users without history, their `rank_codes`), cached."""
         if self._cold_list is None:
             scores = self._cold()
             self._cold_list = (scores, rank_codes(scores))
         return self._cold_list
 
     def order_of(self, scores: Scores) -> np.ndarray | None:
-        """`rank_codes` of an answer that is alike for all, remembered as long as it is the same array; None for any other."""
+        """`rank_codes` of scores that are the same for all users, cached while the array is the same; None for any other scores."""
         if not isinstance(scores, np.ndarray) or scores.ndim != 1:
             return None
         if self._latest_order[0] is not scores:
@@ -317,7 +319,7 @@ class Recommender(ABC):
         return other
 
     def save(self, path: Path | str) -> Path:
-        """Write the model to a folder (JSON and npy, nothing executable); replaces an earlier one whole."""
+        """Write the model to a folder (JSON and npy, nothing executable), replacing an earlier one atomically."""
         self.check_ready(1)
         with whole_folder(Path(path)) as beside:
             write_model(self, beside)
@@ -341,14 +343,16 @@ class Recommender(ABC):
 
     @abstractmethod
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
-        """Learn; returns the state: a dict of arrays and CSR matrices, which is what is saved."""
+        """Fit the model; returns the state to be saved, a dict of arrays and CSR matrices."""
 
     @abstractmethod
     def _score(self, histories: Histories) -> Scores:
-        """Scores of a block of encoded histories: `[items]` for all alike, dense `[n, items]` (overwritten later), or CSR of opinions."""
+        """Scores of a block of encoded histories: `[items]` if the same for all, dense `[n, items]` (may be overwritten), or CSR
+        with only scored items.
+        """
 
     def _answer(self, histories: Histories, exclude: str, allowed: np.ndarray | None) -> Scores:
-        """`_score`, told what the lists will hold: a model that draws up a short list first needs to know."""
+        """`_score` with the arguments of the request, for models that retrieve candidates first."""
         return self._score(histories)
 
     def _made_of(self) -> tuple[str, ...]:
@@ -360,7 +364,7 @@ class Recommender(ABC):
         return dataset.items
 
     def _cold(self) -> np.ndarray:
-        """Scores `[items]` for visitors of whom nothing is known: how many users met each item."""
+        """Scores `[items]` for users without history: the number of users who interacted with each item."""
         return self.popular.astype(np.float32)
 
     def _source(self, histories: Histories) -> np.ndarray:
@@ -368,7 +372,7 @@ class Recommender(ABC):
         return np.full(len(histories), SOURCES.index(self.source), np.int8)
 
     def _similar(self, codes: np.ndarray) -> Scores:
-        """`score_similar`; by default, what someone is offered who met only that item."""
+        """`score_similar`; by default the scores for a user who interacted with only that item."""
         alone = Histories.from_lists([[c] for c in codes], event_names=self.known.event_names)
         return self._score(alone)
 
@@ -385,7 +389,7 @@ def check_log(model: Recommender, log: Dataset) -> None:
 
 
 def known_histories(known: Histories, users: Any, asked: np.ndarray) -> Histories:
-    """The histories of the users asked for among those `known`, of whom `users` is an index; empty ones for others."""
+    """The histories in `known` of the given users, of whom `users` is an index; empty histories for unknown users."""
     rows = users.get_indexer(asked)
     known_user = rows >= 0
     histories = known.take(rows[known_user])
@@ -429,7 +433,7 @@ FORMAT = 4
 
 
 def write_model(model: Recommender, folder: Path, part: bool = False) -> None:
-    """Write `model.json`, a file for each array, and a model's parts below them; a part's users are those of the whole."""
+    """Write `model.json`, one file per array, and sub-models in subfolders; sub-models share the users of the whole model."""
     known = model.known
     users = {"users": known.user_ids, "ptr": known.indptr, "items": known.items}
     users |= {"events": known.events, "times": known.times}
@@ -473,7 +477,7 @@ def one_catalogue(fitted: dict[str, Recommender], log: Dataset) -> dict[str, Rec
 def load(
     path: Path | str, known: Histories | None = None, mapped: bool = False, index: Callable[[Any], Any] | None = None
 ) -> Recommender:
-    """Load a model that `save` wrote. `FileNotFoundError` or `ValueError` name what is missing or unknown.
+    """Load a model written by `save`. Raises `FileNotFoundError` or `ValueError` that name what is missing or unknown.
 
     Parameters
     ----------
@@ -509,7 +513,7 @@ def restore(
     known: Histories | None,
     index: Callable[[Any], Any] | None,
 ) -> None:
-    """Put what was loaded back into a model; `KeyError` names an array that is missing."""
+    """Restore a model's attributes from loaded arrays; `KeyError` names a missing array."""
     make: Any = index
     if index is None:
         import pandas as pd
@@ -562,7 +566,9 @@ def cosines(vectors: np.ndarray, codes: np.ndarray) -> np.ndarray:
 
 # %% ../../nbs/20_recommender.ipynb #d2f97f68
 def stored_rows(model: Recommender, histories: Histories) -> np.ndarray:
-    """Row of each visitor among the users of the fit, int64 `[n]`; -1 for strangers, and for users whose history is not as it was."""
+    """Row of each user among the users of the fit, int64 `[n]`; -1 for unknown users, and for users whose history has changed
+    since the fit.
+    """
     if histories.user_ids is None:
         return np.full(len(histories), -1)
     rows = model.users.get_indexer(histories.user_ids)

@@ -111,7 +111,7 @@ class Blend(Recommender):
 def fit_members(
     members: Mapping[str, Mapping[str, Any]], log: Dataset, checkpoint: Path | None = None, progress: bool = False
 ) -> dict[str, Recommender]:
-    """Models with these settings fitted on a log, by name; `ValueError` where one has another catalogue than the log."""
+    """Fit models with these settings on a log, by name; `ValueError` if one has a different catalogue from the log."""
     fitted = {}
     for name, settings in members.items():
         model: Any = model_class(name)(**settings)

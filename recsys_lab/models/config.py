@@ -69,7 +69,7 @@ class Config(BaseModel):
 
     @classmethod
     def search_space(cls) -> dict[str, Range | tuple[Any, ...]]:
-        """What a search tries, by setting."""
+        """The search space: candidates or ranges, by setting."""
         extras = {name: field.json_schema_extra for name, field in cls.model_fields.items()}
         return {n: e["search"] for n, e in extras.items() if isinstance(e, dict) and e.get("search")}  # type: ignore[misc]
 
@@ -158,7 +158,7 @@ RENAMED = {  # settings of earlier versions -> what they are called now
 
 
 def new_name(kind: type[Config], name: str) -> str:
-    """What a setting of an earlier version is called now; "" for one that never was or still is."""
+    """The current name of a setting that was renamed; "" for one that never existed or still has its name."""
     fields = kind.model_fields
     return "" if name in fields else next((new for new in RENAMED.get(name, ()) if new in fields), "")
 

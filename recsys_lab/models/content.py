@@ -90,7 +90,7 @@ class ContentConfig(Config):
 
 
 class Content(Recommender):
-    """What is like the items of a history by title, brand, description and category. Fold-in is exact.
+    """Content-based similarity to the items of a history by title, brand, description and category. Fold-in is exact.
 
     `ValueError` for a log of whose items neither a title nor a category is known.
     """
@@ -124,7 +124,8 @@ class Content(Recommender):
 
 
 def vector_similarity(met: sparse.csr_matrix, vectors: sparse.csr_matrix | np.ndarray) -> np.ndarray:
-    """Summed products of the vectors of what was met with those of all items: float32 `[n, items]`, rounded to six decimals.
+    """Sum of the inner products of the history's item vectors with those of all items: float32 `[n, items]`, rounded to six
+    decimals.
 
     Dense vectors must be in `to_fixed_point`.
     """

@@ -186,7 +186,9 @@ class GraphFilterConfig(Config):
 
 
 def position_weights(histories: Histories, n_items: int, position_decay: float) -> sparse.csr_matrix:
-    """Encoded histories as CSR float32 `[n, n_items]`: `(1 + b) ** -position_decay` for an item last met `b` events before the last one."""
+    """Encoded histories as CSR float32 `[n, n_items]`: weight `(1 + b) ** -position_decay` for an item last seen `b` events
+    before the last one.
+    """
     row, item, back = steps_back(histories, len(histories.items) + 1)
     weight = round_scores((1.0 + back) ** -position_decay)
     return sparse.csr_matrix((weight, (row, item)), shape=(len(histories), n_items))

@@ -59,7 +59,7 @@ def one_hot(codes: np.ndarray, width: int) -> sparse.csr_matrix:
 
 
 def item_features(dataset: Dataset, items: pd.Index, met: np.ndarray) -> sparse.csr_matrix:
-    """CSR float32 `[items, features]`: the item itself (where `met`), its categories, its price band; rows add up to 1."""
+    """CSR float32 `[items, features]`: the item itself (where `met`), its categories, its price band; rows sum to 1."""
     columns = category_columns(dataset, items)
     width = 1 + max(int(codes.max(initial=-1)) for codes in columns)  # parents and children share their columns
     kinds = sum((one_hot(codes, width) for codes in columns[1:]), start=one_hot(columns[0], width))

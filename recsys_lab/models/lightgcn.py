@@ -122,7 +122,9 @@ class Pairs(NamedTuple):
 
     @classmethod
     def of(cls, matrix: sparse.csr_matrix) -> Pairs:
-        """The pairs of a CSR matrix with sorted indices; users who met every item are left out, for there is nothing to draw."""
+        """The positive pairs of a CSR matrix with sorted indices; users who interacted with every item are dropped, because they
+        have no negatives.
+        """
         held = np.diff(matrix.indptr)
         users = np.repeat(np.arange(matrix.shape[0]), held)
         items = matrix.indices.astype(np.int64)
@@ -137,7 +139,8 @@ class Pairs(NamedTuple):
 
 
 def draw_items(pairs: Pairs, users: np.ndarray, n: int, rng: np.random.Generator, popular: bool = False) -> np.ndarray:
-    """`n` items for each user that the user did not meet, int64 `[users, n]`: evenly, or by how many users met them.
+    """Draw `n` negative items per user (items without interaction), int64 `[users, n]`: uniformly, or proportional to item
+    popularity.
 
     A user who met all that can be drawn by popularity gets items drawn evenly.
     """
@@ -163,7 +166,8 @@ def bpr_loss(users: Any, items: Any, others: Any) -> Any:
 
 
 def softmax_loss(users: Any, items: Any, shared: Any, met: Any, temperature: float) -> Any:
-    """Mean cross-entropy of each pair's cosine against those of `shared` items `[n, f]`; `met` (bool `[b, n]`) are left out.
+    """Mean cross-entropy of each pair's cosine against those of `shared` items `[n, f]`; items with `met` (bool `[b, n]`) are
+    masked.
 
     Source: Wu et al., *On the effectiveness of sampled softmax loss for item recommendation*, TOIS 2024.
     """
@@ -337,7 +341,9 @@ def needs_all_vectors(c: LightGCNConfig) -> bool:
 def sample_negatives(
     learner: Learner, users: np.ndarray, smooth: Any, rng: np.random.Generator
 ) -> tuple[np.ndarray, Any]:
-    """Items to hold the pairs of `users` against: `[b, n]` and None (bpr), or shared ones `[n]` and which of them were met."""
+    """Negative items for the pairs of `users`: `[b, n]` and None (bpr), or shared ones `[n]` and the mask of interactions with
+    them.
+    """
     c, pairs = learner.config, learner.pairs
     if c.loss == "bpr":
         if c.negative_sampling != "hard":
@@ -366,7 +372,7 @@ def hardest_negatives(vectors: Any, users: np.ndarray, pool: np.ndarray, n: int)
 
 
 def interaction_mask(matrix: sparse.csr_matrix, users: np.ndarray, items: np.ndarray) -> np.ndarray:
-    """Which of the distinct `items` each user met: bool `[users, items]`."""
+    """Which of the distinct `items` each user interacted with: bool `[users, items]`."""
     place = np.full(matrix.shape[1], -1)
     place[items] = np.arange(len(items))
     rows = matrix[users]
@@ -385,7 +391,7 @@ def hold_out_last_items(histories: Histories, share: float, rng: np.random.Gener
 
 
 def hit_rate(learner: Learner, rows: np.ndarray, items: np.ndarray, k: int = 20) -> float:
-    """Share of users `rows` whose held-back item is among the k best of those that they did not meet."""
+    """Share of users `rows` whose held-out item is in their top k among items that they have not interacted with."""
     smooth, hits = learner.smooth().cpu(), 0
     for block in np.array_split(np.arange(len(rows)), max(1, len(rows) // 1000)):
         scores = smooth[torch.from_numpy(rows[block])] @ smooth[learner.n_users :].T
@@ -397,7 +403,7 @@ def hit_rate(learner: Learner, rows: np.ndarray, items: np.ndarray, k: int = 20)
 
 # %% ../../nbs/40_lightgcn.ipynb #2dcb2382
 def write_checkpoint(path: Path, learner: Learner, about: dict[str, Any]) -> None:
-    """Write the learner's arrays and what they are `about` to a safetensors file, whole or not at all."""
+    """Write the learner's arrays and their metadata `about` to a safetensors file, atomically."""
     from safetensors.torch import save
 
     arrays = {"table": learner.table}
@@ -407,7 +413,7 @@ def write_checkpoint(path: Path, learner: Learner, about: dict[str, Any]) -> Non
 
 
 def read_checkpoint(path: Path, learner: Learner, about: dict[str, Any]) -> dict[str, Any] | None:
-    """Put the arrays of a file back into a learner; returns what it was about, None where there is no file.
+    """Restore a learner's arrays from a file; returns its metadata, None if there is no file.
 
     `ValueError` names what differs where the file is of another log, or was learned with other settings.
     """
@@ -436,7 +442,9 @@ def read_checkpoint(path: Path, learner: Learner, about: dict[str, Any]) -> dict
 
 # %% ../../nbs/40_lightgcn.ipynb #fb204c91
 class Curve(NamedTuple):
-    """An epoch: its number, seconds and CPU seconds up to its end, mean loss, and hit rate on what was held back (NaN: nothing was)."""
+    """One epoch of the learning curve: number, seconds and CPU seconds at its end, mean loss, and hit rate on held-out items
+    (NaN if none).
+    """
 
     epoch: int
     seconds: float
@@ -475,13 +483,17 @@ def train(
 
 
 def should_stop(curve: Sequence[Curve], patience: int) -> bool:
-    """Whether the last `patience` epochs were no better than the best one before them; never where nothing is held back."""
+    """Early stopping: whether the last `patience` epochs did not improve on the best one before them; False without held-out
+    items.
+    """
     hits = [row.hits for row in curve]
     return len(hits) > patience and max(hits[-patience:]) <= max(hits[:-patience])
 
 # %% ../../nbs/40_lightgcn.ipynb #64207ffb
 def fewest_epochs(curve: Sequence[Curve], n: int) -> int:
-    """The first epoch whose hit rate on `n` held back items is within one standard error of the best (Breiman et al., CART, 1984)."""
+    """The first epoch whose hit rate on `n` held-out items is within one standard error of the best (Breiman et al., CART,
+    1984).
+    """
     hits = np.array([row.hits for row in curve])
     spread = np.sqrt(hits.max() * (1 - hits.max()) / max(1, n))
     return int(curve[int(np.argmax(hits >= hits.max() - spread))].epoch)

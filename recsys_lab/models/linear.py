@@ -64,7 +64,7 @@ class EASEConfig(Config):
 
 
 def ease_memory(n_items: int) -> float:
-    """Peak GB of fitting EASE on so many items: the one matrix, and panels beside it."""
+    """Peak memory in GB of fitting EASE on a number of items: one dense matrix and a few panels."""
     return 4 * n_items * (n_items + 6 * 1024) / 1e9
 
 

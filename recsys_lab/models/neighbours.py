@@ -31,7 +31,7 @@ __all__ = ['MIN_RECENCY_WEIGHT', 'even_blocks', 'largest_positions', 'keep_stron
 
 # %% ../../nbs/22_neighbours.ipynb #2a9ddf50
 def even_blocks(work: np.ndarray, most: float) -> Iterator[slice]:
-    """Slices of consecutive rows whose summed `work` is at most `most` (a row with more is alone)."""
+    """Slices of consecutive rows whose total `work` is at most `most` (a row with more work gets its own slice)."""
     start, total = 0, 0.0
     for row, amount in enumerate(work):
         if row > start and total + amount > most:
@@ -167,7 +167,8 @@ class UserKNNConfig(Config):
 
 
 class UserKNN(Recommender):
-    """User–user collaborative filtering by cosine: the sum of the similarities of the nearest users that met an item.
+    """User-based collaborative filtering: items scored by the summed cosine similarity of the nearest users who interacted with
+    them.
 
     Source: Resnick et al., *GroupLens*, CSCW 1994, in the form for implicit feedback. Fold-in is exact. A user whom the log knows is
     no neighbour of themselves.
@@ -210,7 +211,7 @@ def l2_normalize_rows(matrix: sparse.csr_matrix, weight: np.ndarray) -> sparse.c
 
 # %% ../../nbs/22_neighbours.ipynb #5404797e
 class VisitIndex(NamedTuple):
-    """Which visits hold an item.
+    """Inverted index from items to the sessions that contain them.
 
     Attributes
     ----------
@@ -231,7 +232,7 @@ def sort_by_last_event(histories: Histories) -> Histories:
 
 
 def index_visits(visits: Histories, n_items: int) -> VisitIndex:
-    """The index of encoded visits whose order is their age."""
+    """Inverted index of encoded sessions in chronological order."""
     place = np.arange(len(visits.items)) - visits.indptr[visits.rows]
     order = np.lexsort((-place, -visits.rows, visits.items))
     item, visit = visits.items[order], visits.rows[order]
@@ -243,7 +244,7 @@ def index_visits(visits: Histories, n_items: int) -> VisitIndex:
 def similar_sessions(
     index: VisitIndex, row: np.ndarray, item: np.ndarray, back: np.ndarray, weight: np.ndarray, sample: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """(row, visit, similarity, place) of each pair of a prefix and an earlier visit that share an item.
+    """(row, session, similarity, position) of each pair of a current session and an earlier session that share an item.
 
     `sample` newest visits of each item are looked at; `place` is where the visit holds the prefix's most recent shared item.
     """
@@ -342,7 +343,8 @@ def nearest_sessions(
 
 # %% ../../nbs/22_neighbours.ipynb #d2d55054
 def follow_counts(visits: Histories, n_items: int, steps: int, decay: float, itself: bool = False) -> sparse.csr_matrix:
-    """How often item j came after item i in encoded visits, d steps later counting `d ** -decay`: CSR float32 `[items, items]`.
+    """How often item j followed item i within encoded sessions, weighted by `d ** -decay` at distance d: CSR float32 `[items,
+    items]`.
 
     `steps` is the farthest distance counted; an item follows itself only where `itself` is set.
     """
@@ -410,7 +412,7 @@ MIN_RECENCY_WEIGHT = 0.3  # weight of an item that has long not been met
 
 
 def recency_weights(visits: Histories, n_items: int, recency_decay: float) -> np.ndarray:
-    """Weight of each item by the share of visits that came after its last one: from 1 down to `MIN_RECENCY_WEIGHT`."""
+    """Weight of each item by the share of sessions after its last occurrence: from 1 down to `MIN_RECENCY_WEIGHT`."""
     newest = np.zeros(n_items)
     np.maximum.at(newest, visits.items, visits.rows + 1)
     age = 1 - newest / max(1, len(visits))
@@ -446,7 +448,7 @@ class SessionWalkConfig(Config):
 
 
 class SessionWalk(Recommender):
-    """Two steps of a random walk on the graph of items that stand near each other in visits, from the visitor's latest items.
+    """Two-step random walk from the user's latest items on a graph whose edges link items that are close to each other in sessions.
 
     Relatives: P3alpha (Cooper et al., *Random walks in recommender systems*, WWW 2014), here on transitions within visits and
     with a fading prefix. Fold-in is exact.

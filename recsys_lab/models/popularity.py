@@ -24,7 +24,7 @@ __all__ = ['Popularity', 'RecentConfig', 'RecentPopularity', 'CategoryPopularity
 
 # %% ../../nbs/21_popularity.ipynb #95135977
 class Popularity(Recommender):
-    """Items by the number of distinct users that met them."""
+    """Items ranked by their number of distinct users."""
 
     name = "popularity"
 
@@ -63,7 +63,9 @@ class RecentPopularity(Recommender):
 
 # %% ../../nbs/21_popularity.ipynb #ea83026f
 class CategoryPopularity(Recommender):
-    """Popular items of the categories that a visitor met: sum over categories of (share of the history) x (share of the item's users)."""
+    """Popularity within the categories of the history: sum over categories of (share of the history) x (share of the category's
+    users).
+    """
 
     name = "popularity_category"
 
@@ -138,7 +140,7 @@ def popularity_recency(users: np.ndarray, newest: np.ndarray, recency_weight: fl
 
 
 class PopularityBlend(Recommender):
-    """Popular items, as a blend of what has been met by most and what is met most of late."""
+    """A blend of overall popularity and the popularity of recent events."""
 
     name = "popularity_blend"
     Config = PopularityBlendConfig

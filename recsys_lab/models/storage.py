@@ -17,7 +17,7 @@ __all__ = ['pack', 'unpack', 'write_arrays', 'read_arrays']
 
 # %% ../../nbs/28_storage.ipynb #41eb32fe
 def pack(name: str, value: Any) -> dict[str, Any]:
-    """Arrays that stand for a state entry (an array, an index or a CSR matrix) under names that start with `name`."""
+    """Arrays that represent a state entry (array, index or CSR matrix), under keys that start with `name`."""
     if sparse.issparse(value):
         csr = value.tocsr()
         return {
@@ -42,14 +42,14 @@ def unpack(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
 
 # %% ../../nbs/28_storage.ipynb #327e3f4e
 def write_arrays(folder: Path, entries: Mapping[str, Any]) -> None:
-    """Write entries (arrays, indexes, CSR matrices) by name as npy files of a folder."""
+    """Write state entries (arrays, indexes, CSR matrices) as npy files of a folder."""
     for name, array in {k: a for n, value in entries.items() for k, a in pack(n, value).items()}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         np.save(folder / f"{name}.npy", array)
 
 
 def read_arrays(folder: Path, patterns: tuple[str, ...], mapped: bool = False) -> dict[str, Any]:
-    """What `write_arrays` wrote in the files that match; `mapped`: left in their files until they are asked for (copy on write)."""
+    """Read the files written by `write_arrays` that match patterns; `mapped`: memory-mapped copy-on-write."""
     mode: Any = "c" if mapped else None
     files = [path for pattern in patterns for path in folder.glob(pattern)]
     arrays = {f.relative_to(folder).as_posix()[:-4]: np.asarray(np.load(f, mode, allow_pickle=False)) for f in files}

@@ -56,7 +56,8 @@ def category_rings(tree: Tree | None, names: pd.Index) -> list[sparse.csr_matrix
 
 # %% ../../nbs/26_taxonomy.ipynb #3aaf63ac
 def interleave(rings: Sequence[sparse.csr_matrix], shares: Sequence[float], most: int) -> sparse.csr_matrix:
-    """Merge CSR blocks of scores `[n, items]`, best first within each, by fair turns: an item's value is 1 over its turn.
+    """Interleave CSR blocks of scores `[n, items]` in proportion to their shares; an item's score is the reciprocal of its
+    position.
 
     An item in several rings keeps its earliest turn; the `most` earliest items of each row are kept.
     """
@@ -90,7 +91,9 @@ class TaxonomyConfig(Config):
 
 
 class Taxonomy(Recommender):
-    """The most met items of the history's categories, their parents, siblings and cousins, by fair turns. Fold-in is exact."""
+    """The most popular items of the history's categories, their parents, siblings and cousins, interleaved by share. Fold-in is
+    exact.
+    """
 
     name = "taxonomy"
     Config = TaxonomyConfig
@@ -120,7 +123,7 @@ class Taxonomy(Recommender):
 
 
 def top_items_by_category(kind: np.ndarray, n_categories: int, users: np.ndarray, most: int) -> sparse.csr_matrix:
-    """The `most` most met items of each category with their share of its users: CSR float32 `[categories, items]`."""
+    """The `most` most popular items of each category with their share of its users: CSR float32 `[categories, items]`."""
     placed = np.flatnonzero(kind >= 0)
     order = placed[np.lexsort((placed, -users[placed], kind[placed]))]
     counts = np.bincount(kind[order], minlength=n_categories)

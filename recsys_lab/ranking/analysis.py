@@ -94,7 +94,8 @@ def candidate_recall(
 
 # %% ../../nbs/38_ranking_analysis.ipynb #8c155ba8
 def narrowest_width(recall: pd.DataFrame, enough: float) -> int:
-    """The narrowest width with all sources at which warm users' recall (anybody's, where there are none) is `enough` of the widest's.
+    """The smallest candidate width at which the recall of all sources for warm users (all users if none) reaches `enough` of the
+    widest's.
 
     A width that falls short of that by no more than one standard error (`error`) will do.
     """
@@ -106,8 +107,8 @@ def narrowest_width(recall: pd.DataFrame, enough: float) -> int:
 
 # %% ../../nbs/38_ranking_analysis.ipynb #96101549
 def judged_candidates(models: Sequence[Any], cases: Cases, exclude: str) -> pd.DataFrame:
-    """Every candidate of the cases as served: columns `case, item` (code), `met`, and the score by each model; all must share
-    their first stage.
+    """Every candidate of the cases: columns `case, item` (code), `met`, and the score by each model; all models must share their
+    first stage.
     """
     first = models[0].first
     if any(stage_of(m.config) != stage_of(models[0].config) or m.fitted_on != models[0].fitted_on for m in models):
@@ -133,9 +134,7 @@ def case_ndcg(candidates: pd.DataFrame, scores: np.ndarray, cases: Cases, k: int
 
 # %% ../../nbs/38_ranking_analysis.ipynb #f9ef0881
 def single_feature_auc(rows: Rows) -> pd.DataFrame:
-    """For each feature: share unknown, mean, and the share of (met, unmet) pairs of a request that it puts right (ties count
-    half, unknown pairs are left out).
-    """
+    """For each feature: share unknown, mean, and its AUC within requests (ties count half, unknown values are left out)."""
     out, met = [], rows.label
     for column, name in enumerate(rows.names):
         value = rows.block[:, column]
@@ -261,7 +260,7 @@ def contributions(model: Any, block: np.ndarray) -> pd.DataFrame:
 
 # %% ../../nbs/38_ranking_analysis.ipynb #f2be1e17
 def score_components(model: Any, cases: Cases, exclude: str, others: Sequence[str]) -> tuple[pd.DataFrame, np.ndarray]:
-    """(columns `case, item, met, ranker` and a score by each of the sources `others`, for every candidate as served; their indptr)."""
+    """(columns `case, item, met, ranker` and a score by each of the sources `others`, for every candidate; their indptr)."""
     first = model.first
 
     def work(
@@ -344,7 +343,7 @@ def classification_draws(met: np.ndarray, scores: np.ndarray, users: np.ndarray,
 
 # %% ../../nbs/38_ranking_analysis.ipynb #423a71f9
 def bootstrap_interval(drawn: np.ndarray, level: float, n_users: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(lower bounds, upper bounds, p-values of 0) of estimates `drawn[0]` whose spread is that of the other draws: `[columns]` each.
+    """(lower bounds, upper bounds, p-values against 0) of estimates `drawn[0]` from bootstrap draws `drawn[1:]`: `[columns]` each.
 
     No p-value is below 1 over the number of draws and one, for so many draws cannot tell more.
     """
@@ -427,7 +426,7 @@ class Pool(NamedTuple):
 def build_pool(
     parts: Mapping[str, Recommender], cases: Cases, most: int = 4000, each: int = 100, seed: int = 0
 ) -> Pool:
-    """Up to `most` of the cases, with the `each` best items by every member as candidates; what a case leaves out is none."""
+    """Up to `most` of the cases, with the top `each` items of every member as candidates; excluded items are dropped."""
     if len(cases) > most:
         rows = np.sort(np.random.default_rng(seed).choice(len(cases), most, replace=False))
         cases = cases.subset(rows, np.ones(len(cases.relevant), bool))

@@ -41,7 +41,7 @@ __all__ = ['TREE_STEP', 'MAX_HELD_OUT', 'is_held_out', 'BoostingConfig', 'lgb_da
 
 # %% ../../nbs/33_lightgbm.ipynb #29a9e2a5
 def is_held_out(users: np.ndarray, share: int = 5) -> np.ndarray:
-    """Whether each user's rows are kept from learning, to tell when to stop: one in `share`, by a hash of the id (bool)."""
+    """Whether each user's rows are held out for early stopping: one user in `share`, by a hash of the id (bool)."""
     names, code = np.unique(users, return_inverse=True)
     return (
         np.array([zlib.crc32(str(u).encode()) % share == 0 for u in names], bool)[code]
@@ -104,7 +104,7 @@ def train_booster(learn: Rows, stop: Rows, c: Any) -> lightgbm.Booster:
 
 
 class _Quiet:
-    """A logger that says nothing."""
+    """A logger that drops all messages."""
 
     def info(self, message: str) -> None: ...
 
@@ -146,7 +146,7 @@ def rows_ndcg(rows: Rows, scores: np.ndarray, k: int = 10) -> np.ndarray:
 
 # %% ../../nbs/33_lightgbm.ipynb #a5793626
 def describe_candidates(first: FirstStage, cases: Cases, exclude: str) -> tuple[pd.DataFrame, np.ndarray]:
-    """(columns `case, item, met` of every candidate of cases as served, their features)."""
+    """(columns `case, item, met` of every candidate of the cases, their features)."""
 
     import pandas as pd
 
@@ -163,7 +163,7 @@ def describe_candidates(first: FirstStage, cases: Cases, exclude: str) -> tuple[
 
 # %% ../../nbs/33_lightgbm.ipynb #793a54ed
 def isotonic(label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(scores, probabilities) at the corners of the rising step-free map that fits labels best."""
+    """Breakpoints (scores, probabilities) of an isotonic calibration curve fitted to the labels; interpolate between them."""
     from sklearn.isotonic import IsotonicRegression
 
     if not len(label):
@@ -176,7 +176,9 @@ MAX_HELD_OUT = 1000  # requests whose whole lists are watched, at most
 
 
 def held_out_lists(dataset: Dataset, stage: Stage) -> Rows:
-    """The whole short lists, as served, of the watching users' requests in the latest rolling window of a log, `MAX_HELD_OUT` at most."""
+    """Complete candidate lists of the held-out users' requests in the latest rolling window of a log, at most `MAX_HELD_OUT`
+    requests.
+    """
     split = rolling_splits(dataset, stage.n_windows, stage.window_fraction)[-1]
     names = tuple(first_stage_of(dataset, stage).names)
     first, cases = (
@@ -225,5 +227,5 @@ class Boosting(TwoStage):
         return np.asarray(self.booster(state).predict(block, raw_score=True, num_threads=1))
 
     def probability(self, scores: np.ndarray) -> np.ndarray:
-        """Calibrated probability that a candidate with a score is met."""
+        """Calibrated probability of an interaction with a candidate of this score."""
         return np.interp(scores, self.state["level"], self.state["chance"])

@@ -55,7 +55,7 @@ def widths_of(words: Sequence[str]) -> dict[str, int]:
 
 
 def available_sources(widths: Mapping[str, int], log: Dataset) -> tuple[dict[str, int], dict[str, str]]:
-    """(widths of the sources that a log can feed, why each of the others is left out)."""
+    """(widths of the sources whose data requirements the log meets, reasons why the others are left out)."""
     lacking = {"taxonomy": "categories", "popularity_category": "categories", "lightfm_hybrid": "categories"}
     lacking |= {"content": "properties"}
     out = {name: f"needs {need}" for name, need in lacking.items() if name in widths and need not in log.offers}
@@ -111,7 +111,8 @@ def source_lists(
     answer: Scores | None = None,
     allowed: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(codes, scores) `[n, k]` of a model's own opinions on encoded histories: none filled up, none for strangers by personal models.
+    """Top-k items by the model's own scores, without the popularity fallback: (codes, scores) `[n, k]`; empty for users without
+    history unless the model is non-personalised.
 
     A model with an index of its vectors (`near`) is asked for about the best instead of all. `out` and `answer` are the
     exclusion and the model's answer, where they are known already; `allowed` the only items that may be named.

@@ -31,7 +31,7 @@ __all__ = ['GROUPS', 'SLICE', 'Feature', 'Group', 'feature_group', 'counts_by_ki
 
 # %% ../../nbs/31_features.ipynb #a4990a18
 class Feature(NamedTuple):
-    """One column; `needs` is what the log must offer for it. `{}` in a name stands for the name of each source."""
+    """One feature column; `needs` is the data that it requires. `{}` in a name stands for the name of each source."""
 
     name: str
     unit: str
@@ -51,7 +51,7 @@ GROUPS: dict[str, Group] = {}  # by name, in order of registration
 
 
 def feature_group(name: str, *features: Feature, per_request: bool = False) -> Callable[[Any], Any]:
-    """Register the function below as the one that makes the `features` of group `name`: `columns(block)` by name of the feature."""
+    """Register a function as the one that computes the `features` of group `name`: `columns(block)` by name of the feature."""
     taken = {f.name for group, (mine, *_) in GROUPS.items() if group != name for f in mine}
     if double := sorted(taken & {f.name for f in features}):
         raise ValueError(f"the feature {double[0]!r} is already registered by another group than {name!r}")
@@ -71,7 +71,7 @@ def counts_by_kind(log: Dataset, kind: str) -> np.ndarray:
 
 
 def smooth_rate(part: np.ndarray, whole: np.ndarray, towards: Any, prior: float) -> np.ndarray:
-    """`part / whole`, pulled towards a rate as if `prior` more had been seen at it; NaN where `whole` is 0."""
+    """`part / whole`, smoothed towards a prior rate with `prior` pseudo-counts; NaN where `whole` is 0."""
     return np.where(whole > 0, (part + prior * towards) / (whole + prior), np.nan)
 
 
@@ -135,12 +135,12 @@ def item_statistics(log: Dataset, similarity: sparse.csr_matrix | None = None) -
 
 
 def scale_long_histories(met: sparse.csr_matrix) -> sparse.csr_matrix:
-    """A user–item matrix whose rows count less the longer they are (`user_norm` of .5 in item KNN)."""
+    """User-item matrix whose rows are down-weighted by their length (`user_norm` of .5 in item KNN)."""
     return (sparse.diags_array(np.diff(met.indptr) ** -0.25).astype(np.float32) @ met).tocsr()
 
 # %% ../../nbs/31_features.ipynb #a93214de
 class Block(NamedTuple):
-    """Some requests at work: encoded histories, their candidates, and what is known of items.
+    """A block of requests: encoded histories, their candidates, and item statistics.
 
     Attributes
     ----------
@@ -158,7 +158,7 @@ class Block(NamedTuple):
 
 
 def block_of(h: Histories, c: Candidates, facts: Mapping[str, Any]) -> Block:
-    """A `Block`; a request without a moment of its own asks at the end of what is known, one from before that has none."""
+    """A `Block`; a request without a time of its own is placed at the end of the known log."""
     row = c.rows
     request_times = np.where(h.at >= FOREVER, int(facts["end"]), h.at)
     return Block(
@@ -167,7 +167,7 @@ def block_of(h: Histories, c: Candidates, facts: Mapping[str, Any]) -> Block:
 
 
 def match_candidates(b: Block, row: np.ndarray, item: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(position among the candidates, which of the asked it is for) of those (request, item) that are candidates."""
+    """(position among the candidates, index of the pair) of those (request, item) pairs that are candidates."""
     asked = row * len(b.facts["users"]) + item
     place = np.minimum(np.searchsorted(b.key, asked), max(0, len(b.key) - 1))
     hit = np.flatnonzero(b.key[place] == asked) if len(b.key) else np.zeros(0, int)
@@ -214,7 +214,7 @@ def similarity_columns(b: Block) -> dict[str, np.ndarray]:
     Feature("item_age", "log(1 + hours)", "since it was first met (log of rows where there are no times)"),
 )
 def popularity_columns(b: Block) -> dict[str, np.ndarray]:
-    """How often, how lately and for how long the item has been met."""
+    """How often, how recently and for how long users have interacted with the item."""
     f, item = b.facts, b.c.items
     newest = f["newest"][item]
     return {
@@ -372,7 +372,7 @@ def source_columns(b: Block) -> dict[str, np.ndarray]:
 
 # %% ../../nbs/31_features.ipynb #bd7d2469
 def all_features(sources: Sequence[str]) -> dict[str, Feature]:
-    """The registered features by name, with one for each source where a name has a place for it."""
+    """All registered features by name, expanded for each source where the name has a placeholder."""
     features: dict[str, Feature] = {}
     for f in (f for group in GROUPS.values() for f in group.features):
         named = (
@@ -410,7 +410,7 @@ def available_needs(log: Dataset) -> set[str]:
 
 
 def chosen_features(asked: Sequence[str], sources: Sequence[str], log: Dataset) -> tuple[list[str], list[str]]:
-    """(features asked for by group or name, all for none; those left out because the log lacks what they need)."""
+    """(features selected by group or name, all if none; those dropped because the log lacks what they need)."""
     table, groups, available = all_features(sources), group_of(sources), available_needs(log)
     if unknown := [w for w in asked if w not in GROUPS and w not in table]:
         raise ValueError(

@@ -73,7 +73,7 @@ def blend_scores(ranker: np.ndarray, other: np.ndarray, indptr: np.ndarray, alph
 
 # %% ../../nbs/34_hybrid_alpha.ipynb #568d299f
 def score_at(scores: Scores, c: Candidates) -> np.ndarray:
-    """Candidates' scores in a model's answer: float64 `[m]`; 0 where a sparse model has no opinion, NaN where a dense one has none."""
+    """A model's scores of the candidates: float64 `[m]`; 0 where a sparse model has no score, NaN where a dense one has none."""
     row = c.rows
     if isinstance(scores, np.ndarray):
         values = (scores[c.items] if scores.ndim == 1 else scores[row, c.items]).astype(float)
@@ -153,7 +153,9 @@ class Hybrid(Boosting):
     searched = ("alpha",)
 
     def halves(self, answer: Scores, c: Candidates, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(the trees' scores, those of the collaborative part's `answer`; NaN for items nobody had met) of candidates: float64 `[m]`."""
+        """(scores of the trees, scores of the collaborative part, NaN for items without interactions) of candidates: float64
+        `[m]`.
+        """
         other = score_at(answer, c)
         return self.predict(block), np.where(self.state["facts/users"][c.items] > 0, other, np.nan)
 
@@ -198,7 +200,7 @@ class Hybrid(Boosting):
 
 
 class HybridTuned(Hybrid):
-    """`Hybrid` with an alpha that was chosen on validation; another name, so that the two can stand side by side."""
+    """`Hybrid` with alpha tuned on validation, under a name of its own so that both can be compared."""
 
     name = "hybrid_tuned"
 

@@ -132,7 +132,7 @@ class TwoStage(Recommender):
         answers: dict[str, Scores] | None = None,
         allowed: np.ndarray | None = None,
     ) -> tuple[Candidates, np.ndarray]:
-        """(short lists of encoded histories, their features `[m, features]`); strangers have none, for they are answered as cold.
+        """(candidates of encoded histories, their features `[m, features]`); users without history have none and get the cold list.
 
         `answers` are scores by sources that are known already, `allowed` the only items that may be listed.
         """

@@ -78,7 +78,7 @@ class Stage:
 
 
 def rolling_splits(log: Dataset, windows: int, window: float) -> list[Split]:
-    """Splits of a log at rolling cutoffs, oldest first; each is judged on the window after its cutoff. Kept with the log.
+    """Splits of a log at rolling cutoffs, oldest first, each evaluated on the window after its cutoff. Cached with the log.
 
     `ValueError` for a log that arrived split, or too short for the windows.
     """
@@ -112,7 +112,7 @@ def new_windows(log: Dataset, windows: int, window: float) -> list[Split]:
 
 # %% ../../nbs/37_training_rows.ipynb #d88a5f86
 class FirstStage(NamedTuple):
-    """Sources and facts made from one log, and the features that it can feed; what it cannot is `left_out`."""
+    """Candidate sources and item statistics of one log, and the features that it supports; `left_out` are those it does not."""
 
     sources: dict[str, Recommender]
     widths: dict[str, int]
@@ -125,7 +125,7 @@ Pairs = tuple[tuple[str, Any], ...]
 
 
 def fit_first_stage(log: Dataset, widths: Pairs, settings: Pairs) -> tuple[dict[str, Recommender], dict[str, Any]]:
-    """(fitted sources, facts) of a log, made once for all questions that are asked of it and kept with the log."""
+    """(fitted sources, item statistics) of a log, computed once for all questions and cached with the log."""
 
     def made() -> tuple[dict[str, Recommender], dict[str, Any]]:
         return fit_sources(log, dict(widths), {name: dict(pairs) for name, pairs in settings}), item_statistics(log)
@@ -135,7 +135,7 @@ def fit_first_stage(log: Dataset, widths: Pairs, settings: Pairs) -> tuple[dict[
 
 
 def first_stage_of(log: Dataset, stage: Stage) -> FirstStage:
-    """The sources and facts of a log, and the features that it can feed."""
+    """The sources and item statistics of a log, and the features that it supports."""
     widths, out = available_sources(dict(stage.widths), log)
     if not widths:
         raise ValueError(f"no source is left for {log.name}: {out}")
@@ -179,14 +179,14 @@ def hard_negatives(
 
 
 def sample_from_runs(ptr: np.ndarray, values: np.ndarray, run: np.ndarray, chance: np.ndarray) -> np.ndarray:
-    """One value of each asked run `values[ptr[i]:ptr[i + 1]]`, at a chance in [0, 1) of it; -1 for an empty one."""
+    """One value of each run `values[ptr[i]:ptr[i + 1]]` at a relative position in [0, 1); -1 for an empty run."""
     size = np.diff(ptr)[run]
     place = ptr[run] + (chance * size).astype(np.int64)
     return np.where(size > 0, values[np.minimum(place, len(values) - 1)], -1) if len(values) else np.full(len(run), -1)
 
 # %% ../../nbs/37_training_rows.ipynb #dcb2f9aa
 class Rows(NamedTuple):
-    """Rows to learn from or to judge on.
+    """Training or evaluation rows of a ranker.
 
     Attributes
     ----------
@@ -220,7 +220,7 @@ def sample_cases(cases: Cases, n: int, seed: int) -> Cases:
 
 
 def sample_training_cases(split: Split, stage: Stage) -> Cases:
-    """Up to `max_requests` cases of a split's judged part by visitors with a history; the same whatever lies beyond it."""
+    """Up to `max_requests` cases of a split's evaluated part by users with a history, independent of later data."""
     from recsys_lab.splits import make_cases
 
     cases = make_cases(split, stage.protocol, stage.target, "test", stage.exclude)
@@ -255,8 +255,9 @@ def map_case_blocks(first: FirstStage, cases: Cases, exclude: str, work: Work, b
 
 # %% ../../nbs/37_training_rows.ipynb #c000443f
 def sample_rows(c: Candidates, label: np.ndarray, negatives: int, seed: int, first: int = 0) -> np.ndarray:
-    """Which candidates to learn from: the met ones, and at random `negatives` unmet ones for each met one of a request; none of
-    requests without. A candidate's chance belongs to it and its request; `first` is the number of the first request.
+    """Which candidates become training rows: all positives, and `negatives` sampled negatives for each positive of a request; none
+    of requests without positives. A candidate's sampling depends only on it and its request; `first` is the number of the first
+    request.
     """
     met = np.bincount(c.rows[label], minlength=len(c.indptr) - 1)
     chance = hash_uniform(seed, first + c.rows, c.items)
@@ -275,7 +276,7 @@ def add_hard_negatives(
     rows: slice,
     stage: Stage,
 ) -> tuple[Candidates, np.ndarray]:
-    """(met candidates and hard negatives in place of the served ones, labels)."""
+    """(positive candidates with hard negatives in place of the retrieved ones, labels)."""
     items = next(iter(first.sources.values())).items
     label = label_candidates(c, cases, rows, items)
     draws = (stage.negatives, stage.seed, rows.start)
@@ -308,7 +309,7 @@ def window_rows(first: FirstStage, cases: Cases, stage: Stage) -> list[tuple[Any
 
 
 def training_rows(log: Dataset, stage: Stage) -> Rows:
-    """Rows from the rolling windows of a log: candidates as served, the met ones and drawn others. Kept with the log.
+    """Training rows from rolling windows of a log: retrieved candidates, all positives and sampled negatives. Cached with the log.
 
     `ValueError` where no window holds a request one of whose candidates was met.
     """

@@ -43,7 +43,7 @@ def clean_text(value: Any, joint: str = " ") -> str:
 
 
 def parse_price(value: Any) -> float | None:
-    """A price as a number, None for what is none: `12.5`, `$1,299.00`, `12,99 €`, `$5.00 - $10.00` (5.0), `from 6.99` (6.99)."""
+    """A price as a number, None if it is not one: `12.5`, `$1,299.00`, `12,99 €`, `$5.00 - $10.00` (5.0), `from 6.99` (6.99)."""
     if isinstance(value, bool) or value is None:
         return None
     if not isinstance(value, (int, float)):
@@ -89,7 +89,7 @@ RATING_NAMES = ("user_id", "product_id", "rating", "timestamp")
 
 
 def one_id(value: Any, what: str) -> str:
-    """An id as text; `Refused` for none, or one that is no text or whole number."""
+    """An id as text; `Refused` if missing or neither text nor an integer."""
     text = value.strip() if isinstance(value, str) else str(value) if type(value) is int else ""
     if not text or len(text) > 200 or "\x00" in text or not text.isprintable():
         raise Refused(f"{what} is missing or is no id")
@@ -104,7 +104,7 @@ def first_image(value: Any) -> str:
 
 
 def product_of(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    """The row of `product_catalog` that a record tells; `columns` maps our names to its fields where it has no known layout."""
+    """The row of `product_catalog` in a record; `columns` maps our names to its fields for unknown layouts."""
 
     def told(name: str) -> Any:
         names = (columns[name],) if name in columns else () if columns else PRODUCT_LAYOUTS[name]["names"]
@@ -126,7 +126,7 @@ def product_of(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[st
 
 # %% ../../nbs/56_records.ipynb #d58b346b
 def rating_of(record: Mapping[str, Any], columns: Mapping[str, str], unit: str = "") -> dict[str, Any]:
-    """The row of `user_item_rating` that a record tells. `unit` of its times, `s` or `ms`; '': seconds in Amazon's 2018 layout, else ms."""
+    """The row of `user_item_rating` in a record. `unit` of its times, `s` or `ms`; '': seconds in Amazon's 2018 layout, else ms."""
     if columns:
         names = tuple(columns.get(name, name) for name in RATING_NAMES)
     elif "reviewerID" in record:
@@ -180,7 +180,7 @@ def json_lines(path: Path, after: int = 0) -> Iterator[tuple[int, Any]]:
 
 
 def parsed(line: bytes) -> Any:
-    """The record of a line, or the `Refused` that says why it is none."""
+    """The record of a line, or a `Refused` with the reason."""
     if not line:
         return Refused(f"the line is longer than {LONGEST:,} bytes")
     try:
@@ -209,5 +209,5 @@ def csv_lines(path: Path, after: int = 0) -> Iterator[tuple[int, Any]]:
 
 
 def records_of(path: Path, after: int = 0) -> Iterator[tuple[int, Any]]:
-    """`csv_lines` for a file whose name says CSV, `json_lines` for any other."""
+    """`csv_lines` for CSV files, `json_lines` for any others."""
     return (csv_lines if ".csv" in path.suffixes else json_lines)(path, after)

@@ -50,7 +50,7 @@ def drop_repeats(events: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
 
 
 def to_times(values: pd.Series, unit: str) -> pd.Series:
-    """Checked text of times, told in `unit` (see `time_rule`), as UTC times to the millisecond; without a zone they are UTC."""
+    """Validated time strings in `unit` (see `time_rule`) as UTC timestamps in milliseconds; times without a zone are UTC."""
     if unit == "iso":
         times = pd.to_datetime(values, utc=True, format="ISO8601")
         return times.dt.as_unit("ms")
@@ -64,7 +64,7 @@ def to_times(values: pd.Series, unit: str) -> pd.Series:
 def read_retailrocket_properties(
     folder: Path, keep: Sequence[str], time_unit: str = "ms", rejects: Rejects | None = None
 ) -> pd.DataFrame | None:
-    """The rows of `item_properties_part1/2.csv` whose property is in `keep`, streamed; None where there are no such files."""
+    """Stream the rows of `item_properties_part1/2.csv` whose property is in `keep`; None if there are no such files."""
     rules = {"timestamp": time_rule(time_unit), "itemid": WHOLE, "property": TEXT, "value": TEXT}
     asked = pa.array(list(keep), pa.string())
     parts = []
@@ -136,13 +136,13 @@ def read_retailrocket(
 
 # %% ../../nbs/53_formats.ipynb #72b75146
 def natural_ids(values: pd.Series) -> pd.Series:
-    """Ids as int64 if every one is a plain whole number (no leading zeros, at most 18 digits), as text otherwise."""
+    """Ids as int64 if all are plain integers (no leading zeros, at most 18 digits), as text otherwise."""
     text = values.astype("str")
     return text.astype("int64") if text.str.fullmatch(r"0|-?[1-9]\d{0,17}").all() else text
 
 
 def mixed_ids(values: pd.Series, name: str) -> dict[str, int]:
-    """A notice where some ids are whole numbers and others not, so that all are kept as text."""
+    """A notice if some ids are integers and others are not, so that all are kept as text."""
     numbers = values.astype("str").str.fullmatch(r"0|-?[1-9]\d{0,17}")
     others = int((~numbers).sum())
     notice = (
@@ -154,7 +154,7 @@ def mixed_ids(values: pd.Series, name: str) -> dict[str, int]:
 
 
 def kind_rule(kinds: Mapping[str, str] | None) -> Column:
-    """The rule for the kind of event: any text, or with a mapping only what it or the lab names."""
+    """Validation rule for event kinds: any text, or with a mapping only the kinds that it or the lab names."""
     if kinds is None:
         return ID._replace(meaning="a kind of event")
     named = sorted({*kinds, *EVENTS})
@@ -212,7 +212,7 @@ def read_table(
 
 
 def stored_unit(table: Table, column: str | None, time_unit: str) -> str:
-    """The unit of a column of times as text: `ms` for Parquet's own times, what the user says otherwise."""
+    """The unit of a column of times: `ms` for Parquet timestamps, the user's `time_unit` otherwise."""
     if column is not None and table.is_parquet and column in table.columns:
         kind = parquet_file(table.path).schema_arrow.field(column).type
         if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
@@ -221,7 +221,7 @@ def stored_unit(table: Table, column: str | None, time_unit: str) -> str:
 
 # %% ../../nbs/53_formats.ipynb #01dc71eb
 def whole_numbers(line: str) -> list[int]:
-    """The whole numbers (at most 18 digits) of a line, split at blanks; `ValueError` tells the first that is none."""
+    """The integers (at most 18 digits) of a line, split at blanks; `ValueError` with the first invalid one."""
     for token in line.split() if re.search(r"[^\d\s-]|\d{19}|\d-|-\D|-$", line, re.ASCII) else ():
         if not re.fullmatch(WHOLE.pattern, token, re.ASCII):
             raise ValueError(f"{quote_value(token)} is not {WHOLE.meaning}")
@@ -229,7 +229,7 @@ def whole_numbers(line: str) -> list[int]:
 
 
 def read_integer_lines(path: Path, member: str | None, rejects: Rejects) -> Iterator[tuple[int, list[int]]]:
-    """(line number, whole numbers) of each non-empty line of a text file; `DataError` names the line of a bad one, or it is set aside."""
+    """(line number, integers) of each non-empty line of a text file; `DataError` names an invalid line, or it is set aside."""
     aside = []
     with io.TextIOWrapper(open_source(path, member), encoding="utf-8-sig", errors="replace") as lines:
         for number, line in enumerate(lines, 1):

@@ -22,7 +22,7 @@ __all__ = ['to_dataset', 'properties_of', 'read_reviews', 'read_sequences', 'one
 
 # %% ../../nbs/57_reviews.ipynb #f220a937
 def to_dataset(url: str, name: str, liked: float = 4.0, met: float = 3.0) -> Dataset:
-    """The ratings of a database as a log: `transaction` from `liked` stars, `view` from `met`, nothing below.
+    """The ratings of a database as a log: `transaction` from `liked` stars, `view` from `met` stars, lower ratings dropped.
 
     Timed if every rating is, otherwise in the order of the file's lines. Titles, brands, descriptions, categories, prices and pictures are
     properties known from the start, for a catalogue has no times; the notices say so. Ids are text. `DataError` where no rating is left.
@@ -117,7 +117,7 @@ def read_reviews(folder: Path, name: str) -> Dataset:
 
 # %% ../../nbs/57_reviews.ipynb #a30a1c7d
 def read_sequences(folder: Path, name: str) -> Dataset:
-    """Read `X.sequences.jsonl` (`user, items, part`) with `X.items.jsonl` beside it as a log that arrives split.
+    """Read `X.sequences.jsonl` (`user, items, part`) and `X.items.jsonl` as a log with a given split.
 
     Items have `item_id, title, brand, description`; files may be packed. Steps labelled `valid` and `test` are these parts, all others
     are train.
@@ -154,7 +154,7 @@ def read_sequences(folder: Path, name: str) -> Dataset:
 
 
 def one_of(folder: Path, pattern: str) -> list[Path]:
-    """The one file of a folder whose name fits; `DataError` for none or several."""
+    """The only file of a folder that matches a pattern; `DataError` for none or several."""
     matches = sorted(folder.glob(pattern))
     if len(matches) != 1:
         raise DataError(f"{folder}: one file {pattern} must be in it, not {[p.name for p in matches] or 'none'}")

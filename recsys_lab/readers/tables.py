@@ -36,7 +36,7 @@ __all__ = ['WHOLE', 'MAYBE_WHOLE', 'TEXT', 'ID', 'EVENT', 'PLAUSIBLE', 'UNITS', 
 
 # %% ../../nbs/05_tables.ipynb #f1105202
 class Column(NamedTuple):
-    """What a column's text must be: a regular expression, what to call it in an error, and further checks.
+    """Validation of a text column: a regular expression, its description in errors, and further checks.
 
     `also(values, matching) -> bool array` is asked of the values that match the pattern; `hint(value)` adds to the error.
     """
@@ -83,7 +83,7 @@ def as_numbers(values: Any) -> Any:
 
 
 def time_rule(unit: str, decimals: bool = False) -> Column:
-    """The rule for times told in `unit` (s, ms, us, ns since 1970, or iso): a time between 1990 and 2100."""
+    """Validation rule for times in `unit` (s, ms, us, ns since 1970, or iso) between 1990 and 2100."""
     if unit == "iso":
         return Column(
             TEXT.pattern, "a time in ISO 8601 between 1990 and 2100", lambda v, _: plausible_iso(v), other_unit
@@ -282,7 +282,7 @@ def refuse_open_quote(table: Table) -> None:
 
 
 def explain_arrow_error(table: Table, header: list[str], error: Exception) -> DataError:
-    """What is wrong with a CSV that Arrow refused: the first record with too few or too many fields, or Arrow's own words."""
+    """Explain why Arrow refused a CSV: the first record with too few or too many fields, or Arrow's message."""
     refuse_open_quote(table)
     for line, fields in table.records():
         if len(fields) != len(header):
@@ -294,7 +294,7 @@ def explain_arrow_error(table: Table, header: list[str], error: Exception) -> Da
 
 # %% ../../nbs/05_tables.ipynb #c24e7e8c
 def parquet_blocks(table: Table, needed: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
-    """`Table.blocks` of a Parquet file: every column as text, nulls as nothing, times as whole milliseconds."""
+    """`Table.blocks` of a Parquet file: every column as text, nulls as empty, times as integer milliseconds."""
     first, batches = 0, parquet_file(table.path).iter_batches(1 << 18, columns=list(dict.fromkeys(needed)))
     while True:
         with naming_parquet_errors(table.path):
@@ -322,7 +322,7 @@ def parquet_file(path: Path) -> pq.ParquetFile:
 
 
 def valid_text(values: pa.Array) -> pa.Array:
-    """Text whose bytes were never checked; bytes that are no UTF-8 become NULs."""
+    """Text from unchecked bytes; bytes that are not valid UTF-8 become NULs."""
     raw = values.cast(pa.binary())
     try:
         return raw.cast(pa.string())
@@ -331,7 +331,7 @@ def valid_text(values: pa.Array) -> pa.Array:
 
 
 def as_text(table: Table, name: str, values: pa.Array) -> pa.Array:
-    """A Parquet column as text; `DataError` for whole numbers that floating point cannot hold."""
+    """A Parquet column as text; `DataError` for integers that floating point cannot represent."""
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
@@ -366,7 +366,7 @@ class Rejects:
         self.counts: dict[str, int] = {}
 
     def set_aside(self, path: Path, member: str | None, rows: Sequence[tuple[int, str, str]]) -> None:
-        """Write (line, reason, record) of each bad row of a file, whole or not at all; without any, an old side file goes."""
+        """Write (line, reason, record) of each invalid row of a file atomically; without any, an old side file is removed."""
         name = member or path.name
         side = (self.folder or path.parent) / f"{name}.rejected.csv"
         if not rows:

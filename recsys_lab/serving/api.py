@@ -44,7 +44,7 @@ __all__ = ['create_app', 'add_errors', 'replay_requests', 'serve', 'arguments', 
 
 # %% ../../nbs/61_api.ipynb #a5a2f7a5
 def create_app(settings: Settings, wait: bool = False) -> FastAPI:
-    """The service as an ASGI application; the bundle is opened as it starts, and with `wait` a bundle that is not whole ends it."""
+    """The service as an ASGI application; the bundle is opened at startup, and with `wait` an incomplete bundle stops it."""
     service = Service(settings)
 
     @asynccontextmanager
@@ -76,7 +76,7 @@ def create_app(settings: Settings, wait: bool = False) -> FastAPI:
 
 
 def add_errors(app: FastAPI) -> None:
-    """Whatever is raised is answered in the one shape."""
+    """Exception handlers: every error is answered in the format of `ErrorResponse`."""
 
     @app.exception_handler(ApiError)
     async def refused(request: Request, error: ApiError) -> Response:
@@ -102,7 +102,7 @@ def add_errors(app: FastAPI) -> None:
 def replay_requests(
     post: Callable[[str, dict[str, Any]], Any], histories: Histories, k: int, exclude: str, items: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What a service answers to each history: (codes, scores) `[n, k]` as `TopK` has them.
+    """The lists that a service returns for histories: (codes, scores) `[n, k]` as in `TopK`.
 
     `post(path, body)` sends a request and returns the answer's JSON; `items` is the index of the model's items. Histories have ids as
     the log has them, and at most `MOST_HISTORY` events.
@@ -122,7 +122,7 @@ def replay_requests(
 
 # %% ../../nbs/61_api.ipynb #d5ae991b
 def serve(argv: Sequence[str] | None = None) -> None:
-    """Serve until told to stop; requests at work are answered before it ends. A folder that holds no bundle is refused at once."""
+    """Serve until terminated; requests in progress are completed. A folder that is not a bundle is refused at once."""
     import uvicorn
 
     args = arguments(argv)
@@ -144,7 +144,7 @@ def serve(argv: Sequence[str] | None = None) -> None:
     os.environ["RECSYS_LAB_SETTINGS"] = str(shared / "settings.json")
 
     def ended(number: int, frame: Any) -> None:
-        """Remove what is shared, for uvicorn ends by the signal that it was told to end by, and nothing after it runs."""
+        """Delete shared files before exiting, because uvicorn terminates by the signal itself and runs nothing after it."""
         shutil.rmtree(shared, ignore_errors=True)
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)

@@ -36,7 +36,7 @@ __all__ = ['FORMAT', 'EXACT_UP_TO', 'ENOUGH', 'FLAT_UP_TO', 'SHOWN', 'REMAKE', '
 
 # %% ../../nbs/60_bundle.ipynb #93ef3fee
 class Ids:
-    """Sorted distinct ids in an array that may be mapped from a file: what models ask of an index, without building one."""
+    """Sorted distinct ids in an array that may be memory-mapped, with the part of pandas' Index interface that models use."""
 
     def __init__(self, values: np.ndarray):
         self.values = values
@@ -56,7 +56,7 @@ class Ids:
         return np.where(self.values[place] == asked, place, -1)
 
     def find(self, user_id: str | int) -> int:
-        """Place of an id told as text or as a number; -1 if it is not there, or could not be one."""
+        """Position of an id given as text or number; -1 if unknown or not of the right type."""
         if self.values.dtype.kind != "U":
             if not re.fullmatch(r"-?[0-9]{1,18}", str(user_id)):
                 return -1
@@ -87,7 +87,7 @@ class Texts:
 
 # %% ../../nbs/60_bundle.ipynb #9b753a88
 def code_behind(models: Sequence[str]) -> dict[str, str]:
-    """`definition_hashes` of the modules behind some models, by name, and of all that these import."""
+    """`definition_hashes` of the modules behind some models, and of everything these import."""
     return definition_hashes(modules_behind(tuple(m for name in models for m in model_class(name)().modules)))
 
 # %% ../../nbs/60_bundle.ipynb #6ba4caba
@@ -98,10 +98,12 @@ FLAT_UP_TO = 20_000  # vectors in the index; above, they lie in lists, of which 
 
 
 def build_ann_index(vectors: np.ndarray, queries: np.ndarray, k: int, path: Path, seed: int = 0) -> dict[str, float]:
-    """Write an index of vectors `[n, f]` by inner product (FAISS); returns its facts, with recall@k against all pairs.
+    """Build an approximate nearest-neighbour index (FAISS) of vectors `[n, f]` for maximum inner product; returns its facts, with
+    recall@k against exact search.
 
-    Short vectors are nobody's best: only the longest are in it, as many as it takes to reach `ENOUGH` on the queries `[m, f]`, by
-    doubling. Where these are many they lie in inverted lists, of which as many are searched as it takes, up to a half.
+    Maximum inner-product search mostly returns items with large norms. The largest-norm items are kept, doubling their number until
+    the recall on the queries `[m, f]` reaches `ENOUGH`. Above `FLAT_UP_TO` items an IVF index is used, and `nprobe` is doubled (up to
+    half of the lists) until the same recall is reached.
     """
     import faiss as untyped
 
@@ -140,7 +142,7 @@ SHOWN = ("title", "category", "image_url")
 
 
 def write_catalogue(rows: Any, folder: Path) -> None:
-    """Write what is shown of items (rows of `product_catalog` in order of the codes), and the full-text table of it."""
+    """Write the display fields of items (rows of `product_catalog` in order of the codes) and their full-text index."""
     from recsys_lab.lexical import write_words
 
     folder.mkdir()
@@ -169,7 +171,7 @@ def pack(
     about: Mapping[str, Any] | None = None,
     exact_up_to: int = EXACT_UP_TO,
 ) -> dict[str, Any]:
-    """Make a bundle of a saved hybrid, and `others` by name, with the catalogue of `log`; returns its manifest.
+    """Create a bundle from a saved hybrid and `others` by name, with the catalogue of `log`; returns its manifest.
 
     A folder that stands at `out` is kept beside it as `OUT.previous`. `about` is written into the manifest. Two bundles of equal
     fits have the same version.
@@ -254,7 +256,7 @@ def facts_of(model: Any) -> dict[str, Any]:
 
 
 def swap_in(new: Path, place: Path) -> None:
-    """Put a finished folder in its place; what stood there stays beside it as `PLACE.previous`."""
+    """Move a finished folder into place; the previous one is kept as `PLACE.previous`."""
     if place.exists():
         previous = place.with_name(f"{place.name}.previous")
         shutil.rmtree(previous, ignore_errors=True)
@@ -263,7 +265,7 @@ def swap_in(new: Path, place: Path) -> None:
 
 # %% ../../nbs/60_bundle.ipynb #03a4ff1c
 def fit_of(run: Path, names: Sequence[str]) -> Path:
-    """The folder of the first recorded fit with one of these names; `FileNotFoundError` says which command makes it.
+    """The folder of the first recorded fit with one of these names; `FileNotFoundError` names the command that makes it.
 
     `ValueError` for a name that no model has.
     """
@@ -325,7 +327,7 @@ def refit(folder: Path | str, kind: str = "hybrid", force: bool = False) -> dict
 def refit_models(
     folder: Path, manifest: Mapping[str, Any], log: Any, kind: str, place: Path
 ) -> tuple[Path, dict[str, Path]]:
-    """(folder of the hybrid to bundle, folders of the models beside it), fitted as far as the kind of training asks."""
+    """(folder of the hybrid to bundle, folders of the other models), refitted as the kind of training requires."""
     others = {name: folder / "others" / name for name in manifest["others"]}
     if kind == "ss":
         return folder / "model", others
@@ -370,7 +372,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def verify(folder: Path | str) -> dict[str, Any]:
-    """The manifest of a bundle whose code and files are as they should be; `DataError` names the first that is not."""
+    """The manifest of a bundle after checking its code and files; `DataError` names the first that does not match."""
     folder = Path(folder)
     manifest = read_manifest(folder)
     try:
@@ -392,7 +394,7 @@ def verify(folder: Path | str) -> dict[str, Any]:
 
 
 def difference(a: Path | str, b: Path | str) -> dict[str, tuple[Any, Any]]:
-    """What two bundles tell differently: (in a, in b) by the name of the fact, code or file."""
+    """Differences between two bundles: (in a, in b) by the name of the fact, code or file."""
     one, two = (
         {
             **{k: v for k, v in m.items() if k not in ("code", "files")},
@@ -405,7 +407,7 @@ def difference(a: Path | str, b: Path | str) -> dict[str, tuple[Any, Any]]:
 
 # %% ../../nbs/60_bundle.ipynb #061419f5
 def local_copy(place: str | Path, cache: Path | str | None = None) -> Path:
-    """The folder of a bundle named by a folder or a URL; from a URL it is copied to `cache`, whole or not at all, unless it is there.
+    """The folder of a bundle given by path or URL; from a URL it is downloaded to `cache` atomically, unless it is there already.
 
     `cache` is `RECSYS_LAB_CACHE` or a folder in the user's cache by default.
     """
@@ -453,7 +455,7 @@ class Listed(NamedTuple):
 
 # %% ../../nbs/60_bundle.ipynb #5d8125e5
 class Bundle:
-    """An opened bundle; `DataError` for one that is not whole.
+    """An opened bundle; `DataError` if it is incomplete.
 
     Attributes
     ----------
@@ -479,7 +481,7 @@ class Bundle:
         self.model.cold_list()
 
     def history(self, user: int, at: int = FOREVER) -> Histories:
-        """The encoded history of the user at a place of `users` before the moment at which they ask; -1: of a stranger."""
+        """The encoded history of the user at position `user` before time `at`; -1: an unknown user."""
         run = slice(*self.known.indptr[user : user + 2].tolist()) if user >= 0 else slice(0, 0)
         if at != FOREVER:  # what the user did at that moment or later has not happened yet
             run = slice(run.start, run.start + int(np.searchsorted(self.known.times[run], at)))
@@ -555,7 +557,7 @@ def encode_history(b: Any, items: Any, events: Any = None, times: Any = None, at
 
 
 def rank_one_stage(model: Any, history: Histories, k: int, exclude: str, allowed: np.ndarray | None = None) -> Listed:
-    """The list of a model for one history; strangers get what the model offers to all."""
+    """The list of a single-stage model for one history; users without history get its cold list."""
     warm = len(history.items) > 0
     if warm:
         codes, scores, sources = model.lists(history, k, exclude, allowed)

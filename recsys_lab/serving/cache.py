@@ -23,7 +23,7 @@ CACHED = prometheus.Counter("recsys_cache_total", "Answers looked for in the cac
 
 
 class Cache:
-    """Answers in Redis; whatever goes wrong with it, there is just nothing in it for `rest` seconds."""
+    """Cached responses in Redis; on any error the cache counts as empty for `rest` seconds."""
 
     def __init__(self, url: str, ttl: int, rest: float = 3.0):
         from redis import asyncio as redis
@@ -32,7 +32,7 @@ class Cache:
         self.ttl, self.rest, self.until = ttl, rest, 0.0
 
     async def get(self, key: str) -> bytes | None:
-        """What is kept under a key."""
+        """The cached value of a key, or None."""
         answer = await self._ask(lambda: self.redis.get(key))
         CACHED.labels("yes" if answer else "no").inc()
         return answer

@@ -70,7 +70,7 @@ state_routes = APIRouter(tags=["state"])
 
 @state_routes.get("/", summary="Models that are loaded")
 async def root(service: ServiceDep) -> Any:
-    """Models that are loaded."""
+    """Loaded models and bundles."""
     arm = service.arm("")
     arms = {a.name: {"version": a.bundle.manifest["version"], "model": a.model} for a in service.arms or ()}
     shown = {"models": list(arm.bundle.models), "arms": arms, "examples": examples_of(arm.bundle)}
@@ -79,13 +79,13 @@ async def root(service: ServiceDep) -> Any:
 
 @state_routes.get("/health", summary="Whether it lives, and what it serves")
 async def health(service: ServiceDep) -> Any:
-    """Whether it lives, and what it serves."""
+    """Liveness, and what is being served."""
     return as_json(health_of(service))
 
 
 @state_routes.get("/ready", summary="Whether it can answer", responses={503: {"model": ErrorResponse}})
 async def ready(service: ServiceDep) -> Any:
-    """Whether it can answer."""
+    """Readiness: whether requests can be answered."""
     return as_json({"status": "ready", "model_version": service.arm("").bundle.manifest["version"]})
 
 
@@ -131,7 +131,7 @@ recommend_routes = APIRouter(tags=["recommend"])
 async def recommend(
     service: ServiceDep, request: Request, user_id: UserPath, n: Length = 5, model: ModelName = "", alpha: Alpha = None
 ) -> Any:
-    """The best items for a user, with reasons; popular ones for a user who is not known."""
+    """Top items for a user with score components; popular items for an unknown user."""
     arm = service.arm(user_id, request)
     user, name = arm.bundle.users.find(user_id), model_of(arm, model)
     key = f"recsys:{arm.bundle.manifest['version']}:{arm.name}:{name}:{n}:{alpha}:{user}"
@@ -159,7 +159,7 @@ async def recommend_by(
     user_id: UserPath,
     k: Length = 10,
 ) -> Any:
-    """The best items for a user by one model."""
+    """Top items for a user by one model."""
     arm = service.arm(user_id, request)
     b, name = arm.bundle, model_of(arm, model)
     ranked = b.rank(b.history(b.users.find(user_id)), k, name)
@@ -175,7 +175,7 @@ async def recommend_by(
     responses=WRONG,
 )
 async def recommend_fast(service: ServiceDep, request: Request, ask: Annotated[RecommendRequest, Body()]) -> Any:
-    """Ids of the best items for a user, or for a history of somebody without an id."""
+    """Ids of the top items for a user, or for a history without user id."""
     began = time.perf_counter()
     arm, ranked, _ = answer_request(service, ask, request)
     user = {"user_id": ask.user_id, "user_type": "warm" if ranked.warm else "cold"}
@@ -191,7 +191,7 @@ async def recommend_fast(service: ServiceDep, request: Request, ask: Annotated[R
     responses=WRONG,
 )
 async def recommend_explain(service: ServiceDep, request: Request, ask: Annotated[RecommendRequest, Body()]) -> Any:
-    """The same with scores, titles and reasons."""
+    """Top items with scores, titles and the candidate sources behind each."""
     arm, ranked, name = answer_request(service, ask, request)
     return as_json(recommend_response(arm, ask.user_id, ranked, name))
 
@@ -203,7 +203,7 @@ async def recommend_explain(service: ServiceDep, request: Request, ask: Annotate
     responses=WRONG,
 )
 async def factor_user(service: ServiceDep, request: Request, ask: Annotated[UserRequest, Body()]) -> Any:
-    """The factors' list for a user whom they know."""
+    """Top-N items for a known user by matrix factorisation (ALS)."""
     arm = service.arm(ask.user_id, request)
     b, name = arm.bundle, model_of(arm, "als")
     user = find_user(b, ask.user_id)
@@ -221,7 +221,7 @@ item_routes = APIRouter(tags=["items"])
     responses=WRONG,
 )
 async def factor_similar(service: ServiceDep, ask: Annotated[SimilarRequest, Body()]) -> Any:
-    """Items whose factors point the same way."""
+    """Items with similar vectors by matrix factorisation (ALS)."""
     return as_json({"recommendations": similar(service, ask.item_id, ask.n, "als")})
 
 
@@ -232,13 +232,13 @@ async def factor_similar(service: ServiceDep, ask: Annotated[SimilarRequest, Bod
     responses=WRONG,
 )
 async def similar_items(service: ServiceDep, item_id: ItemPath, k: Length = 10, model: ModelName = "item_knn") -> Any:
-    """Items that the same people met."""
+    """Items with many users in common (item KNN)."""
     return as_json({"recommendations": similar(service, item_id, k, model)})
 
 
 @item_routes.post("/search", summary="Products by their words", response_model=SearchResults, responses=WRONG)
 async def search(service: ServiceDep, ask: Annotated[SearchRequest, Body()]) -> Any:
-    """Products by the words of their titles and categories (BM25)."""
+    """Products whose title or category matches the words of a query (BM25)."""
     b = service.arm("").bundle
     codes, scores = b.find(ask.query, ask.top_k)
     items = similar_item_list(b, codes, scores)
@@ -256,7 +256,7 @@ user_routes = APIRouter()
     responses=WRONG,
 )
 async def user_stats(service: ServiceDep, user_id: UserPath) -> Any:
-    """What a user has done up to the end of the log."""
+    """Statistics of a user's events up to the end of the log."""
     b = service.arm(user_id).bundle
     return as_json(stats_of(b, find_user(b, user_id)))
 
@@ -270,5 +270,5 @@ async def user_stats(service: ServiceDep, user_id: UserPath) -> Any:
     dependencies=[Depends(check_token)],
 )
 async def training(service: ServiceDep, ask: Annotated[TrainingRequest, Body()]) -> Any:
-    """Train again on the log as it is now; all of it, the factors (mf), or catalogue and search (ss)."""
+    """Retrain on the current log: everything, the ALS factors (mf), or catalogue and search (ss)."""
     return as_json(await train_bundle(service, ask.model_type, ask.force_retrain))

@@ -56,7 +56,7 @@ def error_answer(status: int, message: str, request_id: str) -> Response:
 
 # %% ../../nbs/64_schemas.ipynb #e32989c8
 def whole(text: str) -> str:
-    """A text that UTF-8 can hold; `ValueError` for one with half a character in it."""
+    """A text that is valid Unicode; `ValueError` for an unpaired surrogate."""
     if any("\ud800" <= c <= "\udfff" for c in text):
         raise ValueError("text contains an unpaired surrogate and is not valid Unicode")
     return text
@@ -232,7 +232,7 @@ class SeenItem(BaseModel):
 
 
 class UserStats(BaseModel):
-    """What a user has done."""
+    """Statistics of a user."""
 
     user_id: int | str
     user_type: str

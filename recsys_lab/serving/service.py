@@ -45,12 +45,12 @@ class Arm(NamedTuple):
 
 
 def share_of(key: str) -> float:
-    """A number between 0 and 1 that stands for a visitor, the same for the same id (SHA-256)."""
+    """A number between 0 and 1 derived from a user id (SHA-256), for assigning users to arms."""
     return int.from_bytes(hashlib.sha256(key.encode("utf-8", "replace")).digest()[:8], "big") / 2**64
 
 # %% ../../nbs/65_service.ipynb #07144ec4
 class Settings(BaseSettings):
-    """How to serve; what is not given is read from the environment (`RECSYS_LAB_TOKEN` and so on)."""
+    """Settings of the service; those not given are read from the environment (`RECSYS_LAB_TOKEN` and so on)."""
 
     model_config = SettingsConfigDict(env_prefix="RECSYS_LAB_", frozen=True, populate_by_name=True)
     bundle: str = Field(description="folder or URL of the bundle")
@@ -93,7 +93,7 @@ class Service:
         self.cache: Any = None
 
     def open(self) -> None:
-        """Open the bundle or bundles; `DataError` for one that is not whole."""
+        """Open the bundle or bundles; `DataError` if one is incomplete."""
         s = self.settings
         first = Bundle(local_copy(s.bundle))
         arms = [Arm("a", first, first.model.name)]
@@ -105,7 +105,7 @@ class Service:
         self.arms = tuple(arms)
 
     def watch(self) -> None:
-        """Open the bundle again whenever another stands in its place, until the service stops; a bad one is told and left."""
+        """Reload the bundle whenever another is put in its place, until the service stops; a bad one is logged and ignored."""
         folders = [p for p in (self.settings.bundle, self.settings.challenger) if p and "://" not in p]
         refused: Any = None
         while not self.stop.wait(self.settings.every):
@@ -178,7 +178,7 @@ def similar_item_list(b: Bundle, codes: np.ndarray, scores: np.ndarray) -> list[
 
 
 def model_of(arm: Arm, asked: str) -> str:
-    """The model's name that is asked for, by its own name or a usual one; `ApiError` with those there are."""
+    """The name of the requested model, by its own name or an alias; `ApiError` lists the available ones."""
     name = {"": arm.model, "knn": "item_knn", "mf": "als", "hybrid": arm.bundle.model.name}.get(asked, asked)
     if name not in arm.bundle.models:
         raise ApiError(404, f"there is no model of that name in the bundle; there are {', '.join(arm.bundle.models)}")
@@ -191,7 +191,7 @@ def iso_time(ms: Any) -> str | None:
 
 # %% ../../nbs/65_service.ipynb #2e74eaf4
 def history_of(arm: Arm, ask: RecommendRequest) -> Any:
-    """The encoded history that a request tells, or that the bundle knows of its user.
+    """The encoded history in a request, or the stored history of its user.
 
     `ApiError` for kinds of event that the log does not have, or times out of order.
     """
@@ -268,7 +268,7 @@ def factors_of(b: Bundle) -> int:
 
 
 def examples_of(b: Bundle) -> dict[str, Any]:
-    """A user of some events, and an item that they met, to try the service with."""
+    """A user with some events, and an item of their history, for trying the service."""
     length = np.diff(b.known.indptr[:10_001])
     user = int(np.argmin(np.abs(length - 8))) if len(length) else -1
     items = b.history(user).items

@@ -23,7 +23,7 @@ __all__ = ['BEARER', 'train_bundle', 'check_token']
 
 # %% ../../nbs/68_training.ipynb #b1e09143
 async def train_bundle(service: Service, kind: str, force: bool) -> dict[str, Any]:
-    """Train in a process of its own and wait for it; `ApiError` where one is at work, or the bundle is not in a folder."""
+    """Train in a separate process and wait for it; `ApiError` if one is running already, or the bundle is not in a folder."""
     place = service.settings.bundle
     if "://" in place:
         raise ApiError(409, "the bundle is served from a URL; train where it is made")

@@ -90,7 +90,7 @@ STYLE = """
 
 
 def hue_of(text: str) -> int:
-    """A hue (degrees) that stands for a text."""
+    """A hue (degrees) derived from a text."""
     return int(hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:4], 16) % 360
 
 
@@ -135,7 +135,7 @@ def why(item: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
 
 
 def bar(label: str, value: float, all_values: Sequence[float | None], colour: str) -> str:
-    """A labelled bar that says where a value stands between the least and the greatest of a list."""
+    """A labelled bar for the position of a value between the smallest and the largest of a list."""
     known = [v for v in all_values if v is not None]
     low, high = min(known), max(known)
     share = (value - low) / (high - low) if high > low else 1.0
@@ -164,7 +164,7 @@ def page() -> None:
 
 
 def kind_words(st: Any, client: Client, kind: str) -> None:
-    """What the page says while the service is away."""
+    """The message shown while the service is not available."""
     st.info(f"The recommender is having a break: {kind}.", icon="☕")
     st.markdown(
         "As soon as it is back, this page works again. If it is yours to start, this is how:\n\n"
@@ -174,7 +174,7 @@ def kind_words(st: Any, client: Client, kind: str) -> None:
 
 # %% ../../nbs/62_shop_window.ipynb #4f86abcc
 def visitor(st: Any, about: Mapping[str, Any]) -> dict[str, Any]:
-    """Who is asked for: `{"user_id": ...}` or `{"history": [...]}`."""
+    """The request's subject: `{"user_id": ...}` or `{"history": [...]}`."""
     kinds = ["A known visitor", "A history of clicks"]
     clicked = st.session_state.setdefault("history", [])
     kind = st.segmented_control("Who is looking?", kinds, default=kinds[0], key="kind") or kinds[0]
@@ -193,7 +193,7 @@ def visitor(st: Any, about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def remember_click(st: Any, item: Mapping[str, Any]) -> None:
-    """Add an item to the history that is clicked together, and look through its eyes."""
+    """Append an item to the clicked history and switch to it."""
     shown = ("itemid", "title", "category", "price", "image_url")
     st.session_state.setdefault("history", []).append({name: item[name] for name in shown if name in item})
     st.session_state["kind"] = "A history of clicks"
@@ -217,7 +217,7 @@ def tiles(st: Any, client: Client, items: Sequence[Mapping[str, Any]], key: str,
 
 
 def similar_row(st: Any, client: Client) -> None:
-    """Items like the one that was asked for last, if any."""
+    """Items similar to the one last selected, if any."""
     if one := st.session_state.get("alike"):
         answer = client.get(f"/similar/{one['itemid']}", k=4)
         st.subheader(f"Like {one['title']}")
@@ -250,7 +250,7 @@ def for_visitor(st: Any, client: Client, about: Mapping[str, Any]) -> None:
 
 
 def history_tiles(st: Any, items: Sequence[Mapping[str, Any]]) -> None:
-    """What the visitor has seen, newest first, as tiles beside the list."""
+    """The user's history, newest first, as tiles beside the list."""
     st.markdown("**Seen before**, newest first")
     marks = {"addtocart": "🛒 ", "transaction": "✔ "}
     drawn = "".join(tile(item, mark=marks.get(item.get("event", ""), ""), kind="tile seen") for item in items[:4])
@@ -306,7 +306,7 @@ def search(st: Any, client: Client, about: Mapping[str, Any]) -> None:
 
 # %% ../../nbs/62_shop_window.ipynb #313e8a01
 def counters(text: str) -> dict[str, float | None]:
-    """What the service's counters say: requests, errors of its own, mean milliseconds, answers from the cache."""
+    """Values of the service's counters: requests, server errors, mean milliseconds, cached responses."""
     total: dict[str, float] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -321,7 +321,7 @@ def counters(text: str) -> dict[str, float | None]:
 
 
 def live(st: Any, client: Client, about: Mapping[str, Any]) -> None:
-    """How the service is doing, anew every few seconds."""
+    """The state of the service, refreshed every few seconds."""
 
     @st.fragment(run_every=3.0)
     def figures() -> None:
