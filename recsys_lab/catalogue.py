@@ -107,18 +107,18 @@ def build_tree(categories: pd.DataFrame) -> Tree:
 
 
 def depths(names: pd.Index, parent: np.ndarray) -> np.ndarray:
-    """Steps from each category up to its root: int64 `[n]`; `DataError` naming a circle where there is one."""
+    """Steps from each category up to its root: int64 `[n]`; `DataError` naming a cycle if there is one."""
     depth, above, left = np.zeros(len(parent), np.int64), parent, len(parent) + 1
     while 0 < (climbing := int((above >= 0).sum())) < left:  # each step, at least one arrives at its root
         depth, left = depth + (above >= 0), climbing
         above = np.where(above >= 0, parent[above], -1)
     if not climbing:
         return depth
-    circle, code = [], int(above[above >= 0][0])
-    while code not in circle:
-        circle.append(code)
+    cycle, code = [], int(above[above >= 0][0])
+    while code not in cycle:
+        cycle.append(code)
         code = int(parent[code])
-    path = " -> ".join(str(names[c]) for c in [*circle[circle.index(code) :], code])
+    path = " -> ".join(str(names[c]) for c in [*cycle[cycle.index(code) :], code])
     raise DataError(f"category tree: {path} is a cycle; a category tree must not contain one")
 
 # %% ../nbs/03_catalogue.ipynb #d15d9b10

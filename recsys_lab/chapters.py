@@ -208,7 +208,8 @@ def make_plan(dataset: str, size: str, out: str, params: Sequence[str], only: st
     log = loading.load(dataset, size=size)
     if "returning" not in log.offers:
         raise UserError(
-            f"no user of {log.name} has interacted with two different items; collaborative filtering needs co-occurrences, so no chapter can run"
+            f"no user of {log.name} has interacted with two different items; collaborative filtering needs co-occurrences, "
+            "so no chapter can run"
         )
     for chapter in chosen:
         own = {"dataset": dataset, "size": size, "out": os.path.relpath(folder, root / "nbs")}

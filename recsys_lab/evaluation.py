@@ -293,7 +293,7 @@ def fit_on(model: Ranker, known: Dataset) -> None:
 
 
 def rank_cases(
-    model: Ranker, cases: Cases, k: int, memory_mb: int, strangers: bool = False
+    model: Ranker, cases: Cases, k: int, memory_mb: int, hide_user_ids: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """(lists for all cases in codes of `cases.items`, int32 `[n, k]`; which of them were scored from a stored vector, bool `[n]`).
 
@@ -307,7 +307,7 @@ def rank_cases(
     out, stored = np.full((len(cases), k), -1, np.int32), np.zeros(len(cases), bool)
     for start in range(0, len(cases), block):
         rows = slice(start, start + block)
-        asking = replace(cases.histories(rows), user_ids=None) if strangers else cases.histories(rows)
+        asking = replace(cases.histories(rows), user_ids=None) if hide_user_ids else cases.histories(rows)
         ranked = model.rank(asking, k, cases.exclude)
         out[rows] = translate[ranked.codes]
         if ranked.sources is not None:
@@ -365,7 +365,7 @@ def evaluate(
     exclude: str | None = None,
     ks: Iterable[int] = (5, 10, 20),
     memory_mb: int = 512,
-    strangers: bool = False,
+    hide_user_ids: bool = False,
 ) -> Evaluation:
     """Evaluate a model on `part` of a split, ranking the full catalogue.
 
@@ -376,7 +376,7 @@ def evaluate(
     exclude : `none`, `seen` or `purchased`; what belongs to the protocol by default
     ks : lengths of the lists judged
     memory_mb : bound on the memory of a block of dense scores
-    strangers : keep the visitors' ids from the model, so that nobody is scored from what was learned of them
+    hide_user_ids : hide user ids from the model, so that every user is ranked from the history alone
 
     Raises `ValueError` for a protocol the split does not allow, for a model fitted on other data than the part may know, and for one that
     lists an item twice.
@@ -386,7 +386,7 @@ def evaluate(
     known = split.known(part)
     fit_on(model, known)
     start = time.perf_counter()
-    codes, stored = rank_cases(model, cases, ks[-1], memory_mb, strangers)
+    codes, stored = rank_cases(model, cases, ks[-1], memory_mb, hide_user_ids)
     cost = {
         "fit_seconds": model.fit_seconds,
         "scoring_seconds": time.perf_counter() - start,
@@ -400,7 +400,7 @@ def evaluate(
         "target": target,
         "part": part,
         "exclude": cases.exclude,
-        "scoring": "fold_in" if strangers else scoring_of(model.scoring, stored),
+        "scoring": "fold_in" if hide_user_ids else scoring_of(model.scoring, stored),
     }
     per_case, lists = beyond_accuracy(codes, known, cases.items, ks)
     lists["stored_share", ks[-1]] = float(stored.mean())

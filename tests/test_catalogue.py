@@ -54,10 +54,10 @@ def test_rows_tell_whose_siblings_they_are():
     "parent, told",
     [([0], "c0 -> c0"), ([1, 0], "-> "), ([-1, 2, 3, 1, 1], "is a cycle"), ([-1, 0, 1, 4, 3], "is a cycle")],
 )
-def test_circles_are_refused_by_name(parent, told):
+def test_cycles_are_refused_by_name(parent, told):
     with pytest.raises(DataError, match="category tree") as error:
         Tree.of(frame_of(parent))
-    assert told in str(error.value) and "a tree has none" in str(error.value)
+    assert told in str(error.value) and "must not contain one" in str(error.value)
 
 
 def test_two_parents_and_orphans():

@@ -218,12 +218,12 @@ def test_a_chapter_whose_process_dies_is_told(small_checkout):
     assert states(small_checkout)["22_second"]["status"] == "failed"
 
 
-def test_a_log_without_company_is_refused_before_anything_runs(tmp_path):
+def test_a_log_without_cooccurrences_is_refused_before_anything_runs(tmp_path):
     folder = tmp_path / "strangers"
     folder.mkdir()
     (folder / "sessions.txt").write_text("1 1\n2 2\n3\n")
     done = run_lab("run", "--dataset", "strangers", "--out", str(tmp_path / "run"), RECSYS_LAB_DATA=str(tmp_path))
-    assert done.returncode == 2 and "no user of strangers met two different items" in done.stderr
+    assert done.returncode == 2 and "no user of strangers has interacted with two different items" in done.stderr
     assert not (tmp_path / "run").exists()
 
 

@@ -110,7 +110,7 @@ class ALS(Recommender):
 
     name = "als"
     Config = ALSConfig
-    company = True
+    requires_cooccurrence = True
     near: Any = None  # an index of the item vectors by inner product (FAISS), where lists need not be exact
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:

@@ -125,7 +125,7 @@ class Recommender(ABC):
     name : snake_case name in results and on disk
     fold_in : `exact`, `approximate` or `none`, how a stranger's history is scored
     Config : the class of its settings, from which the signature is made
-    company : whether it learns from users who met two items
+    requires_cooccurrence : whether it learns from users who interacted with two or more items
     source : where its own entries come from, one of `topk.SOURCES`
     searched : the settings that a search tries; None: all whose `setting` says what to try
     config : its settings
@@ -140,7 +140,7 @@ class Recommender(ABC):
     name: ClassVar[str] = ""
     fold_in: ClassVar[str] = "exact"
     Config: ClassVar[type[Config]] = Config
-    company: ClassVar[bool] = False
+    requires_cooccurrence: ClassVar[bool] = False
     source: ClassVar[str] = "model"
     searched: ClassVar[tuple[str, ...] | None] = None
 
@@ -381,7 +381,7 @@ def check_log(model: Recommender, log: Dataset) -> None:
     """Refuse, with a sentence, a log that cannot be learned from."""
     if not len(log):
         raise ValueError(f"{model.name} cannot be fitted: {log.name} has no event")
-    if model.company and "returning" not in log.offers:
+    if model.requires_cooccurrence and "returning" not in log.offers:
         raise ValueError(
             f"{model.name} learns from users who met at least two items, and no user of {log.name} did: "
             "collaborative filtering cannot work on it; use popularity, or a log that knows its visitors for longer"
@@ -583,7 +583,7 @@ class FactorRecommender(Recommender):
     """
 
     fold_in = "approximate"
-    company = True
+    requires_cooccurrence = True
 
     def _vectors(self, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Learn: float32 vectors of users `[users, f]` and items `[items, f]`, and biases of items `[items]`."""

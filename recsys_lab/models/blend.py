@@ -78,7 +78,7 @@ class Blend(Recommender):
 
     name = "blend"
     Config = BlendConfig
-    company = True
+    requires_cooccurrence = True
     checkpoint: Path | None = None
 
     @property

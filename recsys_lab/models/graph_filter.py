@@ -134,7 +134,7 @@ class GFCF(Recommender):
 
     name = "gf_cf"
     Config = GFCFConfig
-    company = True
+    requires_cooccurrence = True
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         matrix = dataset.matrix().matrix
@@ -210,7 +210,7 @@ class GraphFilter(Recommender):
 
     name = "graph_filter"
     Config = GraphFilterConfig
-    company = True
+    requires_cooccurrence = True
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         c, matrix = self.config, dataset.matrix().matrix

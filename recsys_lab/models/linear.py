@@ -77,7 +77,7 @@ class EASE(Recommender):
 
     name = "ease"
     Config = EASEConfig
-    company = True
+    requires_cooccurrence = True
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         n, need = len(self.items), ease_memory(len(self.items))
@@ -125,7 +125,7 @@ class RP3beta(Recommender):
 
     name = "rp3beta"
     Config = RP3betaConfig
-    company = True
+    requires_cooccurrence = True
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         c = self.config

@@ -133,7 +133,7 @@ class ItemKNN(Recommender):
 
     name = "item_knn"
     Config = ItemKNNConfig
-    company = True
+    requires_cooccurrence = True
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         c, matrix = self.config, dataset.matrix().matrix
@@ -176,7 +176,7 @@ class UserKNN(Recommender):
 
     name = "user_knn"
     Config = UserKNNConfig
-    company = True
+    requires_cooccurrence = True
     source = "neighbours"
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
@@ -292,7 +292,7 @@ class SessionKNN(Recommender):
 
     name = "session_knn"
     Config = SessionKNNConfig
-    company = True
+    requires_cooccurrence = True
     source = "neighbours"
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
@@ -380,7 +380,7 @@ class SequentialRules(Recommender):
 
     name = "sequential_rules"
     Config = SequentialRulesConfig
-    company = True
+    requires_cooccurrence = True
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         c, visits = self.config, self.known.encode(self.items)
@@ -456,7 +456,7 @@ class SessionWalk(Recommender):
 
     name = "session_walk"
     Config = SessionWalkConfig
-    company = True
+    requires_cooccurrence = True
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         c = self.config

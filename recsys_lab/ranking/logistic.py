@@ -86,7 +86,7 @@ class TwoStage(Recommender):
     """
 
     Config = TwoStageConfig
-    company = True
+    requires_cooccurrence = True
 
     def _made_of(self) -> tuple[str, ...]:
         return tuple(self.config.sources)

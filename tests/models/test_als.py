@@ -55,7 +55,7 @@ def test_strangers_are_folded_in_near_their_stored_lists(shop_split):
     """The map is fitted on known users, so for them it must say more than popularity does."""
     model = BPR(factors=16, epochs=40).fit(shop_split.known("test"))
     stored, guessed = (
-        evaluation.evaluate(model, shop_split, "next_period", ks=(10,), strangers=s) for s in (False, True)
+        evaluation.evaluate(model, shop_split, "next_period", ks=(10,), hide_user_ids=s) for s in (False, True)
     )
     cases = splits.make_cases(shop_split, "next_period")
     share = pd.Index(cases.user_ids).isin(model.known.user_ids).mean()  # the others are cold

@@ -162,7 +162,7 @@ def test_one_item_and_empty_logs(name):
         }
     )
     single = Dataset("single", events, kinds)
-    if make_quick(name).company:
+    if make_quick(name).requires_cooccurrence:
         with pytest.raises(ValueError, match="collaborative filtering cannot work on it"):
             make_quick(name).fit(single)
     else:
