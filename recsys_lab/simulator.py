@@ -25,12 +25,12 @@ from .files import whole_folder
 # %% auto #0
 __all__ = ['DAY_MS', 'START_MS', 'SESSION_GAP_MS', 'SHARES', 'SIZES', 'HOURS', 'WEEKDAYS', 'LONGEST', 'VIEW_GAP_MS',
            'VIEW_GAP_LOG', 'CART_AFTER_MS', 'BUY_AFTER_MS', 'KINDS', 'BRANDS', 'STYLES', 'PUBLISHED', 'ShopConfig',
-           'check_knobs', 'grow_tree', 'leaves_of', 'Items', 'stock_shop', 'People', 'Truth', 'favourites',
-           'fresh_choice', 'truth_arrays', 'cell_shares', 'within_session', 'day_weight', 'cell_weights',
-           'invite_visitors', 'siblings', 'plan_sessions', 'plan_views', 'Shelf', 'fresh_cells', 'shown_preference',
-           'choose_shown', 'choose_views', 'next_items', 'count_views', 'follow_funnel', 'item_titles', 'weekly',
-           'Attributes', 'block', 'snapshots', 'attribute_rows', 'changes', 'Shop', 'streams', 'simulate', 'write_shop',
-           'write_csv', 'recipe', 'make', 'facts']
+           'check_knobs', 'grow_tree', 'leaves_of', 'Items', 'stock_shop', 'People', 'invite_visitors', 'siblings',
+           'Truth', 'favourites', 'fresh_choice', 'truth_arrays', 'cell_shares', 'within_session', 'day_weight',
+           'cell_weights', 'plan_sessions', 'plan_views', 'Shelf', 'fresh_cells', 'shown_preference', 'choose_shown',
+           'choose_views', 'next_items', 'count_views', 'follow_funnel', 'item_titles', 'weekly', 'Attributes', 'block',
+           'snapshots', 'attribute_rows', 'changes', 'Shop', 'streams', 'simulate', 'write_shop', 'write_csv', 'recipe',
+           'make', 'facts']
 
 # %% ../nbs/01_simulator.ipynb #315aa20a
 DAY_MS = 86_400_000
@@ -184,6 +184,36 @@ class People(NamedTuple):
     later: np.ndarray | None = None
     turn: np.ndarray | None = None
 
+# %% ../nbs/01_simulator.ipynb #3cd20297
+def invite_visitors(config: ShopConfig, parent: np.ndarray, items: Items, rng: np.random.Generator) -> People:
+    """Draw the visitors."""
+    leaves, counts = np.unique(items.leaf, return_counts=True)
+    n, f = config.visitors, config.favourites
+    liked = rng.choice(leaves, (n, f), p=counts / counts.sum()).astype(np.int32)
+    for column in range(1, f):  # often a sibling of the first
+        liked[:, column] = siblings(parent, leaves, liked[:, 0], liked[:, column], rng.random(n) < 0.6, rng)
+    loved = rng.dirichlet(np.full(f, 1.0), n).astype(np.float32)
+    best, keen = rng.integers(0, config.styles, n, np.int8), rng.gamma(2, 0.5, n).astype(np.float32)
+    if not config.drift:
+        return People(liked, loved, best, keen)
+    turn = np.where(rng.random((n, f)) < config.drift, rng.integers(1, config.days, (n, f)), config.days)
+    return People(liked, loved, best, keen, rng.choice(leaves, (n, f)).astype(np.int32), turn.astype(np.int16))
+
+
+def siblings(
+    parent: np.ndarray,
+    leaves: np.ndarray,
+    of: np.ndarray,
+    otherwise: np.ndarray,
+    where: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """A random leaf under the same parent as each leaf `of`, `where` that is wanted; `otherwise` elsewhere."""
+    order = leaves[np.argsort(parent[leaves], kind="stable")]
+    low = np.searchsorted(parent[order], parent[of], side="left")
+    high = np.searchsorted(parent[order], parent[of], side="right")
+    return np.where(where, order[low + rng.integers(0, high - low)], otherwise)
+
 # %% ../nbs/01_simulator.ipynb #6043decb
 class Truth:
     """The true preferences of a simulated shop, for any of its visitors at any time.
@@ -325,36 +355,6 @@ def cell_weights(truth: Truth) -> np.ndarray:
     np.add.at(change, (truth.cell, np.minimum(items.gone, days + 1)), -items.weight)
     total = np.cumsum(change, axis=1)[:, :days]
     return np.where(total > 1e-9, total, 0.0)
-
-# %% ../nbs/01_simulator.ipynb #3cd20297
-def invite_visitors(config: ShopConfig, parent: np.ndarray, items: Items, rng: np.random.Generator) -> People:
-    """Draw the visitors."""
-    leaves, counts = np.unique(items.leaf, return_counts=True)
-    n, f = config.visitors, config.favourites
-    liked = rng.choice(leaves, (n, f), p=counts / counts.sum()).astype(np.int32)
-    for column in range(1, f):  # often a sibling of the first
-        liked[:, column] = siblings(parent, leaves, liked[:, 0], liked[:, column], rng.random(n) < 0.6, rng)
-    loved = rng.dirichlet(np.full(f, 1.0), n).astype(np.float32)
-    best, keen = rng.integers(0, config.styles, n, np.int8), rng.gamma(2, 0.5, n).astype(np.float32)
-    if not config.drift:
-        return People(liked, loved, best, keen)
-    turn = np.where(rng.random((n, f)) < config.drift, rng.integers(1, config.days, (n, f)), config.days)
-    return People(liked, loved, best, keen, rng.choice(leaves, (n, f)).astype(np.int32), turn.astype(np.int16))
-
-
-def siblings(
-    parent: np.ndarray,
-    leaves: np.ndarray,
-    of: np.ndarray,
-    otherwise: np.ndarray,
-    where: np.ndarray,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """A random leaf under the same parent as each leaf `of`, `where` that is wanted; `otherwise` elsewhere."""
-    order = leaves[np.argsort(parent[leaves], kind="stable")]
-    low = np.searchsorted(parent[order], parent[of], side="left")
-    high = np.searchsorted(parent[order], parent[of], side="right")
-    return np.where(where, order[low + rng.integers(0, high - low)], otherwise)
 
 # %% ../nbs/01_simulator.ipynb #3647d301
 HOURS = np.array([5, 4, 3, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 4, 4, 5, 6, 7, 7, 7, 7, 7, 6, 6], float)
