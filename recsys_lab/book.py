@@ -470,6 +470,8 @@ def setup(app):
 
     app.connect("autodoc-skip-member", skip)
 """
+
+# %% ../nbs/80_book.ipynb #5ed66d1e
 CSS = """#pst-header { display: none; }
 .bd-main .bd-content .bd-article-container { max-width: 66rem; }
 .bd-article table { display: block; overflow-x: auto; max-width: 100%; font-size: 0.8em; }
