@@ -33,7 +33,7 @@ def make_events(folder: Path) -> dict[str, Any]:
 
 def make_shop(folder: Path) -> dict[str, Any]:
     """All files."""
-    simulator.make(folder / "shop", "full")
+    simulator.make_shop(folder / "shop", "full")
     files = {p.name: p.stat().st_size for p in sorted((folder / "shop").iterdir())}
     parts = [folder / "shop" / f"item_properties_part{n}.csv" for n in (1, 2)]
     return {"bytes": files, "property_rows": sum(part.read_bytes().count(b"\n") - 1 for part in parts)}
@@ -95,7 +95,7 @@ def merge_asof(folder: Path) -> dict[str, Any]:
 
 def facts(folder: Path) -> dict[str, Any]:
     """What the simulator's chapter shows beside the published facts."""
-    return simulator.facts(questions(folder)[0])
+    return simulator.shop_facts(questions(folder)[0])
 
 
 STEPS: dict[str, Callable[[Path], dict[str, Any]]] = {

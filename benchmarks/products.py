@@ -48,7 +48,7 @@ def write_files(folder: Path) -> tuple[Path, Path]:
 def one_load(reviews: str, meta: str, url: str) -> dict[str, Any]:
     """Seconds, rows a second and peak memory of a load, and of reading it all back as a log."""
     start = time.perf_counter()
-    done = products.load(url, reviews, meta)
+    done = products.load_products(url, reviews, meta)
     taken = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     rows = done.counts["reviews"] + done.counts["products"]

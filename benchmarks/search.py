@@ -85,7 +85,7 @@ elif __name__ == "__main__":
         real = search.product_vectors
         search.product_vectors = lambda products, encode: vectors  # type: ignore[assignment]
         start = time.perf_counter()
-        search.build(table, f"{folder}/index")
+        search.build_index(table, f"{folder}/index")
         search.product_vectors = real
         result |= {"products": MANY, "build_seconds_without_encoding": round(time.perf_counter() - start, 1)}
         result["index_mb"] = round(sum(p.stat().st_size for p in Path(folder, "index").iterdir()) / 1e6)

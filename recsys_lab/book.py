@@ -25,12 +25,12 @@ from .models.base import MODELS
 from .runs import MEANING, METRIC_COLUMNS, Question, Run, format_interval, question_of
 
 # %% auto #0
-__all__ = ['SOURCE_CHAPTER', 'PARTS_ONLY', 'OVERVIEW', 'DIRECTIVE', 'PARTS', 'CONF', 'CSS', 'TABLES', 'COST_FIGURE',
+__all__ = ['SOURCE_CHAPTER', 'PARTS_ONLY', 'OVERVIEW', 'DIRECTIVE', 'BOOK_PARTS', 'CONF', 'CSS', 'TABLES', 'COST_FIGURE',
            'markdown_table', 'leaderboard_frame', 'questions_in', 'list_length', 'leaderboards', 'searches', 'findings',
            'repeat_share', 'repeat_sentence', 'facts_frame', 'figures_of', 'served_seconds', 'slice_text',
            'faster_as_good', 'decision_board', 'chapter_of', 'models_not_judged', 'summary', 'list_runs',
-           'decision_rows', 'decision_table', 'directives_of', 'page_cell', 'page', 'toctree', 'chapter_parts',
-           'modules', 'cost_rows', 'cover', 'write_sources', 'build', 'refresh']
+           'decision_rows', 'decision_table', 'directives_of', 'page_cell', 'render_page', 'toctree', 'chapter_parts',
+           'modules', 'cost_rows', 'cover', 'write_sources', 'build_book', 'refresh']
 
 # %% ../nbs/80_book.ipynb #100cc65d
 def markdown_table(frame: pd.DataFrame) -> str:
@@ -370,7 +370,7 @@ def decision_rows(reports: Path | str) -> pd.DataFrame:
     columns = ["log", "question", "users", "chosen", "also", "baseline", "difference", "low", "high", "shown"]
     return pd.DataFrame(rows, columns=columns)
 
-
+# %% ../nbs/80_book.ipynb #7a328e26
 def decision_table(reports: Path | str) -> str:
     """`decision_rows` as a markdown table with the sentence that a reader should take away."""
     rows = decision_rows(reports)
@@ -422,14 +422,14 @@ def page_cell(cell: dict[str, Any]) -> dict[str, Any] | None:
     return {**cell, "source": kept, "metadata": {"tags": tags} if tags else {}}
 
 
-def page(notebook: dict[str, Any]) -> dict[str, Any]:
+def render_page(notebook: dict[str, Any]) -> dict[str, Any]:
     """An executed chapter as a page of the book."""
     cells = [shown for cell in notebook["cells"] if (shown := page_cell(cell))]
     kernel = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
     return {**notebook, "cells": cells, "metadata": {**kernel, "language_info": {"name": "python"}}}
 
 # %% ../nbs/80_book.ipynb #b3b06e8c
-PARTS = (
+BOOK_PARTS = (
     ("The log", ("0", "53", "54")),
     ("Evidence", "1"),
     ("Collaborative models", "2"),
@@ -544,9 +544,9 @@ def toctree(caption: str, entries: Sequence[str]) -> str:
 
 
 def chapter_parts(names: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Chapters under the headings of `PARTS`, each under the first whose numbers it has."""
-    place = {name: next((caption for caption, numbers in PARTS if name.startswith(numbers)), "") for name in names}
-    grouped = [(caption, [n for n in names if place[n] == caption]) for caption, _ in PARTS]
+    """Chapters under the headings of `BOOK_PARTS`, each under the first whose numbers it has."""
+    place = {name: next((caption for caption, numbers in BOOK_PARTS if name.startswith(numbers)), "") for name in names}
+    grouped = [(caption, [n for n in names if place[n] == caption]) for caption, _ in BOOK_PARTS]
     return [(caption, inside) for caption, inside in grouped if inside]
 
 
@@ -627,7 +627,7 @@ def write_sources(folder: Path, source: Path, k: int | None) -> None:
 
     chapters = []
     for path in sorted((folder / "notebooks").glob("*.ipynb")):
-        notebook = nbformat.from_dict(page(nbformat.read(path, as_version=4)))
+        notebook = nbformat.from_dict(render_page(nbformat.read(path, as_version=4)))
         nbformat.write(notebook, source / path.name)
         chapters.append(path.stem)
     if (folder / "figures").is_dir():
@@ -652,7 +652,7 @@ def write_sources(folder: Path, source: Path, k: int | None) -> None:
         )
 
 # %% ../nbs/80_book.ipynb #6e32ffb7
-def build(folder: Path | str, k: int | None = None) -> Path:
+def build_book(folder: Path | str, k: int | None = None) -> Path:
     """Build the book of a run as HTML in `book/` (written to a temporary folder, then renamed). Returns the first page.
 
     Raises `FileNotFoundError` where the folder holds no executed chapter, `RuntimeError` with Sphinx's words where it fails.

@@ -25,8 +25,8 @@ from .models.base import MODELS
 from .provenance import provenance_of
 
 # %% auto #0
-__all__ = ['OWN', 'EXTRAS', 'SHARES', 'UserError', 'Parameter', 'chapter_paths', 'parameters_of', 'find_checkout', 'parse_value',
-           'assign_parameters', 'choose_chapters', 'strip_outputs', 'ChapterFailed', 'execute', 'Plan',
+__all__ = ['OWN', 'EXTRAS', 'SPLIT_SHARES', 'UserError', 'Parameter', 'chapter_paths', 'parameters_of', 'find_checkout',
+           'parse_value', 'assign_parameters', 'choose_chapters', 'strip_outputs', 'ChapterFailed', 'execute', 'Plan',
            'default_folder', 'make_plan', 'chapter_key', 'missing_for', 'shares_of', 'describe', 'run_chapters',
            'forget', 'chapters_before', 'check_folder', 'save_states']
 
@@ -197,7 +197,7 @@ def default_folder(dataset: str, size: str) -> str:
     """`reports/DATASET`; `reports/shop-full` for another size of an embedded dataset than the usual one."""
     return f"reports/{dataset}-{size}" if dataset in loading.MAKERS and size != "small" else f"reports/{dataset}"
 
-
+# %% ../nbs/82_chapters.ipynb #973ce35a
 def make_plan(dataset: str, size: str, out: str, params: Sequence[str], only: str) -> Plan:
     """Validate all arguments of a run and load its dataset; nothing is written yet."""
     root = find_checkout()
@@ -242,17 +242,17 @@ def missing_for(plan: Plan, chapter: str) -> list[str]:
     missing = [need for need in extras if find_spec(EXTRAS[need.removeprefix("extra:")]) is None]
     return missing + datasets.missing_needs([need for need in wanted if need not in extras], plan.log)
 
-
-SHARES = ("test", "valid", "seed")  # parameters that decide which cases are judged
+# %% ../nbs/82_chapters.ipynb #158a7a21
+SPLIT_SHARES = ("test", "valid", "seed")  # parameters that decide which cases are judged
 
 
 def shares_of(plan: Plan) -> dict[str, Any]:
-    """The values of `SHARES` for a plan; those of the first chapter that has them."""
+    """The values of `SPLIT_SHARES` for a plan; those of the first chapter that has them."""
     out: dict[str, Any] = {}
     for chapter in plan.chapters:
         if {"test", "valid"} <= set(plan.takes[chapter]):
             given, takes = plan.given[chapter], plan.takes[chapter]
-            out = {n: given.get(n, takes[n].default) for n in SHARES if n in takes} | out
+            out = {n: given.get(n, takes[n].default) for n in SPLIT_SHARES if n in takes} | out
     return out
 
 

@@ -57,7 +57,7 @@ def add_leaderboard(sub: Any) -> None:
     """The commands `book` and `leaderboard`."""
     for name, what, call in (
         ("leaderboard", "print the leaderboards of a run", lambda args: print(book.leaderboards(args.run, args.k))),
-        ("book", "build the book of a run again", lambda args: print(book.build(args.run, args.k))),
+        ("book", "build the book of a run again", lambda args: print(book.build_book(args.run, args.k))),
     ):
         one = sub.add_parser(name, help=what)
         one.add_argument("run", help="folder of the run, as reports/shop")
@@ -182,7 +182,7 @@ def cmd_run(args: argparse.Namespace) -> int:
             print(f"{name} {state['status']}")
     if not args.no_book:
         print("binding the book ...", file=sys.stderr)
-        first = book.build(plan.folder)
+        first = book.build_book(plan.folder)
     print("\n" + book.leaderboards(plan.folder))
     print(f"summary: {shown}/README.md" + ("" if args.no_book else f"\nbook:    {os.path.relpath(first)}"))
     return 0
@@ -242,7 +242,7 @@ def list_data() -> str:
         lines.append(f"  {name:24} {loading.format_name(folder)}, in {folder}")
     lines += [
         f"  {name:24} {source.about} ({source.licence}); recsys-lab data fetch {name}"
-        for name, source in downloads.SOURCES.items()
+        for name, source in downloads.DOWNLOADS.items()
         if name not in present
     ]
     return "\n".join(lines)
@@ -256,7 +256,7 @@ def cmd_data(args: argparse.Namespace) -> int:
         folder = downloads.get(args.name)
         print(f"{loading.load(args.name)}\n{folder}")
     elif not args.name:
-        names = downloads.SOURCES if args.action == "fetch" else loading.available_datasets()
+        names = downloads.DOWNLOADS if args.action == "fetch" else loading.available_datasets()
         raise UserError(f"say which dataset to {args.action}; there are {', '.join(names)}")
     elif args.action == "make" and args.name not in loading.MAKERS:
         raise UserError(
@@ -336,9 +336,9 @@ def write_lists(model: Any, batches: Iterable[np.ndarray], k: int, exclude: str,
 # %% ../nbs/81_cli.ipynb #d6daa044
 def cmd_recommend(args: argparse.Namespace) -> int:
     """Lists of a run's model for the users of a file, or for all that the model knows."""
-    from recsys_lab.models.base import load
+    from recsys_lab.models.base import load_model
 
-    model = load(runs.Run(args.run).fitted(args.model))
+    model = load_model(runs.Run(args.run).fitted(args.model))
     ids = np.asarray(model.known.user_ids)
     known = (ids[start : start + args.batch] for start in range(0, len(ids), args.batch))
     batches = user_batches(args.users, ids, args.batch) if args.users else known
@@ -385,7 +385,9 @@ def cmd_products(args: argparse.Namespace) -> int:
         known = args.name or Path(reviews or meta or "").name.partition(".")[0]
         url = args.db or f"sqlite:///data/{known}/products.db"
         mappings = (pairs_of(args.columns, "--columns"), pairs_of(args.product_columns, "--product-columns"))
-        done = products.load(url, reviews, meta, *mappings, args.time_unit, args.rejected or None, progress=True)
+        done = products.load_products(
+            url, reviews, meta, *mappings, args.time_unit, args.rejected or None, progress=True
+        )
         for label, number in {**done.counts, **{f"set aside, {r}": n for r, n in done.rejected.items()}}.items():
             print(f"{number:>12,}  {label}")
         if done.side_file:
@@ -396,7 +398,7 @@ def cmd_products(args: argparse.Namespace) -> int:
         url = args.db or f"sqlite:///data/{args.source or 'shop'}/products.db"
         if args.action == "import":
             products.store(loading.load(args.source, size=args.size), url)
-    print(f"{url}: {', '.join(f'{name} {value:,}' for name, value in products.facts(url).items())}")
+    print(f"{url}: {', '.join(f'{name} {value:,}' for name, value in products.database_counts(url).items())}")
     return 0
 
 # %% ../nbs/81_cli.ipynb #5b9be7af
@@ -432,7 +434,7 @@ def cmd_search(args: argparse.Namespace) -> int:
 
     if args.action == "index":
         goods = search.catalogue(args.db)
-        encoded = search.build(goods, args.index, args.encoder)
+        encoded = search.build_index(goods, args.index, args.encoder)
         print(f"{len(goods):,} products in {args.index}, {encoded:,} of them encoded anew")
         return 0
     if not args.query:
@@ -610,7 +612,7 @@ def cmd_readme(args: argparse.Namespace) -> int:
     made = root / "README.md.ipynb"
     try:
         execute(root / "nbs" / "index.ipynb", made, {})
-        page = nbformat.from_dict(book.page(nbformat.read(made, as_version=4)))
+        page = nbformat.from_dict(book.render_page(nbformat.read(made, as_version=4)))
     finally:
         made.unlink(missing_ok=True)
     exporter = MarkdownExporter()

@@ -256,7 +256,7 @@ def keep_latest(kept: dict[Any, Any], key: Any, make: Callable[[], Any], most: i
         del kept[old]
     return kept[key]
 
-
+# %% ../nbs/00_datasets.ipynb #3446cb23
 def cached_matrix(log: Dataset, weights: Mapping[str, float] | None) -> sparse.csr_matrix:
     """`Dataset.matrix`, made once for each set of weights."""
     cache = log.__dict__.setdefault("_matrices", {})

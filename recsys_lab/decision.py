@@ -78,7 +78,7 @@ def decide(
         rows[number] |= comparison
     return rows
 
-
+# %% ../nbs/17_decision.ipynb #82349dc0
 def decision_sentence(row: Mapping[str, Any], megabytes: Mapping[str, float] | None = None) -> str:
     """A row of `decide` as sentences; `megabytes` maps model names to sizes of fitted models, where known."""
     question = MEANING[question_of(row)].capitalize()
@@ -97,7 +97,7 @@ def decision_sentence(row: Mapping[str, Any], megabytes: Mapping[str, float] | N
     cost = f" It holds {sizes[0]:,.1f} MB, the baseline {sizes[1]:,.1f}." if None not in sizes else ""
     return f"{sentence} On test, {on_test}{cost}"
 
-
+# %% ../nbs/17_decision.ipynb #4419ae74
 def baselines(
     run: Run, split: Split, questions: Sequence[Question], models: Sequence[Any], k: int = 10
 ) -> list[Evaluation]:

@@ -20,7 +20,7 @@ from .files import data_folders, file_hash, whole_folder
 from .loading import read_folder
 
 # %% auto #0
-__all__ = ['AUTHORS', 'SPLIT_OF', 'SOURCES', 'CREDENTIALS', 'DownloadError', 'Source', 'split_of', 'Resuming', 'brief',
+__all__ = ['AUTHORS', 'SPLIT_OF', 'DOWNLOADS', 'CREDENTIALS', 'DownloadError', 'Source', 'split_of', 'Resuming', 'brief',
            'fetch_rest', 'fetch', 'check_counts', 'get', 'download_from_kaggle']
 
 # %% ../nbs/04_downloads.ipynb #9dbaaa99
@@ -59,7 +59,7 @@ def split_of(name: str, counts: tuple[int, int, int], hashes: tuple[str | None, 
     return Source(SPLIT_OF, "as its authors published it", files, counted)
 
 # %% ../nbs/04_downloads.ipynb #94af0c54
-SOURCES = {
+DOWNLOADS = {
     "gowalla": split_of(
         "gowalla",
         (29_858, 40_981, 1_027_370),
@@ -180,7 +180,7 @@ def check_counts(log: Dataset, source: Source) -> None:
         )
 
 
-def get(name: str, sources: Mapping[str, Source] = SOURCES, downloader: Resuming | None = None) -> Path:
+def get(name: str, sources: Mapping[str, Source] = DOWNLOADS, downloader: Resuming | None = None) -> Path:
     """The folder of a dataset, downloaded to `data/` unless it is there or in RECSYS_LAB_DATA.
 
     Raises `ValueError` for a name that no source has, `DownloadError` where it cannot be had or is not what was published.

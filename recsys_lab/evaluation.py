@@ -355,7 +355,7 @@ def scoring_of(scoring: str, stored: np.ndarray) -> str:
         return scoring
     return "stored" if stored.all() else "mixed" if stored.any() else "fold_in"
 
-
+# %% ../nbs/12_evaluation.ipynb #f3b5b621
 def evaluate(
     model: Ranker,
     split: Split,

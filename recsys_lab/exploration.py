@@ -334,7 +334,7 @@ def order_findings(log: Dataset) -> list[Finding]:
         findings.append(lost._replace(what_the_lab_does="repeats cannot be judged; session models see too little"))
     return findings
 
-
+# %% ../nbs/02_exploration.ipynb #c78b56f4
 def shape_findings(log: Dataset) -> list[Finding]:
     """Thin, cold and undescribed parts of a log."""
     users, items = np.divmod(np.unique(pair_codes(log)), len(log.items))

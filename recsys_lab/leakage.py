@@ -135,7 +135,7 @@ def at_cutoff(log: Dataset, cutoff: Any, rng: np.random.Generator) -> Dataset:
         properties = properties.sort_values("timestamp", kind="stable", ignore_index=True)
     return with_future(log, "at the cutoff", events, properties)
 
-
+# %% ../nbs/13_leakage.ipynb #6aa29b01
 def later_tree(log: Dataset, cutoff: Any, rng: np.random.Generator) -> Dataset:
     """The log with a tree that has grown: categories that no item had before the cutoff hang elsewhere, and there are new ones."""
     tree, later = log.categories, later_properties(log, cutoff)

@@ -43,7 +43,7 @@ __all__ = ['MAKERS', 'SHARED_OPTIONS', 'OPTIONS', 'FORMATS', 'CACHE_FROM', 'form
 
 # %% ../nbs/54_loading.ipynb #cd0160ea
 MAKERS: dict[str, Callable[[Path, str], Any]] = {  # datasets that a function makes where they are missing or outdated
-    "shop": simulator.make
+    "shop": simulator.make_shop
 }
 SHARED_OPTIONS = {"on_error", "quarantine"}
 OPTIONS = {
@@ -56,7 +56,7 @@ OPTIONS = {
 }  # what dataset.toml may say, by format
 FORMATS = {"events.csv": "retailrocket", "train.txt": "adjacency", "sessions.txt": "sessions"}  # told by a file
 
-
+# %% ../nbs/54_loading.ipynb #9e02d026
 def format_of(folder: Path) -> str | None:
     """The format of a folder, inferred from its file names; None if they do not determine it."""
     kind_found = next((kind for stem, kind in FORMATS.items() if find_source(folder, stem)), None)

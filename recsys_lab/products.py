@@ -37,8 +37,8 @@ from recsys_lab.readers.amazon import (
 __all__ = ['SCHEMA', 'METADATA', 'PRODUCTS', 'RATINGS', 'INDEXES', 'STAGED_PRODUCTS', 'STAGED_RATINGS', 'REJECTS', 'STATE',
            'STARS', 'TOLD', 'product_columns', 'rating_columns', 'connect', 'set_pragmas', 'Loaded', 'upsert',
            'append_rows', 'stage_file', 'keep_state', 'forget_load', 'publish', 'last_products', 'latest_ratings',
-           'load', 'check_mapping', 'side_path', 'write_rejects', 'store', 'item_properties', 'catalogue_rows',
-           'category_path', 'event_rows', 'titles', 'facts']
+           'load_products', 'check_mapping', 'side_path', 'write_rejects', 'store', 'item_properties', 'catalogue_rows',
+           'category_path', 'event_rows', 'titles', 'database_counts']
 
 # %% ../nbs/50_products.ipynb #21b6c016
 SCHEMA = 1
@@ -154,7 +154,7 @@ def connect(url: str, new: bool = True) -> sa.Engine:
         )
     return engine
 
-
+# %% ../nbs/50_products.ipynb #3bcebc03
 def set_pragmas(connection: Any, _: Any) -> None:
     """Foreign keys hold, readers are not kept waiting by a load, a load waits for another one, and 16 MB of pages stay in memory."""
     words = (
@@ -228,7 +228,7 @@ def stage_file(
                 commit(number)
         commit(number)
 
-
+# %% ../nbs/50_products.ipynb #47d58270
 def keep_state(engine: sa.Engine, c: sa.Connection, facts: Mapping[str, str]) -> None:
     """Write entries of the loader's memory."""
     insert = upsert(engine, STATE)
@@ -306,7 +306,7 @@ def latest_ratings() -> Any:
     return sa.select(*(rows.c[c.name] for c in RATINGS.columns)).where(rows.c.nth == 1)
 
 # %% ../nbs/50_products.ipynb #12d88238
-def load(
+def load_products(
     url: str,
     reviews: Path | str | None,
     meta: Path | str | None,
@@ -492,7 +492,7 @@ def titles(url: str, product_ids: Iterable[Any]) -> pd.DataFrame:
     return rows.drop_duplicates("product_id").set_index("product_id").reindex(asked)
 
 
-def facts(url: str) -> dict[str, float]:
+def database_counts(url: str) -> dict[str, float]:
     """`n_ratings, n_users, n_products, avg_rating` of a database."""
     engine = connect(url, new=False)
     count = sa.func.count

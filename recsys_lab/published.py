@@ -27,9 +27,10 @@ from .splits import make_cases
 from .tuning import Space, best_setting, tune
 
 # %% auto #0
-__all__ = ['FIGURES', 'TOLERANCE', 'RECIPES', 'LOWPASS', 'LIGHTGCN_EPOCHS', 'CLOSED', 'LEDGER', 'KEYS', 'NUMBERS', 'PROTOCOLS',
-           'Figure', 'figures', 'status', 'Recipe', 'keep_most_popular', 'compute', 'tune_blend', 'mean_over_cases',
-           'status_of', 'ledger_row', 'read_ledger', 'update_ledger', 'missing_recipes']
+__all__ = ['FIGURES', 'TOLERANCE', 'RECIPES', 'LOWPASS', 'LIGHTGCN_EPOCHS', 'CLOSED', 'LEDGER', 'KEYS', 'NUMBERS',
+           'PUBLISHED_PROTOCOLS', 'Figure', 'figures', 'row_status', 'Recipe', 'keep_most_popular', 'compute',
+           'tune_blend', 'mean_over_cases', 'status_of', 'ledger_row', 'read_ledger', 'update_ledger',
+           'missing_recipes']
 
 # %% ../nbs/91_published_numbers.ipynb #eba2b715
 class Figure(NamedTuple):
@@ -126,7 +127,9 @@ FIGURES = [
 TOLERANCE = 0.02  # share of the published value
 
 
-def status(published: float, ours: float, low: float, recipe: str, reproduces: bool, comparable: bool = True) -> str:
+def row_status(
+    published: float, ours: float, low: float, recipe: str, reproduces: bool, comparable: bool = True
+) -> str:
     """Status of a published result: reproduced, surpassed by another model, missed, or reference.
 
     `reproduced`, or `missed`, for the published model (`reproduces`): at least the published value less the tolerance, or below that.
@@ -322,12 +325,12 @@ LEDGER = (
 )
 KEYS = ["dataset", "model", "recipe", "metric", "k"]  # what a row is of
 NUMBERS = ["k", "published", "ours", "low", "high", "tolerance", "test_looks", "cpu_minutes"]
-PROTOCOLS = {
+PUBLISHED_PROTOCOLS = {
     "gowalla": "given split, all items ranked, train items left out",
     "retailrocket-sessions": "next item, last sessions, nothing left out",
 }
 
-
+# %% ../nbs/91_published_numbers.ipynb #577da7f2
 def compute(name: str, log: Dataset, trials: int = 0, seed: int = 0) -> list[dict[str, Any]]:
     """Compute the ledger rows of a recipe: search, one fit, one evaluation on test. `trials=0`: as many as the recipe says."""
     recipe = RECIPES[name]
@@ -385,7 +388,7 @@ def mean_over_cases(result: Evaluation, metric: str, k: int) -> dict[str, float]
 def status_of(row: Any) -> str:
     """The status that a row's figures give it."""
     reproduces = row.recipe in RECIPES and RECIPES[row.recipe].reproduces
-    return status(row.published, row.ours, row.low, row.recipe, reproduces, "not comparable" not in row.source)
+    return row_status(row.published, row.ours, row.low, row.recipe, reproduces, "not comparable" not in row.source)
 
 
 def ledger_row(figure: Figure, values: Any, minutes: float, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -395,7 +398,7 @@ def ledger_row(figure: Figure, values: Any, minutes: float, settings: Mapping[st
     row = [
         figure.source,
         figure.dataset,
-        PROTOCOLS[figure.dataset],
+        PUBLISHED_PROTOCOLS[figure.dataset],
         figure.model,
         figure.recipe,
         figure.metric,

@@ -254,7 +254,7 @@ def kept_fit(folder: Path | None, model: Any, known: Dataset) -> Any:
     fitted.save(path)
     return fitted
 
-
+# %% ../nbs/14_runs.ipynb #0aef98b9
 ABOUT = ("model", "protocol", "target", "exclude", "part")  # by which an evaluation is named
 
 
@@ -439,7 +439,7 @@ def p_text(p: float) -> str:
     """A p-value with two digits; values below 0.0001 are given as such, because their digits mean nothing."""
     return "p below 0.0001" if p < 0.0001 else f"p {p:.2g}"
 
-
+# %% ../nbs/14_runs.ipynb #098dfec7
 def verdict(row: Mapping[str, Any]) -> str:
     """A row of a comparison (`evaluation.compare_pairs`) as a sentence; a winner is named only where it is shown (`intervals.is_shown`)."""
     metric = row["metric"].upper() if row["metric"] in ("ndcg", "mrr", "map") else row["metric"]

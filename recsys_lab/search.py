@@ -24,15 +24,15 @@ from .files import DataError, file_hash, whole_folder
 from .lexical import WORD, lexical_search, write_words
 
 # %% auto #0
-__all__ = ['NAME_WEIGHT', 'TEXT_WEIGHT', 'SHOWN', 'ENCODER', 'Encoder', 'FORMAT', 'EXACT_UP_TO', 'LINKS', 'EFFORT', 'MODES',
-           'RRF_K', 'LEXICAL_WEIGHT', 'CONFIDENT_LEAD_BOOST', 'CODE', 'product_names', 'text_keys', 'encoder',
-           'product_vectors', 'build', 'kept_vectors', 'write_graph', 'Filters', 'filter_mask', 'Search', 'check_index',
-           'read_graph', 'semantic', 'relative_lead', 'reciprocal_rank_fusion', 'catalogue', 'description_queries',
-           'code_queries', 'sample_rows', 'judge_queries']
+__all__ = ['NAME_WEIGHT', 'TEXT_WEIGHT', 'SHOWN_COLUMNS', 'ENCODER', 'Encoder', 'INDEX_FORMAT', 'EXACT_SEARCH_UP_TO', 'LINKS',
+           'EFFORT', 'MODES', 'RRF_K', 'LEXICAL_WEIGHT', 'CONFIDENT_LEAD_BOOST', 'CODE', 'product_names', 'text_keys',
+           'encoder', 'product_vectors', 'build_index', 'kept_vectors', 'write_graph', 'Filters', 'filter_mask',
+           'Search', 'check_index', 'read_graph', 'semantic', 'relative_lead', 'reciprocal_rank_fusion', 'catalogue',
+           'description_queries', 'code_queries', 'sample_products', 'judge_queries']
 
 # %% ../nbs/51_search.ipynb #f5adfa30
 NAME_WEIGHT, TEXT_WEIGHT = 0.7, 0.3  # of a product's two vectors; the name's is all where there is no description
-SHOWN = ["title", "brand", "category", "price", "in_stock", "image_url"]
+SHOWN_COLUMNS = ["title", "brand", "category", "price", "in_stock", "image_url"]
 ENCODER = "all-MiniLM-L6-v2"
 
 
@@ -104,12 +104,14 @@ def product_vectors(products: pd.DataFrame, encode: Encoder) -> np.ndarray:
     return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
 
 # %% ../nbs/51_search.ipynb #ac7070a9
-FORMAT = 1
-EXACT_UP_TO = 50_000  # products; above, the vectors are searched by a graph (HNSW)
+INDEX_FORMAT = 1
+EXACT_SEARCH_UP_TO = 50_000  # products; above, the vectors are searched by a graph (HNSW)
 LINKS, EFFORT = 32, 256  # of the graph: links of a node, and nodes looked at for a query
 
 
-def build(products: pd.DataFrame, folder: Path | str, model: str = ENCODER, exact_up_to: int = EXACT_UP_TO) -> int:
+def build_index(
+    products: pd.DataFrame, folder: Path | str, model: str = ENCODER, exact_up_to: int = EXACT_SEARCH_UP_TO
+) -> int:
     """Build or update the search index of a catalogue (columns of `product_catalog`, distinct ids); returns the number of newly
     encoded products.
 
@@ -120,7 +122,7 @@ def build(products: pd.DataFrame, folder: Path | str, model: str = ENCODER, exac
         raise ValueError(
             f"product {products['product_id'][products['product_id'].duplicated()].iloc[0]!r} is there twice"
         )
-    keys, about = text_keys(products), {"format": FORMAT, "encoder": model, "weights": [NAME_WEIGHT, TEXT_WEIGHT]}
+    keys, about = text_keys(products), {"format": INDEX_FORMAT, "encoder": model, "weights": [NAME_WEIGHT, TEXT_WEIGHT]}
     vectors, missing = kept_vectors(folder, keys, about)
     if len(missing):
         fresh = product_vectors(products.iloc[missing], encoder(model))
@@ -140,7 +142,7 @@ def build(products: pd.DataFrame, folder: Path | str, model: str = ENCODER, exac
         )
     return len(missing)
 
-
+# %% ../nbs/51_search.ipynb #2e9d0053
 def kept_vectors(folder: Path, keys: np.ndarray, about: Mapping[str, Any]) -> tuple[np.ndarray | None, np.ndarray]:
     """(vectors `[n, d]` with those of unchanged products filled in, or None; positions of products that have none yet)."""
     try:
@@ -235,7 +237,7 @@ class Search:
         ok = filter_mask(self.products, filters or Filters())
         asked = query.encode("utf-8", "replace").decode("utf-8")  # half a character is none
         codes, scores = self._ranked(asked, max(k, depth), how, ok)
-        out = self.products.iloc[codes[:k]][["product_id", *SHOWN]]
+        out = self.products.iloc[codes[:k]][["product_id", *SHOWN_COLUMNS]]
         return out.assign(score=scores[:k]).reset_index(drop=True)
 
     def _ranked(self, query: str, depth: int, how: str, ok: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -263,9 +265,9 @@ def check_index(folder: Path) -> dict[str, Any]:
         files = dict(manifest["files"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder} holds no search index ({error}); recsys-lab search index makes one") from None
-    if manifest.get("format") != FORMAT:
+    if manifest.get("format") != INDEX_FORMAT:
         raise DataError(
-            f"{folder}: the index has format {manifest.get('format')}, and this version reads {FORMAT}; make it again"
+            f"{folder}: the index has format {manifest.get('format')}, and this version reads {INDEX_FORMAT}; make it again"
         )
     for name, digest in files.items():
         if not (folder / name).exists() or file_hash(folder / name) != digest:
@@ -288,7 +290,7 @@ def semantic(
     vectors: np.ndarray, graph: Any, query: np.ndarray, depth: int, ok: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """(codes, cosines) of the `depth` products nearest to a query's vector; all are compared where few may be found."""
-    if graph is not None and (ok is None or ok.sum() > EXACT_UP_TO):
+    if graph is not None and (ok is None or ok.sum() > EXACT_SEARCH_UP_TO):
         import faiss as untyped
 
         faiss: Any = untyped
@@ -357,17 +359,17 @@ def description_queries(products: pd.DataFrame, n: int, seed: int = 0, words: in
         ]
         if len(candidates) >= 6:
             rows.append((row.product_id, " ".join(candidates[:words])))
-    return sample_rows(rows, n, seed)
+    return sample_products(rows, n, seed)
 
 
 def code_queries(products: pd.DataFrame, n: int, seed: int = 0) -> pd.DataFrame:
     """Up to `n` queries `product_id, query`: a code of a title (letters with digits, or five digits and more) that no other title has."""
     pairs = [(row.product_id, code) for row in products.itertuples() for code in CODE.findall(row.title)]
     counts = pd.Series([code.lower() for _, code in pairs]).value_counts()
-    return sample_rows([(p, code) for p, code in pairs if counts[code.lower()] == 1], n, seed)
+    return sample_products([(p, code) for p, code in pairs if counts[code.lower()] == 1], n, seed)
 
 
-def sample_rows(rows: Sequence[tuple[str, str]], n: int, seed: int) -> pd.DataFrame:
+def sample_products(rows: Sequence[tuple[str, str]], n: int, seed: int) -> pd.DataFrame:
     """Up to `n` of the rows, one a product, in their order."""
     table = pd.DataFrame(rows, columns=["product_id", "query"]).drop_duplicates("product_id")
     some = np.sort(np.random.default_rng(seed).choice(len(table), min(n, len(table)), replace=False))

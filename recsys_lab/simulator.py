@@ -23,14 +23,14 @@ from .datasets import Dataset
 from .files import whole_folder
 
 # %% auto #0
-__all__ = ['DAY_MS', 'START_MS', 'SESSION_GAP_MS', 'SHARES', 'SIZES', 'HOURS', 'WEEKDAYS', 'LONGEST', 'VIEW_GAP_MS',
-           'VIEW_GAP_LOG', 'CART_AFTER_MS', 'BUY_AFTER_MS', 'KINDS', 'BRANDS', 'STYLES', 'PUBLISHED', 'ShopConfig',
-           'check_knobs', 'grow_tree', 'leaves_of', 'Items', 'stock_shop', 'People', 'invite_visitors', 'siblings',
-           'Truth', 'favourites', 'fresh_choice', 'truth_arrays', 'cell_shares', 'within_session', 'day_weight',
-           'cell_weights', 'plan_sessions', 'plan_views', 'Shelf', 'fresh_cells', 'shown_preference', 'choose_shown',
-           'choose_views', 'next_items', 'count_views', 'follow_funnel', 'item_titles', 'weekly', 'Attributes', 'block',
-           'snapshots', 'attribute_rows', 'changes', 'Shop', 'streams', 'simulate', 'write_shop', 'write_csv', 'recipe',
-           'make', 'facts']
+__all__ = ['DAY_MS', 'START_MS', 'SESSION_GAP_MS', 'SHARE_KNOBS', 'SIZES', 'HOURS', 'WEEKDAYS', 'MAX_SESSION_LENGTH',
+           'VIEW_GAP_MS', 'VIEW_GAP_LOG', 'CART_AFTER_MS', 'BUY_AFTER_MS', 'KINDS', 'BRANDS', 'STYLES', 'PUBLISHED',
+           'ShopConfig', 'check_knobs', 'grow_tree', 'leaves_of', 'Items', 'stock_shop', 'People', 'invite_visitors',
+           'siblings', 'Truth', 'favourites', 'fresh_choice', 'truth_arrays', 'cell_shares', 'within_session',
+           'day_weight', 'cell_weights', 'plan_sessions', 'plan_views', 'Shelf', 'fresh_cells', 'shown_preference',
+           'choose_shown', 'choose_views', 'next_items', 'count_views', 'follow_funnel', 'item_titles', 'weekly',
+           'Attributes', 'block', 'snapshots', 'attribute_rows', 'changes', 'Shop', 'streams', 'simulate', 'write_shop',
+           'write_csv', 'recipe', 'make_shop', 'shop_facts']
 
 # %% ../nbs/01_simulator.ipynb #315aa20a
 DAY_MS = 86_400_000
@@ -80,13 +80,13 @@ class ShopConfig:
         check_knobs(self)
 
 # %% ../nbs/01_simulator.ipynb #03c94dfc
-SHARES = """taste focus stay repeat revisit once bounce cart buy launched withdrawn dormant moved churn drift feedback
+SHARE_KNOBS = """taste focus stay repeat revisit once bounce cart buy launched withdrawn dormant moved churn drift feedback
 exposure""".split()
 
 
 def check_knobs(config: ShopConfig) -> None:
     """Refuse knobs that describe no shop, naming the one at fault."""
-    for name in SHARES:
+    for name in SHARE_KNOBS:
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"{name} must be between 0 and 1, not {getattr(config, name)}")
     if config.stay + config.repeat > 1:
@@ -381,7 +381,7 @@ def plan_sessions(config: ShopConfig, rng: np.random.Generator) -> tuple[np.ndar
     return visitor[inside], start[inside]
 
 
-LONGEST = 30  # views in a session at most
+MAX_SESSION_LENGTH = 30  # views in a session at most
 VIEW_GAP_MS = (3_000, 20 * 60_000)  # shortest and longest time between two views of a session
 VIEW_GAP_LOG = (float(np.log(55_000)), 0.9)  # mean and standard deviation of its logarithm, before it is cut to these
 CART_AFTER_MS = (8_000, 60_000)  # when a cart follows its view, evenly
@@ -391,7 +391,7 @@ BUY_AFTER_MS = (60_000, 600_000)  # when a purchase follows its cart, evenly
 def plan_views(config: ShopConfig, start: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """(session number, time in ms) of every view: one view or a geometric number up to 30, gaps of a minute or so."""
     longer = 1 + rng.geometric(1 / max(1.0, config.length - 1), len(start))
-    length = np.where(rng.random(len(start)) < config.bounce, 1, np.minimum(longer, LONGEST))
+    length = np.where(rng.random(len(start)) < config.bounce, 1, np.minimum(longer, MAX_SESSION_LENGTH))
     session = np.repeat(np.arange(len(start)), length)
     gap = np.clip(np.exp(rng.normal(*VIEW_GAP_LOG, len(session))), *VIEW_GAP_MS).astype(np.int64)
     opening = np.concatenate([[0], np.cumsum(length)[:-1]])
@@ -514,7 +514,7 @@ def choose_views(
     displays = [s for s in shown if s is not None]
     return item, pd.concat(displays, ignore_index=True) if displays else None
 
-
+# %% ../nbs/01_simulator.ipynb #131358ed
 def next_items(
     shelf: Shelf, visitor: np.ndarray, last: np.ndarray, opening: bool, time: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, pd.DataFrame | None]:
@@ -782,7 +782,7 @@ def recipe(size: str, seed: int = 0) -> dict[str, Any]:
     return {"config": asdict(replace(SIZES[size], seed=seed)), "source": hashlib.sha256(source).hexdigest()}
 
 
-def make(folder: Path, size: str, seed: int = 0) -> bool:
+def make_shop(folder: Path, size: str, seed: int = 0) -> bool:
     """Generate the embedded shop of a size (see `SIZES`) in `folder`, unless it is up to date.
 
     Returns whether it was made.
@@ -815,7 +815,7 @@ PUBLISHED: dict[str, float | str] = {
 }  # of the RetailRocket log; the catalogue's size is rounded
 
 # %% ../nbs/01_simulator.ipynb #3ba1e988
-def facts(log: Dataset) -> dict[str, float | str]:
+def shop_facts(log: Dataset) -> dict[str, float | str]:
     """The statistics in `PUBLISHED`, computed for another log."""
     events, kinds = log.events, log.events["event"].value_counts()
     pairs = events[["user_id", "item_id"]].drop_duplicates()

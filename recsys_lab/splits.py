@@ -374,7 +374,7 @@ def make_cases(
         made[question] = new_cases(split, *question)
     return made[question]
 
-
+# %% ../nbs/10_splits.ipynb #4a934f8a
 def new_cases(split: Split, protocol: str, target: str, part: str, exclude: str) -> Cases:
     """`make_cases` for validated arguments."""
     if protocol not in split.protocols:

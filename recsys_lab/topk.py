@@ -203,7 +203,7 @@ def keep_columns(matrix: sparse.csr_matrix, allowed: np.ndarray) -> sparse.csr_m
     indptr = np.concatenate([[0], np.cumsum(kept)])[matrix.indptr]
     return sparse.csr_matrix((matrix.data[kept], matrix.indices[kept], indptr), matrix.shape)
 
-
+# %% ../nbs/19_lists.ipynb #3e7bb856
 def best_of(
     scores: Scores,
     excluded: sparse.csr_matrix,

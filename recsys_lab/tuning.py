@@ -26,7 +26,7 @@ from .models.config import Range, describe_settings, make_config
 # %% auto #0
 __all__ = ['Space', 'REPEATS', 'Trials', 'distributions', 'contains', 'space_table', 'new_study', 'choose_trial', 'propose',
            'check_trials', 'tune', 'best_setting', 'repeat_weights', 'try_repeats', 'trial_table', 'search_model',
-           'keep_trials', 'search', 'validate', 'fit_chosen', 'chosen_table', 'first_trials']
+           'keep_trials', 'tune_models', 'validate', 'fit_chosen', 'chosen_table', 'first_trials']
 
 # %% ../nbs/16_tuning.ipynb #a2e38122
 Space: TypeAlias = Mapping[str, Range | tuple[Any, ...]]
@@ -105,7 +105,7 @@ def check_trials(trials: Any) -> None:
     if not isinstance(trials, int) or trials < 0:
         raise ValueError(f"trials must be a whole number of at least 0, not {trials!r}")
 
-
+# %% ../nbs/16_tuning.ipynb #fe9573fb
 def tune(
     model: Callable[..., Any],
     split: Split,
@@ -163,7 +163,7 @@ def repeat_weights(model: Any, exclude: str) -> tuple[float, ...]:
 
 Trials: TypeAlias = list[tuple[dict[str, Any], Evaluation]]  # settings and their evaluation on validation
 
-
+# %% ../nbs/16_tuning.ipynb #c7dba42d
 def try_repeats(model: Any, split: Split, question: Question, settings: Mapping[str, Any], k: int) -> Trials:
     """Evaluate a model fitted on train with each of its `repeat_weights` for a question on validation."""
     protocol, target, exclude = question
@@ -220,8 +220,8 @@ def keep_trials(run: Any, name: str, question: Question, tried: Trials, metric: 
         run.record(tried[int(table["chosen"].idxmax())][1], k)
     return table
 
-
-def search(
+# %% ../nbs/16_tuning.ipynb #b72ca56f
+def tune_models(
     run: Any, models: Iterable[Any], split: Split, trials: int, seed: int = 0, k: int = 10, metric: str = "ndcg"
 ) -> dict[str, dict[Question, pd.DataFrame]]:
     """Tune each model for every question; tables of `tune` by name and question.
@@ -249,7 +249,7 @@ def validate(
     table = keep_trials(run, model.name, question, try_repeats(fitted, split, question, {}, k), metric, k)
     return best_setting(table)
 
-
+# %% ../nbs/16_tuning.ipynb #f771f9d5
 def fit_chosen(
     run: Any, models: Iterable[Any], trials_of: Mapping[str, Mapping[Question, pd.DataFrame]], split: Split
 ) -> dict[Question, list[Any]]:

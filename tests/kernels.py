@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_info
 
 from recsys_lab import loading, provenance, runs, splits
 from recsys_lab.histories import Histories
-from recsys_lab.models.base import MODELS, load, model_class
+from recsys_lab.models.base import MODELS, load_model, model_class
 from recsys_lab.serving.api import replay_requests
 from recsys_lab.serving.bundle import pack
 from recsys_lab.serving.schemas import MOST_HISTORY
@@ -135,7 +135,7 @@ def one_environment(out: Path) -> None:
     histories, exclude = asked()
     found: dict[str, Lists] = {}
     for folder in sorted((PLACE / "models").iterdir()):
-        model = load(folder)
+        model = load_model(folder)
         sizes = BATCHES if folder.name in SINGLE else BATCHES[-1:]
         found[folder.name] = in_batches(model, histories, exclude, f"{folder.name} under {out.stem}", sizes)
         if folder.name == "hybrid_shop" and served:
@@ -143,7 +143,7 @@ def one_environment(out: Path) -> None:
     own = shop_hybrid()
     in_batches(own, histories, exclude, f"a fit of its own under {out.stem}")
     arrays = {f"{name}/{part}": a for name, lists in found.items() for part, a in lists.items()}
-    kept = load(PLACE / "models" / "hybrid_shop")
+    kept = load_model(PLACE / "models" / "hybrid_shop")
     equal = {
         "vectors": np.array_equal(own.parts["als"].state["item_vectors"], kept.parts["als"].state["item_vectors"]),
         "trees": np.array_equal(own.state["booster"], kept.state["booster"]),

@@ -37,9 +37,9 @@ def test_batches_give_the_lists_of_recommend(a_run):
     users = pd.Series([*range(0, 40, 3), 999], name="user_id")
     users.to_csv(a_run / "users.csv", index=False)
     model = runs.Run(a_run / "numbers").fitted("item_knn")
-    from recsys_lab.models.base import load
+    from recsys_lab.models.base import load_model
 
-    wanted = load(model).recommend(users, k=4).frame()
+    wanted = load_model(model).recommend(users, k=4).frame()
     for out in ("recs.parquet", "recs.csv"):
         done = recommend(a_run / "numbers", a_run / out, "--users", a_run / "users.csv", "-k", "4", "--batch", "3")
         assert done.returncode == 0 and "15 users, lists of 4 by item_knn" in done.stdout, done.stderr

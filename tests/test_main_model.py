@@ -21,7 +21,7 @@ mine = ItemKNN(shrinkage=5.0).fit(known)
 found = evaluation.evaluate(mine, split, "next_period", ks=(10,))
 theirs = evaluation.evaluate(neighbours.ItemKNN(shrinkage=5.0), split, "next_period", ks=(10,))
 assert found.compare(theirs)["difference"] == 0
-back = base.load(mine.save(sys.argv[1] + "/model"))
+back = base.load_model(mine.save(sys.argv[1] + "/model"))
 assert type(back) is neighbours.ItemKNN and back.config.shrinkage == 5.0
 assert (back.recommend(known.users[:50]).codes == mine.recommend(known.users[:50]).codes).all()
 run = runs.Run(sys.argv[1] + "/run", "22_neighbours")

@@ -52,7 +52,7 @@ def test_a_load_holds_what_the_files_hold(url, tmp_path):
     reviews = write_json_lines(
         tmp_path / "r.json", [review("u1", "a"), review("u2", "a", 1.0), review("u1", "b", 4.0, T0 + 9)]
     )
-    done = products.load(url, reviews, meta)
+    done = products.load_products(url, reviews, meta)
     assert done.counts == {"products": 2, "products known from reviews only": 0, "reviews": 3, "ratings": 3}
     assert done.side_file is None and not done.rejected
     assert table(url, PRODUCTS)[["product_id", "brand", "price"]].astype(object).where(
@@ -66,7 +66,7 @@ def test_a_load_holds_what_the_files_hold(url, tmp_path):
         ["u1", "b", 4.0, (T0 + 9) * 1000],
         ["u2", "a", 1.0, T0 * 1000],
     ]
-    assert products.facts(url) == {
+    assert products.database_counts(url) == {
         "n_ratings": 3,
         "n_users": 2,
         "n_products": 2,
@@ -77,27 +77,27 @@ def test_a_load_holds_what_the_files_hold(url, tmp_path):
 def test_loading_again_changes_nothing(url, tmp_path):
     meta = write_json_lines(tmp_path / "meta.json", [item("a"), item("a", title="Later")])
     reviews = write_json_lines(tmp_path / "r.json", [review("u", "a", 2.0), review("u", "a", 5.0, T0 + 1), "{"])
-    first = products.load(url, reviews, meta)
+    first = products.load_products(url, reviews, meta)
     before = table(url, PRODUCTS), table(url, RATINGS)
-    assert products.load(url, reviews, meta) == first
+    assert products.load_products(url, reviews, meta) == first
     assert all(x.equals(y) for x, y in zip(before, (table(url, PRODUCTS), table(url, RATINGS)), strict=True))
     assert before[0].title.tolist() == ["Later"]  # of several lines of a product the last
 
 
 def test_updating_a_product_keeps_its_ratings(url, tmp_path):
     """INSERT OR REPLACE would delete the row first, and its ratings with it."""
-    products.load(
+    products.load_products(
         url,
         write_json_lines(tmp_path / "r.json", [review("u", "a")]),
         write_json_lines(tmp_path / "m.json", [item("a")]),
     )
-    products.load(url, None, write_json_lines(tmp_path / "m2.json", [item("a", title="New", price=3)]))
+    products.load_products(url, None, write_json_lines(tmp_path / "m2.json", [item("a", title="New", price=3)]))
     assert table(url, PRODUCTS)[["title", "price"]].values.tolist() == [["New", 3.0]]
     assert len(table(url, RATINGS)) == 1
 
 
 def test_ratings_need_their_product(url, tmp_path):
-    products.load(url, write_json_lines(tmp_path / "r.json", [review("u", "a")]), None)
+    products.load_products(url, write_json_lines(tmp_path / "r.json", [review("u", "a")]), None)
     assert table(url, PRODUCTS)[["product_id", "title"]].values.tolist() == [["a", "a"]]  # known from a review only
     engine = connect(url)
     row = {"user_id": "u", "product_id": "nowhere", "rating": 3, "place": 1, "reviews": 1}
@@ -113,11 +113,11 @@ def test_ratings_need_their_product(url, tmp_path):
 def test_of_several_reviews_of_a_pair_the_latest_counts(url, tmp_path, batch):
     """Within a batch, across batches, across loads; of equally late ones the one further down."""
     rows = [review("u", "a", s, at) for s, at in ((1, T0 + 5), (2, T0 + 7), (3, T0 + 7), (4, T0), (5, T0 + 6))]
-    products.load(url, write_json_lines(tmp_path / "r.json", rows), None, batch=batch)
+    products.load_products(url, write_json_lines(tmp_path / "r.json", rows), None, batch=batch)
     assert table(url, RATINGS)[["rating", "reviews", "place"]].values.tolist() == [[3.0, 5, 3]]
-    products.load(url, write_json_lines(tmp_path / "older.json", [review("u", "a", 1, T0 + 6)]), None)
+    products.load_products(url, write_json_lines(tmp_path / "older.json", [review("u", "a", 1, T0 + 6)]), None)
     assert table(url, RATINGS).rating.tolist() == [3.0]
-    products.load(url, write_json_lines(tmp_path / "newer.json", [review("u", "a", 1, T0 + 8)]), None)
+    products.load_products(url, write_json_lines(tmp_path / "newer.json", [review("u", "a", 1, T0 + 8)]), None)
     assert table(url, RATINGS).rating.tolist() == [1.0]
 
 
@@ -127,7 +127,7 @@ class Crash(Exception):
 
 @pytest.mark.parametrize("where", ["reading", "publishing"])
 def test_a_crash_leaves_the_last_complete_state_and_the_next_attempt_goes_on(url, tmp_path, monkeypatch, where):
-    products.load(
+    products.load_products(
         url,
         write_json_lines(tmp_path / "r0.json", [review("u", "a")]),
         write_json_lines(tmp_path / "m0.json", [item("a")]),
@@ -157,17 +157,17 @@ def test_a_crash_leaves_the_last_complete_state_and_the_next_attempt_goes_on(url
                 products, "forget_load", lambda c: calls.append(1) or (forget(c) if len(calls) == 1 else 1 / 0)
             )
         with pytest.raises((Crash, ZeroDivisionError)):
-            products.load(url, *files, batch=10)
+            products.load_products(url, *files, batch=10)
     assert all(x.equals(y) for x, y in zip(before, (table(url, PRODUCTS), table(url, RATINGS)), strict=True))
     again, real = [], amazon.rating_of
     monkeypatch.setattr(products, "rating_of", lambda *told: again.append(1) or real(*told))
-    done = products.load(url, *files, batch=10)
+    done = products.load_products(url, *files, batch=10)
     assert len(again) == {"reading": 19, "publishing": 0}[where]  # the batches that were committed are not read again
     assert done.counts["reviews"] == 49 and done.rejected == {"r.json.gz: the line is not JSON": 1}
     monkeypatch.undo()
     fresh = f"sqlite:///{tmp_path}/fresh.db"
-    products.load(fresh, tmp_path / "r0.json", tmp_path / "m0.json")
-    products.load(fresh, *files)
+    products.load_products(fresh, tmp_path / "r0.json", tmp_path / "m0.json")
+    products.load_products(fresh, *files)
     for which in (PRODUCTS, RATINGS):  # as if nothing had happened
         pd.testing.assert_frame_equal(table(url, which), table(fresh, which), check_dtype=False)
 
@@ -176,16 +176,16 @@ def test_a_load_of_other_files_begins_anew(tmp_path, monkeypatch):
     url = f"sqlite:///{tmp_path}/p.db"
     monkeypatch.setattr(products, "publish", lambda engine: (_ for _ in ()).throw(Crash()))
     with pytest.raises(Crash):
-        products.load(url, write_json_lines(tmp_path / "wrong.json", [review("x", "y")]), None)
+        products.load_products(url, write_json_lines(tmp_path / "wrong.json", [review("x", "y")]), None)
     monkeypatch.undo()
-    products.load(url, write_json_lines(tmp_path / "right.json", [review("u", "a")]), None)
+    products.load_products(url, write_json_lines(tmp_path / "right.json", [review("u", "a")]), None)
     assert table(url, RATINGS).user_id.tolist() == ["u"]
 
 
 def test_a_killed_process_leaves_a_whole_database(tmp_path):
     """The process itself is gone, in the middle of reading."""
     url = f"sqlite:///{tmp_path}/p.db"
-    products.load(url, write_json_lines(tmp_path / "r0.json", [review("u", "a")]), None)
+    products.load_products(url, write_json_lines(tmp_path / "r0.json", [review("u", "a")]), None)
     files = write_json_lines(tmp_path / "r.json", [review(f"u{n}", "b", 1 + n % 5, T0 + n) for n in range(500)])
     code = f"""
 import os
@@ -197,11 +197,11 @@ def dies(*told):
         os._exit(9)
     return real(*told)
 products.rating_of = dies
-products.load({url!r}, {str(files)!r}, None, batch=50)
+products.load_products({url!r}, {str(files)!r}, None, batch=50)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
     assert table(url, RATINGS).user_id.tolist() == ["u"]
-    assert products.load(url, files, None, batch=50).counts["ratings"] == 500
+    assert products.load_products(url, files, None, batch=50).counts["ratings"] == 500
     assert len(table(url, RATINGS)) == 501
 
 
@@ -226,13 +226,13 @@ BAD = [
 
 def test_bad_lines_are_set_aside_with_their_number_and_reason(url, tmp_path):
     rows = [x for bad, _ in BAD for x in (review(f"u{len(str(bad))}", "a"), bad, "")]
-    done = products.load(
+    done = products.load_products(
         url, write_json_lines(tmp_path / "r.json", rows), None, rejected=tmp_path / "side.csv", batch=4
     )
     side = list(csv.DictReader(open(tmp_path / "side.csv", encoding="utf-8")))
     assert [(int(row["line"]), row["reason"]) for row in side] == [(3 * n + 2, why) for n, (_, why) in enumerate(BAD)]
     assert sum(done.rejected.values()) == len(BAD) and done.counts["reviews"] == len(BAD)
-    products.load(
+    products.load_products(
         url, write_json_lines(tmp_path / "good.json", [review("u", "a")]), None, rejected=tmp_path / "side.csv"
     )
     assert not (tmp_path / "side.csv").exists()  # of a load without bad lines none is left
@@ -241,16 +241,16 @@ def test_bad_lines_are_set_aside_with_their_number_and_reason(url, tmp_path):
 def test_files_that_hold_nothing_good_are_refused_whole(tmp_path):
     url = f"sqlite:///{tmp_path}/p.db"
     with pytest.raises(DataError, match=r"r\.json: there is no good line in it; .*not JSON"):
-        products.load(url, write_json_lines(tmp_path / "r.json", ["x"]), None)
+        products.load_products(url, write_json_lines(tmp_path / "r.json", ["x"]), None)
     with pytest.raises(DataError, match="it is empty"):
-        products.load(url, write_json_lines(tmp_path / "e.json", []), None)
+        products.load_products(url, write_json_lines(tmp_path / "e.json", []), None)
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        products.load(f"sqlite:///{tmp_path}/none.db", tmp_path / "nowhere.json", None)
+        products.load_products(f"sqlite:///{tmp_path}/none.db", tmp_path / "nowhere.json", None)
     assert not (tmp_path / "none.db").exists()
     whole = gzip.compress(b"".join(json.dumps(review(f"u{n}", "a")).encode() + b"\n" for n in range(2000)))
     (tmp_path / "cut.json.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"cut\.json\.gz: the compressed file is damaged or cut short"):
-        products.load(url, tmp_path / "cut.json.gz", None, batch=10)
+        products.load_products(url, tmp_path / "cut.json.gz", None, batch=10)
     assert not len(table(url, RATINGS))
 
 
@@ -260,7 +260,7 @@ def test_any_csv_by_a_mapping(url, tmp_path):
     )
     (tmp_path / "p.csv").write_text('sku,name,cost\n7,"Cup\nand saucer","12,50"\n8,,\n')
     columns = {"user_id": "who", "product_id": "what", "rating": "stars", "timestamp": "when"}
-    done = products.load(
+    done = products.load_products(
         url,
         tmp_path / "r.csv",
         tmp_path / "p.csv",
@@ -275,15 +275,15 @@ def test_any_csv_by_a_mapping(url, tmp_path):
     with pytest.raises(
         ValueError, match="columns: there is no 'stars'; there are user_id, product_id, rating, timestamp"
     ):
-        products.load(url, tmp_path / "r.csv", None, {"stars": "stars"})
+        products.load_products(url, tmp_path / "r.csv", None, {"stars": "stars"})
     with pytest.raises(ValueError, match="columns must say which field is product_id"):
-        products.load(url, tmp_path / "r.csv", None, {"user_id": "who"})
+        products.load_products(url, tmp_path / "r.csv", None, {"user_id": "who"})
 
 
 def test_stars_become_events_by_the_stated_rule(url, tmp_path):
     rows = [review("u", f"p{n}", s, T0 + n) for n, s in enumerate((1, 2, 3, 4, 5))] + [review("u", "p4", 5, T0 + 9)]
     meta = [item(f"p{n}", category=["Root", f"C{n % 2}"], price=n) for n in range(5)]
-    products.load(url, write_json_lines(tmp_path / "r.json", rows), write_json_lines(tmp_path / "m.json", meta))
+    products.load_products(url, write_json_lines(tmp_path / "r.json", rows), write_json_lines(tmp_path / "m.json", meta))
     log = reviews.to_dataset(url, "rated")
     assert log.events[["item_id", "event"]].astype(str).values.tolist() == [
         ["p2", "view"],
@@ -327,9 +327,9 @@ def test_real_reviews_are_a_log_like_any_other(tmp_path):
     real_data("retailrocket-buyers")  # a skip where there are no real data
     folder = Path(os.environ["RECSYS_LAB_DATA"]) / "amazon-gift-cards"
     url = f"sqlite:///{tmp_path}/p.db"
-    done = products.load(url, folder / "Gift_Cards_5.json.gz", folder / "meta_Gift_Cards.json.gz")
+    done = products.load_products(url, folder / "Gift_Cards_5.json.gz", folder / "meta_Gift_Cards.json.gz")
     assert done.counts == {"products": 1547, "products known from reviews only": 0, "reviews": 2972, "ratings": 2965}
-    assert products.facts(url) | {"avg_rating": 0} == {
+    assert products.database_counts(url) | {"avg_rating": 0} == {
         "n_ratings": 2965,
         "n_users": 458,
         "n_products": 1547,
@@ -342,21 +342,21 @@ def test_real_reviews_are_a_log_like_any_other(tmp_path):
 
 def test_a_reader_sees_the_old_state_while_a_load_writes(tmp_path):
     url = f"sqlite:///{tmp_path}/p.db"
-    products.load(url, write_json_lines(tmp_path / "r0.json", [review("u", "a")]), None)
+    products.load_products(url, write_json_lines(tmp_path / "r0.json", [review("u", "a")]), None)
     seen, real = [], products.keep_state
 
     def looks(*told):
-        seen.append(products.facts(url)["n_ratings"])
+        seen.append(products.database_counts(url)["n_ratings"])
         return real(*told)
 
     products.keep_state = looks
     try:
-        products.load(
+        products.load_products(
             url, write_json_lines(tmp_path / "r.json", [review(f"u{n}", "a") for n in range(30)]), None, batch=10
         )
     finally:
         products.keep_state = real
-    assert set(seen) == {1} and products.facts(url)["n_ratings"] == 31
+    assert set(seen) == {1} and products.database_counts(url)["n_ratings"] == 31
 
 
 @pytest.mark.slow
@@ -391,14 +391,14 @@ def test_the_service_tells_the_facts_of_the_database(url, shop):
     from recsys_lab.serving.service import database_facts
 
     products.store(shop, url)
-    assert database_facts(url) == products.facts(url)
+    assert database_facts(url) == products.database_counts(url)
 
 
 def test_pictures_go_along_with_a_log(url, tmp_path):
     meta = write_json_lines(
         tmp_path / "m.json", [item("a", imageURLHighRes=["https://pictures.example/a.jpg"]), item("b")]
     )
-    products.load(url, write_json_lines(tmp_path / "r.json", [review("u", "a"), review("u", "b", 5.0, T0 + 1)]), meta)
+    products.load_products(url, write_json_lines(tmp_path / "r.json", [review("u", "a"), review("u", "b", 5.0, T0 + 1)]), meta)
     log = reviews.to_dataset(url, "shown")
     assert log.item_property("image_url").to_dict() == {"a": "https://pictures.example/a.jpg"}
     assert products.catalogue_rows(log)["image_url"].tolist() == ["https://pictures.example/a.jpg", ""]

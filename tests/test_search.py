@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from recsys_lab import products, search
 from recsys_lab.files import DataError
-from recsys_lab.search import Filters, Search, build, filter_mask, reciprocal_rank_fusion, semantic
+from recsys_lab.search import Filters, Search, build_index, filter_mask, reciprocal_rank_fusion, semantic
 
 pytest.importorskip("sentence_transformers")
 WORDS = {"pen": 0, "ink": 1, "paper": 2, "desk": 3, "cup": 4}
@@ -43,7 +43,7 @@ def index(tmp_path, monkeypatch):
     monkeypatch.setattr(search, "encoder", tiny_encoder)
 
     def make(table, **told):
-        build(table, tmp_path / "index", **told)
+        build_index(table, tmp_path / "index", **told)
         return Search(tmp_path / "index")
 
     return make
@@ -116,11 +116,11 @@ def test_only_what_changed_is_encoded_again(index, tmp_path, monkeypatch):
         return lambda texts: seen.extend(texts) or tiny_encoder(name)(texts)
 
     monkeypatch.setattr(search, "encoder", watched)
-    assert build(table.assign(price=9.0), tmp_path / "index") == 0 and not seen
+    assert build_index(table.assign(price=9.0), tmp_path / "index") == 0 and not seen
     changed = pd.concat([table.iloc[[2, 0]], goods(["Desk"]).assign(product_id="new")], ignore_index=True)
-    assert build(changed, tmp_path / "index") == 1 and seen == ["Desk"]
+    assert build_index(changed, tmp_path / "index") == 1 and seen == ["Desk"]
     assert np.array_equal(Search(tmp_path / "index").vectors[:2], first[[2, 0]])
-    assert build(table, tmp_path / "index", model="another") == 3  # another encoder: all of it
+    assert build_index(table, tmp_path / "index", model="another") == 3  # another encoder: all of it
     assert [p.name for p in tmp_path.iterdir()] == ["index"]
 
 
@@ -128,7 +128,7 @@ def test_a_failed_build_leaves_the_index_as_it_was(index, tmp_path, monkeypatch)
     index(goods(["Pen"]))
     monkeypatch.setattr(search, "write_words", lambda *told: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        build(goods(["Pen", "Ink"]), tmp_path / "index")
+        build_index(goods(["Pen", "Ink"]), tmp_path / "index")
     assert len(Search(tmp_path / "index")) == 1 and [p.name for p in tmp_path.iterdir()] == ["index"]
 
 
@@ -167,9 +167,9 @@ def test_the_graph_finds_what_the_exact_search_finds(tmp_path):
         for query in vectors[rng.choice(4000, 100)] + rng.normal(0, 0.05, (100, 32)).astype(np.float32):
             exact, scores = semantic(vectors, None, query, 10, mask)
             assert (np.diff(scores) <= 0).all() and (mask is None or mask[exact].all())
-            old, search.EXACT_UP_TO = search.EXACT_UP_TO, 100
+            old, search.EXACT_SEARCH_UP_TO = search.EXACT_SEARCH_UP_TO, 100
             found, _ = semantic(vectors, graph, query, 10, mask)
-            search.EXACT_UP_TO = old
+            search.EXACT_SEARCH_UP_TO = old
             assert mask is None or mask[found].all()
             shared += len(set(exact) & set(found))
         assert shared / 1000 > 0.95
@@ -201,7 +201,7 @@ def test_generated_queries_have_one_right_answer():
 @pytest.mark.slow
 def test_the_real_encoder_puts_near_what_means_the_same(tmp_path):
     table = goods(["Mesh pencil holder", "Laser printer toner", "Office chair mat"])
-    build(table, tmp_path / "index")
+    build_index(table, tmp_path / "index")
     found = Search(tmp_path / "index")
     for query, right in (("something to put my pens in", "p0"), ("floor protection for a rolling seat", "p2")):
         assert found.find(query, 1, "semantic").product_id.tolist() == [right]
@@ -215,7 +215,7 @@ def test_the_commands(tmp_path):
         '{"asin": "a", "title": "Blue pen", "price": 2}\n{"asin": "b", "title": "Desk", "price": 90}\n'
     )
     url = f"sqlite:///{tmp_path}/p.db"
-    products.load(url, None, tmp_path / "m.json")
+    products.load_products(url, None, tmp_path / "m.json")
     command = [str(Path(sys.executable).with_name("recsys-lab")), "search"]
 
     def run(*words):

@@ -91,10 +91,10 @@ def test_second_views_follow_the_truth(shop):
 
 def test_an_outdated_shop_is_made_anew(tmp_path):
     folder = tmp_path / "tiny"
-    assert simulator.make(folder, "tiny") and not simulator.make(folder, "tiny")
+    assert simulator.make_shop(folder, "tiny") and not simulator.make_shop(folder, "tiny")
     (folder / "made.json").write_text('{"config": {}, "source": "other"}')
     (folder / "events.csv").write_text("broken")
-    assert simulator.make(folder, "tiny")
+    assert simulator.make_shop(folder, "tiny")
     assert len(formats.read_retailrocket(folder)) > 5000
 
 
@@ -216,7 +216,7 @@ def test_the_full_shop_has_the_published_log_s_shape():
             }
         ),
     )
-    found, published = simulator.facts(log), simulator.PUBLISHED
+    found, published = simulator.shop_facts(log), simulator.PUBLISHED
     close = ["events", "view events", "addtocart events", "transaction events", "users", "items with events"]
     assert all(abs(found[n] / published[n] - 1) < 0.02 for n in close)
     rough = ["distinct pairs", "users with one pair", "unseen share of the last fifth's users"]

@@ -24,7 +24,7 @@ def test_every_model_with_settings_has_a_space():
 @pytest.mark.slow
 def test_every_question_has_its_own_search_and_the_defaults_come_first(shop_split):
     kinds = [Popularity, Revisits, ItemKNN, SequentialRules]
-    found = tuning.search(runs.Run(""), kinds, shop_split, trials=3)
+    found = tuning.tune_models(runs.Run(""), kinds, shop_split, trials=3)
     asked = runs.questions(shop_split, "valid")
     assert list(found) == [kind.name for kind in kinds] and all(list(tables) == asked for tables in found.values())
     for kind in kinds:
@@ -56,7 +56,7 @@ def test_no_trial_beats_the_defaults_by_luck(shop_split):
 
 def test_what_is_chosen_is_fitted_for_its_question(shop_split):
     run = runs.Run("")
-    found = tuning.search(run, [ItemKNN], shop_split, trials=3)
+    found = tuning.tune_models(run, [ItemKNN], shop_split, trials=3)
     repeating = next(iter(found["item_knn"]))
     better = found["item_knn"][repeating].assign(chosen=[n == 2 for n in range(len(found["item_knn"][repeating]))])
     chosen = tuning.fit_chosen(run, [ItemKNN], {"item_knn": {**found["item_knn"], repeating: better}}, shop_split)
@@ -89,7 +89,7 @@ def test_settings_stay_in_their_space(shop_split):
 
 def test_trials_are_kept_in_the_run(shop_split, tmp_path):
     run = runs.Run(tmp_path / "run", "22_neighbours")
-    found = tuning.search(run, [ItemKNN], shop_split, trials=2)["item_knn"]
+    found = tuning.tune_models(run, [ItemKNN], shop_split, trials=2)["item_knn"]
     rows = json.loads((tmp_path / "run" / "trials.json").read_text())
     assert len(rows) == sum(map(len, found.values())) and sum(row["chosen"] for row in rows) == len(found)
     first = next(iter(found.values()))

@@ -65,7 +65,7 @@ class ALSConfig(Config):
     bm25: bool = setting(True, "whether confidences are weighted by BM25", (False, True))
     seed: int = setting(0, "of the first vectors", ge=0)
 
-
+# %% ../../nbs/24_als.ipynb #2c8d1e0c
 def solve_users(
     confidence: sparse.csr_matrix, item_vectors: np.ndarray, gram: np.ndarray, regularization: float, most: int = 2**22
 ) -> np.ndarray:
@@ -95,7 +95,7 @@ def solve_users(
                 out[some] = np.linalg.solve(left, y.swapaxes(1, 2) @ wanted)[..., 0]
     return out
 
-
+# %% ../../nbs/24_als.ipynb #deb137b3
 NEAR_EXTRA = (
     16  # places that are asked of an index beyond those wanted, so that its own rounding does not decide the last ones
 )

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from recsys_lab.datasets import Dataset
 
 # %% auto #0
-__all__ = ['MODELS', 'FORMAT', 'steps_back', 'fading', 'scale_rows', 'add_repeats', 'Recommender', 'check_log', 'known_histories',
-           'rank_blocks', 'write_model', 'model_class', 'one_catalogue', 'load', 'restore', 'mean_vectors', 'fold_map',
-           'cosines', 'stored_rows', 'FactorRecommender']
+__all__ = ['MODELS', 'MODEL_FORMAT', 'steps_back', 'fading', 'scale_rows', 'add_repeats', 'Recommender', 'check_log',
+           'known_histories', 'rank_blocks', 'write_model', 'model_class', 'one_catalogue', 'load_model', 'restore',
+           'mean_vectors', 'fold_map', 'cosines', 'stored_rows', 'FactorRecommender']
 
 # %% ../../nbs/20_recommender.ipynb #6350f218
 def steps_back(histories: Histories, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -328,7 +328,7 @@ class Recommender(ABC):
     @staticmethod
     def load(path: Path | str) -> Recommender:
         """Load any model that `save` wrote."""
-        return load(path)
+        return load_model(path)
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -429,7 +429,7 @@ def rank_blocks(
     return TopK(codes, scores, model.items, histories.user_ids, sources)
 
 # %% ../../nbs/20_recommender.ipynb #4cbd3ca3
-FORMAT = 4
+MODEL_FORMAT = 4
 
 
 def write_model(model: Recommender, folder: Path, part: bool = False) -> None:
@@ -441,7 +441,7 @@ def write_model(model: Recommender, folder: Path, part: bool = False) -> None:
     entries |= {} if part else {f"known/{n}": v for n, v in users.items()}
     write_arrays(folder, entries | {f"state/{n}": v for n, v in model.state.items()})
     head = {
-        "format": FORMAT,
+        "format": MODEL_FORMAT,
         "name": model.name,
         "config": model.config.model_dump(),
         "fitted_on": model.fitted_on,
@@ -474,7 +474,7 @@ def one_catalogue(fitted: dict[str, Recommender], log: Dataset) -> dict[str, Rec
     return fitted
 
 # %% ../../nbs/20_recommender.ipynb #e8d16903
-def load(
+def load_model(
     path: Path | str, known: Histories | None = None, mapped: bool = False, index: Callable[[Any], Any] | None = None
 ) -> Recommender:
     """Load a model written by `save`. Raises `FileNotFoundError` or `ValueError` that name what is missing or unknown.
@@ -491,21 +491,21 @@ def load(
         raise ValueError(
             f"{path}: no model with a known name (it says {head.get('name')!r}); known are {sorted(MODELS)}"
         )
-    if head.get("format") != FORMAT:
+    if head.get("format") != MODEL_FORMAT:
         kind = model_class(head["name"]).Config
         renamed = {old: new_name(kind, old) for old in head.get("config", {})}
         renames = ", ".join(f"{old} is called {new}" for old, new in renamed.items() if new)
         raise ValueError(
-            f"{path}: {head['name']} is saved in format {head.get('format')!r}, and this version reads {FORMAT}; fit it again"
+            f"{path}: {head['name']} is saved in format {head.get('format')!r}, and this version reads {MODEL_FORMAT}; fit it again"
             + (f" ({renames} now)" if renames else "")
         )
     model = model_class(head["name"])(**head["config"])
     arrays = read_arrays(path, ("*.npy", "known/*.npy", "state/**/*.npy"), mapped)
     restore(model, arrays, head, known, index)
-    model.parts = {name: load(path / name, model.known, mapped, index) for name in head.get("parts", [])}
+    model.parts = {name: load_model(path / name, model.known, mapped, index) for name in head.get("parts", [])}
     return model
 
-
+# %% ../../nbs/20_recommender.ipynb #b9a681e9
 def restore(
     model: Recommender,
     arrays: dict[str, Any],

@@ -67,7 +67,7 @@ class BlendConfig(Config):
             )
         return self
 
-
+# %% ../../nbs/42_blend.ipynb #6730c5ea
 class Blend(Recommender):
     """Scores of several models, `zscore` and added with weights. Fold-in is exact if that of every member is.
 
@@ -107,7 +107,7 @@ class Blend(Recommender):
         first = self._approximate()
         return self.parts[first[0]]._source(histories) if first else super()._source(histories)
 
-
+# %% ../../nbs/42_blend.ipynb #1eeb52ae
 def fit_members(
     members: Mapping[str, Mapping[str, Any]], log: Dataset, checkpoint: Path | None = None, progress: bool = False
 ) -> dict[str, Recommender]:

@@ -108,7 +108,7 @@ def make_config(kind: type[Config], model: str, settings: Mapping[str, Any]) -> 
     wanted = LIMITS.get(first["type"], first["msg"].removeprefix("Input should be ")).format(**first.get("ctx", {}))
     raise ValueError(f"{model}: {name} must be {wanted}, not {first['input']!r}")
 
-
+# %% ../../nbs/27_settings.ipynb #dbfc7568
 RENAMED = {  # settings of earlier versions -> what they are called now
     "again": ("shared_item_weight",),
     "batch": ("batch_size",),
@@ -162,7 +162,7 @@ def new_name(kind: type[Config], name: str) -> str:
     fields = kind.model_fields
     return "" if name in fields else next((new for new in RENAMED.get(name, ()) if new in fields), "")
 
-
+# %% ../../nbs/27_settings.ipynb #b3a80cb7
 SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 

@@ -184,7 +184,7 @@ class GraphFilterConfig(Config):
     )
     seed: int = setting(0, "of the singular vectors", ge=0)
 
-
+# %% ../../nbs/41_graph_filters.ipynb #266c4009
 def position_weights(histories: Histories, n_items: int, position_decay: float) -> sparse.csr_matrix:
     """Encoded histories as CSR float32 `[n, n_items]`: weight `(1 + b) ** -position_decay` for an item last seen `b` events
     before the last one.

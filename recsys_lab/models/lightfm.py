@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from recsys_lab.datasets import Dataset
 
 # %% auto #0
-__all__ = ['BANDS', 'price_bands', 'category_columns', 'one_hot', 'item_features', 'LightFMConfig', 'lightfm_vectors',
+__all__ = ['BANDS', 'price_bands', 'category_codes', 'one_hot', 'item_features', 'LightFMConfig', 'lightfm_vectors',
            'LightFMWarp', 'LightFMHybrid']
 
 # %% ../../nbs/25_lightfm.ipynb #cbf7d762
@@ -38,7 +38,7 @@ def price_bands(dataset: Dataset, items: pd.Index) -> np.ndarray:
     return np.full(len(items), -1)
 
 
-def category_columns(dataset: Dataset, items: pd.Index) -> list[np.ndarray]:
+def category_codes(dataset: Dataset, items: pd.Index) -> list[np.ndarray]:
     """Codes of each item's category, its parent, and so on up to the root: int64 `[items]` each, -1 for none."""
     from recsys_lab.catalogue import Tree
 
@@ -60,7 +60,7 @@ def one_hot(codes: np.ndarray, width: int) -> sparse.csr_matrix:
 
 def item_features(dataset: Dataset, items: pd.Index, met: np.ndarray) -> sparse.csr_matrix:
     """CSR float32 `[items, features]`: the item itself (where `met`), its categories, its price band; rows sum to 1."""
-    columns = category_columns(dataset, items)
+    columns = category_codes(dataset, items)
     width = 1 + max(int(codes.max(initial=-1)) for codes in columns)  # parents and children share their columns
     kinds = sum((one_hot(codes, width) for codes in columns[1:]), start=one_hot(columns[0], width))
     itself = sparse.diags_array(met.astype(np.float32))

@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['MOST_LAYERS', 'normalize_adjacency', 'as_tensor', 'symmetric_adjacency', 'propagate', 'propagate_to',
-           'propagate_from', 'Pairs', 'draw_items', 'bpr_loss', 'softmax_loss', 'LightGCNConfig', 'initial_vectors',
-           'Learner', 'step', 'needs_all_vectors', 'sample_negatives', 'sparse_rows', 'hardest_negatives',
-           'interaction_mask', 'hold_out_last_items', 'hit_rate', 'write_checkpoint', 'read_checkpoint', 'Curve',
-           'train', 'should_stop', 'fewest_epochs', 'LightGCN', 'l2_normalize', 'fitted_learner', 'BPRMFConfig',
-           'BPRMF']
+           'propagate_from', 'PositivePairs', 'draw_items', 'bpr_loss', 'softmax_loss', 'LightGCNConfig',
+           'initial_vectors', 'Learner', 'step', 'needs_all_vectors', 'sample_negatives', 'sparse_rows',
+           'hardest_negatives', 'interaction_mask', 'hold_out_last_items', 'held_out_hit_rate', 'write_checkpoint',
+           'read_checkpoint', 'Curve', 'train', 'should_stop', 'fewest_epochs', 'LightGCN', 'l2_normalize',
+           'fitted_learner', 'BPRMFConfig', 'BPRMF']
 
 # %% ../../nbs/40_lightgcn.ipynb #353842e3
 def normalize_adjacency(weights: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -112,7 +112,7 @@ def propagate_from(
     return now.index_add_(0, nodes, gradient, alpha=weights[0])
 
 # %% ../../nbs/40_lightgcn.ipynb #412b5f6b
-class Pairs(NamedTuple):
+class PositivePairs(NamedTuple):
     """The distinct (user, item) pairs of a matrix in its order: codes int64 `[n]`, `keys` user * items + item (ascending)."""
 
     users: np.ndarray
@@ -121,7 +121,7 @@ class Pairs(NamedTuple):
     n_items: int
 
     @classmethod
-    def of(cls, matrix: sparse.csr_matrix) -> Pairs:
+    def of(cls, matrix: sparse.csr_matrix) -> PositivePairs:
         """The positive pairs of a CSR matrix with sorted indices; users who interacted with every item are dropped, because they
         have no negatives.
         """
@@ -138,7 +138,9 @@ class Pairs(NamedTuple):
         return self.keys[place] == wanted
 
 
-def draw_items(pairs: Pairs, users: np.ndarray, n: int, rng: np.random.Generator, popular: bool = False) -> np.ndarray:
+def draw_items(
+    pairs: PositivePairs, users: np.ndarray, n: int, rng: np.random.Generator, popular: bool = False
+) -> np.ndarray:
     """Draw `n` negative items per user (items without interaction), int64 `[users, n]`: uniformly, or proportional to item
     popularity.
 
@@ -258,7 +260,7 @@ class Learner:
     def __init__(self, weights: sparse.csr_matrix, config: LightGCNConfig):
         self.config, self.n_users = config, weights.shape[0]
         edges = normalize_adjacency(weights)
-        self.pairs, self.matrix = Pairs.of(edges), edges
+        self.pairs, self.matrix = PositivePairs.of(edges), edges
         self.order, self.epochs_done = np.arange(sum(edges.shape)), 0
         if config.layers:
             whole = symmetric_adjacency(edges)
@@ -332,7 +334,7 @@ def step(learner: Learner, rows: np.ndarray, rng: np.random.Generator) -> float:
     learner.adam.step()
     return float(loss.detach())
 
-
+# %% ../../nbs/40_lightgcn.ipynb #aeab63dd
 def needs_all_vectors(c: LightGCNConfig) -> bool:
     """Whether the draw needs the smoothed vectors of all nodes."""
     return bool(c.layers) and c.loss == "bpr" and c.negative_sampling == "hard"
@@ -390,7 +392,7 @@ def hold_out_last_items(histories: Histories, share: float, rng: np.random.Gener
     return rows, histories.items[histories.indptr[rows + 1] - 1].astype(np.int64)
 
 
-def hit_rate(learner: Learner, rows: np.ndarray, items: np.ndarray, k: int = 20) -> float:
+def held_out_hit_rate(learner: Learner, rows: np.ndarray, items: np.ndarray, k: int = 20) -> float:
     """Share of users `rows` whose held-out item is in their top k among items that they have not interacted with."""
     smooth, hits = learner.smooth().cpu(), 0
     for block in np.array_split(np.arange(len(rows)), max(1, len(rows) // 1000)):
@@ -474,7 +476,9 @@ def train(
     while learner.epochs_done < epochs and not should_stop(curve, config.patience):
         loss = learner.epoch()
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu_start
-        curve.append(Curve(learner.epochs_done, seconds, cpu, loss, hit_rate(learner, *held) if held else np.nan))
+        curve.append(
+            Curve(learner.epochs_done, seconds, cpu, loss, held_out_hit_rate(learner, *held) if held else np.nan)
+        )
         if progress:
             print(f"epoch {learner.epochs_done} of {epochs}: loss {loss:.4f}, {seconds:.0f} s", flush=True)
         if checkpoint:
@@ -564,7 +568,7 @@ class LightGCN(FactorRecommender):
         scores[:, s["degrees"] == 0] = -np.inf  # of a node without edges nothing was learned
         return scores
 
-
+# %% ../../nbs/40_lightgcn.ipynb #447b4e44
 def l2_normalize(vectors: np.ndarray) -> np.ndarray:
     """Rows divided by their length; a row of zeros stays."""
     length = np.sqrt(sum_rows(vectors, squared=True))[:, None].astype(np.float32)

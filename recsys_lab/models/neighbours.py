@@ -280,7 +280,7 @@ class SessionKNNConfig(Config):
     idf: float = setting(1.0, "exponent of an item's inverse document frequency in both", Range(0.0, 2.0), ge=0)
     shared_item_weight: float = setting(2.0, "weight of the shared item itself as an offer", ge=0)
 
-
+# %% ../../nbs/22_neighbours.ipynb #b66100b1
 class SessionKNN(Recommender):
     """Session-based nearest neighbours, S-KNN and V-SkNN, with the neighbour's items weighted by their distance to the shared one.
 
@@ -446,7 +446,7 @@ class SessionWalkConfig(Config):
     n_neighbors: int = setting(300, "items kept of each item", ge=1)
     repeat_weight: float = setting(3.0, "weight of the items of the visit itself", ge=0)
 
-
+# %% ../../nbs/22_neighbours.ipynb #8a1007c5
 class SessionWalk(Recommender):
     """Two-step random walk from the user's latest items on a graph whose edges link items that are close to each other in sessions.
 

@@ -19,7 +19,7 @@ from recsys_lab.simulator import (
     BUY_AFTER_MS,
     CART_AFTER_MS,
     DAY_MS,
-    LONGEST,
+    MAX_SESSION_LENGTH,
     START_MS,
     VIEW_GAP_LOG,
     VIEW_GAP_MS,
@@ -77,7 +77,7 @@ def view_density(truth: Truth, gap: np.ndarray, length: np.ndarray) -> np.ndarra
     """Density in 1/ms of another view `gap` after the last one of a session of `length` views, given that none has come yet."""
     c, (mean, spread), (low, high) = truth.config, VIEW_GAP_LOG, VIEW_GAP_MS
     more = 1 - 1 / max(1.0, c.length - 1)
-    goes_on = np.where(length == 1, 1 - c.bounce, np.where(length < LONGEST, more, 0.0))
+    goes_on = np.where(length == 1, 1 - c.bounce, np.where(length < MAX_SESSION_LENGTH, more, 0.0))
     scaled = (np.log(np.clip(gap, 1, None)) - mean) / spread
     density = norm.pdf(scaled) / (np.clip(gap, 1, None) * spread)
     density = np.where(gap <= low, norm.cdf((np.log(low) - mean) / spread), density)  # cut to the ends: whole masses
@@ -131,7 +131,9 @@ class Oracle(Recommender):
             scores[bought[:2]] += 1
         else:
             keen = truth.people.keen[visitors[histories.rows]] * truth.items.conversion[histories.items]
-            carted = follow_up_density(histories, "view", "addtocart", CART_AFTER_MS, np.minimum(1, truth.config.cart * keen))
+            carted = follow_up_density(
+                histories, "view", "addtocart", CART_AFTER_MS, np.minimum(1, truth.config.cart * keen)
+            )
             scores *= np.where(inside, view_density(truth, gap, length), 1.0).astype(np.float32)[:, None]
             for row, item, density in (carted, bought):
                 np.add.at(scores, (row, item), density.astype(np.float32))

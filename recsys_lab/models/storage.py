@@ -13,10 +13,10 @@ import numpy as np
 from scipy import sparse
 
 # %% auto #0
-__all__ = ['pack', 'unpack', 'write_arrays', 'read_arrays']
+__all__ = ['pack_arrays', 'unpack_arrays', 'write_arrays', 'read_arrays']
 
 # %% ../../nbs/28_storage.ipynb #41eb32fe
-def pack(name: str, value: Any) -> dict[str, Any]:
+def pack_arrays(name: str, value: Any) -> dict[str, Any]:
     """Arrays that represent a state entry (array, index or CSR matrix), under keys that start with `name`."""
     if sparse.issparse(value):
         csr = value.tocsr()
@@ -30,8 +30,8 @@ def pack(name: str, value: Any) -> dict[str, Any]:
     return {name: array.astype("U") if array.dtype == object or array.dtype.kind == "T" else array}
 
 
-def unpack(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The inverse of `pack` for all entries of a file."""
+def unpack_arrays(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The inverse of `pack_arrays` for all entries of a file."""
     names = {n.rsplit(".", 1)[0] for n in arrays if n.endswith(".indptr")}
     out: dict[str, Any] = {n: a for n, a in arrays.items() if n.rsplit(".", 1)[0] not in names}
     for n in names:
@@ -43,7 +43,7 @@ def unpack(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
 # %% ../../nbs/28_storage.ipynb #327e3f4e
 def write_arrays(folder: Path, entries: Mapping[str, Any]) -> None:
     """Write state entries (arrays, indexes, CSR matrices) as npy files of a folder."""
-    for name, array in {k: a for n, value in entries.items() for k, a in pack(n, value).items()}.items():
+    for name, array in {k: a for n, value in entries.items() for k, a in pack_arrays(n, value).items()}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         np.save(folder / f"{name}.npy", array)
 
@@ -53,4 +53,4 @@ def read_arrays(folder: Path, patterns: tuple[str, ...], mapped: bool = False) -
     mode: Any = "c" if mapped else None
     files = [path for pattern in patterns for path in folder.glob(pattern)]
     arrays = {f.relative_to(folder).as_posix()[:-4]: np.asarray(np.load(f, mode, allow_pickle=False)) for f in files}
-    return unpack(arrays)
+    return unpack_arrays(arrays)

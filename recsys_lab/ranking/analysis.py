@@ -62,7 +62,7 @@ def source_ranks(
             out[mine, column] = np.where(hit.any(1), hit.argmax(1) + 1, NEVER)
     return out, owner
 
-
+# %% ../../nbs/38_ranking_analysis.ipynb #b9183dda
 def candidate_recall(
     ranks: np.ndarray,
     owner: np.ndarray,
@@ -422,7 +422,7 @@ class Pool(NamedTuple):
         listed = np.where(codes >= 0, self.to_case[codes], -1)
         return accuracy(listed, self.cases.indptr, self.cases.relevant, (k,))["ndcg", k]
 
-
+# %% ../../nbs/38_ranking_analysis.ipynb #f3eba08f
 def build_pool(
     parts: Mapping[str, Recommender], cases: Cases, most: int = 4000, each: int = 100, seed: int = 0
 ) -> Pool:

@@ -174,7 +174,7 @@ def isotonic(label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 MAX_HELD_OUT = 1000  # requests whose whole lists are watched, at most
 
-
+# %% ../../nbs/33_lightgbm.ipynb #60fcfb20
 def held_out_lists(dataset: Dataset, stage: Stage) -> Rows:
     """Complete candidate lists of the held-out users' requests in the latest rolling window of a log, at most `MAX_HELD_OUT`
     requests.

@@ -101,7 +101,7 @@ class Candidates(NamedTuple):
         """A value of each candidate as a CSR block `[n, n_items]`."""
         return sparse.csr_matrix((values, self.items, self.indptr), shape=(len(self.indptr) - 1, n_items))
 
-
+# %% ../../nbs/30_candidates.ipynb #591b2b34
 def source_lists(
     model: Recommender,
     histories: Histories,

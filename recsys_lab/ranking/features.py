@@ -89,7 +89,7 @@ def item_categories(log: Dataset) -> tuple[np.ndarray, np.ndarray]:
     root = np.append(np.where(code >= 0, tree.root(code), len(tree) + np.arange(len(code))), -1)
     return kind, pd.factorize(root[kind])[0] * (kind >= 0) - (kind < 0)
 
-
+# %% ../../nbs/31_features.ipynb #b7c447c9
 def item_statistics(log: Dataset, similarity: sparse.csr_matrix | None = None) -> dict[str, Any]:
     """What features know of the items of a log, as arrays in order of `log.items`; `similarity` is made if not given."""
     import pandas as pd
@@ -133,7 +133,7 @@ def item_statistics(log: Dataset, similarity: sparse.csr_matrix | None = None) -
     facts["similarity"] = item_similarity(scale_long_histories(met), 3.0, 1, 50) if similarity is None else similarity
     return facts
 
-
+# %% ../../nbs/31_features.ipynb #a63e4c8b
 def scale_long_histories(met: sparse.csr_matrix) -> sparse.csr_matrix:
     """User-item matrix whose rows are down-weighted by their length (`user_norm` of .5 in item KNN)."""
     return (sparse.diags_array(np.diff(met.indptr) ** -0.25).astype(np.float32) @ met).tocsr()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from recsys_lab.splits import Cases, Split
 
 # %% auto #0
-__all__ = ['Pairs', 'Work', 'Stage', 'rolling_splits', 'new_windows', 'FirstStage', 'fit_first_stage', 'first_stage_of',
+__all__ = ['SourceSettings', 'Work', 'Stage', 'rolling_splits', 'new_windows', 'FirstStage', 'fit_first_stage', 'first_stage_of',
            'hard_negatives', 'sample_from_runs', 'Rows', 'sample_cases', 'sample_training_cases', 'label_candidates',
            'map_case_blocks', 'sample_rows', 'add_hard_negatives', 'window_rows', 'training_rows', 'new_rows']
 
@@ -76,7 +76,7 @@ class Stage:
         if self.negative_sampling not in ("candidates", "hard"):
             raise ValueError(f"negative_sampling must be candidates or hard, not {self.negative_sampling!r}")
 
-
+# %% ../../nbs/37_training_rows.ipynb #1fc9fa5d
 def rolling_splits(log: Dataset, windows: int, window: float) -> list[Split]:
     """Splits of a log at rolling cutoffs, oldest first, each evaluated on the window after its cutoff. Cached with the log.
 
@@ -121,10 +121,12 @@ class FirstStage(NamedTuple):
     left_out: dict[str, str]
 
 
-Pairs = tuple[tuple[str, Any], ...]
+SourceSettings = tuple[tuple[str, Any], ...]
 
 
-def fit_first_stage(log: Dataset, widths: Pairs, settings: Pairs) -> tuple[dict[str, Recommender], dict[str, Any]]:
+def fit_first_stage(
+    log: Dataset, widths: SourceSettings, settings: SourceSettings
+) -> tuple[dict[str, Recommender], dict[str, Any]]:
     """(fitted sources, item statistics) of a log, computed once for all questions and cached with the log."""
 
     def made() -> tuple[dict[str, Recommender], dict[str, Any]]:

@@ -18,7 +18,7 @@ from typing import Any
 from ..files import open_source
 
 # %% auto #0
-__all__ = ['TAG', 'SPACE', 'AMOUNT', 'PRODUCT_NAMES', 'PRODUCT_LAYOUTS', 'RATING_NAMES', 'LONGEST', 'clean_text', 'parse_price',
+__all__ = ['TAG', 'SPACE', 'AMOUNT', 'PRODUCT_NAMES', 'PRODUCT_LAYOUTS', 'RATING_NAMES', 'MAX_LINE', 'clean_text', 'parse_price',
            'as_amount', 'Refused', 'one_id', 'first_image', 'product_of', 'rating_of', 'moment_of', 'json_lines',
            'parsed', 'csv_lines', 'records_of']
 
@@ -161,18 +161,18 @@ def moment_of(value: Any, name: str, unit: str) -> int | None:
     return moment
 
 # %% ../../nbs/56_records.ipynb #72364382
-LONGEST = 10_000_000  # bytes of a line
+MAX_LINE = 10_000_000  # bytes of a line
 
 
 def json_lines(path: Path, after: int = 0) -> Iterator[tuple[int, Any]]:
     """(line number from 1, record) of a file of JSON lines after the line `after`; a line that is no record gives a `Refused`."""
     with open_source(path) as stream:
         number = 0
-        while line := stream.readline(LONGEST):
+        while line := stream.readline(MAX_LINE):
             number += 1
-            whole = line.endswith(b"\n") or len(line) < LONGEST
+            whole = line.endswith(b"\n") or len(line) < MAX_LINE
             while not whole:  # the rest of a line that is too long
-                whole = not (more := stream.readline(LONGEST)) or more.endswith(b"\n")
+                whole = not (more := stream.readline(MAX_LINE)) or more.endswith(b"\n")
                 line = b""
             if number <= after or line.isspace():
                 continue
@@ -182,7 +182,7 @@ def json_lines(path: Path, after: int = 0) -> Iterator[tuple[int, Any]]:
 def parsed(line: bytes) -> Any:
     """The record of a line, or a `Refused` with the reason."""
     if not line:
-        return Refused(f"the line is longer than {LONGEST:,} bytes")
+        return Refused(f"the line is longer than {MAX_LINE:,} bytes")
     try:
         record = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError):

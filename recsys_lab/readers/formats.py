@@ -275,7 +275,7 @@ def part_column(values: pd.Series, where: str) -> pd.Series:
     present = [part for part in PART_NAMES if (parts == part).any()]
     return pd.Series(pd.Categorical(parts, present), index=values.index)
 
-
+# %% ../../nbs/53_formats.ipynb #2fa4779c
 def read_adjacency(
     folder: Path | str, name: str = "adjacency", on_error: str = "raise", quarantine: Path | str | None = None
 ) -> Dataset:
@@ -312,7 +312,7 @@ def read_adjacency(
     notices = {"repeated pairs removed": int(repeated.sum())} if repeated.any() else {}
     return Dataset(name, frame[~repeated], has_times=False, source=folder, notices={**notices, **rejects.counts})
 
-
+# %% ../../nbs/53_formats.ipynb #327093f1
 def read_sessions(
     path: Path | str,
     name: str = "sessions",

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from ..datasets import Dataset
 from ..files import DataError
-from ..products import PRODUCTS, RATINGS, connect, load
+from ..products import PRODUCTS, RATINGS, connect, load_products
 from .amazon import Refused, json_lines, product_of
 
 # %% auto #0
@@ -109,7 +109,7 @@ def read_reviews(folder: Path, name: str) -> Dataset:
             f"{folder}: one file meta_*.json and one of reviews must be in it, not {[p.name for p in files]}"
         )
     with tempfile.TemporaryDirectory() as place:
-        done = load(f"sqlite:///{place}/products.db", reviews[0], meta[0])
+        done = load_products(f"sqlite:///{place}/products.db", reviews[0], meta[0])
         log = to_dataset(f"sqlite:///{place}/products.db", name)
     notices = {f"lines set aside, {reason}": n for reason, n in done.rejected.items()}
     attributes = log.properties, log.categories, log.has_times, {**log.notices, **notices}, folder

@@ -30,7 +30,7 @@ from ..histories import EVENTS
 # %% auto #0
 __all__ = ['WHOLE', 'MAYBE_WHOLE', 'TEXT', 'ID', 'EVENT', 'PLAUSIBLE', 'UNITS', 'LARGEST_BLOCK', 'Column', 'first_violations',
            'quote_value', 'as_numbers', 'time_rule', 'plausible_iso', 'other_unit', 'Table', 'csv_header',
-           'other_separator', 'csv_blocks', 'Text', 'refuse_open_quote', 'explain_arrow_error', 'parquet_blocks',
+           'other_separator', 'csv_blocks', 'TextStream', 'refuse_open_quote', 'explain_arrow_error', 'parquet_blocks',
            'naming_parquet_errors', 'parquet_file', 'valid_text', 'as_text', 'Rejects', 'read_rows', 'bad_value',
            'bad_records']
 
@@ -224,7 +224,7 @@ def csv_blocks(
     parse = pacsv.ParseOptions(delimiter=table.separator, newlines_in_values=True, invalid_row_handler=on_malformed)
     size, done = table.block_bytes, 0
     while True:
-        row, source = 0, Text(open_source(table.path, table.member))
+        row, source = 0, TextStream(open_source(table.path, table.member))
         try:
             with source, pacsv.open_csv(source, pacsv.ReadOptions(block_size=size), parse, options) as reader:
                 for batch in reader:
@@ -246,7 +246,7 @@ def csv_blocks(
 codecs.register_error("nul", lambda error: ("\x00" * (error.end - error.start), error.end))  # type: ignore[attr-defined]
 
 
-class Text(Unpacked):
+class TextStream(Unpacked):
     """A stream of UTF-8: bytes that are none become NULs; `quotes` counts the quotes that went through."""
 
     def __init__(self, stream: BinaryIO):
@@ -329,7 +329,7 @@ def valid_text(values: pa.Array) -> pa.Array:
     except pa.ArrowInvalid:
         return pa.array([v and v.decode("utf-8", "nul") for v in raw.to_pylist()], pa.string())
 
-
+# %% ../../nbs/05_tables.ipynb #f38a18f7
 def as_text(table: Table, name: str, values: pa.Array) -> pa.Array:
     """A Parquet column as text; `DataError` for integers that floating point cannot represent."""
     if pa.types.is_dictionary(values.type):

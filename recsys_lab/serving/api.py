@@ -74,7 +74,7 @@ def create_app(settings: Settings, wait: bool = False) -> FastAPI:
     app.add_middleware(RequestLayer, service=service)
     return app
 
-
+# %% ../../nbs/61_api.ipynb #818cb02e
 def add_errors(app: FastAPI) -> None:
     """Exception handlers: every error is answered in the format of `ErrorResponse`."""
 

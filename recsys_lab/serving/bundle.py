@@ -23,16 +23,16 @@ from .. import __version__
 from ..files import DataError, definition_hashes, file_hash, modules_behind, read_json, whole_folder
 from ..histories import FOREVER, Histories
 from ..lexical import lexical_search
-from ..models.base import load, model_class
+from ..models.base import load_model, model_class
 from ..numerics import round_scores
 from ..topk import SOURCES, best_of, exclusion
 
 # %% auto #0
-__all__ = ['FORMAT', 'EXACT_UP_TO', 'ENOUGH', 'FLAT_UP_TO', 'SHOWN', 'REMAKE', 'Ids', 'Texts', 'code_behind', 'build_ann_index',
-           'mean_overlap', 'write_catalogue', 'shown_rows', 'pack', 'write_ann_index', 'manifest_of', 'facts_of',
-           'swap_in', 'fit_of', 'bundle_run', 'refit', 'refit_models', 'roll_back', 'read_manifest', 'verify',
-           'difference', 'local_copy', 'Listed', 'Bundle', 'read_texts', 'with_index', 'served_model', 'encode_history',
-           'rank_one_stage', 'rank_two_stages']
+__all__ = ['BUNDLE_FORMAT', 'EXACT_UP_TO', 'ENOUGH', 'FLAT_UP_TO', 'DISPLAY_FIELDS', 'REMAKE', 'Ids', 'Texts', 'code_behind',
+           'build_ann_index', 'mean_overlap', 'write_catalogue', 'shown_rows', 'pack', 'write_ann_index', 'manifest_of',
+           'facts_of', 'swap_in', 'fit_of', 'bundle_run', 'refit', 'refit_models', 'roll_back', 'read_manifest',
+           'verify', 'difference', 'local_copy', 'Listed', 'Bundle', 'read_texts', 'with_index', 'served_model',
+           'encode_history', 'rank_one_stage', 'rank_two_stages']
 
 # %% ../../nbs/60_bundle.ipynb #93ef3fee
 class Ids:
@@ -91,7 +91,7 @@ def code_behind(models: Sequence[str]) -> dict[str, str]:
     return definition_hashes(modules_behind(tuple(m for name in models for m in model_class(name)().modules)))
 
 # %% ../../nbs/60_bundle.ipynb #6ba4caba
-FORMAT = 2
+BUNDLE_FORMAT = 2
 EXACT_UP_TO = 50_000  # items; above, nearest vectors are looked for in an index
 ENOUGH = 0.99  # recall of the exact list that the index is set to reach
 FLAT_UP_TO = 20_000  # vectors in the index; above, they lie in lists, of which a few are searched
@@ -138,7 +138,7 @@ def mean_overlap(found: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.mean([np.isin(w, f).mean() for f, w in zip(found, wanted, strict=True)])) if len(wanted) else 1.0
 
 # %% ../../nbs/60_bundle.ipynb #d7c06c23
-SHOWN = ("title", "category", "image_url")
+DISPLAY_FIELDS = ("title", "category", "image_url")
 
 
 def write_catalogue(rows: Any, folder: Path) -> None:
@@ -146,7 +146,7 @@ def write_catalogue(rows: Any, folder: Path) -> None:
     from recsys_lab.lexical import write_words
 
     folder.mkdir()
-    for name in SHOWN:
+    for name in DISPLAY_FIELDS:
         texts = Texts.of(rows[name].tolist())
         np.save(folder / f"{name}.npy", texts.data)
         np.save(folder / f"{name}.ends.npy", texts.ends)
@@ -177,11 +177,11 @@ def pack(
     fits have the same version.
     """
     out = Path(out)
-    model: Any = load(fit)
+    model: Any = load_model(fit)
     if not hasattr(model, "reasons"):
         raise ValueError(f"{fit}: {model.name} is not a hybrid; bundle one, and {model.name} beside it")
     for name, path in (others or {}).items():
-        if not load(path).items.equals(model.items):
+        if not load_model(path).items.equals(model.items):
             raise ValueError(
                 f"{name} cannot be bundled beside {model.name}: its catalogue is not the {len(model.items):,} items"
             )
@@ -226,7 +226,7 @@ def manifest_of(
         if p.is_file()
     }
     manifest = {
-        "format": FORMAT,
+        "format": BUNDLE_FORMAT,
         "lab": __version__,
         "model": model.name,
         "parts": sorted(model.parts),
@@ -331,10 +331,10 @@ def refit_models(
     others = {name: folder / "others" / name for name in manifest["others"]}
     if kind == "ss":
         return folder / "model", others
-    model: Any = load(folder / "model")
+    model: Any = load_model(folder / "model")
     if kind == "hybrid":
         for name, path in others.items():
-            old = load(path)
+            old = load_model(path)
             others[name] = type(old)(**old.config.model_dump()).fit(log).save(place / name)
         return type(model)(**model.config.model_dump()).fit(log).save(place / "model"), others
     if kind != "mf" or "als" not in model.parts:
@@ -366,8 +366,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         parts = manifest["format"], manifest["files"].items(), manifest["code"].items()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{folder} is no bundle, its manifest.json cannot be read ({error}); {REMAKE}") from None
-    if parts[0] != FORMAT:
-        raise DataError(f"{folder}: the bundle has format {parts[0]}, and this version reads {FORMAT}; {REMAKE}")
+    if parts[0] != BUNDLE_FORMAT:
+        raise DataError(f"{folder}: the bundle has format {parts[0]}, and this version reads {BUNDLE_FORMAT}; {REMAKE}")
     return manifest
 
 
@@ -468,13 +468,13 @@ class Bundle:
     def __init__(self, folder: Path | str):
         self.folder = Path(folder)
         self.manifest = verify(self.folder)
-        self.model: Any = load(self.folder / "model", mapped=True, index=Ids)
+        self.model: Any = load_model(self.folder / "model", mapped=True, index=Ids)
         self.items, self.users, self.known = self.model.items, self.model.users, self.model.known
         self.models: dict[str, Any] = {self.model.name: self.model, **self.model.parts}
         for name in self.manifest["others"]:
-            self.models[name] = load(self.folder / "others" / name, mapped=True, index=Ids)
+            self.models[name] = load_model(self.folder / "others" / name, mapped=True, index=Ids)
         with_index(self.model, self.folder)
-        self.shown = {name: read_texts(self.folder / "catalogue", name) for name in SHOWN}
+        self.shown = {name: read_texts(self.folder / "catalogue", name) for name in DISPLAY_FIELDS}
         self.price = np.load(self.folder / "catalogue" / "price.npy", mmap_mode="r")
         words = f"file:{self.folder / 'catalogue' / 'words.db'}?mode=ro&immutable=1"
         self.words = sqlite3.connect(words, uri=True, check_same_thread=False)
@@ -539,9 +539,9 @@ def with_index(model: Any, folder: Path) -> Any:
 def served_model(folder: Path | str) -> Any:
     """The hybrid of a bundle as a Recommender with everything that it is served with, for evaluations."""
     verify(folder)
-    return with_index(load(Path(folder) / "model"), Path(folder))
+    return with_index(load_model(Path(folder) / "model"), Path(folder))
 
-
+# %% ../../nbs/60_bundle.ipynb #d1bb5d28
 def encode_history(b: Any, items: Any, events: Any = None, times: Any = None, at: int = FOREVER) -> Histories:
     """One visitor's encoded history from item ids, oldest first; what the catalogue does not hold is left out.
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 # %% auto #0
-__all__ = ['HEAVY', 'SINGLE', 'hidden', 'loaded', 'lean', 'unshared_mb', 'app', 'main']
+__all__ = ['HEAVY', 'SINGLE', 'hidden', 'loaded', 'lean', 'unshared_mb', 'app', 'run_server']
 
 # %% ../../nbs/63_small_process.ipynb #bc191d83
 HEAVY = ("pandas", "pyarrow", "sklearn", "matplotlib", "torch", "optuna", "sqlalchemy")  # larger than a server may be
@@ -72,7 +72,7 @@ def app() -> Any:
     return app_from_environment()
 
 
-def main() -> None:
+def run_server() -> None:
     """`python -m recsys_lab.serving.lean BUNDLE ...`: what `recsys-lab serve` starts."""
     lean()
     from recsys_lab.serving.api import serve
@@ -81,4 +81,4 @@ def main() -> None:
 
 
 if __name__ == "__main__" and "get_ipython" not in globals():
-    main()
+    run_server()

@@ -30,7 +30,7 @@ SECONDS = prometheus.Histogram(
 KNOWN_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 Receive = Callable[[], Awaitable[Any]]
 
-
+# %% ../../nbs/66_middleware.ipynb #7af83e51
 class RequestLayer:
     """The layer around all routes (ASGI)."""
 

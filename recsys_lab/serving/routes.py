@@ -61,7 +61,7 @@ from .training import check_token, train_bundle
 # %% auto #0
 __all__ = ['ServiceDep', 'state_routes', 'recommend_routes', 'item_routes', 'user_routes', 'root', 'health', 'ready', 'metrics',
            'metadata', 'status', 'recommend', 'recommend_by', 'recommend_fast', 'recommend_explain', 'factor_user',
-           'factor_similar', 'similar_items', 'search', 'user_stats', 'training']
+           'factor_similar', 'similar_items', 'search_products', 'user_stats', 'training']
 
 # %% ../../nbs/69_routes.ipynb #1c8336f7
 ServiceDep = Annotated[Service, Depends(get_service)]
@@ -145,7 +145,7 @@ async def recommend(
         await service.cache.put(key, bytes(answer.body))
     return answer
 
-
+# %% ../../nbs/69_routes.ipynb #cac750ea
 @recommend_routes.get(
     "/recommend/{model}/{user_id}",
     summary="The best items for a user by one model",
@@ -237,7 +237,7 @@ async def similar_items(service: ServiceDep, item_id: ItemPath, k: Length = 10, 
 
 
 @item_routes.post("/search", summary="Products by their words", response_model=SearchResults, responses=WRONG)
-async def search(service: ServiceDep, ask: Annotated[SearchRequest, Body()]) -> Any:
+async def search_products(service: ServiceDep, ask: Annotated[SearchRequest, Body()]) -> Any:
     """Products whose title or category matches the words of a query (BM25)."""
     b = service.arm("").bundle
     codes, scores = b.find(ask.query, ask.top_k)

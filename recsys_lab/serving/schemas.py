@@ -16,11 +16,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 # %% auto #0
-__all__ = ['LOG', 'MOST_BODY', 'MOST_ID', 'MOST_HISTORY', 'MOST_LISTED', 'MOST_ALLOWED', 'AT_ONCE', 'CODES', 'Text', 'UserPath',
-           'ItemPath', 'Length', 'Alpha', 'ModelName', 'WRONG', 'GUARDED', 'ApiError', 'as_json', 'error_answer',
-           'whole', 'HistoryEvent', 'RecommendRequest', 'SimilarRequest', 'UserRequest', 'SearchRequest',
-           'TrainingRequest', 'ScoredItem', 'RecommendResponse', 'ItemIds', 'ModelItem', 'SimilarItem', 'SimilarItems',
-           'SearchHit', 'SearchResults', 'SeenItem', 'UserStats', 'TrainingResult', 'ErrorResponse']
+__all__ = ['LOG', 'MOST_BODY', 'MOST_ID', 'MOST_HISTORY', 'MOST_LISTED', 'MOST_ALLOWED', 'AT_ONCE', 'CODES', 'ValidText',
+           'UserPath', 'ItemPath', 'Length', 'Alpha', 'ModelName', 'WRONG', 'GUARDED', 'ApiError', 'as_json',
+           'error_answer', 'whole', 'HistoryEvent', 'RecommendRequest', 'SimilarRequest', 'UserRequest',
+           'SearchRequest', 'TrainingRequest', 'ScoredItem', 'RecommendResponse', 'ItemIds', 'ModelItem', 'SimilarItem',
+           'SimilarItems', 'SearchHit', 'SearchResults', 'SeenItem', 'UserStats', 'TrainingResult', 'ErrorResponse']
 
 # %% ../../nbs/64_schemas.ipynb #8d8d5f19
 LOG = logging.getLogger("recsys_lab.serve")
@@ -62,9 +62,9 @@ def whole(text: str) -> str:
     return text
 
 
-Text = Annotated[str, AfterValidator(whole)]
-UserPath = Annotated[Text, InPath(max_length=MOST_ID, description="as in the log", examples=["17"])]
-ItemPath = Annotated[Text, InPath(max_length=MOST_ID, description="as in the log", examples=["211"])]
+ValidText = Annotated[str, AfterValidator(whole)]
+UserPath = Annotated[ValidText, InPath(max_length=MOST_ID, description="as in the log", examples=["17"])]
+ItemPath = Annotated[ValidText, InPath(max_length=MOST_ID, description="as in the log", examples=["211"])]
 Length = Annotated[int, Query(ge=1, le=MOST_LISTED, description="length of the list")]
 Alpha = Annotated[float | None, Query(ge=0, le=1, description="share of the collaborative score; none: the tuned one")]
 ModelName = Annotated[str, Query(max_length=40, description="a model of the bundle; none: the hybrid")]
@@ -74,8 +74,8 @@ class HistoryEvent(BaseModel):
     """One entry of a history."""
 
     model_config = ConfigDict(extra="forbid")
-    item_id: Annotated[int | Text, Field(description="as in the log", examples=[211])]
-    event: Annotated[Text, Field(max_length=40, description="kind of event, the log's first by default")] = ""
+    item_id: Annotated[int | ValidText, Field(description="as in the log", examples=[211])]
+    event: Annotated[ValidText, Field(max_length=40, description="kind of event, the log's first by default")] = ""
     time: Annotated[int | None, Field(ge=0, le=2**53, description="milliseconds since 1970")] = None
 
 
@@ -83,10 +83,10 @@ class RecommendRequest(BaseModel):
     """A request for recommendations, for an id or for a history."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"user_id": 17, "k": 5}]})
-    user_id: Annotated[int | Text | None, Field(description="as in the log")] = None
+    user_id: Annotated[int | ValidText | None, Field(description="as in the log")] = None
     k: Annotated[int, Field(ge=1, le=MOST_LISTED)] = 10
     history: Annotated[
-        list[int | Text | HistoryEvent] | None, Field(max_length=MOST_HISTORY, description="oldest first")
+        list[int | ValidText | HistoryEvent] | None, Field(max_length=MOST_HISTORY, description="oldest first")
     ] = None
     at: Annotated[int | None, Field(ge=0, le=2**53, description="when it is asked, ms since 1970; none: log's end")] = (
         None
@@ -99,10 +99,10 @@ class RecommendRequest(BaseModel):
         ),
     ] = ""
     items: Annotated[
-        list[int | Text] | None,
+        list[int | ValidText] | None,
         Field(max_length=MOST_ALLOWED, description="the only items that may be recommended (in stock, say); none: all"),
     ] = None
-    model: Annotated[Text, Field(max_length=40, description="a model of the bundle; none: the hybrid")] = ""
+    model: Annotated[ValidText, Field(max_length=40, description="a model of the bundle; none: the hybrid")] = ""
     alpha: Annotated[float | None, Field(ge=0, le=1)] = None
 
 # %% ../../nbs/64_schemas.ipynb #0ac5fd40
@@ -110,7 +110,7 @@ class SimilarRequest(BaseModel):
     """A request for items like one."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"item_id": 211, "n": 5}]})
-    item_id: Annotated[int | Text, Field(description="as in the log")]
+    item_id: Annotated[int | ValidText, Field(description="as in the log")]
     n: Annotated[int, Field(ge=1, le=MOST_LISTED)] = 10
 
 
@@ -118,7 +118,7 @@ class UserRequest(BaseModel):
     """A request for the factors' list of a user."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"user_id": 17, "n": 5}]})
-    user_id: Annotated[int | Text, Field(description="as in the log")]
+    user_id: Annotated[int | ValidText, Field(description="as in the log")]
     n: Annotated[int, Field(ge=1, le=MOST_LISTED)] = 10
     filter_already_liked: bool = True
 
@@ -127,7 +127,7 @@ class SearchRequest(BaseModel):
     """A search by words."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"query": "lamp", "top_k": 5}]})
-    query: Annotated[Text, Field(max_length=500)]
+    query: Annotated[ValidText, Field(max_length=500)]
     top_k: Annotated[int, Field(ge=1, le=MOST_LISTED)] = 10
 
 

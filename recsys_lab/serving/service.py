@@ -132,7 +132,7 @@ class Service:
             request.state.arm = chosen.name
         return chosen
 
-
+# %% ../../nbs/65_service.ipynb #c1e071e9
 async def get_service(request: Request) -> Service:
     """The service of the application that a request came to."""
     service: Service = request.app.state.service

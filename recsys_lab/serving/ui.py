@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 # %% auto #0
 __all__ = ['STYLE', 'Away', 'Client', 'hue_of', 'picture', 'tile', 'shelf', 'why', 'bar', 'page', 'kind_words', 'visitor',
            'remember_click', 'tiles', 'similar_row', 'for_visitor', 'history_tiles', 'profile', 'side_by_side',
-           'search', 'counters', 'live']
+           'search_view', 'counters', 'live']
 
 # %% ../../nbs/62_shop_window.ipynb #8cc9c47c
 class Away(Exception):
@@ -88,7 +88,7 @@ STYLE = """
 </style>
 """
 
-
+# %% ../../nbs/62_shop_window.ipynb #42aeaa18
 def hue_of(text: str) -> int:
     """A hue (degrees) derived from a text."""
     return int(hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:4], 16) % 360
@@ -155,7 +155,7 @@ def page() -> None:
         about = client.get("/")
         if about is None:
             raise Away(f"what answers at {client.url} is no recommender")
-        views = {"For a visitor": for_visitor, "Side by side": side_by_side, "Search": search, "Live": live}
+        views = {"For a visitor": for_visitor, "Side by side": side_by_side, "Search": search_view, "Live": live}
         for tab, draw in zip(st.tabs(list(views)), views.values(), strict=True):
             with tab:
                 draw(st, client, about)
@@ -295,7 +295,7 @@ def side_by_side(st: Any, client: Client, about: Mapping[str, Any]) -> None:
             side.markdown(tile(item, place + 1, mark), unsafe_allow_html=True)
 
 
-def search(st: Any, client: Client, about: Mapping[str, Any]) -> None:
+def search_view(st: Any, client: Client, about: Mapping[str, Any]) -> None:
     """Products by their words."""
     query = st.text_input("What are you looking for?", max_chars=200, key="query")
     if query.strip():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import sparse
 
-from recsys_lab.models.base import load
+from recsys_lab.models.base import load_model
 from recsys_lab.models.blend import Blend, zscore
 
 
@@ -68,7 +68,7 @@ def test_fold_in_is_that_of_the_members(shop_split, tmp_path):
     stranger = some.known.take(slice(0, 5))
     stranger = type(stranger)(**{**vars(stranger), "user_ids": None})
     assert set(some.rank(stranger, k=3).frame().source) == {"fold_in"}
-    back = load(some.save(tmp_path / "blend"))
+    back = load_model(some.save(tmp_path / "blend"))
     assert (back.recommend(users, k=9).codes == some.recommend(users, k=9).codes).all()
     assert set(back.parts) == {"item_knn", "bpr"}
 

@@ -9,7 +9,7 @@ from helpers import random_log
 
 from recsys_lab.datasets import Dataset
 from recsys_lab.histories import Histories
-from recsys_lab.models.base import MODELS, load, model_class
+from recsys_lab.models.base import MODELS, load_model, model_class
 from recsys_lab.models.config import RENAMED, describe_settings
 
 
@@ -82,7 +82,7 @@ def test_settings_of_earlier_versions_are_refused_with_the_new_name(name, old, n
         model_class(name)(**{old: 1})
     (tmp_path / "model.json").write_text(json.dumps({"name": name, "format": 3, "config": {old: 1, "seed": 0}}))
     with pytest.raises(ValueError, match=rf"saved in format 3, .* fit it again \({old} is called {new} now\)"):
-        load(tmp_path)
+        load_model(tmp_path)
 
 
 def test_no_setting_has_the_name_of_an_earlier_one():

@@ -13,7 +13,7 @@ from recsys_lab.datasets import Dataset
 from recsys_lab.histories import Histories
 from recsys_lab.lexical import COMMON
 from recsys_lab.models import content
-from recsys_lab.models.base import load, model_class
+from recsys_lab.models.base import load_model, model_class
 from recsys_lab.models.content import Content, path_vectors, text_vectors, word_vectors
 from recsys_lab.models.neighbours import ItemKNN
 
@@ -99,7 +99,7 @@ def test_a_sentence_encoder_gives_dense_vectors(monkeypatch, tmp_path):
     assert model.recommend([0, 2], 1).frame().item_id.tolist() == [3, 4]
     Content(encoder="a-model", decay=1.0).fit(log)
     assert asked == [5]  # the second fit takes the vectors of the first
-    back = load(model.save(tmp_path / "m"))
+    back = load_model(model.save(tmp_path / "m"))
     assert (back.recommend([0, 2], 3).codes == model.recommend([0, 2], 3).codes).all()
     content.encode_texts.cache_clear()
 

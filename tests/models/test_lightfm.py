@@ -10,7 +10,7 @@ from recsys_lab.catalogue import PRICES, as_number
 from recsys_lab.datasets import Dataset
 from recsys_lab.histories import Histories
 from recsys_lab.models.als import BPR
-from recsys_lab.models.base import fold_map, load, mean_vectors, stored_rows
+from recsys_lab.models.base import fold_map, load_model, mean_vectors, stored_rows
 from recsys_lab.models.lightfm import BANDS, LightFMHybrid, LightFMWarp, price_bands
 
 
@@ -25,7 +25,7 @@ def test_known_users_are_stored_and_others_folded_in(kind, tmp_path):
     earlier = LOG.histories(users, at=int(np.median(LOG.moments)))
     assert (stored_rows(model, earlier.encode(model.items)) == -1).any()  # whose history is another than at the fit
     assert not np.array_equal(model.rank(nameless, k=3).scores, model.recommend(users, k=3).scores)
-    again = load(model.save(tmp_path / "m")).recommend(users, k=3)
+    again = load_model(model.save(tmp_path / "m")).recommend(users, k=3)
     assert set(again.frame().source) == {"stored"} and model.scoring == "stored"
 
 

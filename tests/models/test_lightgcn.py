@@ -14,17 +14,17 @@ from scipy import sparse
 from torch_geometric.nn import LightGCN as TheirLightGCN
 
 from recsys_lab.histories import Histories
-from recsys_lab.models.base import load
+from recsys_lab.models.base import load_model
 from recsys_lab.models.lightgcn import (
     BPRMF,
     Learner,
     LightGCN,
     LightGCNConfig,
-    Pairs,
+    PositivePairs,
     as_tensor,
     bpr_loss,
     draw_items,
-    hit_rate,
+    held_out_hit_rate,
     initial_vectors,
     normalize_adjacency,
     propagate,
@@ -118,7 +118,7 @@ def test_nothing_drawn_was_met(seed, popular, n):
     graph = random_graph(seed, share=0.7)
     graph[0] = 1  # someone who met everything has no pair, and nothing to draw
     graph.sort_indices()
-    pairs = Pairs.of(graph)
+    pairs = PositivePairs.of(graph)
     assert 0 not in pairs.users and len(pairs.users) == graph[1:].nnz - sum(
         graph.shape[1] for row in graph[1:] if row.nnz == graph.shape[1]
     )
@@ -129,7 +129,7 @@ def test_nothing_drawn_was_met(seed, popular, n):
 
 def test_even_draws_are_even_over_what_was_not_met():
     graph = sparse.csr_matrix(np.array([[1, 0, 0, 1, 0]], np.float32))
-    drawn = draw_items(Pairs.of(graph), np.zeros(30_000, int), 1, np.random.default_rng(1))
+    drawn = draw_items(PositivePairs.of(graph), np.zeros(30_000, int), 1, np.random.default_rng(1))
     share = np.bincount(drawn.ravel(), minlength=5) / 30_000
     assert (share[[0, 3]] == 0).all()
     assert np.abs(share[[1, 2, 4]] - 1 / 3).max() < 4 * (2 / 9 / 30_000) ** 0.5
@@ -253,7 +253,7 @@ def test_early_stopping_judges_what_was_held_back():
     wanted = np.mean(
         [(scores[u] > scores[u, 0]).sum() < 20 if not graph[u, 0] else (scores[u] > -np.inf).sum() < 20 for u in rows]
     )
-    assert hit_rate(learner, rows, items) == pytest.approx(wanted)
+    assert held_out_hit_rate(learner, rows, items) == pytest.approx(wanted)
 
 
 def test_a_fold_in_without_layer_0_is_the_stored_vector(shop_split):
@@ -288,7 +288,7 @@ def test_a_fitted_model_serves_without_torch(tmp_path, shop_split):
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH, str(tmp_path / "fit")], capture_output=True, text=True, check=False
     )
-    wanted = load(tmp_path / "fit").rank(model.known.take(slice(0, 5)), 3).codes.tolist()
+    wanted = load_model(tmp_path / "fit").rank(model.known.take(slice(0, 5)), 3).codes.tolist()
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(wanted)
 

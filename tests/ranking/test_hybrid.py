@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from recsys_lab import evaluation, splits
 from recsys_lab.histories import Histories
 from recsys_lab.models import popularity
-from recsys_lab.models.base import load, model_class
+from recsys_lab.models.base import load_model, model_class
 from recsys_lab.ranking import candidates, hybrid
 
 
@@ -87,7 +87,7 @@ def test_cold_visitors_fall_back_and_say_so(shop_split):
 def test_a_blend_is_saved_with_all_that_it_is_made_of(shop_split, tmp_path):
     known = shop_split.known("test")
     model = model_class("hybrid")(**quick("hybrid")).fit(known)
-    back = load(model.save(tmp_path / "m"))
+    back = load_model(model.save(tmp_path / "m"))
     assert list(back.parts) == sorted(FEW_SOURCES) and back.known is back.parts["item_knn"].known
     h = known.histories(known.users[:50])
     a, b = model.rank(h, 10, "none"), back.rank(h, 10, "none")

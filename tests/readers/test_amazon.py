@@ -10,7 +10,7 @@ from recsys_lab.readers.amazon import Refused, clean_text, parse_price, product_
 
 
 def test_long_lines_do_not_fill_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(amazon, "LONGEST", 100)
+    monkeypatch.setattr(amazon, "MAX_LINE", 100)
     path = write_json_lines(tmp_path / "r.json", [{"a": 1}, {"long": "x" * 500}, {"b": 2}])
     found = list(amazon.json_lines(path))
     assert [(n, r if isinstance(r, dict) else str(r)) for n, r in found] == [

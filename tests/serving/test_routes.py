@@ -94,7 +94,7 @@ def test_status_tells_of_a_database_that_may_be_away(folder, shop, tmp_path):
         assert c.get("/status").json()["database"]["status"] == "unavailable"
         products.store(shop, url)
         told = c.get("/status").json()["database"]
-        facts = products.facts(url)
+        facts = products.database_counts(url)
         assert told == {"status": "ok", **{k: facts[k] for k in ("n_ratings", "n_users", "n_products", "avg_rating")}}
         for path in tmp_path.glob("p.db*"):
             path.unlink()
