@@ -30,7 +30,7 @@ __all__ = ['SOURCE_CHAPTER', 'PARTS_ONLY', 'OVERVIEW', 'DIRECTIVE', 'BOOK_PARTS'
            'repeat_share', 'repeat_sentence', 'facts_frame', 'figures_of', 'served_seconds', 'slice_text',
            'faster_as_good', 'decision_board', 'chapter_of', 'models_not_judged', 'summary', 'list_runs',
            'decision_rows', 'decision_table', 'directives_of', 'page_cell', 'render_page', 'toctree', 'chapter_parts',
-           'modules', 'cost_rows', 'cover', 'write_sources', 'build_book', 'refresh']
+           'modules', 'cost_rows', 'chapter_seconds', 'cover', 'write_sources', 'build_book', 'refresh']
 
 # %% ../nbs/80_book.ipynb #100cc65d
 def markdown_table(frame: pd.DataFrame) -> str:
@@ -520,17 +520,12 @@ TABLES = """document.addEventListener("DOMContentLoaded", () => {
       });
     });
     if (body.rows.length < 9) return;
-    const input = document.createElement("input");
-    input.className = "filter";
-    input.type = "search";
-    input.placeholder = "show only rows with ...";
-    input.setAttribute("aria-label", input.placeholder);
+    const words = "show only rows with ...";
+    const input = Object.assign(document.createElement("input"), {className: "filter", type: "search", placeholder: words});
+    input.setAttribute("aria-label", words);
     input.addEventListener("input", () => {
-      const words = input.value.toLowerCase().split(/\\s+/).filter(Boolean);
-      [...body.rows].forEach((row) => {
-        const text = row.textContent.toLowerCase();
-        row.hidden = !words.every((word) => text.includes(word));
-      });
+      const asked = input.value.toLowerCase().split(/\\s+/).filter(Boolean);
+      [...body.rows].forEach((row) => { row.hidden = !asked.every((w) => row.textContent.toLowerCase().includes(w)); });
     });
     table.before(input);
   });
@@ -576,6 +571,13 @@ def cost_rows(folder: Path, k: int | None) -> pd.DataFrame | None:
     return rows.assign(cost=rows["model"].map(dict(zip(costs["model"], spent, strict=True)))).dropna(subset=["cost"])
 
 # %% ../nbs/80_book.ipynb #625dd50d
+def chapter_seconds(provenance: Mapping[str, Any]) -> pd.DataFrame:
+    """Seconds that each chapter of a run took: columns `chapter, seconds`."""
+    spent = {n: s.get("seconds") for n, s in provenance.get("chapters", {}).items()}
+    rows = [{"chapter": name, "seconds": round(value, 1)} for name, value in spent.items() if value is not None]
+    return pd.DataFrame(rows, columns=["chapter", "seconds"])
+
+# %% ../nbs/80_book.ipynb #b7560b49
 def cover(folder: Path, chapters: Sequence[str], k: int | None) -> str:
     """The book's first page: what the run is, leaderboards, the log, costs, and where it comes from."""
     provenance = read_json(folder / "provenance.json", {})
@@ -599,12 +601,8 @@ def cover(folder: Path, chapters: Sequence[str], k: int | None) -> str:
             ["model", "protocol", "target", "exclude", "cases", "fit_seconds", "scoring_seconds", "peak_mb"]
         ].round(2)
         parts += ["## What it cost", COST_FIGURE if cost_rows(folder, k) is not None else "", markdown_table(shown)]
-    spent = {n: s.get("seconds") for n, s in provenance.get("chapters", {}).items() if s.get("seconds") is not None}
-    if spent:
-        parts += [
-            "## Time of each chapter",
-            markdown_table(pd.DataFrame({"chapter": list(spent), "seconds": [round(v, 1) for v in spent.values()]})),
-        ]
+    if len(spent := chapter_seconds(provenance)):
+        parts += ["## Time of each chapter", markdown_table(spent)]
     machine = {
         **provenance.get("machine", {}),
         "code": provenance.get("code", ""),

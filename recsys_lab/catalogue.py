@@ -15,8 +15,8 @@ from .files import DataError
 from .histories import PURCHASE, flat_ranges
 
 # %% auto #0
-__all__ = ['PRICES', 'Tree', 'build_tree', 'depths', 'AsOf', 'coverage', 'churn', 'as_number', 'prices', 'availability',
-           'category_sales', 'describe_items']
+__all__ = ['PRICES', 'Tree', 'build_tree', 'depths', 'subtree_sizes', 'AsOf', 'coverage', 'churn', 'as_number', 'prices',
+           'availability', 'category_sales', 'describe_items']
 
 # %% ../nbs/03_catalogue.ipynb #5c312d4a
 class Tree:
@@ -74,11 +74,7 @@ class Tree:
 
     def sizes(self) -> np.ndarray:
         """Categories at and below each category: int64 `[n]`."""
-        size = np.ones(len(self), np.int64)
-        for level in range(int(self.depth.max(initial=0)), 0, -1):
-            mine = np.flatnonzero(self.depth == level)
-            np.add.at(size, self.parent[mine], size[mine])
-        return size
+        return subtree_sizes(self.parent, self.depth)
 
     def path(self, code: int) -> list[str]:
         """Names from the root down to a category."""
@@ -120,6 +116,15 @@ def depths(names: pd.Index, parent: np.ndarray) -> np.ndarray:
         code = int(parent[code])
     path = " -> ".join(str(names[c]) for c in [*cycle[cycle.index(code) :], code])
     raise DataError(f"category tree: {path} is a cycle; a category tree must not contain one")
+
+
+def subtree_sizes(parent: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """`Tree.sizes`: categories at and below each category, int64 `[n]`."""
+    size = np.ones(len(parent), np.int64)
+    for level in range(int(depth.max(initial=0)), 0, -1):
+        mine = np.flatnonzero(depth == level)
+        np.add.at(size, parent[mine], size[mine])
+    return size
 
 # %% ../nbs/03_catalogue.ipynb #d15d9b10
 class AsOf:

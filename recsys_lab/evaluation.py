@@ -110,21 +110,12 @@ class Evaluation:
         """Means over users with 95% intervals, columns of `SUMMARY_COLUMNS`."""
         return summarise(self.values, self.user_ids, self.lists)
 
-    def by(
-        self,
-        attribute: str,
-        metrics: Sequence[str] = HEADLINE,
-        ks: Sequence[int] | None = None,
-    ) -> pd.DataFrame:
+    def by(self, attribute: str, metrics: Sequence[str] = HEADLINE, ks: Sequence[int] | None = None) -> pd.DataFrame:
         """`summary` of each slice of an attribute, with a column `slice` as `user_history=2-4`; empty slices are left out."""
         return slice_summary(self, attribute, [(m, k) for k in ks or self.ks for m in metrics])
 
     def compare(
-        self,
-        other: Evaluation,
-        metric: str = "ndcg",
-        k: int | None = None,
-        slice: str = "all",
+        self, other: Evaluation, metric: str = "ndcg", k: int | None = None, slice: str = "all"
     ) -> dict[str, Any]:
         """Paired difference of means (self - other) with a 95% interval and a p-value; the questions must be the same."""
         return compare_pairs([(self, other)], metric, k or self.ks[-1], slice)[0]

@@ -168,7 +168,7 @@ class Recipe(NamedTuple):
     last: bool = False
     reproduces: bool = False
 
-
+# %% ../nbs/91_published_numbers.ipynb #0c560e2f
 RECIPES: dict[str, Recipe] = {
     "item_knn": Recipe(
         "gowalla",

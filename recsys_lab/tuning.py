@@ -185,7 +185,7 @@ def trial_table(tried: Trials, metric: str, k: int) -> pd.DataFrame:
     values = [case_values(evaluation, metric, k) for _, evaluation in tried]
     return choose_trial(rows, columns, values, tried[0][1].user_ids if tried else None)
 
-
+# %% ../nbs/16_tuning.ipynb #721c164a
 def search_model(
     kind: Any, split: Split, trials: int, seed: int = 0, k: int = 10, metric: str = "ndcg"
 ) -> dict[Question, Trials]:

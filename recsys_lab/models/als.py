@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from recsys_lab.datasets import Dataset
 
 # %% auto #0
-__all__ = ['NEAR_EXTRA', 'bm25_idf', 'bm25', 'ALSConfig', 'solve_users', 'ALS', 'BPRConfig', 'BPR']
+__all__ = ['NEAR_EXTRA', 'bm25_idf', 'bm25', 'ALSConfig', 'solve_users', 'near_scores', 'ALS', 'BPRConfig', 'BPR']
 
 # %% ../../nbs/24_als.ipynb #65d9fdd6
 def bm25_idf(matrix: sparse.csr_matrix) -> np.ndarray:
@@ -96,11 +96,22 @@ def solve_users(
     return out
 
 # %% ../../nbs/24_als.ipynb #deb137b3
-NEAR_EXTRA = (
-    16  # places that are asked of an index beyond those wanted, so that its own rounding does not decide the last ones
-)
+NEAR_EXTRA = 16  # neighbours requested beyond k, so that the index's own rounding does not decide the last places
 
 
+def near_scores(model: ALS, histories: Histories, k: int) -> sparse.csr_matrix:
+    """Scores of about the best k items for each encoded history by the index `model.near`; none for an empty history.
+
+    The index retrieves the items; their scores are computed as `_score` does, because the index's own depend on the processor.
+    """
+    queries = model.fold(histories)
+    _, codes = model.near.search(queries, k + NEAR_EXTRA)
+    row, place = np.nonzero((codes >= 0) & (np.diff(histories.indptr) > 0)[:, None])
+    column = codes[row, place]
+    scores = exact_pairs(queries, model.state["item_vectors"], row, column).astype(np.float32)
+    return sparse.csr_matrix((scores, (row, column)), shape=(len(histories), len(model.items)))
+
+# %% ../../nbs/24_als.ipynb #90403d76
 class ALS(Recommender):
     """Matrix factorisation of implicit feedback by alternating least squares, with implicit.
 
@@ -120,14 +131,12 @@ class ALS(Recommender):
             confidence = bm25(confidence, idf, average)
         c = self.config
         with threadpool_limits(1, "blas"):  # implicit looks at them, and warns of more
-            model = AlternatingLeastSquares(
-                c.factors,
-                c.regularization,
-                c.alpha,
-                dtype=np.float64,  # in which kernels differ far below what `to_fixed_point` rounds away
-                iterations=c.iterations,
-                random_state=c.seed,
-            )
+            words = {
+                "dtype": np.float64,
+                "iterations": c.iterations,
+                "random_state": c.seed,
+            }  # kernels differ below float32
+            model = AlternatingLeastSquares(c.factors, c.regularization, c.alpha, **words)
             model.fit(confidence.astype(np.float64), show_progress=self.progress)
         vectors = to_fixed_point(model.item_factors).astype(np.float32)
         gram = vectors.T.astype(float) @ vectors
@@ -151,16 +160,7 @@ class ALS(Recommender):
         return exact_product(self.fold(histories), self.state["item_vectors"])
 
     def _near(self, histories: Histories, k: int) -> sparse.csr_matrix:
-        """Scores of about the best k items for each encoded history by the index `near`; none for an empty one.
-
-        The index tells which; their scores are computed here as `_score` does, for its own depend on the processor.
-        """
-        queries = self.fold(histories)
-        _, codes = self.near.search(queries, k + NEAR_EXTRA)
-        row, place = np.nonzero((codes >= 0) & (np.diff(histories.indptr) > 0)[:, None])
-        column = codes[row, place]
-        scores = exact_pairs(queries, self.state["item_vectors"], row, column).astype(np.float32)
-        return sparse.csr_matrix((scores, (row, column)), shape=(len(histories), len(self.items)))
+        return near_scores(self, histories, k)
 
     def _similar(self, codes: np.ndarray) -> np.ndarray:
         return cosines(self.state["item_vectors"], codes)

@@ -14,8 +14,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 # %% auto #0
-__all__ = ['NonNegative', 'Width', 'EventWeights', 'LIMITS', 'RENAMED', 'SIGNS', 'Range', 'setting', 'Config', 'make_config',
-           'new_name', 'describe_settings', 'signature_of']
+__all__ = ['NonNegative', 'Width', 'EventWeights', 'LIMITS', 'RENAMED_WORDS', 'RENAMED', 'SIGNS', 'Range', 'setting', 'Config',
+           'make_config', 'new_name', 'describe_settings', 'signature_of']
 
 # %% ../../nbs/27_settings.ipynb #4afd622f
 class Range(NamedTuple):
@@ -109,51 +109,19 @@ def make_config(kind: type[Config], model: str, settings: Mapping[str, Any]) -> 
     raise ValueError(f"{model}: {name} must be {wanted}, not {first['input']!r}")
 
 # %% ../../nbs/27_settings.ipynb #dbfc7568
+RENAMED_WORDS = """again shared_item_weight; batch batch_size; category category_weight; column_share feature_fraction;
+cosine lr_schedule; entry in_exponent; fade position_decay; fresh recency_decay; grandparent grandparent_share;
+iterations epochs; l2 lambda_l2; last max_history; leave out_exponent; leaves num_leaves;
+low_item lowpass_item_exponent; low_leave lowpass_out_exponent; low_user lowpass_user_exponent;
+min_rows min_data_in_leaf; most max_items; neighbours n_neighbors; newest recent_fraction; own repeat_weight;
+own_decay repeat_decay; parent parent_share; penalty C regularization; place_decay neighbor_position_decay;
+pool n_candidates; prefix_decay session_decay; recent recency_weight; requests max_requests;
+rounds num_boost_round; same same_share; sample sample_size; sampler negative_sampling;
+sampling negative_sampling; second two_step_weight; share alpha lowpass_weight; siblings siblings_share;
+start init; stop_share validation_fraction; tame popularity_exponent; user user_exponent;
+window window_fraction; windows n_windows"""
 RENAMED = {  # settings of earlier versions -> what they are called now
-    "again": ("shared_item_weight",),
-    "batch": ("batch_size",),
-    "category": ("category_weight",),
-    "column_share": ("feature_fraction",),
-    "cosine": ("lr_schedule",),
-    "entry": ("in_exponent",),
-    "fade": ("position_decay",),
-    "fresh": ("recency_decay",),
-    "grandparent": ("grandparent_share",),
-    "iterations": ("epochs",),
-    "l2": ("lambda_l2",),
-    "last": ("max_history",),
-    "leave": ("out_exponent",),
-    "leaves": ("num_leaves",),
-    "low_item": ("lowpass_item_exponent",),
-    "low_leave": ("lowpass_out_exponent",),
-    "low_user": ("lowpass_user_exponent",),
-    "min_rows": ("min_data_in_leaf",),
-    "most": ("max_items",),
-    "neighbours": ("n_neighbors",),
-    "newest": ("recent_fraction",),
-    "own": ("repeat_weight",),
-    "own_decay": ("repeat_decay",),
-    "parent": ("parent_share",),
-    "penalty": ("C", "regularization"),
-    "place_decay": ("neighbor_position_decay",),
-    "pool": ("n_candidates",),
-    "prefix_decay": ("session_decay",),
-    "recent": ("recency_weight",),
-    "requests": ("max_requests",),
-    "rounds": ("num_boost_round",),
-    "same": ("same_share",),
-    "sample": ("sample_size",),
-    "sampler": ("negative_sampling",),
-    "sampling": ("negative_sampling",),
-    "second": ("two_step_weight",),
-    "share": ("alpha", "lowpass_weight"),
-    "siblings": ("siblings_share",),
-    "start": ("init",),
-    "stop_share": ("validation_fraction",),
-    "tame": ("popularity_exponent",),
-    "user": ("user_exponent",),
-    "window": ("window_fraction",),
-    "windows": ("n_windows",),
+    old: tuple(new) for old, *new in (words.split() for words in RENAMED_WORDS.split(";"))
 }
 
 

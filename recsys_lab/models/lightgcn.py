@@ -186,12 +186,8 @@ class LightGCNConfig(Config):
     """Settings of LightGCN."""
 
     factors: int = setting(64, "length of the vectors", ge=1)
-    layers: int = setting(
-        3, "steps over the graph; deeper, all vectors become alike", Range(1, 4), ge=0, le=MOST_LAYERS
-    )
-    layer_weights: list[NonNegative] = setting(
-        list, "weight of each layer from 0 on, `layers + 1` numbers; empty: all alike"
-    )
+    layers: int = setting(3, "steps over the graph; many make vectors alike", Range(1, 4), ge=0, le=MOST_LAYERS)
+    layer_weights: list[NonNegative] = setting(list, "weights of layers 0 to `layers`; empty: all equal")
     loss: Literal["bpr", "softmax"] = setting("bpr", "`bpr`, or `softmax` (of cosines, with `temperature`)")
     temperature: float = setting(0.1, "of the softmax", gt=0)
     batch_size: int = setting(8192, "pairs in a step of Adam", ge=1)
@@ -291,9 +287,8 @@ class Learner:
         c = self.config
         rng = np.random.default_rng([c.seed, 1 + self.epochs_done])
         part = self.epochs_done / c.epochs
-        self.adam.param_groups[0]["lr"] = c.learning_rate * (
-            0.5 * (1 + np.cos(np.pi * part)) if c.lr_schedule == "cosine" else 1
-        )
+        factor = 0.5 * (1 + np.cos(np.pi * part)) if c.lr_schedule == "cosine" else 1
+        self.adam.param_groups[0]["lr"] = c.learning_rate * factor
         order = rng.permutation(len(self.pairs.users))
         losses = [step(self, order[start : start + c.batch_size], rng) for start in range(0, len(order), c.batch_size)]
         self.epochs_done += 1

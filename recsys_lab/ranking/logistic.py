@@ -118,19 +118,13 @@ class TwoStage(Recommender):
         """Scores `[m]` of candidates of encoded histories, whose features are `block`."""
         return self.predict(block)
 
-    def candidates(
-        self, histories: Histories, exclude: str, allowed: np.ndarray | None = None
-    ) -> tuple[Candidates, np.ndarray]:
+    def candidates(self, histories: Histories, exclude: str, allowed: Any = None) -> tuple[Candidates, np.ndarray]:
         """(short lists of encoded histories, the scores of their items `[m]`)."""
         lists, block = self.short_lists(histories, exclude, allowed=allowed)
         return lists, self.scored(histories, lists, block)
 
     def short_lists(
-        self,
-        histories: Histories,
-        exclude: str,
-        answers: dict[str, Scores] | None = None,
-        allowed: np.ndarray | None = None,
+        self, histories: Histories, exclude: str, answers: dict[str, Scores] | None = None, allowed: Any = None
     ) -> tuple[Candidates, np.ndarray]:
         """(candidates of encoded histories, their features `[m, features]`); users without history have none and get the cold list.
 

@@ -140,14 +140,11 @@ class Table:
 
     def records(self, strict: bool = False) -> Iterator[tuple[int, list[str]]]:
         """(line, fields) of each non-empty record of a CSV, header first; `csv.Error` with `strict` for quotes that do not close."""
-        stream = io.TextIOWrapper(
-            open_source(self.path, self.member), encoding="utf-8-sig", errors="replace", newline=""
-        )
+        source = open_source(self.path, self.member)
+        stream = io.TextIOWrapper(source, encoding="utf-8-sig", errors="replace", newline="")
         reader = csv.reader(stream, delimiter=self.separator, strict=strict)
         try:
-            for fields in reader:
-                if fields:
-                    yield reader.line_num, fields
+            yield from ((reader.line_num, fields) for fields in reader if fields)
         except csv.Error as error:
             if strict:
                 raise
@@ -157,8 +154,7 @@ class Table:
         """`line 7`: where data row `row` (0 is the first) of a CSV ends; `row 7` of a Parquet file."""
         if self.is_parquet:
             return f"row {row + 1}"
-        data = ((line, fields) for line, fields in self.records())
-        width = len(next(data)[1])
+        width = len(next(data := self.records())[1])
         lines = (line for line, fields in data if len(fields) == width)
         return f"line {next(islice(lines, row, None), -1)}"
 
@@ -179,9 +175,8 @@ class Table:
         if twice := sorted({c for c in needed if header.count(c) > 1}):
             raise DataError(f"{self.path}, line 1: column(s) {twice} appear more than once")
         if lacking := [c for c in needed if c not in header]:
-            raise DataError(
-                f"{self.path}, line 1: column(s) {lacking} are missing; the header has {header}{other_separator(self, header)}"
-            )
+            hint = f"the header has {header}{other_separator(self, header)}"
+            raise DataError(f"{self.path}, line 1: column(s) {lacking} are missing; {hint}")
         return parquet_blocks(self, needed) if self.is_parquet else csv_blocks(self, header, needed, skip)
 
 # %% ../../nbs/05_tables.ipynb #ca0d3c04

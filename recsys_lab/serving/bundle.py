@@ -495,7 +495,7 @@ class Bundle:
         name: str = "",
         exclude: str = "",
         alpha: float | None = None,
-        allowed: np.ndarray | None = None,
+        allowed: Any = None,
     ) -> Listed:
         """The k best items for one encoded history, by the hybrid or another model of the bundle.
 

@@ -58,16 +58,13 @@ class RequestLayer:
 
         self.service.at_work += 1
         try:
-            refusal = self._refusal(headers)
-            if refusal:
-                await refusal(scope, receive, sending)
-            else:
-                await self.app(scope, limit_body(receive), sending)
+            answer = self._refusal(headers)
+            await (answer(scope, receive, sending) if answer else self.app(scope, limit_body(receive), sending))
         except Exception:
             LOG.exception("request %s failed", state["request_id"])
             if status == 500:  # nothing was sent yet
-                sorry = "something went wrong here; tell us the request_id"
-                await error_answer(500, sorry, state["request_id"])(scope, receive, sending)
+                answer = error_answer(500, "something went wrong here; tell us the request_id", state["request_id"])
+                await answer(scope, receive, sending)
         finally:
             self.service.at_work -= 1
             count_request(scope, state, status, time.perf_counter() - began)

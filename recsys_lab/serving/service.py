@@ -100,8 +100,7 @@ class Service:
         if s.challenger in first.models:
             arms.append(Arm("b", first, s.challenger))
         elif s.challenger:
-            other = Bundle(local_copy(s.challenger))
-            arms.append(Arm("b", other, other.model.name))
+            arms.append(Arm("b", other := Bundle(local_copy(s.challenger)), other.model.name))
         self.arms = tuple(arms)
 
     def watch(self) -> None:
