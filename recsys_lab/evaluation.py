@@ -378,37 +378,16 @@ def evaluate(
     fit_on(model, known)
     start = time.perf_counter()
     codes, stored = rank_cases(model, cases, ks[-1], memory_mb, hide_user_ids)
-    cost = {
-        "fit_seconds": model.fit_seconds,
-        "scoring_seconds": time.perf_counter() - start,
-        "cases": len(cases),
-        "peak_mb": peak_mb(),
-    }
-    about = {
-        "model": model.name,
-        "dataset": known.name,
-        "protocol": cases.protocol,
-        "target": target,
-        "part": part,
-        "exclude": cases.exclude,
-        "scoring": "fold_in" if hide_user_ids else scoring_of(model.scoring, stored),
-    }
+    cost = {"fit_seconds": model.fit_seconds, "scoring_seconds": time.perf_counter() - start}
+    cost |= {"cases": len(cases), "peak_mb": peak_mb()}
+    about = {"model": model.name, "dataset": known.name, "protocol": cases.protocol, "target": target, "part": part}
+    about |= {"exclude": cases.exclude, "scoring": scoring_of(model.scoring, stored)}
+    about |= {"scoring": "fold_in"} if hide_user_ids else {}
     per_case, lists = beyond_accuracy(codes, known, cases.items, ks)
     lists["stored_share", ks[-1]] = float(stored.mean())
     values = metrics.accuracy(codes, cases.indptr, cases.relevant, ks) | per_case
-    return Evaluation(
-        about,
-        ks,
-        cases.units,
-        cases.user_ids,
-        codes,
-        cases.indptr,
-        cases.relevant,
-        make_labels(cases, known),
-        values,
-        lists,
-        cost,
-    )
+    judged = (cases.units, cases.user_ids, codes, cases.indptr, cases.relevant, make_labels(cases, known))
+    return Evaluation(about, ks, *judged, values, lists, cost)
 
 # %% ../nbs/12_evaluation.ipynb #ee447a77
 def extremes(evaluation: Evaluation, metric: str, k: int, n: int = 3, at_least: int = 2) -> pd.DataFrame:

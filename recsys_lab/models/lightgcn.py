@@ -548,13 +548,10 @@ class LightGCN(FactorRecommender):
 
     def _score(self, histories: Histories) -> np.ndarray:
         c, s = self.config, self.state
-        rows, met = (
-            stored_rows(self, histories),
-            histories.matrix(len(self.items), self._weights(histories.event_names)),
-        )
-        ties = met.multiply(degree_powers(np.asarray(met.sum(1)).ravel(), 0.5)[:, None]).multiply(
-            degree_powers(s["degrees"], 0.5)
-        )
+        rows = stored_rows(self, histories)
+        met = histories.matrix(len(self.items), self._weights(histories.event_names))
+        scaled = met.multiply(degree_powers(np.asarray(met.sum(1)).ravel(), 0.5)[:, None])
+        ties = scaled.multiply(degree_powers(s["degrees"], 0.5))
         guess = exact_product(mean_vectors(histories, s["item_vectors"]), s["fold"].T)
         query = (c.mix[0] * guess + weighted_sums(ties.tocsr(), s["spread"])).astype(np.float32)
         query = l2_normalize(query) if c.loss == "softmax" else query
