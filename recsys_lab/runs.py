@@ -25,10 +25,10 @@ from .splits import NoCases, Split, make_cases
 
 # %% auto #0
 __all__ = ['MEASURED', 'METRIC_COLUMNS', 'RECORDS', 'COMPARISON_COLUMNS', 'PAIR', 'ABOUT', 'Question', 'QUESTIONS', 'MEANING',
-           'plain', 'write_rows', 'fit_key', 'Run', 'fit_path', 'chosen_settings', 'kept_fit', 'evaluation_name',
-           'same_about', 'pair_key', 'check_record', 'trial_rows', 'question_of', 'questions', 'first_question_for',
-           'label_models', 'judge', 'load_or_judge', 'format_interval', 'headline', 'p_text', 'verdict', 'sentence',
-           'sentences', 'first_question', 'comparison_list', 'sizes']
+           'plain', 'write_rows', 'fit_key', 'RunFolder', 'RunRecords', 'Run', 'fit_path', 'chosen_settings',
+           'kept_fit', 'evaluation_name', 'same_about', 'pair_key', 'check_record', 'trial_rows', 'question_of',
+           'questions', 'first_question_for', 'label_models', 'judge', 'load_or_judge', 'format_interval', 'headline',
+           'p_text', 'verdict', 'sentence', 'sentences', 'first_question', 'comparison_list', 'sizes']
 
 # %% ../nbs/14_runs.ipynb #fa8e4f8f
 MEASURED = ("value", "low", "high", "per_event", "n_users", "n_events", "n_effective", "few", "cases")
@@ -92,14 +92,8 @@ def fit_key(model: Any, known: Dataset) -> str:
     return f"{model.name}-{hashlib.sha256(header.encode()).hexdigest()[:16]}"
 
 # %% ../nbs/14_runs.ipynb #002eb33b
-class Run:
-    """The folder of a run, as one chapter sees it.
-
-    Attributes
-    ----------
-    folder : `reports/NAME`, or "" to record nothing
-    chapter : the notebook's name, as `22_neighbours`
-    """
+class RunFolder:
+    """The rows that chapters keep in the folder of a run."""
 
     def __init__(self, folder: Path | str, chapter: str = ""):
         self.folder = Path(folder) if str(folder) else None
@@ -135,6 +129,10 @@ class Run:
 
     def _mine(self, name: str) -> list[dict[str, Any]]:
         return [row for row in self.rows(name) if row["chapter"] == self.chapter]
+
+# %% ../nbs/14_runs.ipynb #a7ffb366
+class RunRecords(RunFolder):
+    """What a chapter records: evaluations, comparisons, decisions and trials."""
 
     def record(self, evaluation: Evaluation, k: int = 10) -> None:
         """Store an evaluation: its rows, cost and per-case values; for validation only the rows of all cases.
@@ -181,6 +179,16 @@ class Run:
     def evaluations(self) -> list[Evaluation]:
         """All evaluations that chapters of this run saved, in order of chapter."""
         return [Evaluation.load(p) for p in sorted(self.folder.glob("evaluations/*.npz"))] if self.folder else []
+
+# %% ../nbs/14_runs.ipynb #3f899c70
+class Run(RunRecords):
+    """The folder of a run, as one chapter sees it.
+
+    Attributes
+    ----------
+    folder : `reports/NAME`, or "" to record nothing
+    chapter : the notebook's name, as `22_neighbours`
+    """
 
     def fit(self, model: Any, known: Dataset) -> Any:
         """`model` fitted on `known`: loaded from `fits/` where the same was fitted before, otherwise fitted and kept."""
@@ -273,7 +281,7 @@ def pair_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return (*sorted((row["a"], row["b"])), *(row[c] for c in PAIR[2:]))
 
 
-def check_record(run: Run, evaluation: Evaluation, path: Path) -> None:
+def check_record(run: RunFolder, evaluation: Evaluation, path: Path) -> None:
     """Refuse an evaluation that would overwrite a different one, or that cannot be compared with those of the run."""
     about = evaluation.about
     if path.exists() and not np.array_equal(Evaluation.load(path).codes, evaluation.codes):

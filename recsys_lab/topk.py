@@ -17,7 +17,7 @@ from .numerics import SCORE_BITS, round_scores
 # %% auto #0
 __all__ = ['SOURCES', 'PROTOCOLS', 'TARGETS', 'EXCLUDES', 'Scores', 'TopK', 'lower_bounds', 'top_k', 'top_k_sparse',
            'known_exclude', 'excluded_entries', 'default_exclude', 'rank_in_order', 'exclusion', 'rank_codes',
-           'keep_columns', 'best_of', 'fill_up']
+           'keep_columns', 'best_of', 'fill_up', 'steps_back', 'fading', 'scale_rows', 'add_repeats']
 
 # %% ../nbs/19_lists.ipynb #4db357ac
 @dataclass(frozen=True, eq=False)
@@ -248,4 +248,51 @@ def fill_up(
     first = np.argsort(joined < 0, axis=1, kind="stable")[:, :k]
     out = codes.copy()
     out[short] = np.take_along_axis(joined, first, axis=1)
+    return out
+
+# %% ../nbs/19_lists.ipynb #6350f218
+def steps_back(histories: Histories, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(row, item, steps) of the distinct items among the `last` events of each encoded history; 0 steps is the last event."""
+    back = histories.indptr[histories.rows + 1] - 1 - np.arange(len(histories.items))
+    near = back < last
+    row, item, back = histories.rows[near], histories.items[near], back[near]
+    order = np.lexsort((back, item, row))
+    row, item, back = row[order], item[order], back[order]
+    first = (np.diff(row, prepend=-1) != 0) | (np.diff(item, prepend=-1) != 0)
+    return row[first], item[first], back[first]
+
+
+def fading(steps: np.ndarray, decay: float) -> np.ndarray:
+    """`exp(-steps / decay)` with as many bits as a score has, so that it is the same on every processor; 1 where `decay` is 0."""
+    return round_scores(np.exp(-steps / decay)).astype(float) if decay else np.ones(len(steps))
+
+
+def scale_rows(scores: sparse.csr_matrix) -> sparse.csr_matrix:
+    """The rows of a CSR matrix of scores of at least 0, each divided by its greatest entry."""
+    out = scores.tocsr()
+    full, sizes = np.flatnonzero(np.diff(out.indptr)), np.diff(out.indptr)
+    most = np.zeros(out.shape[0], out.dtype)
+    if len(full):
+        most[full] = np.maximum.reduceat(out.data, out.indptr[full])
+    data = (out.data / np.repeat(np.maximum(most, 1e-30), sizes)).astype(np.float32)
+    return sparse.csr_matrix((data, out.indices, out.indptr), shape=out.shape)
+
+
+def add_repeats(scores: Scores, histories: Histories, n_items: int, weight: float, decay: float) -> Scores:
+    """Scores on a scale on which each history's best item is 1, plus `weight` times `fading` for the items of the history.
+
+    Dense scores are scaled from the lowest of each row (0) to the highest; sparse ones, which are opinions of at least 0, by their
+    highest. An item that a dense model will not score (-inf) stays out.
+    """
+    row, item, back = steps_back(histories, 50)
+    met = (weight * fading(back, decay)).astype(np.float32)
+    if sparse.issparse(scores):
+        indptr = np.searchsorted(row, np.arange(len(histories) + 1))  # entries come row by row, items ascending
+        return (scale_rows(scores) + sparse.csr_matrix((met, item, indptr), (len(histories), n_items))).tocsr()
+    dense = np.array(np.broadcast_to(scores, (len(histories), n_items)), np.float32)
+    finite = np.isfinite(dense)
+    low = dense.min(1, initial=np.inf, where=finite)[:, None]
+    span = dense.max(1, initial=-np.inf, where=finite)[:, None] - low
+    out = np.divide(dense - low, span, out=np.where(finite, np.float32(0), dense), where=finite & (span > 0))
+    out[row, item] += met
     return out

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-from scipy import sparse
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
@@ -25,63 +24,16 @@ from ..files import whole_folder
 from ..histories import FOREVER, Histories
 from .config import Config, Range, make_config, new_name, signature_of
 from .storage import read_arrays, write_arrays
-from ..numerics import exact_product, round_scores, sum_rows, to_fixed_point, weighted_sums
-from ..topk import SOURCES, Scores, TopK, best_of, exclusion, fill_up, rank_codes
+from ..numerics import exact_product, sum_rows, to_fixed_point, weighted_sums
+from ..topk import SOURCES, Scores, TopK, add_repeats, best_of, exclusion, fill_up, rank_codes
 
 if TYPE_CHECKING:
     from recsys_lab.datasets import Dataset
 
 # %% auto #0
-__all__ = ['MODELS', 'MODEL_FORMAT', 'steps_back', 'fading', 'scale_rows', 'add_repeats', 'Recommender', 'check_log',
+__all__ = ['MODELS', 'MODEL_FORMAT', 'ModelHooks', 'Configured', 'Fitted', 'Scoring', 'Recommender', 'check_log',
            'known_histories', 'rank_blocks', 'write_model', 'model_class', 'one_catalogue', 'load_model', 'restore',
            'mean_vectors', 'fold_map', 'cosines', 'stored_rows', 'FactorRecommender']
-
-# %% ../../nbs/20_recommender.ipynb #6350f218
-def steps_back(histories: Histories, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(row, item, steps) of the distinct items among the `last` events of each encoded history; 0 steps is the last event."""
-    back = histories.indptr[histories.rows + 1] - 1 - np.arange(len(histories.items))
-    near = back < last
-    row, item, back = histories.rows[near], histories.items[near], back[near]
-    order = np.lexsort((back, item, row))
-    row, item, back = row[order], item[order], back[order]
-    first = (np.diff(row, prepend=-1) != 0) | (np.diff(item, prepend=-1) != 0)
-    return row[first], item[first], back[first]
-
-
-def fading(steps: np.ndarray, decay: float) -> np.ndarray:
-    """`exp(-steps / decay)` with as many bits as a score has, so that it is the same on every processor; 1 where `decay` is 0."""
-    return round_scores(np.exp(-steps / decay)).astype(float) if decay else np.ones(len(steps))
-
-
-def scale_rows(scores: sparse.csr_matrix) -> sparse.csr_matrix:
-    """The rows of a CSR matrix of scores of at least 0, each divided by its greatest entry."""
-    out = scores.tocsr()
-    full, sizes = np.flatnonzero(np.diff(out.indptr)), np.diff(out.indptr)
-    most = np.zeros(out.shape[0], out.dtype)
-    if len(full):
-        most[full] = np.maximum.reduceat(out.data, out.indptr[full])
-    data = (out.data / np.repeat(np.maximum(most, 1e-30), sizes)).astype(np.float32)
-    return sparse.csr_matrix((data, out.indices, out.indptr), shape=out.shape)
-
-
-def add_repeats(scores: Scores, histories: Histories, n_items: int, weight: float, decay: float) -> Scores:
-    """Scores on a scale on which each history's best item is 1, plus `weight` times `fading` for the items of the history.
-
-    Dense scores are scaled from the lowest of each row (0) to the highest; sparse ones, which are opinions of at least 0, by their
-    highest. An item that a dense model will not score (-inf) stays out.
-    """
-    row, item, back = steps_back(histories, 50)
-    met = (weight * fading(back, decay)).astype(np.float32)
-    if sparse.issparse(scores):
-        indptr = np.searchsorted(row, np.arange(len(histories) + 1))  # entries come row by row, items ascending
-        return (scale_rows(scores) + sparse.csr_matrix((met, item, indptr), (len(histories), n_items))).tocsr()
-    dense = np.array(np.broadcast_to(scores, (len(histories), n_items)), np.float32)
-    finite = np.isfinite(dense)
-    low = dense.min(1, initial=np.inf, where=finite)[:, None]
-    span = dense.max(1, initial=-np.inf, where=finite)[:, None] - low
-    out = np.divide(dense - low, span, out=np.where(finite, np.float32(0), dense), where=finite & (span > 0))
-    out[row, item] += met
-    return out
 
 # %% ../../nbs/20_recommender.ipynb #29aaf8a0
 MODELS = {  # the name that a saved model carries -> where its class lives
@@ -117,25 +69,8 @@ MODELS = {  # the name that a saved model carries -> where its class lives
 }
 
 # %% ../../nbs/20_recommender.ipynb #a43060a6
-class Recommender(ABC):
-    """Base of all models: public methods here, `_fit` and `_score` in the model.
-
-    Attributes
-    ----------
-    name : snake_case name in results and on disk
-    fold_in : `exact`, `approximate` or `none`, how a stranger's history is scored
-    Config : the class of its settings, from which the signature is made
-    requires_cooccurrence : whether it learns from users who interacted with two or more items
-    source : where its own entries come from, one of `topk.SOURCES`
-    searched : the settings that a search tries; None: all whose `setting` says what to try
-    config : its settings
-    items : the items that it can recommend, an index
-    users : the users of the fitted log, an index
-    known : their histories
-    popular : int64 `[items]`, how many users met each item
-    parts : fitted models that it is made of, by name; they are saved and loaded with it
-    state : what was learned, a dict of arrays and CSR matrices
-    """
+class ModelHooks(ABC):
+    """What a model defines: its name and settings, `_fit` and `_score`, and what else differs from the defaults here."""
 
     name: ClassVar[str] = ""
     fold_in: ClassVar[str] = "exact"
@@ -143,6 +78,52 @@ class Recommender(ABC):
     requires_cooccurrence: ClassVar[bool] = False
     source: ClassVar[str] = "model"
     searched: ClassVar[tuple[str, ...] | None] = None
+
+    config: Any
+    items: Any
+    users: Any
+    known: Histories
+    popular: np.ndarray
+    state: dict[str, Any]
+
+    @abstractmethod
+    def _fit(self, dataset: Dataset) -> dict[str, Any]:
+        """Fit the model; returns the state to be saved, a dict of arrays and CSR matrices."""
+
+    @abstractmethod
+    def _score(self, histories: Histories) -> Scores:
+        """Scores of a block of encoded histories: `[items]` if the same for all, dense `[n, items]` (may be overwritten), or CSR
+        with only scored items.
+        """
+
+    def _answer(self, histories: Histories, exclude: str, allowed: np.ndarray | None) -> Scores:
+        """`_score` with the arguments of the request, for models that retrieve candidates first."""
+        return self._score(histories)
+
+    def _made_of(self) -> tuple[str, ...]:
+        """Names of the models that `fit` makes parts of."""
+        return ()
+
+    def _catalogue(self, dataset: Dataset) -> Any:
+        """The items that the model can recommend, sorted; those with events by default."""
+        return dataset.items
+
+    def _cold(self) -> np.ndarray:
+        """Scores `[items]` for users without history: the number of users who interacted with each item."""
+        return self.popular.astype(np.float32)
+
+    def _source(self, histories: Histories) -> np.ndarray:
+        """Where the model's own entries for each encoded history come from: positions in `SOURCES`, `[n]`."""
+        return np.full(len(histories), SOURCES.index(self.source), np.int8)
+
+    def _similar(self, codes: np.ndarray) -> Scores:
+        """`score_similar`; by default the scores for a user who interacted with only that item."""
+        alone = Histories.from_lists([[c] for c in codes], event_names=self.known.event_names)
+        return self._score(alone)
+
+# %% ../../nbs/20_recommender.ipynb #598232b1
+class Configured(ModelHooks):
+    """A model with its settings, not fitted yet."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -182,6 +163,16 @@ class Recommender(ABC):
         """The default of `exclude`: `seen`, or what the model was trained to exclude."""
         return str(getattr(self.config, "exclude", "seen"))
 
+    def with_repeats(self, repeat_weight: float) -> Self:
+        """The same fitted model with another `repeat_weight`; nothing is fitted again."""
+        other = copy(self)
+        other.config = self.config.replace(repeat_weight=float(repeat_weight))
+        return other
+
+# %% ../../nbs/20_recommender.ipynb #fae3f975
+class Fitted(Configured):
+    """Fitting, and what is known of the users and items of the fitted log."""
+
     def fit(self, dataset: Dataset, progress: bool = False) -> Self:
         """Learn from a log; returns self. `ValueError` for an empty log, or one on which the model cannot work."""
         check_log(self, dataset)
@@ -198,53 +189,31 @@ class Recommender(ABC):
         self.users, self._cold_list = users, None
         self.popularity_order = np.lexsort((np.arange(len(self.items)), -self.popular))
 
-    def rank(
-        self,
-        histories: Histories,
-        k: int = 10,
-        exclude: str | None = None,
-        items: Iterable[Any] | None = None,
-        block: int = 0,
-        progress: bool = False,
-    ) -> TopK:
-        """The top k items for each history; short lists are filled with popular items.
+    def histories(self, user_ids: Iterable[Any]) -> Histories:
+        """What the fitted log holds of some users; empty histories of users who are not known."""
+        return known_histories(self.known, self.users, np.asarray(list(user_ids)))
 
-        Parameters
-        ----------
-        exclude : `none`, `seen` or `purchased`; None: `default_exclude`
-        items : ids of the only items that may be recommended (what is in stock, say); None: all. Ids that the model does not know are
-            passed over; `ValueError` where it knows none of them
-        block : histories scored at a time by each thread, which bounds the memory; 0: as many as take 128 MB if scores are dense
-        """
-        self.check_ready(k)
-        allowed, exclude = self.allowed(items), self.default_exclude if exclude is None else exclude
-        return rank_blocks(self, histories, k, exclude, allowed, block, progress)
+    def check_ready(self, k: int) -> None:
+        """Refuse to rank with a model that is not fitted, or lists of no length."""
+        if self.fitted_on is None:
+            raise ValueError(f"{self.name} is not fitted; call fit(dataset) first")
+        if not isinstance(k, (int, np.integer)) or k < 1:
+            raise ValueError(f"k must be a whole number of at least 1, not {k!r}")
 
-    def recommend(
-        self,
-        user_ids: Iterable[Any],
-        k: int = 10,
-        exclude: str | None = None,
-        items: Iterable[Any] | None = None,
-        **options: Any,
-    ) -> TopK:
-        """`rank` from what the fitted log holds of each user; an unknown user gets popular items."""
-        self.check_ready(k)
-        return self.rank(self.histories(user_ids), k, exclude, items, **options)
+    def allowed(self, items: Iterable[Any] | None) -> np.ndarray | None:
+        """Which items may be recommended: bool `[items]`, None for all."""
+        if items is None:
+            return None
+        codes = self.items.get_indexer(np.asarray(list(items)))
+        if not (codes >= 0).any():
+            raise ValueError(f"{self.name} knows none of the {len(codes)} items that may be recommended")
+        out = np.zeros(len(self.items), bool)
+        out[codes[codes >= 0]] = True
+        return out
 
-    def similar_items(self, item_ids: Iterable[Any], k: int = 10, items: Iterable[Any] | None = None) -> TopK:
-        """The k items most similar to each item, never the item itself, among `items` if given (as in `rank`).
-
-        `KeyError` for an item that the model does not know. The lists' frame has a column `target_item_id`.
-        """
-        self.check_ready(k)
-        asked, allowed = list(item_ids), self.allowed(items)
-        codes = self.items.get_indexer(np.asarray(asked)) if asked else np.zeros(0, int)
-        if (codes < 0).any():
-            raise KeyError(f"{self.name} does not know the item {asked[int((codes < 0).argmax())]!r}")
-        itself = Histories.from_lists([[c] for c in codes], event_names=self.known.event_names)
-        best = best_of(self.score_similar(codes), exclusion(itself, "seen", len(self.items)), k, allowed=allowed)
-        return TopK(*best, self.items, np.asarray(asked), id_name="target_item_id")
+# %% ../../nbs/20_recommender.ipynb #b6777cbb
+class Scoring(Fitted):
+    """Scores of encoded histories, and lists made from them."""
 
     def score(self, histories: Histories, exclude: str = "none", allowed: np.ndarray | None = None) -> Scores:
         """Scores of encoded histories from which lists are made: the model's own, with the term for repeats (`Config`) if it has one."""
@@ -290,33 +259,69 @@ class Recommender(ABC):
             self._latest_order = (scores, rank_codes(scores))
         return self._latest_order[1]
 
-    def allowed(self, items: Iterable[Any] | None) -> np.ndarray | None:
-        """Which items may be recommended: bool `[items]`, None for all."""
-        if items is None:
-            return None
-        codes = self.items.get_indexer(np.asarray(list(items)))
-        if not (codes >= 0).any():
-            raise ValueError(f"{self.name} knows none of the {len(codes)} items that may be recommended")
-        out = np.zeros(len(self.items), bool)
-        out[codes[codes >= 0]] = True
-        return out
+# %% ../../nbs/20_recommender.ipynb #922d6e5d
+class Recommender(Scoring):
+    """Base of all models: public methods here, `_fit` and `_score` in the model.
 
-    def check_ready(self, k: int) -> None:
-        """Refuse to rank with a model that is not fitted, or lists of no length."""
-        if self.fitted_on is None:
-            raise ValueError(f"{self.name} is not fitted; call fit(dataset) first")
-        if not isinstance(k, (int, np.integer)) or k < 1:
-            raise ValueError(f"k must be a whole number of at least 1, not {k!r}")
+    Attributes
+    ----------
+    name : snake_case name in results and on disk
+    fold_in : `exact`, `approximate` or `none`, how a stranger's history is scored
+    Config : the class of its settings, from which the signature is made
+    requires_cooccurrence : whether it learns from users who interacted with two or more items
+    source : where its own entries come from, one of `topk.SOURCES`
+    searched : the settings that a search tries; None: all whose `setting` says what to try
+    config : its settings
+    items : the items that it can recommend, an index
+    users : the users of the fitted log, an index
+    known : their histories
+    popular : int64 `[items]`, how many users met each item
+    parts : fitted models that it is made of, by name; they are saved and loaded with it
+    state : what was learned, a dict of arrays and CSR matrices
+    """
 
-    def histories(self, user_ids: Iterable[Any]) -> Histories:
-        """What the fitted log holds of some users; empty histories of users who are not known."""
-        return known_histories(self.known, self.users, np.asarray(list(user_ids)))
+    def rank(
+        self,
+        histories: Histories,
+        k: int = 10,
+        exclude: str | None = None,
+        items: Any = None,
+        block: int = 0,
+        progress: bool = False,
+    ) -> TopK:
+        """The top k items for each history; short lists are filled with popular items.
 
-    def with_repeats(self, repeat_weight: float) -> Self:
-        """The same fitted model with another `repeat_weight`; nothing is fitted again."""
-        other = copy(self)
-        other.config = self.config.replace(repeat_weight=float(repeat_weight))
-        return other
+        Parameters
+        ----------
+        exclude : `none`, `seen` or `purchased`; None: `default_exclude`
+        items : ids of the only items that may be recommended (what is in stock, say); None: all. Ids that the model does not know are
+            passed over; `ValueError` where it knows none of them
+        block : histories scored at a time by each thread, which bounds the memory; 0: as many as take 128 MB if scores are dense
+        """
+        self.check_ready(k)
+        allowed, exclude = self.allowed(items), self.default_exclude if exclude is None else exclude
+        return rank_blocks(self, histories, k, exclude, allowed, block, progress)
+
+    def recommend(
+        self, user_ids: Iterable[Any], k: int = 10, exclude: str | None = None, items: Any = None, **options: Any
+    ) -> TopK:
+        """`rank` from what the fitted log holds of each user; an unknown user gets popular items."""
+        self.check_ready(k)
+        return self.rank(self.histories(user_ids), k, exclude, items, **options)
+
+    def similar_items(self, item_ids: Iterable[Any], k: int = 10, items: Iterable[Any] | None = None) -> TopK:
+        """The k items most similar to each item, never the item itself, among `items` if given (as in `rank`).
+
+        `KeyError` for an item that the model does not know. The lists' frame has a column `target_item_id`.
+        """
+        self.check_ready(k)
+        asked, allowed = list(item_ids), self.allowed(items)
+        codes = self.items.get_indexer(np.asarray(asked)) if asked else np.zeros(0, int)
+        if (codes < 0).any():
+            raise KeyError(f"{self.name} does not know the item {asked[int((codes < 0).argmax())]!r}")
+        itself = Histories.from_lists([[c] for c in codes], event_names=self.known.event_names)
+        best = best_of(self.score_similar(codes), exclusion(itself, "seen", len(self.items)), k, allowed=allowed)
+        return TopK(*best, self.items, np.asarray(asked), id_name="target_item_id")
 
     def save(self, path: Path | str) -> Path:
         """Write the model to a folder (JSON and npy, nothing executable), replacing an earlier one atomically."""
@@ -341,43 +346,8 @@ class Recommender(ABC):
         own = MODELS[self.name].partition(":")[0].removeprefix("recsys_lab.")
         return tuple(sorted({own, *(m for part in self._made_of() for m in model_class(part)().modules)}))
 
-    @abstractmethod
-    def _fit(self, dataset: Dataset) -> dict[str, Any]:
-        """Fit the model; returns the state to be saved, a dict of arrays and CSR matrices."""
-
-    @abstractmethod
-    def _score(self, histories: Histories) -> Scores:
-        """Scores of a block of encoded histories: `[items]` if the same for all, dense `[n, items]` (may be overwritten), or CSR
-        with only scored items.
-        """
-
-    def _answer(self, histories: Histories, exclude: str, allowed: np.ndarray | None) -> Scores:
-        """`_score` with the arguments of the request, for models that retrieve candidates first."""
-        return self._score(histories)
-
-    def _made_of(self) -> tuple[str, ...]:
-        """Names of the models that `fit` makes parts of."""
-        return ()
-
-    def _catalogue(self, dataset: Dataset) -> Any:
-        """The items that the model can recommend, sorted; those with events by default."""
-        return dataset.items
-
-    def _cold(self) -> np.ndarray:
-        """Scores `[items]` for users without history: the number of users who interacted with each item."""
-        return self.popular.astype(np.float32)
-
-    def _source(self, histories: Histories) -> np.ndarray:
-        """Where the model's own entries for each encoded history come from: positions in `SOURCES`, `[n]`."""
-        return np.full(len(histories), SOURCES.index(self.source), np.int8)
-
-    def _similar(self, codes: np.ndarray) -> Scores:
-        """`score_similar`; by default the scores for a user who interacted with only that item."""
-        alone = Histories.from_lists([[c] for c in codes], event_names=self.known.event_names)
-        return self._score(alone)
-
 # %% ../../nbs/20_recommender.ipynb #d47e8b90
-def check_log(model: Recommender, log: Dataset) -> None:
+def check_log(model: Fitted, log: Dataset) -> None:
     """Refuse, with a sentence, a log that cannot be learned from."""
     if not len(log):
         raise ValueError(f"{model.name} cannot be fitted: {log.name} has no event")

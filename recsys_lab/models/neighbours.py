@@ -15,7 +15,8 @@ from scipy import sparse
 from tqdm import tqdm
 
 from ..histories import Histories, flat_ranges
-from .base import Recommender, fading, scale_rows, steps_back
+from .base import Recommender
+from ..topk import fading, scale_rows, steps_back
 from .config import Config, Range, setting
 from ..numerics import round_scores, sparse_product
 

@@ -11,7 +11,8 @@ import numpy as np
 from scipy import sparse
 
 from ..histories import Histories
-from .base import Recommender, fading
+from .base import Recommender
+from ..topk import fading
 from .config import Config, EventWeights, Range, setting
 from ..numerics import sparse_product
 

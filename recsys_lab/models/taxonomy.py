@@ -12,7 +12,8 @@ import numpy as np
 from scipy import sparse
 
 from ..histories import Histories
-from .base import Recommender, fading, steps_back
+from .base import Recommender
+from ..topk import fading, steps_back
 from .config import Config, Range, setting
 from .neighbours import keep_strongest
 from ..numerics import sparse_product

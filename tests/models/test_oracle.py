@@ -10,9 +10,9 @@ from recsys_lab import loading, simulator, splits
 from recsys_lab.evaluation import evaluate
 from recsys_lab.intervals import compare_family, is_shown, user_means
 from recsys_lab.models import oracle as module
-from recsys_lab.models.base import model_class, steps_back
+from recsys_lab.models.base import model_class
 from recsys_lab.splits import make_cases
-from recsys_lab.topk import TopK, top_k
+from recsys_lab.topk import TopK, steps_back, top_k
 
 WORLDS = {
     "usual": {},
