@@ -19,8 +19,8 @@ from .files import DataError
 from .histories import EVENTS, FOREVER, PURCHASE, Histories, flat_ranges
 
 # %% auto #0
-__all__ = ['COLUMNS', 'TIME_TYPE', 'normalise_events', 'Interactions', 'content_hash', 'log_hash', 'to_moment', 'Dataset',
-           'cut_histories', 'copy_on_write', 'code_ids', 'cut_log', 'keep_latest', 'cached_matrix', 'last_values',
+__all__ = ['COLUMNS', 'TIME_TYPE', 'normalise_events', 'Interactions', 'content_hash', 'log_hash', 'to_moment', 'cut_histories',
+           'copy_on_write', 'code_ids', 'cut_log', 'keep_latest', 'EventLog', 'Dataset', 'cached_matrix', 'last_values',
            'known_before', 'item_users', 'capabilities_of', 'missing_needs', 'card_facts']
 
 # %% ../nbs/00_datasets.ipynb #a7b26df5
@@ -93,123 +93,6 @@ def to_moment(at: Any, has_times: bool) -> int:
     stamp = stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp.tz_convert("UTC")
     return int(stamp.value // 1_000_000)
 
-# %% ../nbs/00_datasets.ipynb #3017ba28
-class Dataset:
-    """An immutable interaction log.
-
-    Parameters
-    ----------
-    events : frame of `user_id, item_id, event, timestamp` (UTC) and optional columns, one row an event
-    properties : as-of log of `item_id, property, value, timestamp`, or None
-    categories : frame of `category, parent` (text; parent missing for a root), or None
-    has_times : False where the source has an order but no times
-    source : the folder it was read from
-    notices : what the reader found and did -> how often
-
-    Raises `DataError` for events without the required columns, values or zone.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        events: pd.DataFrame,
-        properties: pd.DataFrame | None = None,
-        categories: pd.DataFrame | None = None,
-        has_times: bool = True,
-        notices: Mapping[str, int] | None = None,
-        source: Path | None = None,
-        moments: np.ndarray | None = None,
-    ):
-        self.name, self.has_times, self._notices, self.source = name, has_times, dict(notices or {}), source
-        self._events = normalise_events(events, has_times)
-        self._properties, self._categories = properties, categories
-        if has_times:
-            moments = self._events["timestamp"].dt.tz_localize(None).to_numpy().astype(np.int64)
-        self.moments = np.arange(len(self._events)) if moments is None else moments
-        self.moments.flags.writeable = False
-
-    notices = property(lambda self: dict(self._notices), doc="What the reader found and did -> how often.")
-    events = property(lambda self: self._events.copy(deep=False), doc="The events, in order.")
-    properties = property(lambda self: copy_on_write(self._properties), doc="The log of item properties, or None.")
-    categories = property(lambda self: copy_on_write(self._categories), doc="The category tree, or None.")
-    users = property(lambda self: self._coded[1], doc="Distinct user ids, sorted.")
-    items = property(lambda self: self._coded[3], doc="Distinct item ids with events, sorted.")
-    user_codes = property(lambda self: self._coded[0], doc="Position in `users` of each event's user.")
-    item_codes = property(lambda self: self._coded[2], doc="Position in `items` of each event's item.")
-    event_names = property(lambda self: tuple(self._events["event"].cat.categories), doc="Names of the kinds of event.")
-
-    def __len__(self) -> int:
-        return len(self._events)
-
-    def __repr__(self) -> str:
-        return f"Dataset({self.name!r}, {len(self):,} events, {len(self.users):,} users, {len(self.items):,} items)"
-
-    @cached_property
-    def _coded(self) -> tuple[np.ndarray, pd.Index, np.ndarray, pd.Index]:
-        return *code_ids(self._events["user_id"]), *code_ids(self._events["item_id"])
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 of the content: equal for equal logs, however they were stored."""
-        return log_hash(self._events, self._properties, self._categories, self.moments)
-
-    @cached_property
-    def offers(self) -> frozenset[str]:
-        """Capabilities of the log that chapters may require: times, order (no given split), carts, purchases, catalogue,
-        categories, properties, parts, truth, returning (users).
-        """
-        return frozenset(name for name, present in capabilities_of(self).items() if present)
-
-    def where(self, mask: np.ndarray, properties: pd.DataFrame | None = None) -> Dataset:
-        """The events where `mask` holds, in the same order on the same clock; `properties` replaces the log of properties."""
-        kept, moments = (
-            self._properties if properties is None else properties,
-            None if self.has_times else self.moments[mask].copy(),
-        )
-        rest = (self.has_times, self._notices, self.source)
-        return Dataset(self.name, self._events[mask], kept, self._categories, *rest, moments)
-
-    def between(self, start: Any = None, stop: Any = None) -> Dataset:
-        """Events with start <= timestamp < stop, and the properties known before stop."""
-        return cut_log(self, start, stop)
-
-    def before(self, stop: Any) -> Dataset:
-        """Everything known strictly before `stop`: events and properties."""
-        return self.between(None, stop)
-
-    def item_users(self, items: pd.Index | None = None) -> np.ndarray:
-        """Number of users who interacted with each of `items` (default: all items of the log): int64."""
-        return item_users(self, self.items if items is None else items)
-
-    def kept(self, key: Hashable, make: Callable[[], Any], most: int = 4) -> Any:
-        """What `make()` gave for a key, made once and kept with this log; of each kind (`key[0]`) the `most` latest used."""
-        return keep_latest(self.__dict__.setdefault("_kept", {}), key, make, most)
-
-    def matrix(self, weights: Mapping[str, float] | None = None) -> Interactions:
-        """User-item matrix, CSR `[users, items]` (cached): 1 for each pair that interacted, or the sum of its events' weights."""
-        return Interactions(cached_matrix(self, weights), self.users, self.items)
-
-    @cached_property
-    def _runs(self) -> tuple[np.ndarray, np.ndarray]:
-        return np.argsort(self.user_codes, kind="stable"), np.append(
-            0, np.cumsum(np.bincount(self.user_codes, minlength=len(self.users)))
-        )
-
-    def histories(self, user_ids: Iterable[Any] | None = None, at: Any = None) -> Histories:
-        """What each user had done strictly before `at` (one moment, or an int64 array with one for each user).
-
-        A user whom the log does not know gets an empty history; `user_ids=None` means all users, `at=None` the whole log.
-        """
-        return cut_histories(self, self.users if user_ids is None else pd.Index(np.asarray(user_ids)), at)
-
-    def item_property(self, name: str) -> pd.Series:
-        """The last known value (text) of a property of each item that has it, indexed by item id."""
-        return last_values(self._properties, name)
-
-    def card(self) -> pd.Series:
-        """The dataset card: counts, dates and warnings."""
-        return pd.Series(card_facts(self), name=self.name)
-
 # %% ../nbs/00_datasets.ipynb #b69a3d46
 def cut_histories(log: Dataset, asked: pd.Index, at: Any) -> Histories:
     """`Dataset.histories` for the user ids `asked`."""
@@ -255,6 +138,127 @@ def keep_latest(kept: dict[Any, Any], key: Any, make: Callable[[], Any], most: i
     for old in [k for k in kept if k[0] == key[0]][:-most]:
         del kept[old]
     return kept[key]
+
+# %% ../nbs/00_datasets.ipynb #3017ba28
+class EventLog:
+    """The tables of a log, handed out as copies-on-write, and the codes of their ids."""
+
+    def __init__(
+        self,
+        name: str,
+        events: pd.DataFrame,
+        properties: pd.DataFrame | None = None,
+        categories: pd.DataFrame | None = None,
+        has_times: bool = True,
+        notices: Mapping[str, int] | None = None,
+        source: Path | None = None,
+        moments: np.ndarray | None = None,
+    ):
+        self.name, self.has_times, self._notices, self.source = name, has_times, dict(notices or {}), source
+        self._events = normalise_events(events, has_times)
+        self._properties, self._categories = properties, categories
+        if has_times:
+            moments = self._events["timestamp"].dt.tz_localize(None).to_numpy().astype(np.int64)
+        self.moments = np.arange(len(self._events)) if moments is None else moments
+        self.moments.flags.writeable = False
+
+    notices = property(lambda self: dict(self._notices), doc="What the reader found and did -> how often.")
+    events = property(lambda self: self._events.copy(deep=False), doc="The events, in order.")
+    properties = property(lambda self: copy_on_write(self._properties), doc="The log of item properties, or None.")
+    categories = property(lambda self: copy_on_write(self._categories), doc="The category tree, or None.")
+    users = property(lambda self: self._coded[1], doc="Distinct user ids, sorted.")
+    items = property(lambda self: self._coded[3], doc="Distinct item ids with events, sorted.")
+    user_codes = property(lambda self: self._coded[0], doc="Position in `users` of each event's user.")
+    item_codes = property(lambda self: self._coded[2], doc="Position in `items` of each event's item.")
+    event_names = property(lambda self: tuple(self._events["event"].cat.categories), doc="Names of the kinds of event.")
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    @cached_property
+    def _coded(self) -> tuple[np.ndarray, pd.Index, np.ndarray, pd.Index]:
+        return *code_ids(self._events["user_id"]), *code_ids(self._events["item_id"])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the content: equal for equal logs, however they were stored."""
+        return log_hash(self._events, self._properties, self._categories, self.moments)
+
+    def kept(self, key: Hashable, make: Callable[[], Any], most: int = 4) -> Any:
+        """What `make()` gave for a key, made once and kept with this log; of each kind (`key[0]`) the `most` latest used."""
+        return keep_latest(self.__dict__.setdefault("_kept", {}), key, make, most)
+
+# %% ../nbs/00_datasets.ipynb #80b5570e
+class Dataset(EventLog):
+    """An immutable interaction log.
+
+    Parameters
+    ----------
+    events : frame of `user_id, item_id, event, timestamp` (UTC) and optional columns, one row an event
+    properties : as-of log of `item_id, property, value, timestamp`, or None
+    categories : frame of `category, parent` (text; parent missing for a root), or None
+    has_times : False where the source has an order but no times
+    source : the folder it was read from
+    notices : what the reader found and did -> how often
+
+    Raises `DataError` for events without the required columns, values or zone.
+    """
+
+    def __repr__(self) -> str:
+        return f"Dataset({self.name!r}, {len(self):,} events, {len(self.users):,} users, {len(self.items):,} items)"
+
+    @cached_property
+    def offers(self) -> frozenset[str]:
+        """Capabilities of the log that chapters may require: times, order (no given split), carts, purchases, catalogue,
+        categories, properties, parts, truth, returning (users).
+        """
+        return frozenset(name for name, present in capabilities_of(self).items() if present)
+
+    def where(self, mask: np.ndarray, properties: pd.DataFrame | None = None) -> Dataset:
+        """The events where `mask` holds, in the same order on the same clock; `properties` replaces the log of properties."""
+        kept, moments = (
+            self._properties if properties is None else properties,
+            None if self.has_times else self.moments[mask].copy(),
+        )
+        rest = (self.has_times, self._notices, self.source)
+        return Dataset(self.name, self._events[mask], kept, self._categories, *rest, moments)
+
+    def between(self, start: Any = None, stop: Any = None) -> Dataset:
+        """Events with start <= timestamp < stop, and the properties known before stop."""
+        return cut_log(self, start, stop)
+
+    def before(self, stop: Any) -> Dataset:
+        """Everything known strictly before `stop`: events and properties."""
+        return self.between(None, stop)
+
+    def item_users(self, items: pd.Index | None = None) -> np.ndarray:
+        """Number of users who interacted with each of `items` (default: all items of the log): int64."""
+        return item_users(self, self.items if items is None else items)
+
+    def matrix(self, weights: Mapping[str, float] | None = None) -> Interactions:
+        """User-item matrix, CSR `[users, items]` (cached): 1 for each pair that interacted, or the sum of its events' weights."""
+        return Interactions(cached_matrix(self, weights), self.users, self.items)
+
+    def histories(self, user_ids: Iterable[Any] | None = None, at: Any = None) -> Histories:
+        """What each user had done strictly before `at` (one moment, or an int64 array with one for each user).
+
+        A user whom the log does not know gets an empty history; `user_ids=None` means all users, `at=None` the whole log.
+        """
+        return cut_histories(self, self.users if user_ids is None else pd.Index(np.asarray(user_ids)), at)
+
+    def item_property(self, name: str) -> pd.Series:
+        """The last known value (text) of a property of each item that has it, indexed by item id."""
+        return last_values(self._properties, name)
+
+    def card(self) -> pd.Series:
+        """The dataset card: counts, dates and warnings."""
+        return pd.Series(card_facts(self), name=self.name)
+
+    @cached_property
+    def _runs(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.argsort(self.user_codes, kind="stable"), np.append(
+            0, np.cumsum(np.bincount(self.user_codes, minlength=len(self.users)))
+        )
 
 # %% ../nbs/00_datasets.ipynb #3446cb23
 def cached_matrix(log: Dataset, weights: Mapping[str, float] | None) -> sparse.csr_matrix:

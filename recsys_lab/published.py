@@ -248,6 +248,10 @@ RECIPES |= {
             "regularization": 0.001,
         },
     ),
+}
+
+# %% ../nbs/91_published_numbers.ipynb #c16a2389
+RECIPES |= {
     "bpr_mf": Recipe(
         "gowalla",
         "bpr_mf",

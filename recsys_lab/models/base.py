@@ -341,10 +341,9 @@ class Recommender(Scoring):
 
         Empty for a model that is not in `MODELS` and cannot be loaded by name.
         """
-        if self.name not in MODELS:
-            return ()
-        own = MODELS[self.name].partition(":")[0].removeprefix("recsys_lab.")
-        return tuple(sorted({own, *(m for part in self._made_of() for m in model_class(part)().modules)}))
+        own = MODELS.get(self.name, "").partition(":")[0].removeprefix("recsys_lab.")
+        parts = (m for part in self._made_of() for m in model_class(part)().modules)
+        return tuple(sorted({own, *parts})) if own else ()
 
 # %% ../../nbs/20_recommender.ipynb #d47e8b90
 def check_log(model: Fitted, log: Dataset) -> None:

@@ -537,14 +537,10 @@ class LightGCN(FactorRecommender):
         vectors = to_fixed_point(l2_normalize(table) if c.loss == "softmax" else table).astype(np.float32)
         # what a history takes from its items: all layers but the first, one step short
         spread = learner.smooth(None, c.mix[1:]).cpu().numpy()[users:] if c.layers else table[users:] * 0
-        return {
-            "user_vectors": vectors[:users],
-            "item_vectors": vectors[users:],
-            "spread": spread,
-            "degrees": np.asarray(weights.sum(0)).ravel(),
-            "fold": fold_map(mean_vectors(known, vectors[users:]), own),
-            "curve": np.array(curve, float).reshape(-1, len(Curve._fields)),
-        }
+        state = {"user_vectors": vectors[:users], "item_vectors": vectors[users:], "spread": spread}
+        state["degrees"] = np.asarray(weights.sum(0)).ravel()
+        state["fold"] = fold_map(mean_vectors(known, vectors[users:]), own)
+        return state | {"curve": np.array(curve, float).reshape(-1, len(Curve._fields))}
 
     def _score(self, histories: Histories) -> np.ndarray:
         c, s = self.config, self.state

@@ -31,8 +31,8 @@ from ..topk import SOURCES, best_of, exclusion
 __all__ = ['BUNDLE_FORMAT', 'EXACT_UP_TO', 'ENOUGH', 'FLAT_UP_TO', 'DISPLAY_FIELDS', 'REMAKE', 'Ids', 'Texts', 'code_behind',
            'build_ann_index', 'mean_overlap', 'write_catalogue', 'shown_rows', 'pack', 'write_ann_index', 'manifest_of',
            'facts_of', 'swap_in', 'fit_of', 'bundle_run', 'refit', 'refit_models', 'roll_back', 'read_manifest',
-           'verify', 'difference', 'local_copy', 'Listed', 'Bundle', 'read_texts', 'with_index', 'served_model',
-           'encode_history', 'rank_one_stage', 'rank_two_stages']
+           'verify', 'difference', 'local_copy', 'Listed', 'Bundle', 'read_texts', 'open_words', 'with_index',
+           'served_model', 'encode_history', 'rank_one_stage', 'rank_two_stages']
 
 # %% ../../nbs/60_bundle.ipynb #93ef3fee
 class Ids:
@@ -466,8 +466,7 @@ class Bundle:
     """
 
     def __init__(self, folder: Path | str):
-        self.folder = Path(folder)
-        self.manifest = verify(self.folder)
+        self.folder, self.manifest = Path(folder), verify(Path(folder))
         self.model: Any = load_model(self.folder / "model", mapped=True, index=Ids)
         self.items, self.users, self.known = self.model.items, self.model.users, self.model.known
         self.models: dict[str, Any] = {self.model.name: self.model, **self.model.parts}
@@ -476,8 +475,7 @@ class Bundle:
         with_index(self.model, self.folder)
         self.shown = {name: read_texts(self.folder / "catalogue", name) for name in DISPLAY_FIELDS}
         self.price = np.load(self.folder / "catalogue" / "price.npy", mmap_mode="r")
-        words = f"file:{self.folder / 'catalogue' / 'words.db'}?mode=ro&immutable=1"
-        self.words = sqlite3.connect(words, uri=True, check_same_thread=False)
+        self.words = open_words(self.folder)
         self.model.cold_list()
 
     def history(self, user: int, at: int = FOREVER) -> Histories:
@@ -523,6 +521,12 @@ class Bundle:
 def read_texts(folder: Path, name: str) -> Texts:
     """Texts mapped from their two files."""
     return Texts(*(np.asarray(np.load(folder / f"{name}{end}.npy", mmap_mode="r")) for end in ("", ".ends")))
+
+
+def open_words(folder: Path) -> sqlite3.Connection:
+    """The full-text table of a bundle's products, opened read-only."""
+    words = f"file:{folder / 'catalogue' / 'words.db'}?mode=ro&immutable=1"
+    return sqlite3.connect(words, uri=True, check_same_thread=False)
 
 
 def with_index(model: Any, folder: Path) -> Any:

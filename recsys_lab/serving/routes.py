@@ -15,29 +15,7 @@ from fastapi import Path as InPath
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from recsys_lab.serving.schemas import (
-    GUARDED,
-    WRONG,
-    Alpha,
-    ErrorResponse,
-    ItemIds,
-    ItemPath,
-    Length,
-    ModelItem,
-    ModelName,
-    RecommendRequest,
-    RecommendResponse,
-    SearchRequest,
-    SearchResults,
-    SimilarItems,
-    SimilarRequest,
-    TrainingRequest,
-    TrainingResult,
-    UserPath,
-    UserRequest,
-    UserStats,
-    as_json,
-)
+from . import schemas
 from recsys_lab.serving.service import (
     Service,
     answer_request,
@@ -74,19 +52,19 @@ async def root(service: ServiceDep) -> Any:
     arm = service.arm("")
     arms = {a.name: {"version": a.bundle.manifest["version"], "model": a.model} for a in service.arms or ()}
     shown = {"models": list(arm.bundle.models), "arms": arms, "examples": examples_of(arm.bundle)}
-    return as_json({"service": "recsys_lab", **shown, "docs": "/docs"})
+    return schemas.as_json({"service": "recsys_lab", **shown, "docs": "/docs"})
 
 
 @state_routes.get("/health", summary="Whether it lives, and what it serves")
 async def health(service: ServiceDep) -> Any:
     """Liveness, and what is being served."""
-    return as_json(health_of(service))
+    return schemas.as_json(health_of(service))
 
 
-@state_routes.get("/ready", summary="Whether it can answer", responses={503: {"model": ErrorResponse}})
+@state_routes.get("/ready", summary="Whether it can answer", responses={503: {"model": schemas.ErrorResponse}})
 async def ready(service: ServiceDep) -> Any:
     """Readiness: whether requests can be answered."""
-    return as_json({"status": "ready", "model_version": service.arm("").bundle.manifest["version"]})
+    return schemas.as_json({"status": "ready", "model_version": service.arm("").bundle.manifest["version"]})
 
 
 @state_routes.get("/metrics", summary="Counters for Prometheus", response_class=PlainTextResponse)
@@ -104,7 +82,7 @@ async def metrics(service: ServiceDep) -> Any:
 @state_routes.get("/metadata", summary="Sizes of the model")
 async def metadata(service: ServiceDep) -> Any:
     """Sizes of the model."""
-    return as_json(metadata_of(service.arm("").bundle))
+    return schemas.as_json(metadata_of(service.arm("").bundle))
 
 
 @state_routes.get("/status", summary="Database, factors and search")
@@ -116,7 +94,7 @@ async def status(service: ServiceDep) -> Any:
     answer["matrix_factorization"] = {"status": "ready" if factors else "none", "n_users": len(b.users)}
     answer["matrix_factorization"] |= {"n_items": n, "n_factors": factors}
     answer["similarity_search"] = {"status": "ready", "n_products": n, "embedding_dimension": factors}
-    return as_json(answer)
+    return schemas.as_json(answer)
 
 # %% ../../nbs/69_routes.ipynb #90c953ed
 recommend_routes = APIRouter(tags=["recommend"])
@@ -125,11 +103,16 @@ recommend_routes = APIRouter(tags=["recommend"])
 @recommend_routes.get(
     "/recommend/{user_id}",
     summary="The best items for a user, with reasons",
-    response_model=RecommendResponse,
-    responses=WRONG,
+    response_model=schemas.RecommendResponse,
+    responses=schemas.WRONG,
 )
 async def recommend(
-    service: ServiceDep, request: Request, user_id: UserPath, n: Length = 5, model: ModelName = "", alpha: Alpha = None
+    service: ServiceDep,
+    request: Request,
+    user_id: schemas.UserPath,
+    n: schemas.Length = 5,
+    model: schemas.ModelName = "",
+    alpha: schemas.Alpha = None,
 ) -> Any:
     """Top items for a user with score components; popular items for an unknown user."""
     arm = service.arm(user_id, request)
@@ -140,7 +123,7 @@ async def recommend(
         return Response(kept, media_type="application/json")
     ranked = arm.bundle.rank(arm.bundle.history(user), n, name, "", alpha)
     shown_id = json_id(arm.bundle.users[user]) if user >= 0 else user_id
-    answer = as_json(recommend_response(arm, shown_id, ranked, name))
+    answer = schemas.as_json(recommend_response(arm, shown_id, ranked, name))
     if service.cache and user >= 0:
         await service.cache.put(key, bytes(answer.body))
     return answer
@@ -149,15 +132,15 @@ async def recommend(
 @recommend_routes.get(
     "/recommend/{model}/{user_id}",
     summary="The best items for a user by one model",
-    response_model=list[ModelItem],
-    responses=WRONG,
+    response_model=list[schemas.ModelItem],
+    responses=schemas.WRONG,
 )
 async def recommend_by(
     service: ServiceDep,
     request: Request,
     model: Annotated[str, InPath(max_length=40)],
-    user_id: UserPath,
-    k: Length = 10,
+    user_id: schemas.UserPath,
+    k: schemas.Length = 10,
 ) -> Any:
     """Top items for a user by one model."""
     arm = service.arm(user_id, request)
@@ -165,50 +148,54 @@ async def recommend_by(
     ranked = b.rank(b.history(b.users.find(user_id)), k, name)
     named = zip(b.items[ranked.codes], ranked.scores, ranked.sources, strict=True)
     entries = [(i, s, name if not {"popular", "cold"} & set(by) else by[0]) for i, s, by in named]
-    return as_json([{"product": json_id(i), "score": round_number(s), "strategy": by} for i, s, by in entries])
+    return schemas.as_json([{"product": json_id(i), "score": round_number(s), "strategy": by} for i, s, by in entries])
 
 # %% ../../nbs/69_routes.ipynb #8681ef93
 @recommend_routes.post(
     "/recommend",
     summary="Ids of the best items for a user or a history",
-    response_model=ItemIds,
-    responses=WRONG,
+    response_model=schemas.ItemIds,
+    responses=schemas.WRONG,
 )
-async def recommend_fast(service: ServiceDep, request: Request, ask: Annotated[RecommendRequest, Body()]) -> Any:
+async def recommend_fast(
+    service: ServiceDep, request: Request, ask: Annotated[schemas.RecommendRequest, Body()]
+) -> Any:
     """Ids of the top items for a user, or for a history without user id."""
     began = time.perf_counter()
     arm, ranked, _ = answer_request(service, ask, request)
     user = {"user_id": ask.user_id, "user_type": "warm" if ranked.warm else "cold"}
     ids = [json_id(i) for i in arm.bundle.items[ranked.codes]]
     spent = round((time.perf_counter() - began) * 1000, 3)
-    return as_json({**user, "recommendations": ids, "latency_ms": spent, "arm": arm.name})
+    return schemas.as_json({**user, "recommendations": ids, "latency_ms": spent, "arm": arm.name})
 
 
 @recommend_routes.post(
     "/recommend/explain",
     summary="The best items for a user or a history, with reasons",
-    response_model=RecommendResponse,
-    responses=WRONG,
+    response_model=schemas.RecommendResponse,
+    responses=schemas.WRONG,
 )
-async def recommend_explain(service: ServiceDep, request: Request, ask: Annotated[RecommendRequest, Body()]) -> Any:
+async def recommend_explain(
+    service: ServiceDep, request: Request, ask: Annotated[schemas.RecommendRequest, Body()]
+) -> Any:
     """Top items with scores, titles and the candidate sources behind each."""
     arm, ranked, name = answer_request(service, ask, request)
-    return as_json(recommend_response(arm, ask.user_id, ranked, name))
+    return schemas.as_json(recommend_response(arm, ask.user_id, ranked, name))
 
 
 @recommend_routes.post(
     "/matrix_factor/user",
     summary="The factors' list for a user",
-    response_model=SimilarItems,
-    responses=WRONG,
+    response_model=schemas.SimilarItems,
+    responses=schemas.WRONG,
 )
-async def factor_user(service: ServiceDep, request: Request, ask: Annotated[UserRequest, Body()]) -> Any:
+async def factor_user(service: ServiceDep, request: Request, ask: Annotated[schemas.UserRequest, Body()]) -> Any:
     """Top-N items for a known user by matrix factorisation (ALS)."""
     arm = service.arm(ask.user_id, request)
     b, name = arm.bundle, model_of(arm, "als")
     user = find_user(b, ask.user_id)
     ranked = b.rank(b.history(user), ask.n, name, "seen" if ask.filter_already_liked else "none")
-    return as_json({"recommendations": similar_item_list(b, ranked.codes, ranked.scores)})
+    return schemas.as_json({"recommendations": similar_item_list(b, ranked.codes, ranked.scores)})
 
 # %% ../../nbs/69_routes.ipynb #24ab5c40
 item_routes = APIRouter(tags=["items"])
@@ -217,32 +204,36 @@ item_routes = APIRouter(tags=["items"])
 @item_routes.post(
     "/matrix_factor/similar",
     summary="Items whose factors are alike",
-    response_model=SimilarItems,
-    responses=WRONG,
+    response_model=schemas.SimilarItems,
+    responses=schemas.WRONG,
 )
-async def factor_similar(service: ServiceDep, ask: Annotated[SimilarRequest, Body()]) -> Any:
+async def factor_similar(service: ServiceDep, ask: Annotated[schemas.SimilarRequest, Body()]) -> Any:
     """Items with similar vectors by matrix factorisation (ALS)."""
-    return as_json({"recommendations": similar(service, ask.item_id, ask.n, "als")})
+    return schemas.as_json({"recommendations": similar(service, ask.item_id, ask.n, "als")})
 
 
 @item_routes.get(
     "/similar/{item_id}",
     summary="Items that the same people met",
-    response_model=SimilarItems,
-    responses=WRONG,
+    response_model=schemas.SimilarItems,
+    responses=schemas.WRONG,
 )
-async def similar_items(service: ServiceDep, item_id: ItemPath, k: Length = 10, model: ModelName = "item_knn") -> Any:
+async def similar_items(
+    service: ServiceDep, item_id: schemas.ItemPath, k: schemas.Length = 10, model: schemas.ModelName = "item_knn"
+) -> Any:
     """Items with many users in common (item KNN)."""
-    return as_json({"recommendations": similar(service, item_id, k, model)})
+    return schemas.as_json({"recommendations": similar(service, item_id, k, model)})
 
 
-@item_routes.post("/search", summary="Products by their words", response_model=SearchResults, responses=WRONG)
-async def search_products(service: ServiceDep, ask: Annotated[SearchRequest, Body()]) -> Any:
+@item_routes.post(
+    "/search", summary="Products by their words", response_model=schemas.SearchResults, responses=schemas.WRONG
+)
+async def search_products(service: ServiceDep, ask: Annotated[schemas.SearchRequest, Body()]) -> Any:
     """Products whose title or category matches the words of a query (BM25)."""
     b = service.arm("").bundle
     codes, scores = b.find(ask.query, ask.top_k)
     items = similar_item_list(b, codes, scores)
-    return as_json({"results": [{"product_id": t.pop("item_id"), **t} for t in items]})
+    return schemas.as_json({"results": [{"product_id": t.pop("item_id"), **t} for t in items]})
 
 # %% ../../nbs/69_routes.ipynb #41b735c4
 user_routes = APIRouter()
@@ -252,23 +243,23 @@ user_routes = APIRouter()
     "/user/{user_id}/stats",
     tags=["users"],
     summary="What a user has done",
-    response_model=UserStats,
-    responses=WRONG,
+    response_model=schemas.UserStats,
+    responses=schemas.WRONG,
 )
-async def user_stats(service: ServiceDep, user_id: UserPath) -> Any:
+async def user_stats(service: ServiceDep, user_id: schemas.UserPath) -> Any:
     """Statistics of a user's events up to the end of the log."""
     b = service.arm(user_id).bundle
-    return as_json(stats_of(b, find_user(b, user_id)))
+    return schemas.as_json(stats_of(b, find_user(b, user_id)))
 
 
 @user_routes.post(
     "/training",
     tags=["training"],
     summary="Train again on the log as it is now",
-    response_model=TrainingResult,
-    responses=WRONG | GUARDED,
+    response_model=schemas.TrainingResult,
+    responses=schemas.WRONG | schemas.GUARDED,
     dependencies=[Depends(check_token)],
 )
-async def training(service: ServiceDep, ask: Annotated[TrainingRequest, Body()]) -> Any:
+async def training(service: ServiceDep, ask: Annotated[schemas.TrainingRequest, Body()]) -> Any:
     """Retrain on the current log: everything, the ALS factors (mf), or catalogue and search (ss)."""
-    return as_json(await train_bundle(service, ask.model_type, ask.force_retrain))
+    return schemas.as_json(await train_bundle(service, ask.model_type, ask.force_retrain))
