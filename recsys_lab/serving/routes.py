@@ -46,7 +46,7 @@ ServiceDep = Annotated[Service, Depends(get_service)]
 state_routes = APIRouter(tags=["state"])
 
 
-@state_routes.get("/", summary="Models that are loaded")
+@state_routes.get("/", summary="Loaded models and bundles")
 async def root(service: ServiceDep) -> Any:
     """Loaded models and bundles."""
     arm = service.arm("")
@@ -55,19 +55,19 @@ async def root(service: ServiceDep) -> Any:
     return schemas.as_json({"service": "recsys_lab", **shown, "docs": "/docs"})
 
 
-@state_routes.get("/health", summary="Whether it lives, and what it serves")
+@state_routes.get("/health", summary="Liveness, and what is served")
 async def health(service: ServiceDep) -> Any:
     """Liveness, and what is being served."""
     return schemas.as_json(health_of(service))
 
 
-@state_routes.get("/ready", summary="Whether it can answer", responses={503: {"model": schemas.ErrorResponse}})
+@state_routes.get("/ready", summary="Readiness", responses={503: {"model": schemas.ErrorResponse}})
 async def ready(service: ServiceDep) -> Any:
     """Readiness: whether requests can be answered."""
     return schemas.as_json({"status": "ready", "model_version": service.arm("").bundle.manifest["version"]})
 
 
-@state_routes.get("/metrics", summary="Counters for Prometheus", response_class=PlainTextResponse)
+@state_routes.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
 async def metrics(service: ServiceDep) -> Any:
     """Counters for Prometheus."""
     registry = prometheus.REGISTRY
@@ -102,7 +102,7 @@ recommend_routes = APIRouter(tags=["recommend"])
 
 @recommend_routes.get(
     "/recommend/{user_id}",
-    summary="The best items for a user, with reasons",
+    summary="Top items for a user, with score components",
     response_model=schemas.RecommendResponse,
     responses=schemas.WRONG,
 )
@@ -131,7 +131,7 @@ async def recommend(
 # %% ../../nbs/69_routes.ipynb #cac750ea
 @recommend_routes.get(
     "/recommend/{model}/{user_id}",
-    summary="The best items for a user by one model",
+    summary="Top items for a user by one model",
     response_model=list[schemas.ModelItem],
     responses=schemas.WRONG,
 )
@@ -153,7 +153,7 @@ async def recommend_by(
 # %% ../../nbs/69_routes.ipynb #8681ef93
 @recommend_routes.post(
     "/recommend",
-    summary="Ids of the best items for a user or a history",
+    summary="Ids of the top items for a user or a history",
     response_model=schemas.ItemIds,
     responses=schemas.WRONG,
 )
@@ -171,7 +171,7 @@ async def recommend_fast(
 
 @recommend_routes.post(
     "/recommend/explain",
-    summary="The best items for a user or a history, with reasons",
+    summary="Top items for a user or a history, with explanations",
     response_model=schemas.RecommendResponse,
     responses=schemas.WRONG,
 )
@@ -185,7 +185,7 @@ async def recommend_explain(
 
 @recommend_routes.post(
     "/matrix_factor/user",
-    summary="The factors' list for a user",
+    summary="Top items for a known user by ALS",
     response_model=schemas.SimilarItems,
     responses=schemas.WRONG,
 )
@@ -203,7 +203,7 @@ item_routes = APIRouter(tags=["items"])
 
 @item_routes.post(
     "/matrix_factor/similar",
-    summary="Items whose factors are alike",
+    summary="Similar items by ALS",
     response_model=schemas.SimilarItems,
     responses=schemas.WRONG,
 )
@@ -214,7 +214,7 @@ async def factor_similar(service: ServiceDep, ask: Annotated[schemas.SimilarRequ
 
 @item_routes.get(
     "/similar/{item_id}",
-    summary="Items that the same people met",
+    summary="Similar items by co-occurrence (item KNN)",
     response_model=schemas.SimilarItems,
     responses=schemas.WRONG,
 )
@@ -226,7 +226,7 @@ async def similar_items(
 
 
 @item_routes.post(
-    "/search", summary="Products by their words", response_model=schemas.SearchResults, responses=schemas.WRONG
+    "/search", summary="Full-text search for products (BM25)", response_model=schemas.SearchResults, responses=schemas.WRONG
 )
 async def search_products(service: ServiceDep, ask: Annotated[schemas.SearchRequest, Body()]) -> Any:
     """Products whose title or category matches the words of a query (BM25)."""
@@ -242,7 +242,7 @@ user_routes = APIRouter()
 @user_routes.get(
     "/user/{user_id}/stats",
     tags=["users"],
-    summary="What a user has done",
+    summary="Statistics and recent items of a user",
     response_model=schemas.UserStats,
     responses=schemas.WRONG,
 )
@@ -255,7 +255,7 @@ async def user_stats(service: ServiceDep, user_id: schemas.UserPath) -> Any:
 @user_routes.post(
     "/training",
     tags=["training"],
-    summary="Train again on the log as it is now",
+    summary="Retrain on the current log",
     response_model=schemas.TrainingResult,
     responses=schemas.WRONG | schemas.GUARDED,
     dependencies=[Depends(check_token)],

@@ -66,8 +66,8 @@ ValidText = Annotated[str, AfterValidator(whole)]
 UserPath = Annotated[ValidText, InPath(max_length=MOST_ID, description="as in the log", examples=["17"])]
 ItemPath = Annotated[ValidText, InPath(max_length=MOST_ID, description="as in the log", examples=["211"])]
 Length = Annotated[int, Query(ge=1, le=MOST_LISTED, description="length of the list")]
-Alpha = Annotated[float | None, Query(ge=0, le=1, description="share of the collaborative score; none: the tuned one")]
-ModelName = Annotated[str, Query(max_length=40, description="a model of the bundle; none: the hybrid")]
+Alpha = Annotated[float | None, Query(ge=0, le=1, description="weight of the collaborative score; null: the tuned value")]
+ModelName = Annotated[str, Query(max_length=40, description="a model of the bundle; null: the hybrid")]
 
 # %% ../../nbs/64_schemas.ipynb #b666353e
 class HistoryEvent(BaseModel):
@@ -75,7 +75,7 @@ class HistoryEvent(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     item_id: Annotated[int | ValidText, Field(description="as in the log", examples=[211])]
-    event: Annotated[ValidText, Field(max_length=40, description="kind of event, the log's first by default")] = ""
+    event: Annotated[ValidText, Field(max_length=40, description="kind of event; default: the first kind of the log")] = ""
     time: Annotated[int | None, Field(ge=0, le=2**53, description="milliseconds since 1970")] = None
 
 
@@ -88,21 +88,21 @@ class RecommendRequest(BaseModel):
     history: Annotated[
         list[int | ValidText | HistoryEvent] | None, Field(max_length=MOST_HISTORY, description="oldest first")
     ] = None
-    at: Annotated[int | None, Field(ge=0, le=2**53, description="when it is asked, ms since 1970; none: log's end")] = (
+    at: Annotated[int | None, Field(ge=0, le=2**53, description="time of the request, ms since 1970; null: the end of the log")] = (
         None
     )
     exclude: Annotated[
         str,
         Field(
             pattern="^(|none|seen|purchased)$",
-            description="what the list leaves out; none told: what the model was trained to",
+            description="what the list must not contain; null: what the model was trained to exclude",
         ),
     ] = ""
     items: Annotated[
         list[int | ValidText] | None,
-        Field(max_length=MOST_ALLOWED, description="the only items that may be recommended (in stock, say); none: all"),
+        Field(max_length=MOST_ALLOWED, description="the only items that may be recommended (in stock, say); null: all"),
     ] = None
-    model: Annotated[ValidText, Field(max_length=40, description="a model of the bundle; none: the hybrid")] = ""
+    model: Annotated[ValidText, Field(max_length=40, description="a model of the bundle; null: the hybrid")] = ""
     alpha: Annotated[float | None, Field(ge=0, le=1)] = None
 
 # %% ../../nbs/64_schemas.ipynb #0ac5fd40
@@ -138,7 +138,7 @@ class TrainingRequest(BaseModel):
         extra="forbid", protected_namespaces=(), json_schema_extra={"examples": [{"model_type": "hybrid"}]}
     )
     model_type: Annotated[
-        str, Field(pattern="^(hybrid|mf|ss)$", description="all, the factors, or catalogue and search")
+        str, Field(pattern="^(hybrid|mf|ss)$", description="hybrid: everything, mf: the ALS factors, ss: catalogue and search")
     ]
     force_retrain: bool = False
 
@@ -238,7 +238,7 @@ class UserStats(BaseModel):
     user_type: str
     total_events: int
     purchases: int
-    conversion_rate: Annotated[float, Field(description="share of the items met that were bought")]
+    conversion_rate: Annotated[float, Field(description="share of the items seen that were purchased")]
     unique_items_viewed: int
     unique_categories_viewed: int
     first_seen: str | None
