@@ -5,7 +5,6 @@
 # %% ../nbs/80_book.ipynb #eb1c080f
 from __future__ import annotations
 
-import math
 import re
 import shutil
 import subprocess
@@ -18,19 +17,18 @@ from typing import Any
 import pandas as pd
 
 from . import plots
+from .board import decision_board, decision_rows, models_not_judged, repeat_sentence
 from .decision import decision_sentence
-from .files import module_file, package_folder, read_json, write_text
-from .intervals import FEW, is_shown
-from .models.base import MODELS
+from .files import package_folder, read_json, write_text
+from .intervals import FEW
 from .runs import MEANING, METRIC_COLUMNS, Question, Run, format_interval, question_of
 
 # %% auto #0
-__all__ = ['SOURCE_CHAPTER', 'PARTS_ONLY', 'OVERVIEW', 'DIRECTIVE', 'BOOK_PARTS', 'CONF', 'CSS', 'TABLES', 'COST_FIGURE',
-           'markdown_table', 'leaderboard_frame', 'questions_in', 'list_length', 'leaderboards', 'searches', 'findings',
-           'repeat_share', 'repeat_sentence', 'facts_frame', 'figures_of', 'served_seconds', 'slice_text',
-           'faster_as_good', 'decision_board', 'chapter_of', 'models_not_judged', 'summary', 'list_runs',
-           'decision_rows', 'decision_table', 'directives_of', 'page_cell', 'render_page', 'toctree', 'chapter_parts',
-           'modules', 'cost_rows', 'chapter_seconds', 'cover', 'write_sources', 'build_book', 'refresh']
+__all__ = ['DIRECTIVE', 'BOOK_PARTS', 'CONF', 'CSS', 'TABLES', 'COST_FIGURE', 'markdown_table', 'leaderboard_frame',
+           'questions_in', 'list_length', 'leaderboards', 'searches', 'findings', 'facts_frame', 'figures_of',
+           'summary', 'list_runs', 'decision_table', 'directives_of', 'page_cell', 'render_page', 'toctree',
+           'chapter_parts', 'modules', 'cost_rows', 'chapter_seconds', 'cover', 'write_sources', 'build_book',
+           'refresh']
 
 # %% ../nbs/80_book.ipynb #100cc65d
 def markdown_table(frame: pd.DataFrame) -> str:
@@ -139,42 +137,6 @@ def findings(folder: Path | str) -> list[str]:
     megabytes = {row["model"]: row["megabytes"] for row in run.rows("fits")[::-1] if "megabytes" in row}
     return [decision_sentence(row, megabytes) for row in run.rows("decisions")]
 
-# %% ../nbs/80_book.ipynb #7e412c31
-def repeat_share(folder: Path | str) -> dict[str, Any]:
-    """How much of the chosen model's gain over popularity on `next_item` is repeating; from trials.json and decisions.json, empty without.
-
-    Keys `plain` and `repeating`, popularity's NDCG on validation without and with its best weight for what was met, `chosen` that of the
-    chosen model, and `share = (repeating - plain) / (chosen - plain)`.
-    """
-    run, question = Run(folder), ("next_item", "any", "none")
-    tried = [r for r in run.rows("trials") if r["model"] == "popularity" and question_of(r) == question]
-    decided = next((r for r in run.rows("decisions") if question_of(r) == question), None)
-    weights = {r["settings"]["repeat_weight"]: r["value"] for r in tried}
-    rows = [
-        r for r in run.rows("metrics") if question_of(r) == question and (r["part"], r["slice"]) == ("valid", "all")
-    ]
-    best = [
-        r["value"]
-        for r in rows
-        if decided and (r["model"], r["metric"], r["k"]) == (decided["chosen"], "ndcg", decided["k"])
-    ]
-    if not best or 0.0 not in weights:
-        return {}
-    plain, repeating, chosen = weights[0.0], max(weights.values()), best[-1]
-    return {"plain": plain, "repeating": repeating, "chosen": chosen, "share": (repeating - plain) / (chosen - plain)}
-
-
-def repeat_sentence(folder: Path | str) -> str:
-    """`repeat_share` in words; empty where it is not known."""
-    shares = repeat_share(folder)
-    if not shares:
-        return ""
-    return (
-        f"Of what the chosen model gains over popularity on next item as it happened, {shares['share']:.0%} is going back to what the "
-        f"visitor has just seen: on validation popularity has an NDCG of {shares['plain']:.4f}, with the visitor's own items put first "
-        f"{shares['repeating']:.4f}, the chosen model {shares['chosen']:.4f}. What is learned shows where repeats are left out."
-    )
-
 # %% ../nbs/80_book.ipynb #e9a36b38
 def facts_frame(facts: dict[str, Any]) -> pd.DataFrame:
     """A dataset card as two columns of text."""
@@ -188,93 +150,6 @@ def facts_frame(facts: dict[str, Any]) -> pd.DataFrame:
 def figures_of(folder: Path) -> list[Path]:
     """A run's figures in order of chapter."""
     return sorted((folder / "figures").glob("*.png"))
-
-# %% ../nbs/80_book.ipynb #0a5321cd
-def served_seconds(run: Run, question: Question) -> dict[str, float]:
-    """Seconds that each model needed to rank 1,000 requests of a question, on test; from costs.json."""
-    rows = [r for r in run.rows("costs") if question_of(r) == question and r["part"] == "test" and r.get("cases")]
-    return {r["model"]: 1000 * r["scoring_seconds"] / r["cases"] for r in rows}
-
-
-def slice_text(run: Run, row: Mapping[str, Any]) -> str:
-    """NDCG of a decision's chosen model for visitors without and with events before the request."""
-    found = {
-        m["slice"]: m
-        for m in run.rows("metrics")
-        if (m["model"], m["metric"], m["k"], m["part"]) == (row["chosen"], row["metric"], row["k"], "test")
-        and question_of(m) == question_of(row)
-    }
-    words = (("user_type=warm", "known visitors"), ("user_type=cold", "new visitors"))
-    told = [f"{name} {format_interval(found[key])} ({found[key]['n_users']:,})" for key, name in words if key in found]
-    return ", ".join(told)
-
-
-def faster_as_good(run: Run, row: Mapping[str, Any]) -> str:
-    """The fastest of the models that cannot be told apart from the chosen one, if it is faster, with its seconds for 1,000 requests."""
-    seconds = served_seconds(run, question_of(row))
-    faster = [m for m in row["confidence_set"] if seconds.get(m, math.inf) < seconds.get(row["chosen"], math.inf)]
-    others = f" ({len(row['confidence_set'])} not told apart)" if row["confidence_set"] else ""
-    if not faster:
-        return "none" + others
-    fastest = min(faster, key=lambda m: (seconds[m], m))
-    return f"{fastest}, {seconds[fastest]:.2g} s{others}"
-
-# %% ../nbs/80_book.ipynb #bbad92d2
-def decision_board(folder: Path | str) -> pd.DataFrame:
-    """The five answers that a reader must have, a row for each question that a run decided."""
-    run = Run(folder)
-    megabytes = {row["model"]: row["megabytes"] for row in run.rows("fits")[::-1] if "megabytes" in row}
-    rows = []
-    for row in run.rows("decisions"):
-        seconds = served_seconds(run, question_of(row))
-        cost = [f"{megabytes[row['chosen']]:,.1f} MB"] if row["chosen"] in megabytes else []
-        cost += [f"{seconds[row['chosen']]:.2g} s for 1,000 requests"] if row["chosen"] in seconds else []
-        if "difference" in row:
-            shown = "" if is_shown(row) else ", not shown"
-            sure = f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}] against {row['baseline']}{shown}"
-        else:
-            sure = "it is the best simple model itself" if row["baseline"] else "no simple model was judged beside it"
-        question = MEANING[question_of(row)]
-        rows.append([question, row["chosen"], slice_text(run, row), sure, ", ".join(cost), faster_as_good(run, row)])
-    columns = [
-        "question",
-        "which model",
-        "for whom (NDCG)",
-        "how sure (NDCG)",
-        "at what cost",
-        "which faster one is as good",
-    ]
-    return pd.DataFrame(rows, columns=columns)
-
-# %% ../nbs/80_book.ipynb #11e5a5ce
-SOURCE_CHAPTER = re.compile(r"nbs/(\S+)\.ipynb")
-PARTS_ONLY = (
-    "popularity_blend",
-    "taxonomy",
-)  # sources and fallbacks of two-stage models, which no chapter judges alone
-
-
-def chapter_of(model: str) -> str:
-    """The chapter whose module defines a model, as `23_linear`."""
-    module = MODELS[model].partition(":")[0].removeprefix("recsys_lab.")
-    path = module_file(module)
-    match = SOURCE_CHAPTER.search(path.read_text(encoding="utf-8")) if path else None
-    return match[1] if match else module
-
-
-def models_not_judged(folder: Path | str) -> pd.DataFrame:
-    """The lab's models that a run has no result of, with the reason: columns `model, why`."""
-    judged = {row["model"].partition(" ")[0] for row in Run(folder).rows("metrics")}
-    states = read_json(Path(folder) / "provenance.json", {}).get("chapters", {})
-    given = read_json(Path(folder) / "params.json", {})
-    rows = []
-    for model in set(MODELS) - judged - set(PARTS_ONLY):
-        chapter = chapter_of(model)
-        state = states.get(chapter, {}).get("status", "was not run").replace("failed", "did not finish")
-        limits = [f"{n}={v}" for n, v in given.get(chapter, {}).items() if n.startswith(f"{model}_")]
-        left_out = f"left out by {chapter}" + (f" ({', '.join(limits)})" if limits else "")
-        rows.append({"model": model, "why": left_out if state == "done" else f"{chapter} {state}"})
-    return pd.DataFrame(rows, columns=["model", "why"]).sort_values("model", ignore_index=True)
 
 # %% ../nbs/80_book.ipynb #c4371128
 def summary(folder: Path | str, k: int | None = None) -> str:
@@ -338,37 +213,6 @@ def list_runs(reports: Path | str) -> str:
     head = "# Runs\n\nOne folder a run: its summary, `metrics.json`, `comparisons.json`, figures and, for the embedded shop, "
     head += "the executed chapters.\n\n"
     return head + (markdown_table(pd.DataFrame(rows)) if rows else "There is no run yet.") + "\n"
-
-# %% ../nbs/80_book.ipynb #82ebd012
-OVERVIEW = (  # what a run is asked in the overview: the first of these that it decided
-    ("next_item", "any", "seen"),
-    ("given", "any", "seen"),
-    ("next_item", "any", "none"),
-)
-
-
-def decision_rows(reports: Path | str) -> pd.DataFrame:
-    """One row per run in a folder that decided a question of `OVERVIEW`: the model chosen on validation, and whether test confirms
-    it.
-
-    Columns `log, question, users, chosen, also` (how many models cannot be told apart from it), `baseline`, `difference, low, high`
-    (NDCG, NaN where a baseline was chosen) and `shown`.
-    """
-    rows = []
-    for folder in sorted(p.parent for p in Path(reports).glob("*/decisions.json")):
-        run = Run(folder)
-        decided = {question_of(row): row for row in run.rows("decisions")}
-        row = next((decided[q] for q in OVERVIEW if q in decided), None)
-        if row is None:
-            continue
-        judged = [m for m in run.rows("metrics") if m["model"] == row["chosen"] and question_of(m) == question_of(row)]
-        counts = [m["n_users"] for m in judged if (m["part"], m["slice"]) == ("test", "all")]
-        decided_row = {"log": folder.name, "question": MEANING[question_of(row)], "users": max(counts, default=0)}
-        decided_row |= {"chosen": row["chosen"], "also": len(row["confidence_set"]), "baseline": row["baseline"] or ""}
-        decided_row |= {name: row.get(name, float("nan")) for name in ("difference", "low", "high")}
-        rows.append(decided_row | {"shown": "difference" in row and is_shown(row)})
-    columns = ["log", "question", "users", "chosen", "also", "baseline", "difference", "low", "high", "shown"]
-    return pd.DataFrame(rows, columns=columns)
 
 # %% ../nbs/80_book.ipynb #7a328e26
 def decision_table(reports: Path | str) -> str:

@@ -11,15 +11,15 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from . import __version__, book, downloads, files, loading, provenance, runs, simulator
+from .batches import user_batches, write_lists
 from recsys_lab.chapters import (
     OWN,
     ChapterFailed,
@@ -32,15 +32,13 @@ from recsys_lab.chapters import (
     parameters_of,
     run_chapters,
 )
-from .files import whole_file
 
 # %% auto #0
 __all__ = ['COMMANDS', 'EXAMPLES', 'AS_IT_IS', 'OLD_WORDS', 'BUNDLE_ACTIONS', 'LEDGER_FILE', 'command', 'add_leaderboard',
            'parser', 'refuse_old_words', 'main', 'start_server', 'split_words', 'cmd_run', 'add_run', 'cmd_params',
-           'add_params', 'list_data', 'cmd_data', 'add_data', 'user_batches', 'write_lists', 'cmd_recommend',
-           'add_recommend', 'pairs_of', 'cmd_products', 'add_products', 'cmd_search', 'add_search', 'cmd_bundle',
-           'add_bundle', 'cmd_ui', 'add_ui', 'cmd_compare', 'add_compare', 'cmd_reproduce', 'add_reproduce',
-           'cmd_readme', 'add_readme']
+           'add_params', 'list_data', 'cmd_data', 'add_data', 'cmd_recommend', 'add_recommend', 'pairs_of',
+           'cmd_products', 'add_products', 'cmd_search', 'add_search', 'cmd_bundle', 'add_bundle', 'cmd_ui', 'add_ui',
+           'cmd_compare', 'add_compare', 'cmd_reproduce', 'add_reproduce', 'cmd_readme', 'add_readme']
 
 # %% ../nbs/81_cli.ipynb #45fa6c39
 COMMANDS: list[Callable[[Any], None]] = []  # functions that add a command to the parser, in the order of the help
@@ -284,54 +282,6 @@ def add_data(sub: Any) -> None:
         "--size", default="small", help=f"size of the embedded shop: {', '.join(simulator.SIZES)} (default: small)"
     )
     data.set_defaults(call=cmd_data)
-
-# %% ../nbs/81_cli.ipynb #9fec8050
-def user_batches(path: str, like: Any, size: int) -> Iterator[np.ndarray]:
-    """The ids in the column `user_id` (or the only column) of a CSV file, `size` at a time, of the type of the ids `like`.
-
-    `UserError` names the line of an id that is missing or not of that type.
-    """
-    import pandas as pd
-
-    number, line = pd.api.types.is_integer_dtype(like.dtype), 2
-    try:
-        for table in pd.read_csv(path, chunksize=size, dtype="str", skipinitialspace=True, skip_blank_lines=False):
-            if "user_id" not in table and table.shape[1] > 1:
-                raise UserError(f"{path} has no column user_id; it has {', '.join(table.columns)}")
-            ids = table["user_id"] if "user_id" in table else table.iloc[:, 0]
-            wrong = ids.isna() | (~ids.fillna("0").str.fullmatch(r"-?\d{1,18}") if number else False)
-            if wrong.any():
-                first = int(wrong.to_numpy().argmax())
-                expected = "a whole number, as the ids of this model" if number else "an id"
-                raise UserError(f"{path}:{line + first}: user_id must be {expected}, not {ids.iloc[first]!r}")
-            if len(ids):
-                yield ids.astype("int64").to_numpy() if number else ids.to_numpy(object)
-            line += len(ids)
-    except pd.errors.ParserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except pd.errors.EmptyDataError as error:
-        raise UserError(f"{path} is empty; it needs a column user_id") from error
-
-# %% ../nbs/81_cli.ipynb #35985d69
-def write_lists(model: Any, batches: Iterable[np.ndarray], k: int, exclude: str, out: Path) -> int:
-    """Write `user_id, item_id, rank, score, source` of each user's list to a Parquet or CSV file; returns the number of users."""
-    import pyarrow as pa
-    from pyarrow import csv, parquet
-
-    kinds: dict[str, Any] = {".parquet": parquet.ParquetWriter, ".csv": csv.CSVWriter}
-    if out.suffix not in kinds:
-        raise UserError(f"--out must end in .parquet or .csv, not {out.name!r}")
-    users, writer = 0, None
-    with whole_file(out) as beside:
-        for ids in tqdm(batches, unit="batch", file=sys.stderr, disable=None, desc=model.name):
-            table = pa.Table.from_pandas(model.recommend(ids, k, exclude).frame(), preserve_index=False)
-            writer = writer or kinds[out.suffix](beside, table.schema)
-            writer.write_table(table.cast(writer.schema) if out.suffix == ".parquet" else table)
-            users += len(ids)
-        if writer is None:
-            raise UserError("there is no user to recommend anything to")
-        writer.close()
-    return users
 
 # %% ../nbs/81_cli.ipynb #d6daa044
 def cmd_recommend(args: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from scipy import sparse
 
 # %% auto #0
 __all__ = ['EVENTS', 'PURCHASE', 'FOREVER', 'flat_ranges', 'event_weights', 'Histories', 'listed_histories', 'taken_histories',
-           'history_matrix']
+           'history_matrix', 'hold_out_last_items']
 
 # %% ../nbs/07_histories.ipynb #5c935f32
 EVENTS = ("view", "addtocart", "transaction")  # the events of a shop, in the order of the funnel
@@ -137,3 +137,11 @@ def history_matrix(h: Histories, n_items: int, weights: Mapping[str, float] | No
         block.data[:] = 1
     block.eliminate_zeros()
     return block
+
+# %% ../nbs/07_histories.ipynb #61e89453
+def hold_out_last_items(histories: Histories, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, items): the last item of a share of the encoded histories, of those that would keep at least two others."""
+    distinct = np.bincount(np.unique(np.stack([histories.rows, histories.items]), axis=1)[0], minlength=len(histories))
+    rows = np.flatnonzero(distinct >= 3)
+    rows = np.sort(rng.choice(rows, round(len(rows) * share), replace=False))
+    return rows, histories.items[histories.indptr[rows + 1] - 1].astype(np.int64)

@@ -4,28 +4,13 @@ import json
 
 import pandas as pd
 import pytest
-from helpers import ROOT
 
 from recsys_lab import book
-from recsys_lab.runs import MEANING, question_of
 
 
 def test_markdown_tables_escape_and_align():
     table = book.markdown_table(pd.DataFrame({"a|b": ["x|y"], "n": [1234567]}))
     assert table == "| a\\|b | n |\n|:--|--:|\n| x\\|y | 1,234,567 |"
-
-
-def test_the_board_answers_every_question_that_was_decided():
-    folder = ROOT / "reports" / "shop"
-    decided, board = json.loads((folder / "decisions.json").read_text()), book.decision_board(folder)
-    assert board.question.tolist() == [MEANING[question_of(row)] for row in decided]
-    assert board["which model"].tolist() == [row["chosen"] for row in decided]
-    for (_, line), row in zip(board.iterrows(), decided, strict=True):
-        sure = line["how sure (NDCG)"]
-        assert f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}] against {row['baseline']}" in sure
-        assert ("not shown" in sure) == (row["p_adjusted"] >= 0.05)
-        faster = line["which faster one is as good"].partition(",")[0].partition(" (")[0]
-        assert faster in [*row["confidence_set"], "none"]
 
 
 def test_a_claim_is_counted_only_where_it_is_shown(tmp_path):
@@ -44,21 +29,6 @@ def test_a_claim_is_counted_only_where_it_is_shown(tmp_path):
         and text.count("not shown") == 1
         and text.count("the same model") == 1
     )
-
-
-def test_models_that_are_missing_are_named_with_the_reason(tmp_path):
-    (tmp_path / "metrics.json").write_text(json.dumps([{"model": "popularity"}]))
-    chapters = {
-        "22_neighbours": {"status": "done"},
-        "23_linear": {"status": "done"},
-        "40_lightgcn": {"status": "failed"},
-    }
-    (tmp_path / "provenance.json").write_text(json.dumps({"chapters": chapters}))
-    (tmp_path / "params.json").write_text(json.dumps({"23_linear": {"ease_items": 12, "k": 10}}))
-    why = book.models_not_judged(tmp_path).set_index("model").why
-    assert "popularity" not in why and why["ease"] == "left out by 23_linear (ease_items=12)"
-    assert why["item_knn"] == "left out by 22_neighbours" and why["lightgcn"] == "40_lightgcn did not finish"
-    assert why["als"] == "24_als was not run"
 
 
 @pytest.mark.slow

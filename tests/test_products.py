@@ -283,7 +283,9 @@ def test_any_csv_by_a_mapping(url, tmp_path):
 def test_stars_become_events_by_the_stated_rule(url, tmp_path):
     rows = [review("u", f"p{n}", s, T0 + n) for n, s in enumerate((1, 2, 3, 4, 5))] + [review("u", "p4", 5, T0 + 9)]
     meta = [item(f"p{n}", category=["Root", f"C{n % 2}"], price=n) for n in range(5)]
-    products.load_products(url, write_json_lines(tmp_path / "r.json", rows), write_json_lines(tmp_path / "m.json", meta))
+    products.load_products(
+        url, write_json_lines(tmp_path / "r.json", rows), write_json_lines(tmp_path / "m.json", meta)
+    )
     log = reviews.to_dataset(url, "rated")
     assert log.events[["item_id", "event"]].astype(str).values.tolist() == [
         ["p2", "view"],
@@ -398,7 +400,9 @@ def test_pictures_go_along_with_a_log(url, tmp_path):
     meta = write_json_lines(
         tmp_path / "m.json", [item("a", imageURLHighRes=["https://pictures.example/a.jpg"]), item("b")]
     )
-    products.load_products(url, write_json_lines(tmp_path / "r.json", [review("u", "a"), review("u", "b", 5.0, T0 + 1)]), meta)
+    products.load_products(
+        url, write_json_lines(tmp_path / "r.json", [review("u", "a"), review("u", "b", 5.0, T0 + 1)]), meta
+    )
     log = reviews.to_dataset(url, "shown")
     assert log.item_property("image_url").to_dict() == {"a": "https://pictures.example/a.jpg"}
     assert products.catalogue_rows(log)["image_url"].tolist() == ["https://pictures.example/a.jpg", ""]

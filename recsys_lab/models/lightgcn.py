@@ -18,7 +18,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 
 from ..files import write_bytes
-from ..histories import Histories
+from ..histories import Histories, hold_out_last_items
 from .base import FactorRecommender, fold_map, mean_vectors, stored_rows
 from .config import Config, EventWeights, NonNegative, Range, setting
 from .graph_filter import degree_powers
@@ -35,12 +35,11 @@ if TYPE_CHECKING:
     from recsys_lab.datasets import Dataset
 
 # %% auto #0
-__all__ = ['MOST_LAYERS', 'normalize_adjacency', 'as_tensor', 'symmetric_adjacency', 'propagate', 'propagate_to',
-           'propagate_from', 'PositivePairs', 'draw_items', 'bpr_loss', 'softmax_loss', 'LightGCNConfig',
-           'initial_vectors', 'Learner', 'step', 'needs_all_vectors', 'sample_negatives', 'sparse_rows',
-           'hardest_negatives', 'interaction_mask', 'hold_out_last_items', 'held_out_hit_rate', 'write_checkpoint',
-           'read_checkpoint', 'Curve', 'train', 'should_stop', 'fewest_epochs', 'LightGCN', 'l2_normalize',
-           'fitted_learner', 'BPRMFConfig', 'BPRMF']
+__all__ = ['normalize_adjacency', 'as_tensor', 'symmetric_adjacency', 'propagate', 'propagate_to', 'propagate_from',
+           'PositivePairs', 'draw_items', 'bpr_loss', 'softmax_loss', 'LightGCNConfig', 'initial_vectors', 'Learner',
+           'step', 'needs_all_vectors', 'sample_negatives', 'sparse_rows', 'hardest_negatives', 'interaction_mask',
+           'held_out_hit_rate', 'write_checkpoint', 'read_checkpoint', 'Curve', 'train', 'should_stop', 'fewest_epochs',
+           'LightGCN', 'l2_normalize', 'fitted_learner', 'BPRMFConfig', 'BPRMF']
 
 # %% ../../nbs/40_lightgcn.ipynb #353842e3
 def normalize_adjacency(weights: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -179,14 +178,11 @@ def softmax_loss(users: Any, items: Any, shared: Any, met: Any, temperature: flo
     return (torch.logsumexp(torch.cat([right, against], 1), 1) - right[:, 0]).mean()
 
 # %% ../../nbs/40_lightgcn.ipynb #2427d465
-MOST_LAYERS = 8
-
-
 class LightGCNConfig(Config):
     """Settings of LightGCN."""
 
     factors: int = setting(64, "length of the vectors", ge=1)
-    layers: int = setting(3, "steps over the graph; many make vectors alike", Range(1, 4), ge=0, le=MOST_LAYERS)
+    layers: int = setting(3, "steps over the graph; many make vectors alike", Range(1, 4), ge=0, le=8)
     layer_weights: list[NonNegative] = setting(list, "weights of layers 0 to `layers`; empty: all equal")
     loss: Literal["bpr", "softmax"] = setting("bpr", "`bpr`, or `softmax` (of cosines, with `temperature`)")
     temperature: float = setting(0.1, "of the softmax", gt=0)
@@ -378,15 +374,7 @@ def interaction_mask(matrix: sparse.csr_matrix, users: np.ndarray, items: np.nda
     out[np.repeat(np.arange(len(users)), np.diff(rows.indptr))[column >= 0], column[column >= 0]] = True
     return out
 
-# %% ../../nbs/40_lightgcn.ipynb #61e89453
-def hold_out_last_items(histories: Histories, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """(rows, items): the last item of a share of the encoded histories, of those that would keep at least two others."""
-    distinct = np.bincount(np.unique(np.stack([histories.rows, histories.items]), axis=1)[0], minlength=len(histories))
-    rows = np.flatnonzero(distinct >= 3)
-    rows = np.sort(rng.choice(rows, round(len(rows) * share), replace=False))
-    return rows, histories.items[histories.indptr[rows + 1] - 1].astype(np.int64)
-
-
+# %% ../../nbs/40_lightgcn.ipynb #8dce52e1
 def held_out_hit_rate(learner: Learner, rows: np.ndarray, items: np.ndarray, k: int = 20) -> float:
     """Share of users `rows` whose held-out item is in their top k among items that they have not interacted with."""
     smooth, hits = learner.smooth().cpu(), 0

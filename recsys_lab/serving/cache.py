@@ -16,10 +16,16 @@ import prometheus_client as prometheus
 from .schemas import LOG
 
 # %% auto #0
-__all__ = ['CACHED', 'Cache']
+__all__ = ['CACHED', 'metric', 'Cache']
 
 # %% ../../nbs/67_cache.ipynb #b76fe33d
-CACHED = prometheus.Counter("recsys_cache_total", "Answers looked for in the cache", ["found"])
+def metric(kind: Any, name: str, *words: Any, **options: Any) -> Any:
+    """A Prometheus metric; the one that exists already where this process has made it before, as chapters run in one process do."""
+    known = prometheus.REGISTRY._names_to_collectors
+    return known[name] if name in known else kind(name, *words, **options)
+
+
+CACHED = metric(prometheus.Counter, "recsys_cache_total", "Answers looked for in the cache", ["found"])
 
 
 class Cache:

@@ -16,6 +16,7 @@ from typing import Any
 import prometheus_client as prometheus
 from starlette.exceptions import HTTPException
 
+from .cache import metric
 from .schemas import AT_ONCE, LOG, MOST_BODY, error_answer
 from .service import Service
 
@@ -23,9 +24,13 @@ from .service import Service
 __all__ = ['REQUESTS', 'SECONDS', 'KNOWN_ID', 'Receive', 'RequestLayer', 'early_error', 'limit_body', 'count_request']
 
 # %% ../../nbs/66_middleware.ipynb #ee54df4c
-REQUESTS = prometheus.Counter("recsys_requests_total", "Requests", ["route", "status", "arm"])
-SECONDS = prometheus.Histogram(
-    "recsys_request_seconds", "Time to answer", ["route"], buckets=(0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2)
+REQUESTS = metric(prometheus.Counter, "recsys_requests_total", "Requests", ["route", "status", "arm"])
+SECONDS = metric(
+    prometheus.Histogram,
+    "recsys_request_seconds",
+    "Time to answer",
+    ["route"],
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2),
 )
 KNOWN_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 Receive = Callable[[], Awaitable[Any]]
