@@ -281,7 +281,7 @@ BOOK_PARTS = (
     ("Graphs", "4"),
     ("Products and search", "5"),
     ("Serving", "6"),
-    ("The lab itself", "8"),
+    ("The lab itself", ("7", "8")),
     ("Results", "9"),
 )
 

@@ -4,6 +4,7 @@ import json
 
 import pandas as pd
 import pytest
+from helpers import ROOT
 
 from recsys_lab import book
 
@@ -56,3 +57,9 @@ def test_tables_sort_and_filter_in_the_page(browser, tmp_path):
     assert shown() == sorted(shown(), reverse=True)
     browser.find_element("css selector", "input.filter").send_keys("model_ 0.03")
     assert shown() == ["model_3"]
+
+
+def test_every_chapter_stands_under_a_heading():
+    names = sorted(p.stem for p in (ROOT / "nbs").glob("[0-9]*.ipynb"))
+    placed = [name for _, chapters in book.chapter_parts(names) for name in chapters]
+    assert sorted(placed) == names
