@@ -102,7 +102,12 @@ def list_length(folder: Path | str) -> int:
 
 
 def leaderboards(folder: Path | str, k: int | None = None) -> str:
-    """The leaderboards of a run as markdown, a section for each question; at the run's own k by default."""
+    """The leaderboards of a run as markdown, a section for each question; at the run's own k by default.
+
+    Raises `FileNotFoundError` where there is no such folder.
+    """
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"there is no run in {folder}; make one with: recsys-lab run --out {folder}")
     k = k or list_length(folder)
     rows = pd.DataFrame(Run(folder).rows("metrics"), columns=list(METRIC_COLUMNS))
     parts = []

@@ -113,6 +113,7 @@ def test_ids_are_streamed(tmp_path):
         (["run", "--dataset", "my_log"], "no dataset 'my_log' in"),
         (["run", "--size", "huge"], "no shop of size 'huge'; there are ['full', 'small', 'tiny']"),
         (["book", "reports/none"], "holds no executed chapter; make one with"),
+        (["leaderboard", "reports/none"], "there is no run in reports/none; make one with"),
         (["compare", "reports/none", "reports/none"], "has no metrics.json"),
         (["data", "describe"], "say which dataset to describe"),
         (["data", "make", "gowalla"], "is not an embedded dataset"),
