@@ -13,37 +13,64 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from .sniffing import role_of
 from .files import whole_file
 
 # %% auto #0
-__all__ = ['user_batches', 'write_lists']
+__all__ = ['user_batches', 'is_user_id', 'write_lists']
 
 # %% ../nbs/84_batches.ipynb #9fec8050
 def user_batches(path: str, like: Any, size: int) -> Iterator[np.ndarray]:
     """The ids in the column `user_id` (or the only column) of a CSV file, `size` at a time, of the type of the ids `like`.
 
-    `ValueError` names the line of an id that is missing or not of that type.
+    The first line is an id where it looks like one, and a header otherwise. `ValueError` names the line of an id that is missing, not
+    of that type, or has a stray blank or separator.
     """
     import pandas as pd
 
-    number, line = pd.api.types.is_integer_dtype(like.dtype), 2
+    number = pd.api.types.is_integer_dtype(like.dtype)
     try:
-        for table in pd.read_csv(path, chunksize=size, dtype="str", skipinitialspace=True, skip_blank_lines=False):
-            if "user_id" not in table and table.shape[1] > 1:
-                raise ValueError(f"{path} has no column user_id; it has {', '.join(table.columns)}")
+        header = pd.read_csv(path, dtype="str", nrows=0, skipinitialspace=True).columns.tolist()
+    except pd.errors.EmptyDataError as error:
+        raise ValueError(f"{path} is empty; it needs a column user_id") from error
+    if "user_id" not in header and len(header) > 1:
+        raise ValueError(f"{path} has no column user_id; it has {', '.join(header)}")
+    first_is_id = "user_id" not in header and is_user_id(header[0], like)
+    if not first_is_id and "user_id" not in header and role_of(header[0]) != "user_id":
+        raise ValueError(
+            f"{path}:1: {header[0]!r} is neither a user of the model nor a name of their column; call the column user_id"
+        )
+    names = {"header": None, "names": ["user_id"]} if first_is_id else {}
+    line, options = (
+        (1 if first_is_id else 2),
+        {"dtype": "str", "skipinitialspace": True, "skip_blank_lines": False, "keep_default_na": False},
+    )
+    try:
+        for table in pd.read_csv(path, chunksize=size, index_col=False, **options, **names):
             ids = table["user_id"] if "user_id" in table else table.iloc[:, 0]
-            wrong = ids.isna() | (~ids.fillna("0").str.fullmatch(r"-?\d{1,18}") if number else False)
+            wrong = ~ids.str.fullmatch(r"-?\d{1,18}" if number else r"[^\s,;|](.*[^\s,;|])?")
             if wrong.any():
                 first = int(wrong.to_numpy().argmax())
-                expected = "a whole number, as the ids of this model" if number else "an id"
+                expected = (
+                    "a whole number, as the ids of this model"
+                    if number
+                    else "an id, without blanks or separators around it"
+                )
                 raise ValueError(f"{path}:{line + first}: user_id must be {expected}, not {ids.iloc[first]!r}")
             if len(ids):
                 yield ids.astype("int64").to_numpy() if number else ids.to_numpy(object)
             line += len(ids)
     except pd.errors.ParserError as error:
         raise ValueError(f"{path}: {error}") from error
-    except pd.errors.EmptyDataError as error:
-        raise ValueError(f"{path} is empty; it needs a column user_id") from error
+
+
+def is_user_id(text: str, like: Any) -> bool:
+    """Whether the first line of a file of ids is an id itself: a whole number where ids are, or the id of a user of the model."""
+    import pandas as pd
+
+    if pd.api.types.is_integer_dtype(like.dtype):
+        return text.strip().lstrip("-").isdigit()
+    return text in set(like)
 
 # %% ../nbs/84_batches.ipynb #35985d69
 def write_lists(model: Any, batches: Iterable[np.ndarray], k: int, exclude: str, out: Path) -> int:

@@ -279,7 +279,7 @@ def render_page(notebook: dict[str, Any]) -> dict[str, Any]:
 
 # %% ../nbs/80_book.ipynb #b3b06e8c
 BOOK_PARTS = (
-    ("The log", ("0", "53", "54")),
+    ("The log", ("0", "45", "46", "47", "48", "49", "53", "54", "55")),
     ("Evidence", "1"),
     ("Collaborative models", "2"),
     ("Ranking", "3"),

@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -85,6 +86,8 @@ def parse_value(name: str, text: str, parameter: Parameter) -> Any:
         value = json.loads(text)
     except json.JSONDecodeError:
         value = {"True": True, "False": False}.get(text)
+    if parameter.type == "float" and " or the time" in parameter.help and re.fullmatch(r"\d{4}-\d\d-\d\d\S*", text):
+        return text  # a cutoff may be a share or a time
     kinds: dict[str, Any] = {"int": int, "float": (int, float), "bool": bool, "list": list}
     fits = isinstance(value, kinds[parameter.type]) and (parameter.type == "bool" or not isinstance(value, bool))
     if not fits:

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from . import __version__, book, downloads, files, loading, provenance, runs, simulator
+from . import __version__, book, downloads, files, importing, loading, provenance, runs, simulator
+from .datasets import card_text
 from .batches import user_batches, write_lists
 from recsys_lab.chapters import (
     OWN,
@@ -248,36 +249,38 @@ def list_data() -> str:
 # %% ../nbs/81_cli.ipynb #19185146
 def cmd_data(args: argparse.Namespace) -> int:
     """List, make, download or describe datasets."""
-    if args.action == "list":
+    name = args.files[0] if args.files else ""
+    if args.action == "import":
+        print(importing.import_command(args))
+    elif args.action == "list":
         print(list_data())
-    elif args.action == "fetch" and args.name:
-        folder = downloads.get(args.name)
-        print(f"{loading.load(args.name)}\n{folder}")
-    elif not args.name:
+    elif args.action == "fetch" and name:
+        folder = downloads.get(name)
+        print(f"{loading.load(name)}\n{folder}")
+    elif not name:
         names = downloads.DOWNLOADS if args.action == "fetch" else loading.available_datasets()
         raise UserError(f"say which dataset to {args.action}; there are {', '.join(names)}")
-    elif args.action == "make" and args.name not in loading.MAKERS:
-        raise UserError(
-            f"{args.name!r} is not an embedded dataset; those that can be made: {', '.join(loading.MAKERS)}"
-        )
+    elif args.action == "make" and name not in loading.MAKERS:
+        raise UserError(f"{name!r} is not an embedded dataset; those that can be made: {', '.join(loading.MAKERS)}")
     else:
-        log = loading.load(args.name, size=args.size)
-        print(f"{log}\n{log.source}" if args.action == "make" else log.card().to_string())
+        log = loading.load(name, size=args.size)
+        print(f"{log}\n{log.source}" if args.action == "make" else card_text(log))
     return 0
 
 
 @command
 def add_data(sub: Any) -> None:
     """The command `data`."""
-    data = sub.add_parser("data", help="list, make, download or describe datasets")
+    data = sub.add_parser("data", help="import your own log; list, make, download or describe datasets")
     actions = {
+        "import": "your own files: looks at them, says how it reads them, and writes data/NAME/dataset.toml",
         "list": "what is here and what can be had",
         "make": "an embedded dataset",
         "fetch": "download an open dataset to data/",
         "describe": "a dataset's card",
     }
     data.add_argument("action", choices=list(actions), help="; ".join(f"{a}: {what}" for a, what in actions.items()))
-    data.add_argument("name", nargs="?", default="", help="name of the dataset")
+    importing.add_import_options(data)
     data.add_argument(
         "--size", default="small", help=f"size of the embedded shop: {', '.join(simulator.SIZES)} (default: small)"
     )
@@ -336,7 +339,7 @@ def cmd_products(args: argparse.Namespace) -> int:
         url = args.db or f"sqlite:///data/{known}/products.db"
         mappings = (pairs_of(args.columns, "--columns"), pairs_of(args.product_columns, "--product-columns"))
         done = products.load_products(
-            url, reviews, meta, *mappings, args.time_unit, args.rejected or None, progress=True
+            url, reviews, meta, *mappings, args.time_unit, args.rejected or None, progress=True, scale=args.scale
         )
         for label, number in {**done.counts, **{f"set aside, {r}": n for r, n in done.rejected.items()}}.items():
             print(f"{number:>12,}  {label}")
@@ -370,6 +373,7 @@ def add_products(sub: Any) -> None:
             metavar="NAME=FIELD",
             help=f"which field of the {what} is which, as product_id=sku",
         )
+    command.add_argument("--scale", type=float, default=5.0, help="the largest rating (default: 5)")
     command.add_argument("--time-unit", default="", help="of the reviews' times: s or ms (default: that of the layout)")
     command.add_argument(
         "--rejected", default="", help="file for lines set aside (default: rejected.csv by the database)"

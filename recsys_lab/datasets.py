@@ -13,44 +13,63 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from scipy import sparse
 
 from .files import DataError
 from .histories import EVENTS, FOREVER, PURCHASE, Histories, flat_ranges
 
 # %% auto #0
-__all__ = ['COLUMNS', 'TIME_TYPE', 'normalise_events', 'Interactions', 'content_hash', 'log_hash', 'to_moment', 'cut_histories',
-           'copy_on_write', 'code_ids', 'cut_log', 'keep_latest', 'EventLog', 'Dataset', 'cached_matrix', 'last_values',
-           'known_before', 'item_users', 'capabilities_of', 'missing_needs', 'card_facts']
+__all__ = ['COLUMNS', 'TIME_TYPE', 'event_categories', 'normalise_events', 'Interactions', 'content_hash', 'log_hash',
+           'to_moment', 'cut_histories', 'copy_on_write', 'code_ids', 'cut_log', 'keep_latest', 'EventLog',
+           'events_of_frame', 'utc_times', 'Dataset', 'cached_matrix', 'last_values', 'known_before', 'item_users',
+           'capabilities_of', 'missing_needs', 'tied_share', 'card_facts', 'card_text']
 
 # %% ../nbs/00_datasets.ipynb #a7b26df5
 COLUMNS = ("user_id", "item_id", "event", "timestamp")
 TIME_TYPE = "datetime64[ms, UTC]"
 
 # %% ../nbs/00_datasets.ipynb #c320a977
+def event_categories(kinds: Iterable[str]) -> list[str]:
+    """The order of kinds of event: the funnel's, and before it those that the lab does not know; these alone where it knows none."""
+    own = sorted(set(kinds) - set(EVENTS))
+    return own if own and not set(kinds) & set(EVENTS) else [*own, *EVENTS]
+
+
 def normalise_events(events: pd.DataFrame, has_times: bool = True) -> pd.DataFrame:
     """Return `events` with the lab's types, in order of time (stable), or in the given order where there are no times.
 
-    Raises `DataError` for missing columns, missing values, or times without a zone.
+    Without a column `event` every row is a view. Raises `DataError` for missing columns, missing values, or times without a zone.
     """
-    missing = [c for c in COLUMNS if c not in events and (has_times or c != "timestamp")]
+    if not isinstance(events, pd.DataFrame):
+        raise DataError(
+            f"events are a {type(events).__name__}, not a pandas frame; Dataset.from_frame takes polars and Arrow too"
+        )
+    missing = [c for c in COLUMNS if c not in events and c != "event" and (has_times or c != "timestamp")]
     if missing:
-        raise DataError(f"events lack the column(s) {missing}; they have {list(events.columns)}")
+        hint = (
+            "; Dataset.from_frame(events, columns={'user_id': 'your name', ...}) renames"
+            if "timestamp" not in missing
+            else ("; say has_times=False if the rows are in order but have no times")
+        )
+        raise DataError(f"events lack the column(s) {missing}; they have {list(events.columns)}{hint}")
     frame = events.reset_index(drop=True).copy(deep=False)
+    if "event" not in frame:
+        frame.insert(2, "event", pd.Categorical.from_codes(np.zeros(len(frame), np.int8), list(EVENTS)))
     for column in COLUMNS[:3] + (("timestamp",) if has_times else ()):
         if bad := int(frame[column].isna().sum()):
             raise DataError(
                 f"events: {bad} row(s) have no {column}, the first is row {int(frame[column].isna().argmax())}"
             )
     if frame["event"].dtype != "category":
-        known = list(EVENTS) if set(frame["event"].unique()) <= set(EVENTS) else sorted(frame["event"].unique())
-        frame["event"] = pd.Categorical(frame["event"], categories=known)
+        frame["event"] = pd.Categorical(frame["event"], categories=event_categories(frame["event"].unique()))
     if not has_times:
         frame["timestamp"] = pd.Series(pd.NaT, index=frame.index, dtype=TIME_TYPE)
         return frame
     if getattr(frame["timestamp"].dtype, "tz", None) is None:
         raise DataError(
-            f"events: timestamp has the type {frame['timestamp'].dtype}; it must be a time with the zone UTC"
+            f"events: timestamp has the type {frame['timestamp'].dtype}; it must be a time with the zone UTC: pass "
+            "events['timestamp'].dt.tz_localize('UTC'), or Dataset.from_frame(events, time_zone='Europe/Berlin') for local times"
         )
     frame["timestamp"] = frame["timestamp"].astype(TIME_TYPE)
     if frame["timestamp"].is_monotonic_increasing:
@@ -105,8 +124,16 @@ def cut_histories(log: Dataset, asked: pd.Index, at: Any) -> Histories:
     flat, rows = flat_ranges(starts, stops)
     entries, bounds = order[flat], np.concatenate([[0], np.cumsum(stops - starts)])
     items, kinds = (log._events["item_id"].to_numpy(), log._events["event"].cat.codes.to_numpy())
+    counts = log.count_weights
     full = Histories(
-        bounds, items[entries], kinds[entries], log.moments[entries], when, asked.to_numpy(), log.event_names
+        bounds,
+        items[entries],
+        kinds[entries],
+        log.moments[entries],
+        when,
+        asked.to_numpy(),
+        log.event_names,
+        None if counts is None else counts[entries],
     )
     return full if at is None else full.keep(full.times < when[rows])
 
@@ -161,6 +188,7 @@ class EventLog:
             moments = self._events["timestamp"].dt.tz_localize(None).to_numpy().astype(np.int64)
         self.moments = np.arange(len(self._events)) if moments is None else moments
         self.moments.flags.writeable = False
+        self.cutoffs: dict[str, Any] = {}  # where the owner of the log wants `test` and `valid` to begin
 
     notices = property(lambda self: dict(self._notices), doc="What the reader found and did -> how often.")
     events = property(lambda self: self._events.copy(deep=False), doc="The events, in order.")
@@ -180,6 +208,16 @@ class EventLog:
         return *code_ids(self._events["user_id"]), *code_ids(self._events["item_id"])
 
     @cached_property
+    def count_weights(self) -> np.ndarray | None:
+        """1 + ln(count) of each event where the log has a column `count` (plays, say), float32; None where it has none.
+
+        The logarithm keeps one item that was played a thousand times from hiding all others (Hu, Koren and Volinsky 2008 scale counts so).
+        """
+        if "count" not in self._events:
+            return None
+        return (1 + np.log(np.maximum(self._events["count"].to_numpy(np.float64), 1))).astype(np.float32)
+
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the content: equal for equal logs, however they were stored."""
         return log_hash(self._events, self._properties, self._categories, self.moments)
@@ -187,6 +225,48 @@ class EventLog:
     def kept(self, key: Hashable, make: Callable[[], Any], most: int = 4) -> Any:
         """What `make()` gave for a key, made once and kept with this log; of each kind (`key[0]`) the `most` latest used."""
         return keep_latest(self.__dict__.setdefault("_kept", {}), key, make, most)
+
+# %% ../nbs/00_datasets.ipynb #142bc278
+def events_of_frame(frame: Any, columns: Mapping[str, str] | None, time_unit: str, time_zone: str) -> pd.DataFrame:
+    """A frame of pandas, polars or Arrow with the lab's names and times in UTC (see `Dataset.from_frame`)."""
+    if not isinstance(frame, pd.DataFrame):
+        if not hasattr(frame, "__arrow_c_stream__"):
+            raise DataError(f"a frame of pandas, polars or Arrow is needed, not a {type(frame).__name__}")
+        frame = pa.table(frame).to_pandas()
+    if lacking := [yours for yours in (columns or {}).values() if yours not in frame]:
+        raise DataError(f"the frame lacks the column(s) {lacking}; it has {list(frame.columns)}")
+    events = frame.rename(columns={yours: ours for ours, yours in (columns or {}).items()})
+    for name in ("user_id", "item_id"):
+        if (
+            name in events
+            and events[name].dtype.kind == "f"
+            and (events[name].dropna() % 1 == 0).all()
+            and not events[name].isna().any()
+        ):
+            events[name] = events[name].astype("int64")
+    if "timestamp" in events:
+        events["timestamp"] = utc_times(events["timestamp"], time_unit, time_zone)
+    return events
+
+
+def utc_times(times: pd.Series, unit: str, zone: str) -> pd.Series:
+    """Times, ISO texts or numbers in `unit` as UTC; what names no zone is local time of `zone`."""
+    if pd.api.types.is_numeric_dtype(times):
+        if not unit:
+            raise DataError(f"timestamp holds numbers, as {times.iloc[0]}: say time_unit='s', 'ms', 'us' or 'ns'")
+        return pd.to_datetime(times, unit=unit, utc=True)
+    if not pd.api.types.is_datetime64_any_dtype(times):
+        try:
+            times = pd.to_datetime(times, format="ISO8601")
+        except ValueError as error:
+            raise DataError(
+                f"timestamp holds a text that is no time in ISO 8601 ({error}); make times of it with pd.to_datetime"
+            ) from error
+    return (
+        times.dt.tz_convert("UTC")
+        if times.dt.tz
+        else times.dt.tz_localize(zone, ambiguous=False, nonexistent=pd.Timedelta("1h")).dt.tz_convert("UTC")
+    )
 
 # %% ../nbs/00_datasets.ipynb #80b5570e
 class Dataset(EventLog):
@@ -203,6 +283,39 @@ class Dataset(EventLog):
 
     Raises `DataError` for events without the required columns, values or zone.
     """
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: Any,
+        name: str = "log",
+        columns: Mapping[str, str] | None = None,
+        time_unit: str = "",
+        time_zone: str = "UTC",
+        **options: Any,
+    ) -> Dataset:
+        """A log of a frame of pandas, polars or Arrow.
+
+        Parameters
+        ----------
+        columns : the lab's name -> the frame's, where they differ: `user_id, item_id, event, timestamp` and others to keep
+        time_unit, time_zone : of times that are numbers (`s`, `ms`, `us`, `ns`); of times that name no zone
+        options : as `Dataset` takes them; `has_times` is False by default where there is no `timestamp`: the rows are then in order
+
+        Without `event` every row is a view. Raises `DataError` naming what is missing. `readers.logs.read_table` takes frames too, with all
+        rules for files (ratings, duplicates, missing ids).
+        """
+        events = events_of_frame(frame, columns, time_unit, time_zone)
+        return cls(name, events, **{"has_times": "timestamp" in events, **options})
+
+    @classmethod
+    def from_matrix(cls, matrix: Any, name: str = "matrix") -> Dataset:
+        """A log without times of a scipy sparse matrix `[users, items]`; ids number rows and columns, values other than 1 are counts."""
+        cells = sparse.coo_matrix(matrix)
+        events = pd.DataFrame({"user_id": cells.row.astype(np.int64), "item_id": cells.col.astype(np.int64)})
+        return cls(
+            name, events if (cells.data == 1).all() else events.assign(count=cells.data.astype(float)), has_times=False
+        )
 
     def __repr__(self) -> str:
         return f"Dataset({self.name!r}, {len(self):,} events, {len(self.users):,} users, {len(self.items):,} items)"
@@ -320,6 +433,15 @@ def missing_needs(needs: Iterable[str], log: Dataset) -> list[str]:
     return [need for need in needs if not known[need]]
 
 # %% ../nbs/00_datasets.ipynb #ff8d5b6a
+def tied_share(log: Dataset) -> float:
+    """The share of events that a user has at the same time as another event, so that nobody knows which came first."""
+    order, _ = log._runs
+    times, users = log.moments[order], log.user_codes[order]
+    same = (times[1:] == times[:-1]) & (users[1:] == users[:-1])
+    tied = np.append(same, False) | np.append(False, same)
+    return float(tied.mean()) if len(tied) > 1 else 0.0
+
+
 def card_facts(log: Dataset) -> dict[str, Any]:
     """Facts of a log in reading order; shares are of all users."""
     per_user = np.bincount(log.user_codes) if len(log) else np.zeros(0, int)
@@ -332,6 +454,8 @@ def card_facts(log: Dataset) -> dict[str, Any]:
     }
     facts |= {f"{name} events": int(n) for name, n in log.events["event"].value_counts(sort=False).items()}
     facts["density"] = pairs / max(1, len(log.users) * len(log.items))
+    if log.has_times:
+        facts["events of unknown order"] = tied_share(log)
     facts["users with one event"] = float((per_user == 1).mean()) if len(per_user) else float("nan")
     facts["first"] = str(log.events["timestamp"].min())[:19] if log.has_times and len(log) else "no times"
     facts["last"] = str(log.events["timestamp"].max())[:19] if log.has_times and len(log) else "no times"
@@ -339,3 +463,15 @@ def card_facts(log: Dataset) -> dict[str, Any]:
     facts["notices"] = "; ".join(f"{notice}: {count:,}" for notice, count in log.notices.items()) or "none"
     facts["fingerprint"] = log.fingerprint[:12]
     return facts
+
+
+def card_text(log: Dataset) -> str:
+    """The card as lines of text, each notice whole and on a line of its own."""
+    facts = card_facts(log)
+    notices = [f"{notice}: {count:,}" for notice, count in log.notices.items()] or ["none"]
+    lines = [
+        f"{name:22} {f'{value:,.4g}' if isinstance(value, float) else value}"
+        for name, value in facts.items()
+        if name != "notices"
+    ]
+    return "\n".join([*lines, *(f"{'notice':22} {notice}" for notice in notices)])

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import bz2
 import errno
 import gzip
 import hashlib
@@ -25,17 +26,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 # %% auto #0
-__all__ = ['SUFFIXES', 'DAMAGED', 'DataError', 'Unpacked', 'naming_damage', 'open_source', 'open_member', 'find_source',
-           'write_text', 'write_bytes', 'whole_file', 'read_json', 'whole_folder', 'peak_mb', 'project_root',
-           'data_folders', 'cache_folder', 'file_hash', 'package_folder', 'module_file', 'imported_modules',
-           'modules_behind', 'code_hash', 'definition_hashes', 'code_fingerprint']
+__all__ = ['SUFFIXES', 'DAMAGED', 'DataError', 'Unpacked', 'naming_damage', 'open_source', 'open_zstd', 'in_archive_junk',
+           'open_member', 'find_source', 'write_text', 'write_bytes', 'whole_file', 'read_json', 'whole_folder',
+           'peak_mb', 'project_root', 'data_folders', 'cache_folder', 'file_hash', 'package_folder', 'module_file',
+           'imported_modules', 'modules_behind', 'code_hash', 'definition_hashes', 'code_fingerprint']
 
 # %% ../nbs/06_files.ipynb #77aa36e4
 class DataError(ValueError):
     """A log that cannot be read: the message names the file, line, column and value at fault, and what would be right."""
 
 # %% ../nbs/06_files.ipynb #bad9727c
-SUFFIXES = ("", ".gz", ".xz", ".zip")
+SUFFIXES = ("", ".gz", ".xz", ".bz2", ".zst", ".zip")
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile, NotImplementedError)
 
 
@@ -65,7 +66,8 @@ def naming_damage(path: Path) -> Iterator[None]:
     try:
         yield
     except (*DAMAGED, RuntimeError, OSError) as error:
-        if not isinstance(error, DAMAGED) and not (isinstance(error, RuntimeError) or error.errno == errno.EINVAL):
+        told_by_stream = getattr(error, "errno", None) in (None, errno.EINVAL)
+        if not isinstance(error, DAMAGED) and not told_by_stream:
             raise  # a fault of the disk, not of the file
         raise DataError(
             f"{path}: the compressed file is damaged or cut short ({error}); copy or download it again"
@@ -73,7 +75,7 @@ def naming_damage(path: Path) -> Iterator[None]:
 
 # %% ../nbs/06_files.ipynb #d1455730
 def open_source(path: Path | str, member: str | None = None) -> BinaryIO:
-    """Open a plain, gzip or xz file, or a zip's `member` (its only file by default), for reading bytes.
+    """Open a plain, gzip, xz, bzip2 or zstd file, or a zip's `member` (its only file by default), for reading bytes.
 
     Raises `FileNotFoundError` for a missing file, `DataError` for a damaged one, or a zip with several files and no member named.
     """
@@ -84,6 +86,10 @@ def open_source(path: Path | str, member: str | None = None) -> BinaryIO:
         stream: Any = gzip.open(path, "rb")
     elif magic == b"\xfd7zXZ\x00":
         stream = lzma.open(path, "rb")
+    elif magic[:3] == b"BZh":
+        stream = bz2.open(path, "rb")
+    elif magic[:4] == b"\x28\xb5\x2f\xfd":
+        stream = open_zstd(path)
     elif magic[:4] == b"PK\x03\x04":
         stream = open_member(path, member)
     else:
@@ -91,15 +97,27 @@ def open_source(path: Path | str, member: str | None = None) -> BinaryIO:
     return io.BufferedReader(Unpacked(stream, path), 1 << 20)
 
 
+def open_zstd(path: Path) -> Any:
+    """Open a zstd file for reading bytes."""
+    import pyarrow
+
+    return pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd")
+
+
+def in_archive_junk(name: str) -> bool:
+    """Whether a path names what archivers and systems leave behind (`__MACOSX/`, `.DS_Store`, `_SUCCESS`), not data."""
+    return any(part.startswith((".", "__MACOSX", "_SUCCESS")) or part == "Thumbs.db" for part in name.split("/"))
+
+
 def open_member(path: Path, member: str | None) -> Any:
-    """Open a file inside a zip archive: the one named `member` in any folder, or the only one."""
+    """Open a file inside a zip archive: the one named `member` (with its folders or without), or the only one."""
     with naming_damage(path):
         archive = zipfile.ZipFile(path)
-        names = [n for n in archive.namelist() if not n.endswith("/") and member in (None, Path(n).name)]
+        files = [n for n in archive.namelist() if not n.endswith("/") and not in_archive_junk(n)]
+        names = [n for n in files if member in (None, n, Path(n).name)]
         if len(names) != 1:
-            raise DataError(
-                f"{path}: the zip holds {archive.namelist()}, expected one file{f' named {member}' if member else ''}"
-            )
+            hint = f" named {member}" if member else "; say which one with member="
+            raise DataError(f"{path}: the zip holds {files}, expected one file{hint}")
         return archive.open(names[0])
 
 

@@ -5,7 +5,7 @@
 # %% ../nbs/07_histories.ipynb #fe3c1183
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,8 +13,8 @@ import numpy as np
 from scipy import sparse
 
 # %% auto #0
-__all__ = ['EVENTS', 'PURCHASE', 'FOREVER', 'flat_ranges', 'event_weights', 'Histories', 'listed_histories', 'taken_histories',
-           'history_matrix', 'hold_out_last_items']
+__all__ = ['EVENTS', 'PURCHASE', 'FOREVER', 'flat_ranges', 'listed_ids', 'check_id_type', 'event_weights', 'Histories',
+           'listed_histories', 'taken_histories', 'history_matrix', 'hold_out_last_items']
 
 # %% ../nbs/07_histories.ipynb #5c935f32
 EVENTS = ("view", "addtocart", "transaction")  # the events of a shop, in the order of the funnel
@@ -28,6 +28,25 @@ def flat_ranges(starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.n
     rows = np.repeat(np.arange(len(starts)), lengths)
     offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]]) if len(starts) else np.zeros(0, np.int64)
     return np.arange(lengths.sum()) - np.repeat(offsets, lengths) + np.repeat(starts, lengths), rows
+
+
+def listed_ids(ids: Any, what: str) -> list[Any]:
+    """Ids as a list; `ValueError` for a single id, which is no list of ids (a text would be taken letter by letter)."""
+    if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
+        raise ValueError(f"{what} must be a list of ids, [{ids!r}], not {ids!r}")
+    return list(ids)
+
+
+def check_id_type(ids: np.ndarray, known: Any, what: str) -> None:
+    """`ValueError` for text ids where the known ones are whole numbers, or the other way round: none of them could be found."""
+    own, kind = np.asarray(ids), getattr(getattr(known, "dtype", None), "kind", "")
+    text = own.dtype.kind in "UST" or (own.dtype.kind == "O" and len(own) and all(isinstance(v, str) for v in own))
+    if len(own) and text and kind in "iu":
+        raise ValueError(
+            f"{what} {str(own[0])!r} is text, but the ids of this log are whole numbers: pass {what}s as numbers"
+        )
+    if len(own) and own.dtype.kind in "iu" and kind in tuple("OUST"):
+        raise ValueError(f"{what} {own[0]} is a number, but the ids of this log are text: pass {what}s as text")
 
 
 def event_weights(event_names: Sequence[str], weights: Mapping[str, float]) -> np.ndarray:
@@ -49,6 +68,7 @@ class Histories:
     times : int64 `[m]`, milliseconds since 1970, or row numbers where the log has no times
     at : int64 `[n]`, the moment at which each visitor asks, on the same clock
     user_ids : `[n]` ids, or None for strangers
+    counts : float32 `[m]`, the weight of each entry where a log tells how often (plays, say), or None
     """
 
     indptr: np.ndarray
@@ -58,6 +78,7 @@ class Histories:
     at: np.ndarray
     user_ids: np.ndarray | None = None
     event_names: tuple[str, ...] = EVENTS
+    counts: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.indptr) - 1
@@ -91,10 +112,15 @@ class Histories:
             items=self.items[mask],
             events=self.events[mask],
             times=self.times[mask],
+            counts=None if self.counts is None else self.counts[mask],
         )
 
     def encode(self, index: Any) -> Histories:
-        """The same histories with items as codes (int32) given by `index.get_indexer`; items with code -1 are dropped."""
+        """The same histories with items as codes (int32) given by `index.get_indexer`; items with code -1 are dropped.
+
+        `ValueError` for text ids where the index has numbers, or the other way round.
+        """
+        check_id_type(self.items, index, "item id")
         codes = index.get_indexer(self.items) if len(self.items) else np.zeros(0, np.intp)
         known = codes >= 0
         return replace(replace(self, items=codes.astype(np.int32)).keep(known))
@@ -111,6 +137,11 @@ def listed_histories(
     names: tuple[str, ...],
 ) -> Histories:
     """`Histories.from_lists`: lists of item ids and of event names, one list a visitor."""
+    for run in items:
+        if isinstance(run, (str, bytes)) or not isinstance(run, Iterable):
+            raise ValueError(
+                f"histories are lists of item ids, one list a visitor: write [[{run!r}]] for a visitor with one item, not [{run!r}]"
+            )
     indptr = np.concatenate([[0], np.cumsum([len(x) for x in items])]).astype(np.int64)
     flat = np.asarray([i for run in items for i in run], dtype=None if indptr[-1] else np.int64)
     codes = [names.index(e) for run in events for e in run] if events is not None else [0] * len(flat)
@@ -125,12 +156,17 @@ def taken_histories(h: Histories, rows: np.ndarray) -> Histories:
     flat, _ = flat_ranges(h.indptr[rows], h.indptr[rows + 1])
     indptr = np.concatenate([[0], np.cumsum(np.diff(h.indptr)[rows])])
     ids = None if h.user_ids is None else h.user_ids[rows]
-    return Histories(indptr, h.items[flat], h.events[flat], h.times[flat], h.at[rows], ids, h.event_names)
+    counts = None if h.counts is None else h.counts[flat]
+    return Histories(indptr, h.items[flat], h.events[flat], h.times[flat], h.at[rows], ids, h.event_names, counts)
 
 
 def history_matrix(h: Histories, n_items: int, weights: Mapping[str, float] | None) -> sparse.csr_matrix:
-    """Encoded histories as CSR `[n, n_items]`: 1 for each item in the history, or the sum of its event weights (zeros dropped)."""
+    """Encoded histories as CSR `[n, n_items]`: 1 for each item in the history, or the sum of its event weights (zeros dropped).
+
+    Where entries have counts, an event's weight is multiplied by its entry's.
+    """
     data = np.ones(len(h.items), np.float32) if weights is None else event_weights(h.event_names, weights)[h.events]
+    data = data if weights is None or h.counts is None else data * h.counts
     block = sparse.csr_matrix((data, h.items, h.indptr), shape=(len(h), n_items), copy=True)  # summed in place below
     block.sum_duplicates()
     if weights is None:

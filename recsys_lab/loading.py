@@ -5,21 +5,24 @@
 # %% ../nbs/54_loading.ipynb #5a32586e
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
 import time
 import tomllib
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from . import simulator
-from .datasets import Dataset
+from .datasets import Dataset, event_categories
 from recsys_lab.files import (
     DataError,
     cache_folder,
@@ -31,12 +34,16 @@ from recsys_lab.files import (
     write_text,
 )
 from .readers import reviews
-from .readers.formats import read_adjacency, read_retailrocket, read_sessions, read_table
+from .readers.formats import read_adjacency, read_matrix, read_retailrocket, read_session_files
+from .readers.logs import find_files, LogOptions
+from .readers.shaping import BEFORE_ALL, described_items, property_frames, read_table, staged_log
+from .readers.tables import literal
 
 # %% auto #0
-__all__ = ['MAKERS', 'SHARED_OPTIONS', 'OPTIONS', 'FORMATS', 'CACHE_FROM', 'format_of', 'format_name', 'read_options',
-           'read_folder', 'available_datasets', 'load', 'content_key', 'remembered_key', 'keep_copy', 'read_copy',
-           'read_cached']
+__all__ = ['MAKERS', 'SHARED_OPTIONS', 'CUTOFFS', 'OPTIONS', 'KINDS', 'FORMATS', 'CACHE_FROM', 'format_of', 'format_name',
+           'read_options', 'within', 'table_words', 'read_folder', 'naming_the_toml', 'with_cutoffs', 'read_by_options',
+           'available_datasets', 'load', 'content_key', 'source_files', 'remembered_key', 'keep_copy', 'write_copy',
+           'first_moment', 'read_frame', 'read_copy', 'read_cached']
 
 # %% ../nbs/54_loading.ipynb #941fbee3
 #| export
@@ -46,15 +53,30 @@ MAKERS: dict[str, Callable[[Path, str], Any]] = {  # datasets that a function ma
     "shop": simulator.make_shop
 }
 SHARED_OPTIONS = {"on_error", "quarantine"}
+CUTOFFS = {"test", "valid"}  # where the parts begin: a share, a time, or a row
 OPTIONS = {
-    "table": {"file", "columns", "time_unit", "event", "events", "separator"} | SHARED_OPTIONS,
-    "retailrocket": {"time_unit", "properties"} | SHARED_OPTIONS,
-    "adjacency": SHARED_OPTIONS,
-    "sessions": SHARED_OPTIONS,
-    "reviews": set(),
-    "sequences": set(),
+    "table": {"file", "items"} | {f.name for f in dataclasses.fields(LogOptions)} | SHARED_OPTIONS | CUTOFFS,
+    "retailrocket": {"folder", "time_unit", "properties"} | SHARED_OPTIONS | CUTOFFS,
+    "adjacency": {"folder", "header"} | SHARED_OPTIONS | CUTOFFS,
+    "sessions": {"folder", "file"} | SHARED_OPTIONS | CUTOFFS,
+    "matrix": {"file"} | CUTOFFS,
+    "reviews": {"folder"} | CUTOFFS,
+    "sequences": {"folder"},
 }  # what dataset.toml may say, by format
-FORMATS = {"events.csv": "retailrocket", "train.txt": "adjacency", "sessions.txt": "sessions"}  # told by a file
+KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # of values that are not text
+    **dict.fromkeys(("columns", "events", "items"), ((dict,), "dict")),
+    **dict.fromkeys(("properties", "names"), ((list,), "list")),
+    **dict.fromkeys(("scale", "liked", "met", "visitors"), ((int, float), "a number")),
+    **dict.fromkeys(("file", "order"), ((str, list), "text or a list")),
+    **dict.fromkeys(("test", "valid"), ((int, float, str), "a share, a time or a row")),
+    "header": ((bool,), "true or false"),
+}
+FORMATS = {  # told by a file
+    "events.csv": "retailrocket",
+    "train.txt": "adjacency",
+    "sessions.txt": "sessions",
+    "sessions_train.txt": "sessions",
+}
 
 # %% ../nbs/54_loading.ipynb #9e02d026
 def format_of(folder: Path) -> str | None:
@@ -86,38 +108,81 @@ def read_options(folder: Path) -> dict[str, Any]:
         raise DataError(
             f"{path}: {wrong} unknown or missing; format {kind!r} takes {sorted(OPTIONS[kind])} and needs {sorted(needed)}"
         )
-    kinds = {"columns": dict, "events": dict, "properties": list}
     for word, value in options.items():
-        if not isinstance(value, kinds.get(word, str)):
-            raise DataError(
-                f"{path}: {word} must be {'text' if word not in kinds else kinds[word].__name__}, not {value!r}"
-            )
+        types, meaning = KINDS.get(word, ((str,), "text"))
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            raise DataError(f"{path}: {word} must be {meaning}, not {value!r}")
     return options
+
+
+def within(folder: Path, file: Any) -> Any:
+    """A path in a dataset.toml, or a list of them: relative to its folder, absolute, or below `~`."""
+    return [within(folder, one) for one in file] if isinstance(file, list) else folder / Path(str(file)).expanduser()
+
+
+def table_words(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `read_table` from the words of a dataset.toml."""
+    words = {word: value for word, value in options.items() if word not in CUTOFFS | {"format", "file"}}
+    if "items" in words:
+        words["items"] = {
+            **words["items"],
+            **({"file": within(folder, words["items"]["file"])} if "file" in words["items"] else {}),
+        }
+    if "quarantine" in words:
+        words["quarantine"] = folder / words["quarantine"]
+    return {"path": within(folder, options["file"]), **words}
 
 # %% ../nbs/54_loading.ipynb #398dd575
 def read_folder(folder: Path, name: str) -> Dataset:
     """Read a folder by its dataset.toml, or by the files it holds (see `FORMATS` and `format_of`)."""
     options = read_options(folder)
-    kind = options.pop("format")
+    with naming_the_toml(folder):
+        log = read_by_options(folder, name, options)
+    return with_cutoffs(log, options)
+
+
+@contextmanager
+def naming_the_toml(folder: Path) -> Iterator[None]:
+    """Turn a `ValueError` about an option into a `DataError` that names the dataset.toml."""
+    try:
+        yield
+    except DataError:
+        raise
+    except ValueError as error:
+        raise DataError(f"{folder / 'dataset.toml'}: {error}") from error
+
+
+def with_cutoffs(log: Dataset, options: dict[str, Any]) -> Dataset:
+    """The log with the cutoffs that a dataset.toml names, which `splits.make` takes where its caller names none."""
+    log.cutoffs = {part: options[part] for part in sorted(CUTOFFS) if part in options}
+    return log
+
+
+def read_by_options(folder: Path, name: str, options: dict[str, Any]) -> Dataset:
+    """`read_folder` for the words of a dataset.toml."""
+    kind = options["format"]
+    if kind == "table":
+        words = table_words(folder, options)
+        return read_table(words.pop("path"), words.pop("columns"), name, **words)
+    options = {word: value for word, value in options.items() if word not in CUTOFFS | {"format"}}
+    folder = within(folder, options.pop("folder", "."))
     if "quarantine" in options:
         options["quarantine"] = folder / options["quarantine"]
-    if kind == "table":
-        try:
-            return read_table(folder / options.pop("file"), options.pop("columns"), name, **options)
-        except ValueError as error:
-            raise error if isinstance(error, DataError) else DataError(f"{folder / 'dataset.toml'}: {error}") from error
+    if kind == "matrix":
+        return read_matrix(within(folder, options["file"]), name)
     if kind == "retailrocket":
         return read_retailrocket(folder, name, **options)
     if kind == "adjacency":
         return read_adjacency(folder, name, **options)
-    if kind == "sessions" and (sessions := find_source(folder, "sessions.txt")):
-        return read_sessions(sessions[0], name, sessions[1], **options)
+    if kind == "sessions":
+        return read_session_files(folder, name, **options)
     if kind == "reviews":
         return reviews.read_reviews(folder, name)
     if kind == "sequences":
         return reviews.read_sequences(folder, name)
     raise DataError(
-        f"{folder}: no dataset.toml, events.csv, train.txt, sessions.txt, meta_*.json or *.sequences.jsonl in it, so its format is unknown"
+        f"{folder}: no dataset.toml, events.csv, train.txt, sessions.txt, meta_*.json or *.sequences.jsonl in it, so its format is "
+        "unknown; `recsys-lab data import FILE --name NAME` looks at a file and writes a dataset.toml"
     )
 
 
@@ -156,15 +221,30 @@ def content_key(folder: Path, name: str, seen: dict[str, list[Any]]) -> str:
     `seen` maps a file's name to its [size, time of change (ns), time of the look (ns), SHA-256].
     """
     digest = hashlib.sha256(f"{name}\0{code_fingerprint('loading')}".encode())
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.endswith(".rejected.csv")):
-        stat, old = path.stat(), seen.get(path.name)
+    for path in source_files(folder):
+        key = path.name if path.parent == folder else str(path)
+        stat, old = path.stat(), seen.get(key)
         settled = (
             old is not None and old[2] - old[1] > 2_000_000_000
         )  # a change within the clock's grain would go unseen
         if old is None or not settled or old[:2] != [stat.st_size, stat.st_mtime_ns]:
-            seen[path.name] = [stat.st_size, stat.st_mtime_ns, time.time_ns(), file_hash(path)]
-        digest.update(f"{path.name}\0{seen[path.name][3]}\0".encode())
+            seen[key] = [stat.st_size, stat.st_mtime_ns, time.time_ns(), file_hash(path)]
+        digest.update(f"{key}\0{seen[key][3]}\0".encode())
     return digest.hexdigest()[:20]
+
+
+def source_files(folder: Path) -> list[Path]:
+    """All files that a log is read from: those of its folder, and others that its dataset.toml names, sorted."""
+    options = read_options(folder)
+    named = [within(folder, options[word]) for word in ("file", "folder") if word in options]
+    named += [within(folder, options["items"]["file"])] if "file" in options.get("items", {}) else []
+    files = {p for p in folder.iterdir() if p.is_file() and not p.name.endswith(".rejected.csv")}
+    for path in named:
+        try:
+            files |= set(find_files(path))
+        except FileNotFoundError:
+            continue  # reading it will say so
+    return sorted(files)
 
 
 def remembered_key(folder: Path, name: str, index: Path) -> str:
@@ -192,37 +272,87 @@ def keep_copy(log: Dataset, folder: Path) -> None:
     (folder / "dataset.json").write_text(json.dumps(facts))
 
 
+def write_copy(path: Any, columns: Any, items: Any, options: dict[str, Any], folder: Path) -> None:
+    """`keep_copy` of a table that may not fit the memory: DuckDB reads, orders and writes it. Raises as `read_table`."""
+    with staged_log(path, LogOptions(columns, **options)) as (con, log):
+        moment = "* REPLACE (make_timestamp_ms(timestamp)::TIMESTAMP_MS AS timestamp)"
+        target = literal(str(folder / "events.parquet"))
+        con.execute(
+            f"COPY (SELECT {moment if log.has_times else '*'} FROM ({log.events})) TO {target} (FORMAT parquet, COMPRESSION zstd)"
+        )
+        described, tree = property_frames(con, log)
+    if items is not None:
+        ids = pd.Series(pq.read_table(folder / "events.parquet", columns=["item_id"])["item_id"].unique().to_pandas())
+        described, tree = described_items(items, first_moment(folder, log.has_times), ids, described, log.notices)
+    kinds: dict[str, Any] = {
+        "events": {"event": event_categories(log.kinds)} | ({"part": log.parts} if log.parts else {})
+    }
+    for part, frame in (("properties", described), ("categories", tree)):
+        if frame is not None:
+            kinds[part] = {c: list(frame[c].cat.categories) for c in frame if frame[c].dtype == "category"}
+            frame.to_parquet(folder / f"{part}.parquet", compression="zstd")
+    facts = {"has_times": log.has_times, "notices": dict(log.notices), "categoricals": kinds}
+    (folder / "dataset.json").write_text(json.dumps(facts))
+
+
+def first_moment(folder: Path, has_times: bool) -> pd.Timestamp:
+    """A day before the first event of a copy, or before 1970 where it has no times."""
+    if not has_times:
+        return pd.Timestamp(BEFORE_ALL, unit="ms", tz="UTC")
+    first = pq.read_table(folder / "events.parquet", columns=["timestamp"])["timestamp"][0].as_py()
+    return pd.Timestamp(first, tz="UTC") - pd.Timedelta(days=1)
+
+
+def read_frame(path: Path, kinds: dict[str, list[str]]) -> pd.DataFrame:
+    """A frame of a copy, with its categories in order and its times in UTC."""
+    table = pq.read_table(path, read_dictionary=list(kinds))
+    frame = table.to_pandas(
+        types_mapper={pa.string(): pd.StringDtype("pyarrow"), pa.large_string(): pd.StringDtype("pyarrow")}.get,
+        self_destruct=True,
+    )
+    frame = frame.astype({c: "str" for c in frame if isinstance(frame[c].dtype, pd.StringDtype)})
+    for column, names in kinds.items():
+        frame[column] = frame[column].astype("category").cat.set_categories(names)
+    for column in frame.select_dtypes("datetime"):
+        frame[column] = frame[column].astype("datetime64[ms]").dt.tz_localize("UTC")
+    return frame
+
+
 def read_copy(folder: Path, name: str, source: Path) -> Dataset:
-    """Read what `keep_copy` wrote."""
+    """Read what `keep_copy` or `write_copy` wrote."""
     facts = json.loads((folder / "dataset.json").read_text())
     frames: dict[str, pd.DataFrame | None] = {"events": None, "properties": None, "categories": None}
     for part, kinds in facts["categoricals"].items():
-        frame = pd.read_parquet(folder / f"{part}.parquet")
-        for column, names in kinds.items():
-            frame[column] = frame[column].astype("category").cat.set_categories(names)
-        frames[part] = frame
+        frames[part] = read_frame(folder / f"{part}.parquet", kinds)
     events, properties, categories = frames.values()
     return Dataset(name, events, properties, categories, facts["has_times"], facts["notices"], source)
 
 
 def read_cached(folder: Path, name: str) -> Dataset:
     """`read_folder`, kept as Parquet where the files are large; an older copy of the same folder is removed."""
-    if sum(p.stat().st_size for p in folder.iterdir() if p.is_file()) < CACHE_FROM:
+    options = read_options(folder)
+    if sum(p.stat().st_size for p in source_files(folder)) < CACHE_FROM:
         return read_folder(folder, name)
     place = cache_folder() / f"{name}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}"
     copy = place / remembered_key(folder, name, place.with_name(place.name + ".json"))
     if copy.is_dir():
         try:
-            return read_copy(copy, name, folder)
+            return with_cutoffs(read_copy(copy, name, folder), options)
         except (OSError, ValueError, KeyError):  # damaged: made again below
             shutil.rmtree(copy, ignore_errors=True)
-    log = read_folder(folder, name)
+    log = read_folder(folder, name) if options["format"] != "table" else None
     try:
         with whole_folder(copy, replace=False) as beside:
-            keep_copy(log, beside)
+            if log is not None:
+                keep_copy(log, beside)
+            else:
+                words = table_words(folder, options)
+                with naming_the_toml(folder):
+                    write_copy(words.pop("path"), words.pop("columns"), words.pop("items", None), words, beside)
         for old in place.iterdir():
             if old != copy and not old.name.startswith("."):
                 shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         warnings.warn(f"{name} is not kept as Parquet in {cache_folder()}: {error}", stacklevel=2)
-    return log
+        return log or read_folder(folder, name)
+    return log or with_cutoffs(read_copy(copy, name, folder), options)

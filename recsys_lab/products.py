@@ -316,6 +316,7 @@ def load_products(
     rejected: Path | str | None = None,
     batch: int = 10_000,
     progress: bool = False,
+    scale: float = 5.0,
 ) -> Loaded:
     """Load reviews and product metadata into a database: idempotent, resumable, visible all at once.
 
@@ -324,6 +325,7 @@ def load_products(
     reviews, meta : files of JSON lines (Amazon's layouts of 2018 and 2023) or CSV, plain, gzip or xz; None: none
     columns : our name (`user_id, product_id, rating, timestamp`) -> the field of the reviews file
     product_columns : our name (`PRODUCT_NAMES`) -> the field of the metadata file
+    scale : the largest rating; other scales than five stars are brought to five proportionally
     unit : of the reviews' times, `s` or `ms`; '': that of the layout
     rejected : file for the lines that are set aside; None: `rejected.csv` beside a SQLite file, or here
 
@@ -333,6 +335,8 @@ def load_products(
     mappings = (dict(columns or {}), dict(product_columns or {}))
     check_mapping(mappings[0], RATING_NAMES, ("user_id", "product_id", "rating"), "columns")
     check_mapping(mappings[1], PRODUCT_NAMES, ("product_id",), "product_columns")
+    if not 0 < scale <= 1000:
+        raise ValueError(f"scale must be the largest rating, 5 or 10 say, not {scale}")
     if unit not in ("", "s", "ms"):
         raise ValueError(f"unit must be s or ms, not {unit!r}")
     files = {t: Path(p) for t, p in ((STAGED_PRODUCTS, meta), (STAGED_RATINGS, reviews)) if p is not None}
@@ -345,7 +349,7 @@ def load_products(
             keep_state(engine, c, {"load": key})
     readers: dict[sa.Table, Any] = {
         STAGED_PRODUCTS: lambda record: product_of(record, mappings[1]),
-        STAGED_RATINGS: lambda record: rating_of(record, mappings[0], unit),
+        STAGED_RATINGS: lambda record: rating_of(record, mappings[0], unit, scale),
     }
     for table, path in files.items():
         stage_file(engine, path, table, readers[table], batch, progress)

@@ -17,9 +17,9 @@ from .histories import FOREVER, PURCHASE, Histories
 from .topk import default_exclude, excluded_entries, known_exclude
 
 # %% auto #0
-__all__ = ['PARTS', 'Split', 'count_row', 'pairs_in', 'funnel_rows', 'cut_moment', 'temporal', 'sequence', 'session_cut', 'given',
-           'make', 'nearness_by_place', 'NoCases', 'Cases', 'period_cases', 'item_cases', 'look_back', 'make_cases',
-           'new_cases']
+__all__ = ['PARTS', 'Split', 'count_row', 'pairs_in', 'funnel_rows', 'cut_moment', 'temporal', 'possible_cutoffs', 'sequence',
+           'session_cut', 'given', 'make', 'nearness_by_place', 'NoCases', 'Cases', 'period_cases', 'item_cases',
+           'look_back', 'make_cases', 'new_cases', 'protocols_with_cases']
 
 # %% ../nbs/10_splits.ipynb #a6a66712
 PARTS = ("train", "valid", "test")
@@ -157,9 +157,23 @@ def temporal(log: Dataset, test: float | Any = 0.15, valid: float | Any = 0.15) 
     if not len(split.train) or not len(split.valid):
         raise ValueError(
             f"nothing is left to {'validate' if len(split.train) else 'train'} on with cutoffs at {pd.Timestamp(valid_at, unit='ms')} and "
-            f"{pd.Timestamp(test_at, unit='ms')}; {log.name} begins at {log.events['timestamp'].min()}"
+            f"{pd.Timestamp(test_at, unit='ms')}; {log.name} begins at {log.events['timestamp'].min()}{possible_cutoffs(log)}"
         )
     return split
+
+
+def possible_cutoffs(log: Dataset) -> str:
+    """Cutoffs that leave events in every part, as a user writes them; a sentence that there are none otherwise."""
+    moments, counts = np.unique(log.moments, return_counts=True)
+    if len(moments) < 3:
+        return f". All of its events lie at {len(moments)} moment(s), so it cannot be split by time"
+    after = np.cumsum(counts[::-1])[::-1] / counts.sum()  # the share of events from each moment on
+    test_at = max(2, int(np.abs(after - 0.15).argmin()))  # at least two moments before it
+    valid_at = max(1, min(test_at - 1, int(np.abs(after - after[test_at] - 0.15).argmin())))
+    test, valid = (pd.Timestamp(moments[i], unit="ms").isoformat() for i in (test_at, valid_at))
+    shares = f"{after[test_at]:.0%} and {after[valid_at] - after[test_at]:.0%} of the events"
+    words = f'write them in dataset.toml, or say --params "test={test} valid={valid}"'
+    return f". Cutoffs that work: test = '{test}' and valid = '{valid}' ({shares}); {words}"
 
 # %% ../nbs/10_splits.ipynb #f333fe81
 def sequence(log: Dataset, test: float | int = 0.05, valid: float | int = 0.05) -> Split:
@@ -223,8 +237,11 @@ def given(log: Dataset, valid: float = 0.1, seed: int = 0, last: bool = False) -
 
 
 def make(log: Dataset, test: float | Any = 0.0, valid: float | Any = 0.0, seed: int = 0) -> Split:
-    """The split that fits a log: as given, by time, or by order; a share of 0.0 means that kind's default, a moment is taken as it is."""
-    shares = {
+    """The split that fits a log: as given, by time, or by order; a moment is taken as it is.
+
+    A share of 0.0 means the log's own cutoffs (`log.cutoffs`) where its owner named any, and the kind's default otherwise.
+    """
+    shares = dict(log.cutoffs) | {
         name: share
         for name, share in (("test", test), ("valid", valid))
         if not (isinstance(share, float) and share == 0)
@@ -414,3 +431,18 @@ def new_cases(split: Split, protocol: str, target: str, part: str, exclude: str)
             f"{judged.name}: no case for protocol {protocol}, target {target}, part {part}, exclude {exclude}"
         )
     return cases.subset(np.flatnonzero(possible), ~known)
+
+
+def protocols_with_cases(split: Split, part: str = "test") -> list[str]:
+    """The protocols of a split that have a case for any item; `NoCases` where none has."""
+    usable, why = [], "it has no protocol"
+    for protocol in split.protocols:
+        try:
+            make_cases(split, protocol, part=part)
+        except NoCases as none:
+            why = str(none)
+            continue
+        usable.append(protocol)
+    if not usable:
+        raise NoCases(f"{split.train.name}: nothing can be judged on its {part} part ({why})")
+    return usable

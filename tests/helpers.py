@@ -23,12 +23,17 @@ from recsys_lab.ranking import training
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def real_data(name: str) -> datasets.Dataset:
-    """A real dataset, or a skip where RECSYS_LAB_DATA does not hold it."""
+def real_folder(name: str) -> Path:
+    """A folder of RECSYS_LAB_DATA, or a skip where it is not there."""
     folder = os.environ.get("RECSYS_LAB_DATA")
     if not folder or not (ROOT / folder / name).is_dir():
         pytest.skip(f"RECSYS_LAB_DATA holds no {name}")
-    return loading.read_folder(ROOT / folder / name, name)
+    return ROOT / folder / name
+
+
+def real_data(name: str) -> datasets.Dataset:
+    """A real dataset, or a skip where RECSYS_LAB_DATA does not hold it."""
+    return loading.read_folder(real_folder(name), name)
 
 
 def random_log(seed: int, n: int = 400, users: int = 40, items: int = 25, text: bool = False) -> datasets.Dataset:

@@ -43,7 +43,7 @@ def edit(package: Path, module: str, old: str, new: str) -> None:
             "def parse_price(",
             "def parse_price(text: str = '', *, more: int = 0) -> None: ...\ndef parse_it(",
         ),
-        ("readers.tables", "PLAUSIBLE = (631_152_000", "PLAUSIBLE = (631_152_001"),
+        ("readers.times", "PLAUSIBLE = (631_152_000", "PLAUSIBLE = (631_152_001"),
         ("readers.formats", "def drop_repeats(", "def drop_repeats(events): return events, {}\ndef dropped("),
         ("catalogue", "PRICES = ", "PRICES = () or "),
     ],

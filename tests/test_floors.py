@@ -10,9 +10,10 @@ from recsys_lab.files import imported_modules, module_file, package_folder
 
 FLOORS = [  # a module imports from its own floor and from those before it
     ["files", "histories", "numerics", "intervals", "metrics"],
-    ["topk", "datasets", "readers.tables", "readers.formats", "readers.amazon"],
+    ["topk", "datasets", "readers.tables", "readers.times", "readers.staging", "readers.logs", "readers.shaping"],
+    ["readers.formats", "readers.amazon"],
     ["catalogue", "simulator", "exploration", "splits", "leakage"],
-    ["products", "readers.reviews", "lexical", "search", "loading", "downloads"],
+    ["products", "readers.reviews", "lexical", "search", "loading", "sniffing", "importing", "downloads"],
     ["models.*"],
     [
         "ranking.candidates",

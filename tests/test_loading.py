@@ -9,7 +9,7 @@ from helpers import HEADER, ROOT, real_data, write_log
 
 from recsys_lab import files, loading
 from recsys_lab.files import DataError
-from recsys_lab.readers import formats
+from recsys_lab.readers import shaping
 
 
 def test_missing_folder_lists_what_there_is():
@@ -81,8 +81,8 @@ def test_kinds_of_event_that_a_mapping_does_not_name_are_refused(tmp_path):
     (tmp_path / "log.csv").write_text("who,what,did\na,1,look\nb,2,lok\n")
     mapping = {"user_id": "who", "item_id": "what", "event": "did"}
     with pytest.raises(DataError, match="line 3, column 'did': 'lok' is not one of addtocart, look, transaction, view"):
-        formats.read_table(tmp_path / "log.csv", mapping, events={"look": "view"})
-    assert formats.read_table(tmp_path / "log.csv", mapping).event_names == ("lok", "look")
+        shaping.read_table(tmp_path / "log.csv", mapping, events={"look": "view"})
+    assert shaping.read_table(tmp_path / "log.csv", mapping).event_names == ("lok", "look")
 
 
 def big_shop(folder, rows=40_000, first=1433193132000):

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -21,7 +22,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from ..files import whole_folder
-from ..histories import FOREVER, Histories
+from ..histories import FOREVER, Histories, check_id_type, listed_ids
 from .config import Config, Range, make_config, new_name, signature_of
 from .storage import read_arrays, write_arrays
 from ..numerics import exact_product, sum_rows, to_fixed_point, weighted_sums
@@ -191,7 +192,9 @@ class Fitted(Configured):
 
     def histories(self, user_ids: Iterable[Any]) -> Histories:
         """What the fitted log holds of some users; empty histories of users who are not known."""
-        return known_histories(self.known, self.users, np.asarray(list(user_ids)))
+        ids = np.asarray(listed_ids(user_ids, "user_ids"))
+        check_id_type(ids, self.users, "user id")
+        return known_histories(self.known, self.users, ids)
 
     def check_ready(self, k: int) -> None:
         """Refuse to rank with a model that is not fitted, or lists of no length."""
@@ -315,7 +318,7 @@ class Recommender(Scoring):
         `KeyError` for an item that the model does not know. The lists' frame has a column `target_item_id`.
         """
         self.check_ready(k)
-        asked, allowed = list(item_ids), self.allowed(items)
+        asked, allowed = listed_ids(item_ids, "item_ids"), self.allowed(items)
         codes = self.items.get_indexer(np.asarray(asked)) if asked else np.zeros(0, int)
         if (codes < 0).any():
             raise KeyError(f"{self.name} does not know the item {asked[int((codes < 0).argmax())]!r}")
@@ -348,6 +351,11 @@ class Recommender(Scoring):
 # %% ../../nbs/20_recommender.ipynb #d47e8b90
 def check_log(model: Fitted, log: Dataset) -> None:
     """Refuse, with a sentence, a log that cannot be learned from."""
+    if not hasattr(log, "histories"):
+        raise ValueError(
+            f"{model.name}.fit takes a Dataset, not a {type(log).__name__}: "
+            "make one by Dataset.from_matrix(matrix) or Dataset.from_frame(frame)"
+        )
     if not len(log):
         raise ValueError(f"{model.name} cannot be fitted: {log.name} has no event")
     if model.requires_cooccurrence and "returning" not in log.offers:
@@ -365,9 +373,7 @@ def known_histories(known: Histories, users: Any, asked: np.ndarray) -> Historie
     length, request_times = np.zeros(len(rows), np.int64), np.full(len(rows), known.at[:1].max(initial=0))
     length[known_user], request_times[known_user] = np.diff(histories.indptr), histories.at
     indptr = np.concatenate([[0], np.cumsum(length)])
-    return Histories(
-        indptr, histories.items, histories.events, histories.times, request_times, asked, histories.event_names
-    )
+    return replace(histories, indptr=indptr, at=request_times, user_ids=asked)
 
 # %% ../../nbs/20_recommender.ipynb #17babd26
 def rank_blocks(
@@ -405,7 +411,7 @@ def write_model(model: Recommender, folder: Path, part: bool = False) -> None:
     """Write `model.json`, one file per array, and sub-models in subfolders; sub-models share the users of the whole model."""
     known = model.known
     users = {"users": known.user_ids, "ptr": known.indptr, "items": known.items}
-    users |= {"events": known.events, "times": known.times}
+    users |= {"events": known.events, "times": known.times} | ({} if known.counts is None else {"counts": known.counts})
     entries = {"items": model.items, "popular": model.popular}
     entries |= {} if part else {f"known/{n}": v for n, v in users.items()}
     write_arrays(folder, entries | {f"state/{n}": v for n, v in model.state.items()})
@@ -500,6 +506,7 @@ def restore(
             np.broadcast_to(np.int64(FOREVER), len(arrays["known/ptr"]) - 1),
             arrays["known/users"],
             tuple(head["event_names"]),
+            arrays.get("known/counts"),
         )
     )
     model.index_users(make(model.known.user_ids))

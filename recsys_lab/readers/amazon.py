@@ -19,8 +19,8 @@ from ..files import open_source
 
 # %% auto #0
 __all__ = ['TAG', 'SPACE', 'AMOUNT', 'PRODUCT_NAMES', 'PRODUCT_LAYOUTS', 'RATING_NAMES', 'MAX_LINE', 'clean_text', 'parse_price',
-           'as_amount', 'Refused', 'one_id', 'first_image', 'product_of', 'rating_of', 'moment_of', 'json_lines',
-           'parsed', 'csv_lines', 'records_of']
+           'as_amount', 'Refused', 'one_id', 'first_image', 'product_of', 'stars_of', 'rating_of', 'moment_of',
+           'json_lines', 'parsed', 'csv_lines', 'records_of']
 
 # %% ../../nbs/56_records.ipynb #750e87c5
 TAG = re.compile(r"<[a-zA-Z/!][^<>]*>")
@@ -125,8 +125,27 @@ def product_of(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[st
     }
 
 # %% ../../nbs/56_records.ipynb #d58b346b
-def rating_of(record: Mapping[str, Any], columns: Mapping[str, str], unit: str = "") -> dict[str, Any]:
-    """The row of `user_item_rating` in a record. `unit` of its times, `s` or `ms`; '': seconds in Amazon's 2018 layout, else ms."""
+def stars_of(value: Any, name: str, scale: float = 5.0) -> float:
+    """A rating on a scale that ends at `scale` as stars from 1 to 5 (proportionally, at least 1); `Refused` outside it."""
+    try:
+        rating = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        rating = math.nan
+    if scale == 5 and not 1 <= rating <= 5:
+        hint = "; it goes beyond 5: is the scale 10 (--scale 10)?" if 5 < rating <= 10 else ""
+        raise Refused(f"{name} is not a number of stars from 1 to 5{hint}")
+    if not 0 < rating <= scale:
+        raise Refused(f"{name} is not a rating above 0 and up to {scale:g}")
+    return max(1.0, rating * 5 / scale)
+
+
+def rating_of(
+    record: Mapping[str, Any], columns: Mapping[str, str], unit: str = "", scale: float = 5.0
+) -> dict[str, Any]:
+    """The row of `user_item_rating` in a record.
+
+    `unit` of its times, `s` or `ms`; '': seconds in Amazon's 2018 layout, else ms. `scale` is the largest rating (see `stars_of`).
+    """
     if columns:
         names = tuple(columns.get(name, name) for name in RATING_NAMES)
     elif "reviewerID" in record:
@@ -134,12 +153,7 @@ def rating_of(record: Mapping[str, Any], columns: Mapping[str, str], unit: str =
     else:
         names = ("user_id", "parent_asin" if "parent_asin" in record else "asin", "rating", "timestamp")
     user, product, stars, when = (record.get(name) for name in names)
-    try:
-        stars = math.nan if isinstance(stars, bool) else float(stars)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        stars = math.nan
-    if not 1 <= stars <= 5:
-        raise Refused(f"{names[2]} is not a number of stars from 1 to 5")
+    stars = stars_of(stars, names[2], scale)
     return {
         "user_id": one_id(user, names[0]),
         "product_id": one_id(product, names[1]),

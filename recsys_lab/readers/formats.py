@@ -7,39 +7,27 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
+from scipy import sparse
 
 from ..datasets import Dataset
 from ..files import DataError, find_source, open_source
 from ..histories import EVENTS
-from recsys_lab.readers.tables import (
-    EVENT,
-    ID,
-    MAYBE_WHOLE,
-    TEXT,
-    UNITS,
-    WHOLE,
-    Column,
-    Rejects,
-    Table,
-    as_numbers,
-    parquet_file,
-    quote_value,
-    read_rows,
-    time_rule,
-)
+from .logs import PART_NAMES
+from .staging import read_rows, Rejects
+from .tables import EVENT, MAYBE_WHOLE, TEXT, WHOLE, literal, quote_value, Table
+from .times import PLAUSIBLE, time_rule, time_sql
 
 # %% auto #0
-__all__ = ['PROPERTIES', 'PART_NAMES', 'drop_repeats', 'to_times', 'read_retailrocket_properties', 'read_categories',
-           'read_retailrocket', 'natural_ids', 'mixed_ids', 'kind_rule', 'read_table', 'stored_unit', 'whole_numbers',
-           'read_integer_lines', 'ordered_log', 'part_column', 'read_adjacency', 'read_sessions']
+__all__ = ['PROPERTIES', 'drop_repeats', 'read_retailrocket_properties', 'read_categories', 'read_retailrocket', 'whole_numbers',
+           'ids_of_line', 'read_id_lines', 'ordered_log', 'joined_ids', 'refuse_ratings', 'without_shared_pairs',
+           'read_adjacency', 'read_sessions', 'read_session_files', 'read_matrix']
 
 # %% ../../nbs/53_formats.ipynb #da78c615
 def drop_repeats(events: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
@@ -49,28 +37,18 @@ def drop_repeats(events: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     return events[~repeated], {"exact duplicate rows removed": count} if count else {}
 
 
-def to_times(values: pd.Series, unit: str) -> pd.Series:
-    """Validated time strings in `unit` (see `time_rule`) as UTC timestamps in milliseconds; times without a zone are UTC."""
-    if unit == "iso":
-        times = pd.to_datetime(values, utc=True, format="ISO8601")
-        return times.dt.as_unit("ms")
-    numbers = as_numbers(pa.array(values)).to_numpy()
-    scale = UNITS[unit] / UNITS["ms"]
-    milliseconds = numbers * round(1 / scale) if scale < 1 else numbers // round(scale)
-    stored = np.round(milliseconds).astype("int64").astype("datetime64[ms]")
-    return pd.Series(stored, index=values.index).dt.tz_localize("UTC")
-
-
 def read_retailrocket_properties(
     folder: Path, keep: Sequence[str], time_unit: str = "ms", rejects: Rejects | None = None
 ) -> pd.DataFrame | None:
     """Stream the rows of `item_properties_part1/2.csv` whose property is in `keep`; None if there are no such files."""
     rules = {"timestamp": time_rule(time_unit), "itemid": WHOLE, "property": TEXT, "value": TEXT}
-    asked = pa.array(list(keep), pa.string())
+    wanted = f"{{property}} IN ({', '.join(map(literal, ['', *keep]))})"
     parts = []
     for stem in ("item_properties_part1.csv", "item_properties_part2.csv", "item_properties.csv"):
         if source := find_source(folder, stem):
-            parts.append(read_rows(Table(*source), rules, lambda block: pc.is_in(block["property"], asked), rejects))
+            parts.append(
+                read_rows(Table(*source), rules, wanted, rejects, {"timestamp": time_sql(time_unit, decimals=False)})
+            )
     if not parts:
         return None
     rows = pd.concat(parts, ignore_index=True)
@@ -79,7 +57,7 @@ def read_retailrocket_properties(
             "item_id": rows["itemid"].astype("int64"),
             "property": rows["property"].astype("category"),
             "value": rows["value"].astype("str"),
-            "timestamp": to_times(rows["timestamp"], time_unit),
+            "timestamp": rows["timestamp"],
         }
     )
     return frame.sort_values(["timestamp", "item_id", "property"], kind="stable", ignore_index=True)
@@ -117,7 +95,8 @@ def read_retailrocket(
     if source is None:
         raise FileNotFoundError(f"{folder}: no events.csv (plain, .gz, .xz or in a .zip)")
     rules = {"timestamp": time_rule(time_unit), "visitorid": WHOLE, "event": EVENT, "itemid": WHOLE}
-    raw = read_rows(Table(*source), {**rules, "transactionid": MAYBE_WHOLE}, rejects=rejects)
+    times = {"timestamp": time_sql(time_unit, decimals=False)}
+    raw = read_rows(Table(*source), {**rules, "transactionid": MAYBE_WHOLE}, rejects=rejects, times=times)
     if not len(raw):
         raise DataError(f"{source[0]}: there is no event below the header")
     events = pd.DataFrame(
@@ -125,8 +104,10 @@ def read_retailrocket(
             "user_id": raw["visitorid"].astype("int64"),
             "item_id": raw["itemid"].astype("int64"),
             "event": pd.Categorical(raw["event"], categories=list(EVENTS)),
-            "timestamp": to_times(raw["timestamp"], time_unit),
-            "transaction_id": pd.to_numeric(raw["transactionid"].replace("", None)).astype("Int64"),
+            "timestamp": raw["timestamp"],
+            "transaction_id": pd.to_numeric(raw["transactionid"].str.removesuffix(".0").replace("", None)).astype(
+                "Int64"
+            ),
         }
     )
     events, notices = drop_repeats(events)
@@ -134,111 +115,38 @@ def read_retailrocket(
     categories = read_categories(folder, rejects)
     return Dataset(name, events, described, categories, notices={**notices, **rejects.counts}, source=folder)
 
-# %% ../../nbs/53_formats.ipynb #72b75146
-def natural_ids(values: pd.Series) -> pd.Series:
-    """Ids as int64 if all are plain integers (no leading zeros, at most 18 digits), as text otherwise."""
-    text = values.astype("str")
-    return text.astype("int64") if text.str.fullmatch(r"0|-?[1-9]\d{0,17}").all() else text
-
-
-def mixed_ids(values: pd.Series, name: str) -> dict[str, int]:
-    """A notice if some ids are integers and others are not, so that all are kept as text."""
-    numbers = values.astype("str").str.fullmatch(r"0|-?[1-9]\d{0,17}")
-    others = int((~numbers).sum())
-    notice = (
-        f"{name}s that are not plain whole numbers (so all are kept as text), as {values[~numbers].iloc[0]!r}"
-        if others
-        else ""
-    )
-    return {notice: others} if 0 < others < len(values) else {}
-
-
-def kind_rule(kinds: Mapping[str, str] | None) -> Column:
-    """Validation rule for event kinds: any text, or with a mapping only the kinds that it or the lab names."""
-    if kinds is None:
-        return ID._replace(meaning="a kind of event")
-    named = sorted({*kinds, *EVENTS})
-    return Column(TEXT.pattern, f"one of {', '.join(named)}", lambda v, _: pc.is_in(v, pa.array(named, pa.string())))
-
-# %% ../../nbs/53_formats.ipynb #50728940
-def read_table(
-    path: Path | str,
-    columns: Mapping[str, str],
-    name: str = "log",
-    time_unit: str = "iso",
-    event: str = "view",
-    events: Mapping[str, str] | None = None,
-    separator: str = ",",
-    on_error: str = "raise",
-    quarantine: Path | str | None = None,
-) -> Dataset:
-    """Read any CSV (plain, gzip, xz, zip) or Parquet file as a log.
-
-    Parameters
-    ----------
-    columns : the lab's name -> yours, for `user_id, item_id` and, where there are any, `event` and `timestamp`; further
-        pairs keep further columns
-    time_unit : `s`, `ms`, `us`, `ns` or `iso` (a Parquet column of times needs none)
-    event : the kind of event where the file names none
-    events : your kind of event -> the lab's (`view, addtocart, transaction`); kinds that it does not name are then refused
-    separator : what stands between the fields of a CSV
-    on_error, quarantine : as in `read_retailrocket`
-
-    Raises `DataError` for a missing column or value, naming where. Without `timestamp` the rows' order is the log's order.
-    """
-    table, rejects = Table(Path(path), separator=separator), Rejects(on_error, quarantine)
-    if lacking := {"user_id", "item_id"} - set(columns):
-        raise ValueError(f"columns must map {sorted(lacking)} to columns of {path}")
-    unit = stored_unit(table, columns.get("timestamp"), time_unit)
-    own = {"user_id": ID, "item_id": ID, "event": kind_rule(events), "timestamp": time_rule(unit, decimals=True)}
-    raw = read_rows(table, {yours: own.get(ours, TEXT) for ours, yours in columns.items()}, rejects=rejects)
-    if not len(raw):
-        raise DataError(f"{path}: there is no row in it")
-    frame = raw[list(columns.values())].set_axis(list(columns), axis=1)
-    notices = mixed_ids(frame["user_id"], "user id") | mixed_ids(frame["item_id"], "item id") | rejects.counts
-    kinds = frame["event"].astype("str") if "event" in columns else pd.Series(event, index=frame.index, dtype="str")
-    log = frame.assign(
-        user_id=natural_ids(frame["user_id"]),
-        item_id=natural_ids(frame["item_id"]),
-        event=kinds.map(lambda kind: (events or {}).get(kind, kind)).astype("str"),
-    )
-    if "part" in columns:
-        log["part"] = part_column(frame["part"], f"{path}, column {columns['part']!r}")
-    if "timestamp" not in columns:
-        return Dataset(name, log, has_times=False, notices=notices, source=table.path.parent)
-    log["timestamp"] = to_times(frame["timestamp"], unit)
-    log, repeats = drop_repeats(log)
-    return Dataset(name, log, notices={**repeats, **notices}, source=table.path.parent)
-
-
-def stored_unit(table: Table, column: str | None, time_unit: str) -> str:
-    """The unit of a column of times: `ms` for Parquet timestamps, the user's `time_unit` otherwise."""
-    if column is not None and table.is_parquet and column in table.columns:
-        kind = parquet_file(table.path).schema_arrow.field(column).type
-        if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-            return "ms"
-    return time_unit
-
 # %% ../../nbs/53_formats.ipynb #01dc71eb
 def whole_numbers(line: str) -> list[int]:
     """The integers (at most 18 digits) of a line, split at blanks; `ValueError` with the first invalid one."""
     for token in line.split() if re.search(r"[^\d\s-]|\d{19}|\d-|-\D|-$", line, re.ASCII) else ():
-        if not re.fullmatch(WHOLE.pattern, token, re.ASCII):
+        if not re.fullmatch(r"-?\d{1,18}", token, re.ASCII):
             raise ValueError(f"{quote_value(token)} is not {WHOLE.meaning}")
     return [int(token) for token in line.split()]
 
 
-def read_integer_lines(path: Path, member: str | None, rejects: Rejects) -> Iterator[tuple[int, list[int]]]:
-    """(line number, integers) of each non-empty line of a text file; `DataError` names an invalid line, or it is set aside."""
-    aside = []
-    with io.TextIOWrapper(open_source(path, member), encoding="utf-8-sig", errors="replace") as lines:
+def ids_of_line(line: str, text: bool) -> list[Any]:
+    """The ids of a line, split at blanks: as text, or as integers; `ValueError` for bytes that are no UTF-8 and for other integers."""
+    if "\x00" in line:
+        raise ValueError(f"{quote_value(line.strip())} is not {TEXT.meaning}")
+    return line.split() if text else whole_numbers(line)
+
+
+def read_id_lines(path: Path, member: str | None, rejects: Rejects) -> Iterator[tuple[int, list[Any]]]:
+    """(line number, ids) of each non-empty line of a text file; `DataError` names an invalid line, or it is set aside.
+
+    Ids are whole numbers if those of the first line are, and any text otherwise.
+    """
+    aside, text = [], None
+    with io.TextIOWrapper(open_source(path, member), encoding="utf-8-sig", errors="nul") as lines:
         for number, line in enumerate(lines, 1):
+            if text is None and line.strip():
+                text = not re.fullmatch(r"(\s*-?\d{1,18})+\s*", line, re.ASCII)
             try:
-                values = whole_numbers(line)
+                values = ids_of_line(line, bool(text))
             except ValueError as error:
                 if rejects.on_error == "raise":
-                    raise DataError(f"{path}, line {number}: {error}") from None
-                aside.append((number, f"a value is not {WHOLE.meaning}", line.strip()))
+                    raise DataError(f"{path}, line {number}: {error} (as the ids of the first line are)") from None
+                aside.append((number, f"a value is not {TEXT.meaning if text else WHOLE.meaning}", line.strip()))
                 continue
             if values:
                 yield number, values
@@ -247,33 +155,60 @@ def read_integer_lines(path: Path, member: str | None, rejects: Rejects) -> Iter
 
 
 def ordered_log(name: str, users: list[np.ndarray], items: list[np.ndarray], source: Path, **extra: Any) -> Dataset:
-    """A log without times from the users and items of its rows, in order."""
+    """A log without times from the users and items of its rows, in order; ids are text if any of their lines has text."""
     if not users:
         raise DataError(f"{source}: no interaction found")
     notices = extra.pop("notices", {})
-    frame = pd.DataFrame({"user_id": np.concatenate(users), "item_id": np.concatenate(items)}).assign(**extra)
+    frame = pd.DataFrame({"user_id": joined_ids(users), "item_id": joined_ids(items)}).assign(**extra)
     frame["event"] = pd.Categorical.from_codes(np.zeros(len(frame), np.int8), list(EVENTS))
     return Dataset(name, frame, has_times=False, notices=notices, source=source)
 
-# %% ../../nbs/53_formats.ipynb #c31123cb
-PART_NAMES = {  # the parts of a log that arrives split, and what people call them
-    "train": ("train", "training", "tr"),
-    "valid": ("valid", "validation", "val", "dev", "va"),
-    "test": ("test", "testing", "te", "holdout"),
-}
 
+def joined_ids(parts: list[np.ndarray]) -> pd.Series:
+    """Arrays of ids as one column: int64, or text if any of them is."""
+    if all(part.dtype.kind == "i" for part in parts):
+        return pd.Series(np.concatenate(parts))
+    return pd.Series([str(value) for part in parts for value in part.tolist()], dtype="str")
 
-def part_column(values: pd.Series, where: str) -> pd.Series:
-    """A column `part` as train, valid or test, by any of `PART_NAMES` in any case; `DataError` for others, with file, row and value."""
-    names = {name: part for part, known in PART_NAMES.items() for name in known}
-    parts = values.astype("str").str.strip().str.lower().map(names)
-    if parts.isna().any():
-        first = int(parts.isna().to_numpy().argmax())
+# %% ../../nbs/53_formats.ipynb #eac753ab
+def refuse_ratings(path: Path, lines: list[list[Any]]) -> None:
+    """`DataError` if each line of a file that should list items looks like a user, an item, a rating and a time."""
+    whole = [line for line in lines if len(line) == 4 and all(isinstance(value, int) for value in line)]
+    if lines and len(whole) == len(lines) and all(PLAUSIBLE[0] <= line[3] < PLAUSIBLE[1] for line in whole):
+        shown = " ".join(map(str, lines[0]))
         raise DataError(
-            f"{where}: row {first + 1} has the part {values.iloc[first]!r}; parts are train, valid (or validation, val, dev) and test"
+            f"{path}, line 1: {shown!r} looks like user, item, rating and time, not like a user and its items; "
+            f"`recsys-lab data import {path} --name NAME` reads it as such (header = false, columns by position)"
         )
-    present = [part for part in PART_NAMES if (parts == part).any()]
-    return pd.Series(pd.Categorical(parts, present), index=values.index)
+
+
+def without_shared_pairs(log: Dataset, rejects: Rejects) -> Dataset:
+    """A given split without pairs that repeat within a part (a notice), and without pairs that stand in two parts.
+
+    Such a pair would reward memory: it is a `DataError`, or it is set aside from the later part.
+    """
+    frame = log.events
+    repeated = frame.duplicated(["user_id", "item_id", "part"]).to_numpy()
+    shared = ~repeated & frame.duplicated(["user_id", "item_id"]).to_numpy()
+    if shared.any() and rejects.on_error == "raise":
+        first = frame[shared].iloc[0]
+        both = frame[(frame["user_id"] == first["user_id"]) & (frame["item_id"] == first["item_id"])]["part"].unique()
+        raise DataError(
+            f"{log.source}: user {first['user_id']} has item {first['item_id']} in both {' and '.join(both)}; "
+            "on_error='quarantine' leaves such pairs out of the later part"
+        )
+    notices = {
+        "repeated pairs removed": int(repeated.sum()),
+        "pairs of an earlier part, set aside from the later one": int(shared.sum()),
+    }
+    kept = {notice: count for notice, count in notices.items() if count}
+    return Dataset(
+        log.name,
+        frame[~repeated & ~shared],
+        has_times=False,
+        source=log.source,
+        notices={**kept, **log.notices, **rejects.counts},
+    )
 
 # %% ../../nbs/53_formats.ipynb #2fa4779c
 def read_adjacency(
@@ -282,7 +217,8 @@ def read_adjacency(
     """`train.txt` and `test.txt`, a line a user and its items, as a log with a column `part`; there are no times.
 
     A `valid.txt` (or `validation.txt`, `val.txt`, `dev.txt`) beside them is the validation part. Repeated pairs within a part are
-    removed with a notice. A pair that stands in two parts is a `DataError`. Bad lines are refused or set aside as in `read_retailrocket`.
+    removed with a notice. A pair that stands in two parts is a `DataError`, or it is set aside from the later part. Bad lines are refused
+    or set aside as in `read_retailrocket`. Ids are whole numbers if those of the first line are, and text otherwise.
     """
     folder, users, items, parts, rejects = Path(folder), [], [], [], Rejects(on_error, quarantine)
     sources = {part: [s for n in names if (s := find_source(folder, f"{n}.txt"))] for part, names in PART_NAMES.items()}
@@ -294,23 +230,18 @@ def read_adjacency(
                 f"{folder}: {' and '.join(path.name for path, _ in files)} are both a {part} part; keep one of them"
             )
     for part, file in ((part, files[0]) for part, files in sources.items() if files):
-        for _, (user, *met) in read_integer_lines(*file, rejects):
+        lines = list(read_id_lines(*file, rejects))
+        refuse_ratings(file[0], [values for _, values in lines])
+        for _, (user, *met) in lines:
             users.append(np.full(len(met), user))
-            items.append(np.asarray(met, dtype=np.int64))
+            items.append(np.asarray(met))
             parts.append(np.full(len(met), list(sources).index(part), np.int8))
+    users, items = ([part for part in column if len(part)] for column in (users, items))
     present = [part for part, files in sources.items() if files]
     part_codes = np.concatenate(parts) if parts else np.zeros(0, np.int8)
     code = np.searchsorted([list(sources).index(part) for part in present], part_codes)
     log = ordered_log(name, users, items, folder, part=pd.Categorical.from_codes(code, present))
-    frame = log.events
-    repeated = frame.duplicated(["user_id", "item_id", "part"]).to_numpy()
-    clash = frame[~repeated & frame.duplicated(["user_id", "item_id"]).to_numpy()]
-    if len(clash):
-        first = clash.iloc[0]
-        both = frame[(frame["user_id"] == first["user_id"]) & (frame["item_id"] == first["item_id"])]["part"].unique()
-        raise DataError(f"{folder}: user {first['user_id']} has item {first['item_id']} in both {' and '.join(both)}")
-    notices = {"repeated pairs removed": int(repeated.sum())} if repeated.any() else {}
-    return Dataset(name, frame[~repeated], has_times=False, source=folder, notices={**notices, **rejects.counts})
+    return without_shared_pairs(log, rejects)
 
 # %% ../../nbs/53_formats.ipynb #327093f1
 def read_sessions(
@@ -325,7 +256,67 @@ def read_sessions(
     Bad lines are refused or set aside as in `read_retailrocket`.
     """
     users, items, rejects = [], [], Rejects(on_error, quarantine)
-    for session, (_, run) in enumerate(read_integer_lines(Path(path), member, rejects)):
+    for session, (_, run) in enumerate(read_id_lines(Path(path), member, rejects)):
         users.append(np.full(len(run), session))
-        items.append(np.asarray(run, dtype=np.int64))
+        items.append(np.asarray(run))
     return ordered_log(name, users, items, Path(path).parent, notices=rejects.counts)
+
+# %% ../../nbs/53_formats.ipynb #ced6160d
+def read_session_files(
+    folder: Path | str,
+    name: str = "sessions",
+    file: str = "sessions.txt",
+    on_error: str = "raise",
+    quarantine: Path | str | None = None,
+) -> Dataset:
+    """Read `sessions.txt` (or `file`), or `sessions_train.txt`, `sessions_valid.txt` and `sessions_test.txt`, as `read_sessions` does.
+
+    Files for parts set the log's `cutoffs`: the rows at which valid and test begin.
+    """
+    folder = Path(folder)
+    if whole := find_source(folder, file):
+        return read_sessions(whole[0], name, whole[1], on_error, quarantine)
+    sources = {
+        part: next((s for n in names if (s := find_source(folder, f"sessions_{n}.txt"))), None)
+        for part, names in PART_NAMES.items()
+    }
+    if sources["train"] is None:
+        raise FileNotFoundError(f"{folder}: no {file} and no sessions_train.txt (plain or compressed)")
+    logs, rows = [], 0
+    cutoffs: dict[str, int] = {}
+    for part, source in sources.items():
+        if source is None:
+            continue
+        cutoffs |= {part: rows} if part != "train" else {}
+        logs.append(read_sessions(source[0], name, source[1], on_error, quarantine))
+        rows += len(logs[-1])
+    firsts = np.cumsum([0, *(len(log.users) for log in logs)])
+    frames = [
+        log.events.assign(user_id=log.events["user_id"] + first) for log, first in zip(logs, firsts, strict=False)
+    ]
+    if len({frame["item_id"].dtype for frame in frames}) > 1:
+        frames = [frame.astype({"item_id": "str"}) for frame in frames]
+    notices = {notice: count for log in logs for notice, count in log.notices.items()}
+    whole_log = Dataset(name, pd.concat(frames, ignore_index=True), has_times=False, notices=notices, source=folder)
+    whole_log.cutoffs = cutoffs
+    return whole_log
+
+# %% ../../nbs/53_formats.ipynb #9e78a65c
+def read_matrix(path: Path | str, name: str = "matrix") -> Dataset:
+    """A scipy sparse matrix `[users, items]` in a file `.npz` as a log without times; ids are the numbers of rows and columns.
+
+    Values other than one are kept as the column `count`. `DataError` for a file that holds no such matrix, or values that are not positive.
+    """
+    try:
+        matrix = sparse.load_npz(path).tocsr().tocoo()
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: no sparse matrix as scipy.sparse.save_npz writes it ({error})") from error
+    values = matrix.data.astype(np.float64)
+    if not len(values) or not np.isfinite(values).all() or (values <= 0).any():
+        raise DataError(
+            f"{path}: the values of the matrix must be positive, one or more; {int((values <= 0).sum())} of {len(values)} are not"
+        )
+    log = Dataset.from_matrix(matrix, name)
+    return Dataset(name, log.events, has_times=False, source=Path(path).parent)

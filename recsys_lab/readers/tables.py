@@ -8,62 +8,88 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import json
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
-import pandas as pd
+import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from ..files import DataError, Unpacked, open_source, write_text
+from ..files import DataError, open_source
 from ..histories import EVENTS
 
 # %% auto #0
-__all__ = ['WHOLE', 'MAYBE_WHOLE', 'TEXT', 'ID', 'EVENT', 'PLAUSIBLE', 'UNITS', 'LARGEST_BLOCK', 'Column', 'first_violations',
-           'quote_value', 'as_numbers', 'time_rule', 'plausible_iso', 'other_unit', 'Table', 'csv_header',
-           'other_separator', 'csv_blocks', 'TextStream', 'refuse_open_quote', 'explain_arrow_error', 'parquet_blocks',
-           'naming_parquet_errors', 'parquet_file', 'valid_text', 'as_text', 'Rejects', 'read_rows', 'bad_value',
-           'bad_records']
+__all__ = ['WHOLE', 'MAYBE_WHOLE', 'TEXT', 'ID', 'EVENT', 'SEPARATORS', 'LARGEST_BLOCK', 'MEMORY', 'LARGEST_WHOLE', 'KEPT_TYPES',
+           'Column', 'literal', 'identifier', 'first_row', 'full_match', 'encoding_hint', 'broken_rule', 'quote_value',
+           'Record', 'Table', 'kind_of_file', 'text_lines', 'is_utf8', 'walk_records', 'csv_dialect', 'one_character',
+           'csv_columns', 'json_columns', 'naming_parquet_errors', 'parquet_columns', 'other_separator', 'workspace',
+           'unpacked', 'has_bytes', 'csv_sql', 'lines_before_data', 'text_of_json', 'text_of_column', 'Scan',
+           'check_columns', 'typed_scan', 'scan_table', 'repaired_parquet']
 
 # %% ../../nbs/05_tables.ipynb #f1105202
 class Column(NamedTuple):
-    """Validation of a text column: a regular expression, its description in errors, and further checks.
+    """Validation of a text column: a condition in SQL on `{x}`, its description in errors, and `hint(value)`, which adds to the error."""
 
-    `also(values, matching) -> bool array` is asked of the values that match the pattern; `hint(value)` adds to the error.
-    """
-
-    pattern: str
+    good: str
     meaning: str
-    also: Callable[[Any, Any], Any] | None = None
     hint: Callable[[str], str] = lambda value: ""
 
 
-WHOLE = Column(r"^-?\d{1,18}$", "a whole number of at most 18 digits")
-MAYBE_WHOLE = Column(r"^(-?\d{1,18})?$", "a whole number or nothing")
-TEXT = Column(r"^[^\x00]*$", "text in UTF-8 without NULs")
-ID = Column(r"^[^\s\x00]([^\x00]*[^\s\x00])?$", "an id: text in UTF-8, not empty, without NULs or blanks around it")
-EVENT = Column(f"^({'|'.join(EVENTS)})$", f"one of {', '.join(EVENTS)}")
+def literal(text: str) -> str:
+    """A text as a literal in SQL."""
+    return "'" + text.replace("'", "''") + "'"
 
 
-def first_violations(block: pa.Table, rules: Mapping[str, Column]) -> np.ndarray:
-    """For each row the position in `rules` of the first rule that it breaks, -1 for a good row: int16 `[rows]`."""
-    out = np.full(block.num_rows, -1, np.int16)
-    for number, (name, rule) in reversed(list(enumerate(rules.items()))):
-        good = pc.match_substring_regex(block[name], rule.pattern)
-        if rule.also is not None:
-            good = pc.and_(good, rule.also(block[name], good))
-        if not pc.all(good, min_count=0).as_py():
-            out[~good.to_numpy()] = number
-    return out
+def identifier(name: str) -> str:
+    """A name of a column as SQL writes it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def first_row(con: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:
+    """The first row of a query's result; a row of None where there is none."""
+    rows = con.execute(query).fetchall()  # all of them: an open result would block the connection
+    return rows[0] if rows else (None,)
+
+
+def full_match(pattern: str) -> str:
+    """A condition: the whole of `{x}` matches a regular expression (RE2)."""
+    return f"regexp_full_match({{x}}, {literal(pattern.replace('{', '{{').replace('}', '}}'))})"
+
+# %% ../../nbs/05_tables.ipynb #799a8d65
+def encoding_hint(value: str) -> str:
+    """What a value with bytes that are no UTF-8 (NULs, here) may have meant."""
+    return "; is encoding='latin-1' (or 'cp1252') meant?" if "\x00" in value else ""
+
+
+WHOLE = Column(full_match(r"-?\d{1,18}"), "a whole number of at most 18 digits")
+MAYBE_WHOLE = Column(
+    full_match(r"(-?\d{1,18}(\.0)?)?"), "a whole number or nothing"
+)  # pandas writes 901.0 beside blanks
+TEXT = Column(full_match(r"[^\x00]*"), "text in UTF-8 without NULs", encoding_hint)
+ID = Column(
+    full_match(r"[^\s\x00]([^\x00]*[^\s\x00])?"),
+    "an id: text in UTF-8, not empty, without NULs or blanks around it",
+    encoding_hint,
+)
+EVENT = Column(full_match("|".join(EVENTS)), f"one of {', '.join(EVENTS)}")
+
+# %% ../../nbs/05_tables.ipynb #080c6b1e
+def broken_rule(rules: Mapping[str, Column], columns: Mapping[str, str]) -> str:
+    """SQL for the number of the first rule that a row breaks, -1 for a good row; `columns` gives each rule's expression."""
+    cases = [
+        f"WHEN NOT coalesce({rule.good.format(x=columns[name])}, false) THEN {number}"
+        for number, (name, rule) in enumerate(rules.items())
+    ]
+    return f"CASE {' '.join(cases)} ELSE -1 END" if cases else "-1"
 
 
 def quote_value(value: str) -> str:
@@ -72,233 +98,192 @@ def quote_value(value: str) -> str:
     return quoted if len(quoted) <= 80 else quoted[:76] + "...'"
 
 # %% ../../nbs/05_tables.ipynb #921dc4c0
-PLAUSIBLE = (631_152_000, 4_102_444_800)  # seconds: 1990-01-01 to 2100-01-01
-UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}  # parts of a second
+SEPARATORS = (",", ";", "\t", "|")
+LARGEST_BLOCK = 1 << 30
 
 
-def as_numbers(values: Any) -> Any:
-    """Text of numbers as int64, or as double where any has decimals."""
-    decimals = pc.any(pc.match_substring(pc.fill_null(values, ""), "."), min_count=0).as_py()
-    return pc.cast(values, pa.float64() if decimals else pa.int64())
+class Record(NamedTuple):
+    """A record of a text file: the line on which it ends, the bytes before its end, its fields (`None`: it cannot be split), its text."""
+
+    line: int
+    end: int
+    fields: list[str] | None
+    text: str
 
 
-def time_rule(unit: str, decimals: bool = False) -> Column:
-    """Validation rule for times in `unit` (s, ms, us, ns since 1970, or iso) between 1990 and 2100."""
-    if unit == "iso":
-        return Column(
-            TEXT.pattern, "a time in ISO 8601 between 1990 and 2100", lambda v, _: plausible_iso(v), other_unit
-        )
-    if unit not in UNITS:
-        raise ValueError(f"time_unit must be one of {', '.join(UNITS)} or iso, not {unit!r}")
-    low, high = (bound * UNITS[unit] for bound in PLAUSIBLE)
-
-    def inside(values: Any, matching: Any) -> Any:
-        numbers = as_numbers(pc.if_else(matching, values, None))
-        return pc.fill_null(pc.and_(pc.greater_equal(numbers, low), pc.less(numbers, high)), False)
-
-    digits = r"[0-4]?\d{1,18}" if unit == "ns" else r"\d{1,18}"  # what 64 bits hold
-    return Column(
-        rf"^{digits}(\.\d{{1,9}})?$" if decimals else rf"^{digits}$",
-        f"a time between 1990 and 2100 in {unit} since 1970",
-        inside,
-        other_unit,
-    )
-
-
-def plausible_iso(values: Any) -> Any:
-    """Which texts are ISO 8601 times between 1990 and 2100, as a bool array."""
-    times = pd.to_datetime(values.to_pandas(), utc=True, format="ISO8601", errors="coerce")
-    low, high = (pd.Timestamp(bound, unit="s", tz="UTC") for bound in PLAUSIBLE)
-    return pa.array(((times >= low) & (times < high)).to_numpy(dtype=bool))
-
-
-def other_unit(value: str) -> str:
-    """The unit in which a number would be a plausible time, as a hint; nothing where there is none."""
-    if not re.fullmatch(r"\d{1,19}(\.\d+)?", value):
-        return ""
-    seconds = {unit: float(value) / scale for unit, scale in UNITS.items()}
-    fitting = [unit for unit, t in seconds.items() if PLAUSIBLE[0] <= t < PLAUSIBLE[1]]
-    return "".join(
-        f"; in {u} it is {pd.Timestamp(round(seconds[u]), unit='s').date()}: is time_unit={u!r} meant?" for u in fitting
-    )
-
-# %% ../../nbs/05_tables.ipynb #5b1651cb
 @dataclass(frozen=True)
 class Table:
-    """A table on disk: a CSV (a `member` of a zip, fields split at `separator`) or a Parquet file, read in blocks of `block_bytes`."""
+    """A CSV (a `member` of a zip, its dialect in the other fields), a file of JSON lines, or a Parquet file.
+
+    Attributes
+    ----------
+    separator : what stands between fields, one to four characters
+    header : whether the first record names the columns
+    names : the columns' names where there is no header; numbers from 1 where none are given
+    quote, escape : what encloses a field (empty: nothing does), and what stands before a quote within (default: the quote itself)
+    comment : what begins a comment line, or nothing
+    encoding : any of Python's codecs
+    block_bytes : the longest record expected; longer ones are read at a second try
+    line_ends : whether line ends of several kinds are mixed, which a copy makes one
+    constants : (name, value) of columns that every row has, as the folders of a partitioned log say them
+    frame : an Arrow table instead of a file; `path` is then what errors call it
+    """
 
     path: Path
     member: str | None = None
     separator: str = ","
-    block_bytes: int = 16 << 20
+    header: bool = True
+    names: tuple[str, ...] = ()
+    quote: str = '"'
+    escape: str = ""
+    comment: str = ""
+    encoding: str = "utf-8"
+    block_bytes: int = 2 << 20
+    line_ends: bool = False
+    constants: tuple[tuple[str, str], ...] = ()
+    frame: Any = None
 
     @cached_property
-    def is_parquet(self) -> bool:
-        """Whether it begins as Parquet files do."""
-        with open(self.path, "rb") as probe:
-            return probe.read(4) == b"PAR1"
+    def kind(self) -> str:
+        """`parquet`, `json` or `csv`, by the first bytes, or `frame`."""
+        return "frame" if self.frame is not None else kind_of_file(self.path, self.member)
 
-    def records(self, strict: bool = False) -> Iterator[tuple[int, list[str]]]:
-        """(line, fields) of each non-empty record of a CSV, header first; `csv.Error` with `strict` for quotes that do not close."""
-        source = open_source(self.path, self.member)
-        stream = io.TextIOWrapper(source, encoding="utf-8-sig", errors="replace", newline="")
-        reader = csv.reader(stream, delimiter=self.separator, strict=strict)
-        try:
-            yield from ((reader.line_num, fields) for fields in reader if fields)
-        except csv.Error as error:
-            if strict:
-                raise
-            raise DataError(f"{self.path}, line {reader.line_num + 1}: {error}") from error
+    @property
+    def is_typed(self) -> bool:
+        """Whether its columns have types: Parquet and frames."""
+        return self.kind in ("parquet", "frame")
 
-    def place(self, row: int) -> str:
-        """`line 7`: where data row `row` (0 is the first) of a CSV ends; `row 7` of a Parquet file."""
-        if self.is_parquet:
-            return f"row {row + 1}"
-        width = len(next(data := self.records())[1])
-        lines = (line for line, fields in data if len(fields) == width)
-        return f"line {next(islice(lines, row, None), -1)}"
+    def records(self, path: Path | None = None) -> Iterator[Record]:
+        """Every record, header first, walked one by one (slowly: to look, and to explain); `path` is an unpacked copy in UTF-8."""
+        return walk_records(self, path)
+
+    @cached_property
+    def stored(self) -> list[str]:
+        """The names of the columns in the file; `DataError` where there are none."""
+        if self.kind == "frame":
+            return list(self.frame.schema.names)
+        return {"parquet": parquet_columns, "json": json_columns, "csv": csv_columns}[self.kind](self)
 
     @property
     def columns(self) -> list[str]:
-        """The names of its columns; `DataError` where there are none."""
-        if not self.is_parquet:
-            return csv_header(self)
-        with naming_parquet_errors(self.path):
-            return parquet_file(self.path).schema_arrow.names
+        """The names of its columns, those of the partition last."""
+        return self.stored + [name for name, _ in self.constants if name not in self.stored]
 
-    def blocks(self, needed: Sequence[str], skip: Callable[[], None] | None = None) -> Iterator[tuple[int, pa.Table]]:
-        """(number of the first row, block of text columns of `needed`); `skip()` is called for each row of another number of fields.
+# %% ../../nbs/05_tables.ipynb #344e9915
+def kind_of_file(path: Path, member: str | None = None) -> str:
+    """`parquet`, `json` or `csv`, by the first bytes of a file, unpacked where it is compressed."""
+    with open_source(path, member) as stream:
+        start = stream.read(4096)
+    if start[:4] == b"PAR1":
+        return "parquet"
+    text = start.removeprefix(codecs.BOM_UTF8).lstrip()
+    return "json" if re.match(rb'\{\s*("|\})', text) else "csv"
 
-        Without `skip` such a row is a `DataError`, as are missing and repeated columns, damage, and a quote that never closes.
-        """
-        header = self.columns
-        if twice := sorted({c for c in needed if header.count(c) > 1}):
-            raise DataError(f"{self.path}, line 1: column(s) {twice} appear more than once")
-        if lacking := [c for c in needed if c not in header]:
-            hint = f"the header has {header}{other_separator(self, header)}"
-            raise DataError(f"{self.path}, line 1: column(s) {lacking} are missing; {hint}")
-        return parquet_blocks(self, needed) if self.is_parquet else csv_blocks(self, header, needed, skip)
-
-# %% ../../nbs/05_tables.ipynb #ca0d3c04
-def csv_header(table: Table) -> list[str]:
-    """The fields of a CSV's first record, without a byte-order mark; `DataError` where there is none."""
-    with open_source(table.path, table.member) as stream:
-        if stream.read(2) in (b"\xff\xfe", b"\xfe\xff"):
-            raise DataError(f"{table.path}: the file is in UTF-16; save it in UTF-8")
-    _, header = next(table.records(), (0, []))
-    if not header:
-        raise DataError(f"{table.path}: the file is empty, expected a header")
-    return header
-
-
-def other_separator(table: Table, header: list[str]) -> str:
-    """A hint where a header of one column looks as if it were split at another separator."""
-    candidates = [s for s in (";", "\t", "|", ",") if len(header) == 1 and s != table.separator and s in header[0]]
-    return f"; is separator={candidates[0]!r} meant?" if candidates else ""
-
-# %% ../../nbs/05_tables.ipynb #5438ac6b
-LARGEST_BLOCK = 1 << 30
-
-
-def csv_blocks(
-    table: Table, header: list[str], needed: Sequence[str], skip: Callable[[], None] | None
-) -> Iterator[tuple[int, pa.Table]]:
-    """`Table.blocks` of a CSV with a known header."""
-
-    def on_malformed(row: Any) -> str:
-        if skip is None:
-            return "error"
-        skip()
-        return "skip"
-
-    options = pacsv.ConvertOptions(
-        column_types={c: pa.string() for c in header},
-        include_columns=[c for c in header if c in set(needed)],
-        strings_can_be_null=False,
-    )
-    parse = pacsv.ParseOptions(delimiter=table.separator, newlines_in_values=True, invalid_row_handler=on_malformed)
-    size, done = table.block_bytes, 0
-    while True:
-        row, source = 0, TextStream(open_source(table.path, table.member))
-        try:
-            with source, pacsv.open_csv(source, pacsv.ReadOptions(block_size=size), parse, options) as reader:
-                for batch in reader:
-                    fresh = batch.slice(max(0, done - row))
-                    row += batch.num_rows
-                    if fresh.num_rows:
-                        yield done, pa.Table.from_batches([fresh])
-                        done = row
-        except pa.ArrowInvalid as error:
-            if "straddling" in str(error) and size < LARGEST_BLOCK:
-                size = min(4 * size, LARGEST_BLOCK)
-                continue
-            raise explain_arrow_error(table, header, error) from error
-        if source.quotes % 2:
-            refuse_open_quote(table)
-        return
-
-# %% ../../nbs/05_tables.ipynb #a008fcb0
+# %% ../../nbs/05_tables.ipynb #5b1651cb
 codecs.register_error("nul", lambda error: ("\x00" * (error.end - error.start), error.end))  # type: ignore[attr-defined]
 
 
-class TextStream(Unpacked):
-    """A stream of UTF-8: bytes that are none become NULs; `quotes` counts the quotes that went through."""
-
-    def __init__(self, stream: BinaryIO):
-        super().__init__(stream, Path())
-        self.quotes, self.decoder, self.waiting, self.ended = (
-            0,
-            codecs.getincrementaldecoder("utf-8")("nul"),
-            b"",
-            False,
-        )
-
-    def readinto(self, buffer: Any) -> int:
-        while len(self.waiting) < len(buffer) and not self.ended:  # Arrow may lose a row behind a short read
-            chunk = self.stream.read(len(buffer))
-            self.ended = not chunk
-            text = self.decoder.decode(chunk, final=self.ended).encode()
-            self.quotes += text.count(b'"')
-            self.waiting += text
-        now, self.waiting = self.waiting[: len(buffer)], self.waiting[len(buffer) :]
-        buffer[: len(now)] = now
-        return len(now)
+def text_lines(table: Table, path: Path | None = None) -> Iterator[str]:
+    """The lines of a text file with their ends; invalid UTF-8 as NULs, other encodings as `DataError`."""
+    encoding, errors = ("utf-8", "nul") if path or is_utf8(table.encoding) else (table.encoding, "strict")
+    source = open(path, "rb") if path else open_source(table.path, table.member)
+    with source, io.TextIOWrapper(source, encoding, errors, newline="") as lines:
+        try:
+            yield from lines
+        except UnicodeError as error:
+            raise DataError(f"{table.path}: the file is not in the encoding {table.encoding!r} ({error})") from error
 
 
-def refuse_open_quote(table: Table) -> None:
-    """Raise `DataError` if the file ends within quotes, naming the line on which they open."""
-    last = 0
+def is_utf8(encoding: str) -> bool:
+    """Whether a name of an encoding means UTF-8; `ValueError` for a name that Python does not know."""
     try:
-        for line, _ in table.records(strict=True):
-            last = line
-    except csv.Error as error:
-        if "unexpected end" in str(error):
-            raise DataError(f"{table.path}, line {last + 1}: a quote opens in this record and never closes") from error
+        return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig", "ascii")
+    except LookupError:
+        raise ValueError(
+            f"encoding {encoding!r} is not known; say utf-8, latin-1, cp1252, utf-16 or another of Python's codecs"
+        ) from None
 
+# %% ../../nbs/05_tables.ipynb #5ca12af9
+def walk_records(table: Table, path: Path | None = None) -> Iterator[Record]:
+    """`Table.records`: blank lines and comments left out."""
+    lines, separator = text_lines(table, path), table.separator
+    single, line, end, text = one_character(separator), 0, 0, ""
 
-def explain_arrow_error(table: Table, header: list[str], error: Exception) -> DataError:
-    """Explain why Arrow refused a CSV: the first record with too few or too many fields, or Arrow's message."""
-    refuse_open_quote(table)
-    for line, fields in table.records():
-        if len(fields) != len(header):
-            record = quote_value(table.separator.join(fields))
-            return DataError(
-                f"{table.path}, line {line}: {len(fields)} field(s) instead of the header's {len(header)}: {record}"
-            )
-    return DataError(f"{table.path}: {error}")
+    def counting() -> Iterator[str]:
+        nonlocal line, end, text
+        for one in lines:
+            line, end = line + 1, end + len(one.encode())
+            one = one.removeprefix("\ufeff") if line == 1 else one
+            text += one
+            yield one if single == separator else one.replace(separator, single)
 
-# %% ../../nbs/05_tables.ipynb #c24e7e8c
-def parquet_blocks(table: Table, needed: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
-    """`Table.blocks` of a Parquet file: every column as text, nulls as empty, times as integer milliseconds."""
-    first, batches = 0, parquet_file(table.path).iter_batches(1 << 18, columns=list(dict.fromkeys(needed)))
+    rows, options = counting(), csv_dialect(table)
     while True:
-        with naming_parquet_errors(table.path):
-            if (batch := next(batches, None)) is None:
-                return
-        yield first, pa.table({n: as_text(table, n, batch.column(n)) for n in batch.schema.names})
-        first += batch.num_rows
+        text = ""
+        try:  # a reader of its own for each record: an error would end a common one
+            fields = (
+                [] if (first := next(rows, None)) is None else next(csv.reader(chain([first], rows), **options), [])
+            )
+        except csv.Error:
+            fields = []
+        if not text:
+            return
+        whole = text.rstrip("\r\n")
+        if whole.strip() and not (table.comment and whole.startswith(table.comment)):
+            parts = [f.replace(single, separator) for f in fields] if fields else None
+            yield Record(line, end, None if table.kind == "json" else parts, whole)
 
 
+def csv_dialect(table: Table) -> dict[str, Any]:
+    """Options of Python's `csv.reader` for a table's dialect."""
+    if table.kind == "json" or not table.quote:
+        return {
+            "delimiter": "\x1e" if table.kind == "json" else one_character(table.separator),
+            "quoting": csv.QUOTE_NONE,
+        }
+    options: dict[str, Any] = {"delimiter": one_character(table.separator), "quotechar": table.quote}
+    return (
+        options if table.escape in ("", table.quote) else options | {"doublequote": False, "escapechar": table.escape}
+    )
+
+
+def one_character(separator: str) -> str:
+    """The separator, or where it has several characters, the one that stands for it."""
+    return separator if len(separator) == 1 else "\x1f"
+
+# %% ../../nbs/05_tables.ipynb #aecd256a
+def csv_columns(table: Table) -> list[str]:
+    """The names of a CSV's columns: its first record, the names given, or numbers from 1; `DataError` for an empty file."""
+    with open_source(table.path, table.member) as stream:
+        if is_utf8(table.encoding) and stream.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+            raise DataError(f"{table.path}: the file is in UTF-16; save it in UTF-8 or say encoding='utf-16'")
+    if not 1 <= len(table.separator.encode()) <= 4:
+        raise ValueError(f"separator must be 1 to 4 characters, not {table.separator!r}")
+    first = next(table.records(), None)
+    if first is None or not first.fields:
+        raise DataError(f"{table.path}: the file is empty, expected {'a header' if table.header else 'a record'}")
+    if table.header:
+        return first.fields
+    width = len(first.fields)
+    if table.names and len(table.names) != width:
+        raise DataError(
+            f"{table.path}, line 1: {width} field(s), but names gives {len(table.names)}: {list(table.names)}"
+        )
+    return list(table.names) or [str(i) for i in range(1, width + 1)]
+
+
+def json_columns(table: Table) -> list[str]:
+    """The keys of the first 1,000 records of a file of JSON lines, in the order in which they appear."""
+    keys: dict[str, None] = {}
+    for record in islice(table.records(), 1000):
+        try:
+            value = json.loads(record.text)
+        except (ValueError, RecursionError):
+            continue
+        keys |= dict.fromkeys(value if isinstance(value, dict) else ())
+    return list(keys)
+
+# %% ../../nbs/05_tables.ipynb #68fba295
 @contextmanager
 def naming_parquet_errors(path: Path) -> Iterator[None]:
     """Turn the errors of damaged Parquet files into a `DataError`."""
@@ -306,140 +291,232 @@ def naming_parquet_errors(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, duckdb.Error, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: the Parquet file is damaged or cut short ({error}); copy or make it again") from error
 
 
-def parquet_file(path: Path) -> pq.ParquetFile:
-    """A Parquet file, opened; `DataError` where it is damaged."""
-    with naming_parquet_errors(path):
-        return pq.ParquetFile(path)
+def parquet_columns(table: Table) -> list[str]:
+    """The names of a Parquet file's columns."""
+    with naming_parquet_errors(table.path):
+        return pq.read_schema(table.path).names
 
 
-def valid_text(values: pa.Array) -> pa.Array:
-    """Text from unchecked bytes; bytes that are not valid UTF-8 become NULs."""
-    raw = values.cast(pa.binary())
-    try:
-        return raw.cast(pa.string())
-    except pa.ArrowInvalid:
-        return pa.array([v and v.decode("utf-8", "nul") for v in raw.to_pylist()], pa.string())
+def other_separator(table: Table) -> str:
+    """A hint where a header of one column looks as if it were split at another separator."""
+    header = table.stored
+    candidates = [s for s in SEPARATORS if len(header) == 1 and s != table.separator and s in header[0]]
+    return f"; is separator={candidates[0]!r} meant?" if candidates else ""
 
-# %% ../../nbs/05_tables.ipynb #f38a18f7
-def as_text(table: Table, name: str, values: pa.Array) -> pa.Array:
-    """A Parquet column as text; `DataError` for integers that floating point cannot represent."""
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
-    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-        return pc.fill_null(valid_text(values), "")
-    if pa.types.is_date(values.type) or pa.types.is_timestamp(values.type):
-        zone = getattr(values.type, "tz", None)
-        values = values.cast(pa.timestamp("ms", zone), safe=False).cast(pa.int64())
-    if pa.types.is_floating(values.type) and pc.all(pc.equal(pc.floor(values), values), min_count=0).as_py():
-        if not pc.all(pc.less_equal(pc.abs(values), 2.0**53), min_count=0).as_py():
-            raise DataError(
-                f"{table.path}, column {name!r}: whole numbers beyond 2^53 stored as floating point, which cannot tell neighbours apart; "
-                "store them as integers or text"
-            )
-        values = values.cast(pa.int64())
-    return pc.fill_null(values.cast(pa.string()), "")
+# %% ../../nbs/05_tables.ipynb #ca0d3c04
+MEMORY = "3GB"  # what DuckDB may hold before it spills to disk
 
-# %% ../../nbs/05_tables.ipynb #d9b57ad5
-class Rejects:
-    """What happens to bad rows: `raise` refuses the first, `quarantine` writes them to `FILE.rejected.csv` (FILE may be a member of a zip).
 
-    Attributes
-    ----------
-    on_error : `raise` or `quarantine`
-    folder : where the side files go; None: beside the file that is read
-    counts : rows set aside so far, by file and reason
-    """
-
-    def __init__(self, on_error: str = "raise", folder: Path | str | None = None):
-        if on_error not in ("raise", "quarantine"):
-            raise ValueError(f"on_error must be raise or quarantine, not {on_error!r}")
-        self.on_error, self.folder = on_error, None if folder is None else Path(folder)
-        self.counts: dict[str, int] = {}
-
-    def set_aside(self, path: Path, member: str | None, rows: Sequence[tuple[int, str, str]]) -> None:
-        """Write (line, reason, record) of each invalid row of a file atomically; without any, an old side file is removed."""
-        name = member or path.name
-        side = (self.folder or path.parent) / f"{name}.rejected.csv"
-        if not rows:
-            if side.exists():
-                side.unlink()
-            return
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([("line", "reason", "record"), *rows])
+@contextmanager
+def workspace() -> Iterator[tuple[duckdb.DuckDBPyConnection, Path]]:
+    """(a database that spills to a folder of its own, that folder); both go when the block ends."""
+    with tempfile.TemporaryDirectory(prefix="recsys_lab-") as place:
+        settings: dict[str, Any] = {
+            "memory_limit": MEMORY,
+            "temp_directory": str(Path(place) / "spill"),
+            "autoinstall_known_extensions": "false",
+            "python_enable_replacements": "false",
+        }
+        con = duckdb.connect(config=settings)
         try:
-            write_text(side, text.getvalue())
-        except OSError as error:
-            raise DataError(
-                f"cannot write the rejected rows of {path} to {side} ({error.strerror}): name a folder with quarantine="
-            ) from error
-        for _, reason, _ in rows:
-            notice = f"{name}: rows set aside because {reason}"
-            self.counts[notice] = self.counts.get(notice, 0) + 1
+            con.execute("SET TimeZone = 'UTC'")
+            yield con, Path(place)
+        finally:
+            con.close()
 
-# %% ../../nbs/05_tables.ipynb #1d36d9ee
-def read_rows(
-    table: Table, rules: Mapping[str, Column], keep: Any = None, rejects: Rejects | None = None
-) -> pd.DataFrame:
-    """Read the columns in `rules` as checked text (Arrow), block by block.
 
-    `keep(block) -> mask` drops rows early. `DataError` for the first bad row, or where none is left, unless `rejects` sets them aside.
+def unpacked(table: Table, place: Path, repair: bool = False) -> Path:
+    """A plain copy in UTF-8 in the folder `place`, or the file itself where it is that; `repair` turns invalid bytes to NULs."""
+    with open(table.path, "rb") as raw, open_source(table.path, table.member) as stream:
+        packed, foreign = raw.read(64) != stream.read(64), not is_utf8(table.encoding)
+    if not (packed or foreign or repair or table.line_ends):
+        return table.path
+    copy = place / f"unpacked{len(list(place.glob('unpacked*')))}"
+    if table.line_ends or foreign or repair:
+        with open(copy, "w", encoding="utf-8", newline="") as text:
+            text.writelines(re.sub(r"[\r\n]+$", "\n", line) if table.line_ends else line for line in text_lines(table))
+    else:
+        with open(copy, "wb") as file, open_source(table.path, table.member) as stream:
+            shutil.copyfileobj(stream, file, 1 << 20)
+    return copy
+
+# %% ../../nbs/05_tables.ipynb #8dca0eee
+def has_bytes(path: Path, wanted: bytes) -> bool:
+    """Whether a byte occurs anywhere in a file."""
+    with open(path, "rb") as file:
+        while chunk := file.read(8 << 20):
+            if wanted in chunk:
+                return True
+    return False
+
+
+def csv_sql(table: Table, path: Path, quoted: bool, padded: bool = True) -> str:
+    """A scan of a CSV in SQL: text columns `c0, c1, ...`; `padded` adds one behind the header's, and nulls where a record is short.
+
+    `quoted` says that a quote occurs in the file: its records are then found by one thread.
     """
-    rejects, blocks, malformed = rejects or Rejects(), [], []
-    broken_at: dict[int, int] = {}
-    skip = None if rejects.on_error == "raise" else lambda: malformed.append(1)
-    for first, block in table.blocks(list(rules), skip):
-        broken = first_violations(block, rules)
-        bad = np.flatnonzero(broken >= 0)
-        if len(bad) and rejects.on_error == "raise":
-            raise bad_value(table, rules, block, int(bad[0]), int(broken[bad[0]]), first)
-        broken_at |= dict(zip((bad + first).tolist(), broken[bad].tolist(), strict=True))
-        block = block.filter(pa.array(broken < 0)) if len(bad) else block
-        blocks.append(block if keep is None else block.filter(keep(block)))
-    if rejects.on_error == "quarantine":
-        rejects.set_aside(
-            table.path, table.member, list(bad_records(table, rules, broken_at)) if broken_at or malformed else []
+    width = 1 if table.kind == "json" else len(table.stored)
+    blank = table.kind == "json"
+    quote = "" if blank else table.quote
+    options = {
+        "auto_detect": "false",
+        "header": "false",
+        "skip": str(lines_before_data(table)),
+        "delim": literal("\x01" if blank else table.separator),
+        "quote": literal(quote),
+        "escape": literal(quote and (table.escape or quote)),
+        "comment": literal("" if blank else table.comment),
+        "columns": "{" + ", ".join(f"'c{i}': 'VARCHAR'" for i in range(width + padded)) + "}",
+        "nullstr": literal("\x07\x07"),
+        "allow_quoted_nulls": "false",
+        "null_padding": str(padded).lower(),
+        "ignore_errors": "true",
+        "store_rejects": "true",
+        "rejects_limit": "0",
+        "rejects_table": "'rejected'",
+        "rejects_scan": "'rejected_scan'",
+        "max_line_size": str(table.block_bytes),
+        "buffer_size": str(max(table.block_bytes, min(16 * table.block_bytes, 32 << 20))),
+        "parallel": str(not quoted).lower(),
+    }
+    return f"read_csv({literal(str(path))}, {', '.join(f'{k} = {v}' for k, v in options.items())})"
+
+
+def lines_before_data(table: Table) -> int:
+    """The lines to leave out before the first record: the header, and what is blank or a comment above it."""
+    if table.kind == "json" or not table.header:
+        return 0
+    first = next(table.records())
+    above = islice(text_lines(table), first.line)
+    comments = (
+        sum(line.startswith(table.comment) for line in above) if table.comment else 0
+    )  # DuckDB does not count these
+    return first.line - comments - first.text.count("\n")
+
+# %% ../../nbs/05_tables.ipynb #86baecda
+def text_of_json(name: str) -> str:
+    """SQL for a key's value as text, empty where there is none; numbers keep their digits."""
+    path = literal('$."' + name.replace("\\", "\\\\").replace('"', '\\"') + '"')
+    return f"CASE WHEN json_valid(c0) THEN coalesce(json_extract_string(c0, {path}), '') END"
+
+
+LARGEST_WHOLE = {"FLOAT": 2**24, "DOUBLE": 2**53}
+KEPT_TYPES = r"VARCHAR|BOOLEAN|ENUM.*|UUID|DATE|TIME.*|U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|DECIMAL.*|FLOAT|DOUBLE"
+
+
+def text_of_column(con: duckdb.DuckDBPyConnection, scan: str, where: str, name: str, kind: str) -> str:
+    """SQL for a typed column as text, empty for nulls and NaN.
+
+    Whole numbers stored as floating point are whole; `DataError` where the type cannot tell neighbours apart, and for
+    lists, structures and bytes.
+    """
+    x = identifier(name)
+    if not re.fullmatch(KEPT_TYPES, kind):
+        raise DataError(
+            f"{where}, column {name!r}: the type is {kind}; text, whole numbers or times can be read, one value a row"
         )
-        if (broken_at or malformed) and keep is None and not any(b.num_rows for b in blocks):
-            raise DataError(f"{table.path}: no row is good; {rejects.counts}")
-    if not blocks:
-        return pd.DataFrame({c: pd.Series([], dtype="str") for c in rules})
-    whole = pa.concat_tables(blocks).select(list(rules))
-    return whole.to_pandas(types_mapper={pa.string(): pd.StringDtype("pyarrow")}.get)
-
-
-def bad_value(
-    table: Table, rules: Mapping[str, Column], block: pa.Table, row: int, number: int, first: int
-) -> DataError:
-    """The error for a row of a block that breaks rule `number`."""
-    name, rule = list(rules.items())[number]
-    value = block[name][row].as_py()
-    return DataError(
-        f"{table.path}, {table.place(first + row)}, column {name!r}: {quote_value(value)} is not {rule.meaning}{rule.hint(value)}"
+    if kind == "VARCHAR" or not re.match("FLOAT|DOUBLE|DECIMAL", kind):
+        return f"coalesce({x}::VARCHAR, '')"
+    number = f"CASE WHEN isfinite({x}::DOUBLE) THEN {x} END"
+    whole, largest = first_row(
+        con, f"SELECT bool_and(n = trunc(n)), max(abs(n)) FROM (SELECT {number} AS n FROM {scan})"
     )
+    if not whole:
+        return f"coalesce(({number})::VARCHAR, '')"
+    if largest > LARGEST_WHOLE.get(kind, 10**38):
+        raise DataError(
+            f"{where}, column {name!r}: whole numbers beyond 2^{24 if kind == 'FLOAT' else 53} stored as floating point ({kind}), "
+            "which cannot tell neighbours apart; store them as integers or text"
+        )
+    return f"coalesce(({number})::HUGEINT::VARCHAR, '')"
 
-# %% ../../nbs/05_tables.ipynb #667cea3e
-def bad_records(table: Table, rules: Mapping[str, Column], broken: Mapping[int, int]) -> Iterator[tuple[int, str, str]]:
-    """(line, reason, record) of the rows (number -> broken rule) and of all records with too few or too many fields, in order."""
-    reasons = [f"{name} is not {rule.meaning}" for name, rule in rules.items()]
-    if table.is_parquet:
-        for first, block in table.blocks(list(rules)):
-            for row in range(first, first + block.num_rows):
-                if row in broken:
-                    fields = [block[name][row - first].as_py() for name in rules]
-                    yield row + 1, reasons[broken[row]], table.separator.join(fields)
-        return
-    records = table.records()
-    width, row = len(next(records)[1]), 0
-    for line, fields in records:
-        text = io.StringIO()
-        csv.writer(text, delimiter=table.separator, lineterminator="").writerow(fields)
-        if len(fields) != width:
-            yield line, f"it has not {width} fields", text.getvalue()
-            continue
-        if row in broken:
-            yield line, reasons[broken[row]], text.getvalue()
-        row += 1
+# %% ../../nbs/05_tables.ipynb #5438ac6b
+class Scan(NamedTuple):
+    """A table as DuckDB sees it: a FROM clause `source`, the SQL of each column's text, the condition `whole` of a row of the right width.
+
+    `types` are the stored types of Parquet columns and frames, `path` is the plain file, `quoted` whether a quote occurs in it,
+    `header` the condition of a row that is the header once more, as in files put together.
+    """
+
+    source: str
+    columns: dict[str, str]
+    types: dict[str, str]
+    whole: str
+    path: Path | None = None
+    quoted: bool = False
+    header: str = "false"
+
+
+def check_columns(table: Table, needed: Sequence[str]) -> None:
+    """`DataError` if a table lacks a needed column or has it twice."""
+    header, where = table.columns, f"{table.path}, line 1" if table.kind == "csv" and table.header else str(table.path)
+    if twice := sorted({c for c in needed if header.count(c) > 1}):
+        raise DataError(f"{where}: column(s) {twice} appear more than once")
+    if lacking := [c for c in needed if c not in header]:
+        raise DataError(
+            f"{where}: column(s) {lacking} are missing; "
+            f"{'the header has' if table.kind == 'csv' and table.header else 'there are'} {header}{other_separator(table)}"
+        )
+
+
+def typed_scan(
+    con: duckdb.DuckDBPyConnection, source: str, where: str, needed: Sequence[str], constants: Mapping[str, str]
+) -> Scan:
+    """A scan of columns that have types: a Parquet file or a registered frame."""
+    types = {name: str(kind) for name, kind, *_ in con.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()}
+    columns = {name: text_of_column(con, source, where, name, types[name]) for name in dict.fromkeys(needed)}
+    return Scan(source, columns | dict(constants), types, "true")
+
+
+def scan_table(
+    con: duckdb.DuckDBPyConnection, place: Path, table: Table, needed: Sequence[str], repair: bool = False
+) -> Scan:
+    """A scan of the columns `needed` of a table; `repair` reads bytes that are no UTF-8 as NULs."""
+    check_columns(table, needed)
+    stored = [name for name in needed if name in table.stored]
+    constants = {name: literal(value) for name, value in table.constants if name in needed and name not in stored}
+    if table.kind == "frame":
+        con.register("frame_to_read", table.frame)
+        return typed_scan(con, "frame_to_read", str(table.path), stored, constants)
+    if table.is_typed:
+        if repair:
+            con.register("repaired", repaired_parquet(table, stored))
+            return typed_scan(con, "repaired", str(table.path), stored, constants)
+        with naming_parquet_errors(table.path):
+            return typed_scan(
+                con,
+                f"read_parquet({literal(str(table.path))}, hive_partitioning = false)",
+                str(table.path),
+                stored,
+                constants,
+            )
+    path = unpacked(table, place, repair)
+    quoted = bool(table.quote) and table.kind == "csv" and has_bytes(path, table.quote.encode())
+    source = csv_sql(table, path, quoted)
+    if table.kind == "json":
+        return Scan(
+            source,
+            {name: text_of_json(name) for name in stored} | constants,
+            {},
+            "CASE WHEN json_valid(c0) THEN json_type(c0) = 'OBJECT' ELSE false END",
+            path,
+        )
+    width = len(table.stored)
+    columns = {name: f"coalesce(c{table.stored.index(name)}, '')" for name in stored} | constants
+    again = " AND ".join(f"c{i} = {literal(name)}" for i, name in enumerate(table.stored)) if table.header else "false"
+    return Scan(source, columns, {}, f"c{width} IS NULL AND c{width - 1} IS NOT NULL", path, quoted, again)
+
+
+def repaired_parquet(table: Table, needed: Sequence[str]) -> pa.Table:
+    """Columns of a Parquet file whose texts hold bytes that are no UTF-8, with NULs in their place."""
+    with naming_parquet_errors(table.path):
+        columns = pq.ParquetFile(table.path).read(list(dict.fromkeys(needed)))
+    for place, field in enumerate(columns.schema):
+        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
+            texts = [v and v.decode("utf-8", "nul") for v in columns[field.name].cast(pa.binary()).to_pylist()]
+            columns = columns.set_column(place, field.name, pa.array(texts, pa.string()))
+    return columns

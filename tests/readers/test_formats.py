@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from recsys_lab.files import DataError
-from recsys_lab.readers import formats
+from recsys_lab.readers import formats, shaping
 
 HEADER = "timestamp,visitorid,event,itemid,transactionid\n"
 
@@ -106,21 +106,21 @@ def test_table_and_parquet_agree(tmp_path):
     frame.to_parquet(tmp_path / "log.parquet")
     mapping = {"user_id": "who", "item_id": "what", "event": "did", "timestamp": "when"}
     kinds = {"buy": "transaction", "look": "view"}
-    logs = [formats.read_table(tmp_path / f, mapping, time_unit="s", events=kinds) for f in ("log.csv", "log.parquet")]
-    assert logs[0].fingerprint == logs[1].fingerprint
-    assert logs[0].events.user_id.tolist() == ["a", "b"] and logs[0].events.event.tolist() == ["view", "transaction"]
+    both = [shaping.read_table(tmp_path / f, mapping, time_unit="s", events=kinds) for f in ("log.csv", "log.parquet")]
+    assert both[0].fingerprint == both[1].fingerprint
+    assert both[0].events.user_id.tolist() == ["a", "b"] and both[0].events.event.tolist() == ["view", "transaction"]
 
 
 def test_table_faults(tmp_path):
     (tmp_path / "log.csv").write_text("who,what,when\na,1,2024-01-01\nb,,2024-01-02\n")
     mapping = {"user_id": "who", "item_id": "what", "timestamp": "when"}
     with pytest.raises(DataError, match=r"log.csv, line 3, column 'what'"):
-        formats.read_table(tmp_path / "log.csv", mapping)
+        shaping.read_table(tmp_path / "log.csv", mapping)
     (tmp_path / "log.csv").write_text("who,what,when\na,1,2024-01-01\nb,2,yesterday\n")
     with pytest.raises(DataError, match=r"log.csv, line 3, column 'when': 'yesterday' is not a time"):
-        formats.read_table(tmp_path / "log.csv", mapping)
+        shaping.read_table(tmp_path / "log.csv", mapping)
     with pytest.raises(ValueError, match="columns must map"):
-        formats.read_table(tmp_path / "log.csv", {"user_id": "who"})
+        shaping.read_table(tmp_path / "log.csv", {"user_id": "who"})
 
 
 def test_adjacency_faults(tmp_path):

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from recsys_lab import files, histories, loading
 from recsys_lab.files import DataError
-from recsys_lab.readers import formats, tables
-from recsys_lab.readers.tables import Rejects, Table
+from recsys_lab.readers import formats, shaping, staging, tables
+from recsys_lab.readers.staging import Rejects
+from recsys_lab.readers.tables import Table
 
 GOOD = "1433193132535,5,view,11,\n1433193133000,6,addtocart,12,\n1433193134000,6,transaction,12,901\n"
 
@@ -64,14 +65,14 @@ def test_a_whole_log_in_seconds_is_read_when_told(tmp_path):
 def test_iso_times_outside_the_plausible_range(tmp_path):
     (tmp_path / "log.csv").write_text("who,what,when\na,1,2024-01-01\nb,2,0001-01-01\n")
     with pytest.raises(DataError, match=r"line 3, column 'when': '0001-01-01' is not a time in ISO 8601 between 1990"):
-        formats.read_table(tmp_path / "log.csv", MINE)
+        shaping.read_table(tmp_path / "log.csv", MINE)
     (tmp_path / "log.csv").write_text("who,what,when\na,1,1433193132.25\nb,2,1433193133\n")
-    assert formats.read_table(tmp_path / "log.csv", MINE, time_unit="s").moments.tolist() == [
+    assert shaping.read_table(tmp_path / "log.csv", MINE, time_unit="s").moments.tolist() == [
         1433193132250,
         1433193133000,
     ]
     with pytest.raises(DataError, match=r"line 2, column 'when'.*is time_unit='s' meant"):
-        formats.read_table(tmp_path / "log.csv", MINE)
+        shaping.read_table(tmp_path / "log.csv", MINE)
 
 
 @pytest.mark.parametrize(
@@ -86,13 +87,13 @@ def test_byte_order_marks_and_line_ends_change_nothing(tmp_path, content):
 def test_every_unit_is_read_exactly_and_no_number_breaks_it(tmp_path, unit, scale):
     seconds = [1433193132, 1700000001]
     (tmp_path / "log.csv").write_text("who,what,when\n" + "".join(f"a,1,{t * scale}\n" for t in seconds))
-    assert formats.read_table(tmp_path / "log.csv", MINE, time_unit=unit).moments.tolist() == [
+    assert shaping.read_table(tmp_path / "log.csv", MINE, time_unit=unit).moments.tolist() == [
         t * 1000 for t in seconds
     ]
     for number in ("9999999999999999999", "99999999999999999999999", "4999999999999999999", "0"):
         (tmp_path / "log.csv").write_text(f"who,what,when\na,1,{number}\n")
         with pytest.raises(DataError, match="column 'when'"):
-            formats.read_table(tmp_path / "log.csv", MINE, time_unit=unit)
+            shaping.read_table(tmp_path / "log.csv", MINE, time_unit=unit)
 
 
 def test_columns_that_nobody_needs_may_be_repeated(tmp_path):
@@ -120,14 +121,14 @@ def test_a_byte_order_mark_does_not_hide_in_other_files(tmp_path):
     (tmp_path / "sessions.txt").write_bytes("\ufeff1 2\r\n3 4\r\n".encode())
     assert formats.read_sessions(tmp_path / "sessions.txt").events.item_id.tolist() == [1, 2, 3, 4]
     (tmp_path / "log.csv").write_bytes("\ufeffwho,what\r\na,1\r\n".encode())
-    assert len(formats.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})) == 1
+    assert len(shaping.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})) == 1
 
 
 def test_other_encodings_are_named(tmp_path):
     assert "the file is in UTF-16; save it in UTF-8" in refused(write_log(tmp_path, (HEADER + GOOD).encode("utf-16")))
     (tmp_path / "log.csv").write_bytes("who,what\nann,1\nj\u00f6rg,2\n".encode("latin-1"))
     with pytest.raises(DataError, match=r"line 3, column 'who': .* is not an id: text in UTF-8"):
-        formats.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
+        shaping.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
 
 
 @pytest.mark.parametrize("form", ["gz", "xz", "zip"])
@@ -163,48 +164,48 @@ def test_nothing_in_it(tmp_path):
 def test_another_separator_is_guessed_in_the_error_and_read_when_told(tmp_path):
     (tmp_path / "log.csv").write_text("who;what;when\na;1,5;2024-01-01\n")
     with pytest.raises(DataError, match="is separator=';' meant"):
-        formats.read_table(tmp_path / "log.csv", MINE)
-    assert formats.read_table(tmp_path / "log.csv", MINE, separator=";").items.tolist() == ["1,5"]
+        shaping.read_table(tmp_path / "log.csv", MINE)
+    assert shaping.read_table(tmp_path / "log.csv", MINE, separator=";").items.tolist() == ["1,5"]
 
 
 def test_quoted_commas_and_lines(tmp_path):
     (tmp_path / "log.csv").write_text('who,what\n"a,b","cup ""x"""\n"two\nlines",hat\n')
-    log = formats.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
+    log = shaping.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
     assert log.events.user_id.tolist() == ["a,b", "two\nlines"] and log.events.item_id.tolist() == ['cup "x"', "hat"]
     (tmp_path / "log.csv").write_text('who,what\n"two\nlines",hat\nbob,\n')
     with pytest.raises(DataError, match="line 4, column 'what': ''"):
-        formats.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
+        shaping.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
 
 
 @pytest.mark.parametrize("size", [1 << 24, 64])
 def test_a_quote_that_never_closes_does_not_swallow_the_rest(tmp_path, size):
     (tmp_path / "log.csv").write_text('who,what\nann,tea\nbob,"cup\n' + "cid,hat\n" * 50)
     with pytest.raises(DataError, match=r"log.csv, line 3: a quote opens in this record and never closes"):
-        list(Table(tmp_path / "log.csv", block_bytes=size).blocks(["who", "what"]))
+        staging.read_rows(Table(tmp_path / "log.csv", block_bytes=size), {"who": tables.TEXT, "what": tables.TEXT})
     (tmp_path / "log.csv").write_text('who,what\nann,5" pipe\nbob,tea\n')  # a quote within a field opens nothing
-    log = formats.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
+    log = shaping.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
     assert log.events.item_id.tolist() == ['5" pipe', "tea"]
 
 
 def test_ids_of_mixed_types_are_text_and_the_notice_says_so(tmp_path):
     (tmp_path / "log.csv").write_text("who,what\n1,10\n2,x7\n01,10\n")
-    log = formats.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
+    log = shaping.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
     assert log.events.item_id.tolist() == ["10", "x7", "10"] and log.events.user_id.tolist() == ["1", "2", "01"]
     assert [n for told, n in log.notices.items() if "item id" in told and "'x7'" in told] == [1]
     (tmp_path / "log.csv").write_text("who,what\n1,10\n 1,10\n")
     with pytest.raises(DataError, match=r"line 3, column 'who': ' 1' is not an id"):
-        formats.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
+        shaping.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
 
 
 def test_ids_beyond_floating_point_stay_exact(tmp_path):
     ids = [2**53, 2**53 + 1, 10**18 - 1]
     (tmp_path / "log.csv").write_text("who,what\n" + "".join(f"{i},{i}\n" for i in ids))
-    log = formats.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
+    log = shaping.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"})
     assert log.users.tolist() == ids and log.events.item_id.tolist() == ids
     rows = "".join(f"1433193132535,{i},view,{i},\n" for i in ids)
     assert formats.read_retailrocket(write_log(tmp_path / "rr", HEADER + rows)).users.tolist() == ids
     (tmp_path / "log.csv").write_text(f"who,what\n{2**64},1\n{2**64 + 1},2\n")  # beyond 64 bits: text
-    assert formats.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"}).users.tolist() == [
+    assert shaping.read_table(tmp_path / "log.csv", {"user_id": "who", "item_id": "what"}).users.tolist() == [
         str(2**64),
         str(2**64 + 1),
     ]
@@ -217,15 +218,15 @@ def test_parquet_ids_that_went_through_floating_point(tmp_path):
     path = tmp_path / "log.parquet"
     mapping = {"user_id": "who", "item_id": "what"}
     pd.DataFrame({"who": [1.0, 2.0], "what": [5, 6]}).to_parquet(path)
-    assert formats.read_table(path, mapping).users.tolist() == [1, 2]
+    assert shaping.read_table(path, mapping).users.tolist() == [1, 2]
     pd.DataFrame({"who": [1.0, 2.0**53 + 2], "what": [5, 6]}).to_parquet(path)
     with pytest.raises(DataError, match=r"column 'who': whole numbers beyond 2.53 stored as floating point"):
-        formats.read_table(path, mapping)
+        shaping.read_table(path, mapping)
     pd.DataFrame({"who": pd.array([1, None], "Int64"), "what": [5, 6]}).to_parquet(path)
     with pytest.raises(DataError, match="row 2, column 'who': ''"):
-        formats.read_table(path, mapping)
+        shaping.read_table(path, mapping)
     pd.DataFrame({"who": [2**63 - 1, 1], "what": np.array([2**64 - 1, 6], np.uint64)}).to_parquet(path)
-    log = formats.read_table(path, mapping)
+    log = shaping.read_table(path, mapping)
     assert sorted(log.items) == ["18446744073709551615", "6"] and "9223372036854775807" in log.users.tolist()
 
 
@@ -234,7 +235,7 @@ def test_parquet_times_need_no_unit(tmp_path):
     for zone in (None, "Europe/Berlin"):
         stamps = pd.to_datetime(times).tz_localize(zone)
         pd.DataFrame({"who": [1, 2], "what": [5, 6], "when": stamps}).to_parquet(path)
-        log = formats.read_table(path, MINE)
+        log = shaping.read_table(path, MINE)
         assert log.events.timestamp.tolist() == sorted(pd.to_datetime(stamps, utc=True))
 
 
@@ -245,12 +246,12 @@ def test_damaged_parquet_is_refused_by_name(tmp_path):
         path = tmp_path / f"{seed}.parquet"
         path.write_bytes(mutate(whole.getvalue(), np.random.default_rng(seed)))
         try:
-            formats.read_table(path, {"user_id": "who", "item_id": "what"})
+            shaping.read_table(path, {"user_id": "who", "item_id": "what"})
         except DataError as error:
             assert path.name in str(error)
     path.write_bytes(whole.getvalue()[:-100])
     with pytest.raises(DataError, match=r"59.parquet: the Parquet file is damaged or cut short"):
-        formats.read_table(path, {"user_id": "who", "item_id": "what"})
+        shaping.read_table(path, {"user_id": "who", "item_id": "what"})
 
 
 def test_parquet_text_that_is_no_utf8_is_refused_by_row(tmp_path):
@@ -260,8 +261,8 @@ def test_parquet_text_that_is_no_utf8_is_refused_by_row(tmp_path):
     (tmp_path / "log.parquet").write_bytes(damaged)
     mapping = {"user_id": "who", "item_id": "what"}
     with pytest.raises(DataError, match=r"row 2, column 'who': 'bo\\x00by' is not an id: text in UTF-8"):
-        formats.read_table(tmp_path / "log.parquet", mapping)
-    assert len(formats.read_table(tmp_path / "log.parquet", mapping, on_error="quarantine")) == 2
+        shaping.read_table(tmp_path / "log.parquet", mapping)
+    assert len(shaping.read_table(tmp_path / "log.parquet", mapping, on_error="quarantine")) == 2
 
 
 BAD = (
@@ -342,7 +343,7 @@ def test_bad_property_rows_sessions_and_parquet_rows_are_set_aside_too(tmp_path)
     assert sessions.events.user_id.tolist() == [0, 0, 1, 1] and sum(sessions.notices.values()) == 1
     path = tmp_path / "log.parquet"
     pd.DataFrame({"who": ["a", None, "b"], "what": [1, 2, 3]}).to_parquet(path)
-    log = formats.read_table(path, {"user_id": "who", "item_id": "what"}, on_error="quarantine")
+    log = shaping.read_table(path, {"user_id": "who", "item_id": "what"}, on_error="quarantine")
     assert log.users.tolist() == ["a", "b"]
     assert pd.read_csv(tmp_path / "log.parquet.rejected.csv").line.tolist() == [2]
 
@@ -362,7 +363,7 @@ def test_what_is_read_is_what_was_written_whatever_the_block(tmp_path, rows, end
     csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator=end).writerows([("a", "b"), *rows])
     path = tmp_path / "any.csv"
     path.write_text(text.getvalue(), encoding="utf-8", newline="")
-    read = tables.read_rows(Table(path, block_bytes=size), {"a": tables.TEXT, "b": tables.TEXT})
+    read = staging.read_rows(Table(path, block_bytes=size), {"a": tables.TEXT, "b": tables.TEXT})
     assert list(zip(read["a"], read["b"], strict=True)) == rows
 
 
@@ -375,7 +376,7 @@ def test_no_row_is_lost_where_a_letter_lies_across_two_blocks(tmp_path):
     path = tmp_path / "any.csv"
     path.write_text(text.getvalue(), encoding="utf-8", newline="")
     for size in range(60, 400):
-        assert sum(block.num_rows for _, block in Table(path, block_bytes=size).blocks(["a", "b"])) == len(rows), size
+        assert len(staging.read_rows(Table(path, block_bytes=size), {"a": tables.TEXT, "b": tables.TEXT})) == len(rows), size
 
 
 @given(
@@ -395,9 +396,9 @@ def test_good_rows_and_bad_rows_together_are_all_rows(tmp_path, rows, size):
     rules = {"user": tables.WHOLE, "item": tables.WHOLE}
     if not any(good for *_, good in rows):
         with pytest.raises(DataError, match="no row is good"):
-            tables.read_rows(Table(path, block_bytes=size), rules, rejects=aside)
+            staging.read_rows(Table(path, block_bytes=size), rules, rejects=aside)
         return
-    read = tables.read_rows(Table(path, block_bytes=size), rules, rejects=aside)
+    read = staging.read_rows(Table(path, block_bytes=size), rules, rejects=aside)
     assert read["user"].astype(int).tolist() == [u for u, _, good in rows if good]
     bad = [line for line, (*_, good) in enumerate(rows, 2) if not good]
     side = tmp_path / "log.csv.rejected.csv"
