@@ -20,8 +20,8 @@ from .files import DataError
 from .histories import EVENTS, FOREVER, PURCHASE, Histories, flat_ranges
 
 # %% auto #0
-__all__ = ['COLUMNS', 'TIME_TYPE', 'event_categories', 'normalise_events', 'Interactions', 'content_hash', 'log_hash',
-           'to_moment', 'cut_histories', 'copy_on_write', 'code_ids', 'cut_log', 'keep_latest', 'EventLog',
+__all__ = ['COLUMNS', 'TIME_TYPE', 'HASHED_ROWS', 'event_categories', 'normalise_events', 'Interactions', 'content_hash',
+           'log_hash', 'to_moment', 'cut_histories', 'copy_on_write', 'code_ids', 'cut_log', 'keep_latest', 'EventLog',
            'events_of_frame', 'utc_times', 'Dataset', 'cached_matrix', 'last_values', 'known_before', 'item_users',
            'capabilities_of', 'missing_needs', 'tied_share', 'card_facts', 'card_text']
 
@@ -85,12 +85,18 @@ class Interactions(NamedTuple):
     items: pd.Index
 
 
+HASHED_ROWS = 1 << 20
+
+
 def content_hash(frame: pd.DataFrame) -> bytes:
     """SHA-256 of a frame's column names and values, independent of the storage behind them."""
     digest = hashlib.sha256("\x1f".join(map(str, frame.columns)).encode())
     for column in frame:
-        values = frame[column].astype("str") if frame[column].dtype == "category" else frame[column]
-        digest.update(pd.util.hash_pandas_object(values, index=False).to_numpy().tobytes())
+        for start in range(0, max(len(frame), 1), HASHED_ROWS):  # in pieces, which bounds the memory
+            piece = frame[column].iloc[start : start + HASHED_ROWS]
+            named = piece.dtype == "category" and piece.cat.categories.dtype != "str"
+            values = piece.astype("str") if named else piece  # the hash of a category is that of its text
+            digest.update(pd.util.hash_pandas_object(values, index=False).to_numpy().tobytes())
     return digest.digest()
 
 
@@ -134,6 +140,7 @@ def cut_histories(log: Dataset, asked: pd.Index, at: Any) -> Histories:
         asked.to_numpy(),
         log.event_names,
         None if counts is None else counts[entries],
+        log._events["session_id"].to_numpy()[entries] if log.has_sessions else None,
     )
     return full if at is None else full.keep(full.times < when[rows])
 
@@ -154,7 +161,12 @@ def cut_log(log: Dataset, start: Any, stop: Any) -> Dataset:
     low = -FOREVER if start is None else to_moment(start, log.has_times)
     high = FOREVER if stop is None else to_moment(stop, log.has_times)
     known = known_before(log._properties, high) if log.has_times and stop is not None else log._properties
-    return log.where((log.moments >= low) & (log.moments < high), known)
+    if not log.has_times:  # rows of several parts may be out of order
+        return log.where((log.moments >= low) & (log.moments < high), known)
+    first, last = np.searchsorted(
+        log.moments, [low, max(low, high)]
+    )  # in order of time, so that the part is a run of rows
+    return log.where(slice(int(first), int(last)), known)
 
 
 def keep_latest(kept: dict[Any, Any], key: Any, make: Callable[[], Any], most: int) -> Any:
@@ -185,7 +197,7 @@ class EventLog:
         self._events = normalise_events(events, has_times)
         self._properties, self._categories = properties, categories
         if has_times:
-            moments = self._events["timestamp"].dt.tz_localize(None).to_numpy().astype(np.int64)
+            moments = self._events["timestamp"].dt.tz_localize(None).to_numpy().view(np.int64)
         self.moments = np.arange(len(self._events)) if moments is None else moments
         self.moments.flags.writeable = False
         self.cutoffs: dict[str, Any] = {}  # where the owner of the log wants `test` and `valid` to begin
@@ -204,8 +216,20 @@ class EventLog:
         return len(self._events)
 
     @cached_property
+    def pairs(self) -> np.ndarray:
+        """The distinct pairs of a user and an item, as `user code * items + item code`, sorted: int64."""
+        keys = self.user_codes * len(self.items) + self.item_codes
+        keys.sort()
+        return keys[np.append(True, keys[1:] != keys[:-1])] if len(keys) else keys
+
+    @cached_property
     def _coded(self) -> tuple[np.ndarray, pd.Index, np.ndarray, pd.Index]:
         return *code_ids(self._events["user_id"]), *code_ids(self._events["item_id"])
+
+    @property
+    def has_sessions(self) -> bool:
+        """Whether the log names the session of each event (a column `session_id` of whole numbers)."""
+        return "session_id" in self._events and self._events["session_id"].dtype.kind == "i"
 
     @cached_property
     def count_weights(self) -> np.ndarray | None:
@@ -327,8 +351,10 @@ class Dataset(EventLog):
         """
         return frozenset(name for name, present in capabilities_of(self).items() if present)
 
-    def where(self, mask: np.ndarray, properties: pd.DataFrame | None = None) -> Dataset:
-        """The events where `mask` holds, in the same order on the same clock; `properties` replaces the log of properties."""
+    def where(self, mask: np.ndarray | slice, properties: pd.DataFrame | None = None) -> Dataset:
+        """The events where `mask` holds (or of a run of rows), in the same order on the same clock; `properties` replaces the log of
+        properties.
+        """
         kept, moments = (
             self._properties if properties is None else properties,
             None if self.has_times else self.moments[mask].copy(),
@@ -409,7 +435,7 @@ def item_users(log: Dataset, items: pd.Index) -> np.ndarray:
 def capabilities_of(log: Dataset) -> dict[str, bool]:
     """Which of the things that chapters can need are there in `log`."""
     kinds = set(log.events["event"].unique())
-    pairs = log.events[["user_id", "item_id"]].drop_duplicates()
+    owners = log.pairs // max(1, len(log.items))
     properties = log.properties
     return {
         "times": log.has_times,
@@ -421,7 +447,7 @@ def capabilities_of(log: Dataset) -> dict[str, bool]:
         "catalogue": any(frame is not None and len(frame) > 0 for frame in (log.categories, properties)),
         "parts": "part" in log.events,
         "truth": log.source is not None and (log.source / "truth.npz").exists(),
-        "returning": bool(pairs["user_id"].duplicated().any()),
+        "returning": bool((owners[1:] == owners[:-1]).any()),
     }
 
 
@@ -435,17 +461,18 @@ def missing_needs(needs: Iterable[str], log: Dataset) -> list[str]:
 # %% ../nbs/00_datasets.ipynb #ff8d5b6a
 def tied_share(log: Dataset) -> float:
     """The share of events that a user has at the same time as another event, so that nobody knows which came first."""
-    order, _ = log._runs
-    times, users = log.moments[order], log.user_codes[order]
-    same = (times[1:] == times[:-1]) & (users[1:] == users[:-1])
-    tied = np.append(same, False) | np.append(False, same)
-    return float(tied.mean()) if len(tied) > 1 else 0.0
+    order, indptr = log._runs
+    times = log.moments[order]
+    same = np.append(times[1:] == times[:-1], False)
+    same[indptr[1:] - 1] = False  # the last event of a user, and the first of the next
+    same[1:] |= same[:-1]
+    return float(same.mean()) if len(log) else 0.0
 
 
 def card_facts(log: Dataset) -> dict[str, Any]:
     """Facts of a log in reading order; shares are of all users."""
     per_user = np.bincount(log.user_codes) if len(log) else np.zeros(0, int)
-    pairs = len(log.events[["user_id", "item_id"]].drop_duplicates())
+    pairs = len(log.pairs)
     facts: dict[str, Any] = {
         "events": len(log),
         "users": len(log.users),

@@ -13,8 +13,8 @@ import numpy as np
 from scipy import sparse
 
 # %% auto #0
-__all__ = ['EVENTS', 'PURCHASE', 'FOREVER', 'flat_ranges', 'listed_ids', 'check_id_type', 'event_weights', 'Histories',
-           'listed_histories', 'taken_histories', 'history_matrix', 'hold_out_last_items']
+__all__ = ['EVENTS', 'PURCHASE', 'FOREVER', 'MINUTE', 'flat_ranges', 'listed_ids', 'check_id_type', 'event_weights', 'Histories',
+           'listed_histories', 'taken_histories', 'history_matrix', 'split_into_sessions', 'hold_out_last_items']
 
 # %% ../nbs/07_histories.ipynb #5c935f32
 EVENTS = ("view", "addtocart", "transaction")  # the events of a shop, in the order of the funnel
@@ -69,6 +69,7 @@ class Histories:
     at : int64 `[n]`, the moment at which each visitor asks, on the same clock
     user_ids : `[n]` ids, or None for strangers
     counts : float32 `[m]`, the weight of each entry where a log tells how often (plays, say), or None
+    sessions : int64 `[m]`, the session of each entry where a log tells it, or None
     """
 
     indptr: np.ndarray
@@ -79,6 +80,7 @@ class Histories:
     user_ids: np.ndarray | None = None
     event_names: tuple[str, ...] = EVENTS
     counts: np.ndarray | None = None
+    sessions: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.indptr) - 1
@@ -113,6 +115,7 @@ class Histories:
             events=self.events[mask],
             times=self.times[mask],
             counts=None if self.counts is None else self.counts[mask],
+            sessions=None if self.sessions is None else self.sessions[mask],
         )
 
     def encode(self, index: Any) -> Histories:
@@ -156,8 +159,9 @@ def taken_histories(h: Histories, rows: np.ndarray) -> Histories:
     flat, _ = flat_ranges(h.indptr[rows], h.indptr[rows + 1])
     indptr = np.concatenate([[0], np.cumsum(np.diff(h.indptr)[rows])])
     ids = None if h.user_ids is None else h.user_ids[rows]
-    counts = None if h.counts is None else h.counts[flat]
-    return Histories(indptr, h.items[flat], h.events[flat], h.times[flat], h.at[rows], ids, h.event_names, counts)
+    counts, sessions = (None if values is None else values[flat] for values in (h.counts, h.sessions))
+    taken = h.items[flat], h.events[flat], h.times[flat], h.at[rows]
+    return Histories(indptr, *taken, ids, h.event_names, counts, sessions)
 
 
 def history_matrix(h: Histories, n_items: int, weights: Mapping[str, float] | None) -> sparse.csr_matrix:
@@ -173,6 +177,25 @@ def history_matrix(h: Histories, n_items: int, weights: Mapping[str, float] | No
         block.data[:] = 1
     block.eliminate_zeros()
     return block
+
+# %% ../nbs/07_histories.ipynb #36adf849
+MINUTE = 60_000  # milliseconds
+
+
+def split_into_sessions(histories: Histories, gap: float = 0.0) -> Histories:
+    """The sessions of some histories, each as a history of a stranger, in the order of the histories.
+
+    A session ends where the log's own session changes, or where `gap` minutes pass without an event (times in milliseconds; 0: none does).
+    """
+    first = np.zeros(len(histories.items), bool)
+    first[histories.indptr[:-1][np.diff(histories.indptr) > 0]] = True
+    if histories.sessions is not None:
+        first |= np.diff(histories.sessions, prepend=histories.sessions[:1] - 1) != 0
+    elif gap > 0:
+        first |= np.diff(histories.times, prepend=histories.times[:1]) > gap * MINUTE
+    indptr = np.append(np.flatnonzero(first), len(first))
+    at = histories.at[histories.rows[indptr[:-1]]] if len(first) else histories.at[:0]
+    return replace(histories, indptr=indptr, at=at, user_ids=None)
 
 # %% ../nbs/07_histories.ipynb #61e89453
 def hold_out_last_items(histories: Histories, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -40,10 +41,11 @@ from .readers.shaping import BEFORE_ALL, described_items, property_frames, read_
 from .readers.tables import literal
 
 # %% auto #0
-__all__ = ['MAKERS', 'SHARED_OPTIONS', 'CUTOFFS', 'OPTIONS', 'KINDS', 'FORMATS', 'CACHE_FROM', 'format_of', 'format_name',
-           'read_options', 'within', 'table_words', 'read_folder', 'naming_the_toml', 'with_cutoffs', 'read_by_options',
-           'available_datasets', 'load', 'content_key', 'source_files', 'remembered_key', 'keep_copy', 'write_copy',
-           'first_moment', 'read_frame', 'read_copy', 'read_cached']
+__all__ = ['MAKERS', 'SHARED_OPTIONS', 'CUTOFFS', 'OPTIONS', 'KINDS', 'FORMATS', 'CACHE_FROM', 'BYTES_PER_EVENT', 'format_of',
+           'format_name', 'read_options', 'within', 'table_words', 'read_folder', 'naming_the_toml', 'with_cutoffs',
+           'read_by_options', 'available_datasets', 'load', 'content_key', 'source_files', 'remembered_key',
+           'keep_copy', 'write_copy', 'first_moment', 'read_frame', 'refuse_what_cannot_fit', 'read_copy', 'is_large',
+           'copy_place', 'prepare', 'read_cached']
 
 # %% ../nbs/54_loading.ipynb #941fbee3
 #| export
@@ -318,8 +320,24 @@ def read_frame(path: Path, kinds: dict[str, list[str]]) -> pd.DataFrame:
     return frame
 
 
+BYTES_PER_EVENT = 140  # of memory to open, describe and split a log, as the benchmark of a large import measures it
+
+
+def refuse_what_cannot_fit(folder: Path, name: str) -> None:
+    """`DataError` for a copy whose events would not fit the memory that is free, with the figure and how to cut the log."""
+    rows = pq.read_metadata(folder / "events.parquet").num_rows
+    needed, free = rows * BYTES_PER_EVENT, psutil.virtual_memory().available
+    if needed > free:
+        raise DataError(
+            f"{name} has {rows:,} events: to open and split them takes about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; "
+            f"cut it on the way in, by since = and until = or visitors = {max(0.01, round(0.8 * free / needed, 2)):g} in dataset.toml "
+            "(--since, --until, --visitors of data import)"
+        )
+
+
 def read_copy(folder: Path, name: str, source: Path) -> Dataset:
     """Read what `keep_copy` or `write_copy` wrote."""
+    refuse_what_cannot_fit(folder, name)
     facts = json.loads((folder / "dataset.json").read_text())
     frames: dict[str, pd.DataFrame | None] = {"events": None, "properties": None, "categories": None}
     for part, kinds in facts["categoricals"].items():
@@ -328,31 +346,53 @@ def read_copy(folder: Path, name: str, source: Path) -> Dataset:
     return Dataset(name, events, properties, categories, facts["has_times"], facts["notices"], source)
 
 
-def read_cached(folder: Path, name: str) -> Dataset:
-    """`read_folder`, kept as Parquet where the files are large; an older copy of the same folder is removed."""
-    options = read_options(folder)
-    if sum(p.stat().st_size for p in source_files(folder)) < CACHE_FROM:
-        return read_folder(folder, name)
+def is_large(folder: Path) -> bool:
+    """Whether the files of a log are so large that a copy is kept."""
+    return sum(p.stat().st_size for p in source_files(folder)) >= CACHE_FROM
+
+
+def copy_place(folder: Path, name: str) -> Path:
+    """Where the copy of a log is kept, by its name, its place, its content and the code that reads it."""
     place = cache_folder() / f"{name}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}"
-    copy = place / remembered_key(folder, name, place.with_name(place.name + ".json"))
+    return place / remembered_key(folder, name, place.with_name(place.name + ".json"))
+
+
+def prepare(folder: Path, name: str, copy: Path | None = None) -> Path:
+    """Make the copy of a large log as ordered Parquet, without opening it; older copies of the same folder are removed.
+
+    A table goes from its files to the copy on disk, in the memory that DuckDB is allowed. Raises as `read_folder`.
+    """
+    copy, options = copy or copy_place(folder, name), read_options(folder)
+    log = read_folder(folder, name) if options["format"] != "table" else None
+    with whole_folder(copy, replace=False) as beside:
+        if log is not None:
+            keep_copy(log, beside)
+        else:
+            words = table_words(folder, options)
+            with naming_the_toml(folder):
+                write_copy(words.pop("path"), words.pop("columns"), words.pop("items", None), words, beside)
+    for old in copy.parent.iterdir():
+        if old != copy and not old.name.startswith("."):
+            shutil.rmtree(old, ignore_errors=True)
+    return copy
+
+
+def read_cached(folder: Path, name: str) -> Dataset:
+    """`read_folder`, kept as Parquet where the files are large (see `prepare`)."""
+    if not is_large(folder):
+        return read_folder(folder, name)
+    copy, options = copy_place(folder, name), read_options(folder)
     if copy.is_dir():
         try:
             return with_cutoffs(read_copy(copy, name, folder), options)
-        except (OSError, ValueError, KeyError):  # damaged: made again below
+        except (OSError, ValueError, KeyError) as error:  # damaged: made again below
+            if isinstance(error, DataError):
+                raise
             shutil.rmtree(copy, ignore_errors=True)
-    log = read_folder(folder, name) if options["format"] != "table" else None
     try:
-        with whole_folder(copy, replace=False) as beside:
-            if log is not None:
-                keep_copy(log, beside)
-            else:
-                words = table_words(folder, options)
-                with naming_the_toml(folder):
-                    write_copy(words.pop("path"), words.pop("columns"), words.pop("items", None), words, beside)
-        for old in place.iterdir():
-            if old != copy and not old.name.startswith("."):
-                shutil.rmtree(old, ignore_errors=True)
+        prepare(folder, name, copy)
     except OSError as error:
+        log = read_folder(folder, name)
         warnings.warn(f"{name} is not kept as Parquet in {cache_folder()}: {error}", stacklevel=2)
-        return log or read_folder(folder, name)
-    return log or with_cutoffs(read_copy(copy, name, folder), options)
+        return log
+    return with_cutoffs(read_copy(copy, name, folder), options)

@@ -34,6 +34,28 @@ def test_bad_files_of_users_are_refused_by_line(text, told, tmp_path):
         list(user_batches(str(tmp_path / "users.csv"), np.array([1]), 2))
 
 
+def test_files_without_a_header_lose_no_user(tmp_path):
+    """The first of three users was taken as the header."""
+    path = tmp_path / "users.csv"
+    path.write_text("1\n2\n3\n")
+    assert np.concatenate(list(user_batches(str(path), np.array([1, 2]), 2))).tolist() == [1, 2, 3]
+    path.write_text("ann\nbob\nzoe\n")
+    assert np.concatenate(list(user_batches(str(path), np.array(["ann", "bob"], object), 2))).tolist() == [
+        "ann",
+        "bob",
+        "zoe",
+    ]
+    for text, told in (
+        ("zoe\nann\n", ":1: 'zoe' is neither a user"),
+        ("user_id\nann\nbob;\n", ":3: user_id must be an id, without blanks or separators"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=told):
+            list(user_batches(str(path), np.array(["ann", "bob"], object), 2))
+    path.write_text("user_id\nNA\n")  # a user of that name, here
+    assert np.concatenate(list(user_batches(str(path), np.array(["NA"], object), 2))).tolist() == ["NA"]
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_lists_are_those_of_recommend_whatever_the_batch(suffix, tmp_path):
     model = Popularity().fit(random_log(2))

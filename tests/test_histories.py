@@ -1,12 +1,17 @@
 """Histories as arrays."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
+import pytest
 from helpers import random_log
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
-from recsys_lab.histories import Histories
+from recsys_lab.histories import Histories, split_into_sessions
+from recsys_lab.models.popularity import Popularity
 
 runs = st.lists(st.lists(st.integers(0, 9), max_size=6), min_size=1, max_size=8)
 
@@ -38,3 +43,45 @@ def test_a_cut_history_is_what_came_before(seed, second, text):
         assert h.items[h.indptr[row] : h.indptr[row + 1]].tolist() == before.item_id.tolist()
     past = log.before(at)
     assert len(past) == (log.moments < at).sum() and len(past) + len(log.between(at)) == len(log)
+
+
+def test_what_is_no_list_of_ids_is_said(tmp_path):
+    """`recommend(1)` was "'int' object is not iterable", a text was taken letter by letter, text ids got popular items."""
+    model = Popularity().fit(random_log(2))
+    for wrong in (1, "a", np.int64(3)):
+        with pytest.raises(ValueError, match="user_ids must be a list of ids"):
+            model.recommend(wrong)
+    with pytest.raises(ValueError, match="histories are lists of item ids, one list a visitor"):
+        Histories.from_lists(["10"])
+    with pytest.raises(ValueError, match="histories are lists of item ids"):
+        Histories.from_lists([10, 11])
+    for history in ([["10", "11"]], [["10", 11]]):
+        with pytest.raises(ValueError, match="item id '10' is text, but the ids of this log are whole numbers"):
+            model.rank(Histories.from_lists(history))
+    with pytest.raises(ValueError, match="user id '1' is text"):
+        model.recommend(["1"])
+    texts = Popularity().fit(random_log(2, text=True))
+    with pytest.raises(ValueError, match="item id 10 is a number, but the ids of this log are text"):
+        texts.rank(Histories.from_lists([[10]]))
+    with pytest.raises(ValueError, match=r"takes a Dataset, not a csr_matrix: make one by Dataset.from_matrix"):
+        Popularity().fit(sparse.csr_matrix(np.eye(3)))
+    assert len(model.rank(Histories.from_lists([[]]))) == 1
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 120)), max_size=8), min_size=1, max_size=6),
+    st.sampled_from([0.0, 1.0, 30.0]),
+)
+@settings(max_examples=100, deadline=None)
+def test_sessions_cut_histories_and_lose_nothing(runs, gap):
+    """Put together, the sessions are the histories; a session ends at a pause and nowhere else."""
+    minutes = [np.cumsum([step for _, step in run]) for run in runs]
+    flat = np.concatenate(minutes).astype(np.int64) * 60_000 if runs else np.zeros(0, np.int64)
+    histories = replace(Histories.from_lists([[item for item, _ in run] for run in runs]), times=flat)
+    parts = split_into_sessions(histories, gap)
+    assert parts.items.tolist() == histories.items.tolist() and parts.indptr[-1] == len(flat)
+    borders, wanted = set(parts.indptr.tolist()), set(histories.indptr.tolist())
+    pauses = {i for i in range(1, len(flat)) if gap and flat[i] - flat[i - 1] > gap * 60_000}
+    assert borders == wanted | pauses | {0}
+    saved = replace(histories, sessions=np.arange(len(flat)))
+    assert len(split_into_sessions(saved, gap)) == len(flat)

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -109,23 +110,25 @@ def test_every_example_request_is_answered(folder, tmp_path):
                 assert told["status"] == "trained"
 
 
-@pytest.mark.parametrize("told", [*blocks("toml"), *blocks("toml", CHAPTERS)])
-def test_the_own_log_of_the_readme_loads(told, tmp_path):
-    folder = tmp_path / "my_log"
-    folder.mkdir()
-    (folder / "dataset.toml").write_text(told)
-    (folder / "orders.csv").write_text(
-        "customer,sku,action,time\nann,a-1,view,1700000000\nann,a-2,buy,1700000100\nbob,a-1,view,1700000200\n"
+def test_the_own_log_of_the_readme_is_imported_as_it_says(tmp_path):
+    """The command that the README shows writes the file that it shows."""
+    (tmp_path / "orders.csv").write_text(
+        "Customer ID;sku;action;created_at\n7;a-1;view;13.01.2024 10:00\n7;a-2;buy;14.01.2024 11:00\n8;a-1;view;14.01.2024 12:00\n"
     )
+    (command,) = [line for line in lines_of("recsys-lab data import") if line in TEXT][:1]
     done = subprocess.run(
-        [BIN / "recsys-lab", "data", "describe", "my_log"],
-        cwd=ROOT,
+        [BIN / command.split()[0], *command.split()[1:]],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
-        env={"PATH": "", "RECSYS_LAB_DATA": str(tmp_path)},
+        env={"PATH": ""},
     )
-    assert done.returncode == 0 and "transaction events" in done.stdout, done.stderr
+    assert done.returncode == 0 and "transaction events     1" in done.stdout, (done.stdout, done.stderr)
+    written = tomllib.loads((tmp_path / "data" / "my_log" / "dataset.toml").read_text())
+    (shown,) = (tomllib.loads(block) for block in blocks("toml"))
+    assert {**shown, "file": written["file"], "events": {**shown["events"], "view": "view"}} == written
+    assert Path(written["file"]) == tmp_path / "orders.csv"
 
 
 def test_make_targets_of_the_readme_exist():

@@ -411,7 +411,8 @@ def write_model(model: Recommender, folder: Path, part: bool = False) -> None:
     """Write `model.json`, one file per array, and sub-models in subfolders; sub-models share the users of the whole model."""
     known = model.known
     users = {"users": known.user_ids, "ptr": known.indptr, "items": known.items}
-    users |= {"events": known.events, "times": known.times} | ({} if known.counts is None else {"counts": known.counts})
+    users |= {"events": known.events, "times": known.times}
+    users |= {name: value for name in ("counts", "sessions") if (value := getattr(known, name)) is not None}
     entries = {"items": model.items, "popular": model.popular}
     entries |= {} if part else {f"known/{n}": v for n, v in users.items()}
     write_arrays(folder, entries | {f"state/{n}": v for n, v in model.state.items()})
@@ -507,6 +508,7 @@ def restore(
             arrays["known/users"],
             tuple(head["event_names"]),
             arrays.get("known/counts"),
+            arrays.get("known/sessions"),
         )
     )
     model.index_users(make(model.known.user_ids))

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import sparse
 from tqdm import tqdm
 
-from ..histories import Histories, flat_ranges
+from ..histories import Histories, flat_ranges, split_into_sessions
 from .base import Recommender
 from ..topk import fading, scale_rows, steps_back
 from .config import Config, Range, setting
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['MIN_RECENCY_WEIGHT', 'even_blocks', 'largest_positions', 'keep_strongest', 'item_similarity', 'ItemKNNConfig',
-           'ItemKNN', 'UserKNNConfig', 'UserKNN', 'l2_normalize_rows', 'VisitIndex', 'sort_by_last_event',
-           'index_visits', 'similar_sessions', 'SessionKNNConfig', 'SessionKNN', 'nearest_sessions', 'follow_counts',
-           'last_items', 'SequentialRulesConfig', 'SequentialRules', 'walk_similarity', 'recency_weights',
-           'SessionWalkConfig', 'SessionWalk']
+           'ItemKNN', 'UserKNNConfig', 'UserKNN', 'l2_normalize_rows', 'VisitIndex', 'visits_of', 'sort_by_last_event',
+           'index_visits', 'similar_sessions', 'session_gap_setting', 'SessionKNNConfig', 'SessionKNN',
+           'nearest_sessions', 'follow_counts', 'last_items', 'SequentialRulesConfig', 'SequentialRules',
+           'walk_similarity', 'recency_weights', 'SessionWalkConfig', 'SessionWalk']
 
 # %% ../../nbs/22_neighbours.ipynb #2a9ddf50
 def even_blocks(work: np.ndarray, most: float) -> Iterator[slice]:
@@ -226,6 +226,11 @@ class VisitIndex(NamedTuple):
     places: np.ndarray
 
 
+def visits_of(model: Any, dataset: Dataset) -> Histories:
+    """The sessions of a model's known users, encoded: as the log names them, or by the model's `session_gap` where it has times."""
+    return split_into_sessions(model.known, model.config.session_gap if dataset.has_times else 0.0).encode(model.items)
+
+
 def sort_by_last_event(histories: Histories) -> Histories:
     """Histories that are not empty, ordered by their last event."""
     full = np.flatnonzero(np.diff(histories.indptr) > 0)
@@ -260,6 +265,13 @@ def similar_sessions(
     return row[first], visit[first], round_scores(likeness), index.places[flat[first]]
 
 # %% ../../nbs/22_neighbours.ipynb #52683434
+def session_gap_setting() -> Any:
+    """The setting of how a history is cut into sessions, which all models of sessions share."""
+    return setting(
+        0.0, "minutes without an event after which a new session begins; 0: a visit is the whole history", ge=0
+    )
+
+
 class SessionKNNConfig(Config):
     """Settings of SessionKNN."""
 
@@ -280,6 +292,7 @@ class SessionKNNConfig(Config):
     )
     idf: float = setting(1.0, "exponent of an item's inverse document frequency in both", Range(0.0, 2.0), ge=0)
     shared_item_weight: float = setting(2.0, "weight of the shared item itself as an offer", ge=0)
+    session_gap: float = session_gap_setting()
 
 # %% ../../nbs/22_neighbours.ipynb #b66100b1
 class SessionKNN(Recommender):
@@ -297,7 +310,7 @@ class SessionKNN(Recommender):
     source = "neighbours"
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
-        visits = sort_by_last_event(self.known.encode(self.items))
+        visits = sort_by_last_event(visits_of(self, dataset))
         index = index_visits(visits, len(self.items))
         idf = np.log(len(visits) / np.maximum(np.diff(index.ptr), 1)) ** self.config.idf
         return {"visit_ptr": visits.indptr, "visit_items": visits.items, "idf": idf} | {
@@ -371,6 +384,7 @@ class SequentialRulesConfig(Config):
     steps: int = setting(10, "farthest distance at which an item counts as a follower", Range(1, 20, True), ge=1)
     decay: float = setting(1.0, "a follower d steps later counts `d ** -decay`", Range(0.0, 2.0), ge=0)
     n_neighbors: int = setting(200, "followers kept of each item", ge=1)
+    session_gap: float = session_gap_setting()
 
 
 class SequentialRules(Recommender):
@@ -384,7 +398,7 @@ class SequentialRules(Recommender):
     requires_cooccurrence = True
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
-        c, visits = self.config, self.known.encode(self.items)
+        c, visits = self.config, visits_of(self, dataset)
         counts = follow_counts(visits, len(self.items), c.steps, c.decay, itself=True)
         return {"rules": keep_strongest(counts, c.n_neighbors)}
 
@@ -446,6 +460,7 @@ class SessionWalkConfig(Config):
     )
     n_neighbors: int = setting(300, "items kept of each item", ge=1)
     repeat_weight: float = setting(3.0, "weight of the items of the visit itself", ge=0)
+    session_gap: float = session_gap_setting()
 
 # %% ../../nbs/22_neighbours.ipynb #8a1007c5
 class SessionWalk(Recommender):
@@ -461,7 +476,7 @@ class SessionWalk(Recommender):
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         c = self.config
-        visits = sort_by_last_event(self.known.encode(self.items))
+        visits = sort_by_last_event(visits_of(self, dataset))
         counts = follow_counts(visits, len(self.items), c.steps, c.decay)
         walk = walk_similarity((counts + counts.T).tocsr(), c.popularity_exponent, c.two_step_weight, c.n_neighbors)
         walk.data *= recency_weights(visits, len(self.items), c.recency_decay)[walk.indices]

@@ -181,7 +181,7 @@ PART_NAMES = {  # the parts of a log that arrives split, and what people call th
 
 def is_missing(x: str) -> str:
     """SQL: whether a text means that there is no value."""
-    return f"lower(trim({x})) IN ({', '.join(map(literal, MISSING))})"
+    return f"(length({x}) < 12 AND lower(trim({x})) IN ({', '.join(map(literal, MISSING))}))"
 
 
 def id_rule(missing_ids: str) -> Column:
@@ -249,7 +249,8 @@ TYPED_TIME = Column(
 
 def rules_of(options: LogOptions, columns: Mapping[str, str], typed: bool) -> dict[str, Column]:
     """The rule of each column of the file that is read; `typed` says that times have a type."""
-    own = {name: id_rule(options.missing_ids) for name in ("user_id", "session_id", "item_id")}
+    ids = ("user_id" if "user_id" in columns else "session_id", "item_id")  # a session beside a visitor may be missing
+    own = {name: id_rule(options.missing_ids) for name in ids}
     own |= {"event": kind_rule(options.events), "part": part_rule()}
     own |= {name: number_rule(name, options) for name in (*NUMBERS, "price")}
     own["timestamp"] = TYPED_TIME if typed else time_rule(options.time_unit, options.time_format, decimals=True)
@@ -337,19 +338,20 @@ def cut_sql(options: LogOptions, user: str, moment: str | None) -> str:
 # %% ../../nbs/47_logs.ipynb #52382e1f
 def stage_files(
     con: duckdb.DuckDBPyConnection, place: Path, path: Any, options: LogOptions, rejects: Rejects
-) -> tuple[dict[str, str], bool]:
-    """Stage all files of a log: (the lab's names -> columns of `staged`, whether its times are typed).
+) -> dict[str, str]:
+    """Stage all files of a log: the lab's names -> columns of `staged`.
 
     Beside the columns `staged` has `#ns` (the time) and `#hash` (of the row).
     """
     set_zone(con, options.time_zone)
     columns: dict[str, str] = {}
-    typed = False
     for number, table in enumerate(tables_of(path, options)):
         columns = own_columns(options, table)
         time, who = columns.get("timestamp"), columns.get("user_id", columns.get("session_id", ""))
         typed = time is not None and typed_time(con, table, time)
         rules = rules_of(options, columns, typed)
+        if time is not None and not typed:
+            rules[time] = rules[time]._replace(good='"#ns" IS NOT NULL')  # made once, checked where it is made
 
         def more(scan: Scan, table: Table = table, time: str | None = time, who: str = who) -> dict[str, str]:
             moment = None if time is None else moment_of_column(scan, time, options)
@@ -361,7 +363,7 @@ def stage_files(
 
         staged = stage_table(con, place, table, rules, more=more, file=number)
         settle(con, staged, rules, rejects, number)
-    return columns, typed
+    return columns
 
 
 def typed_time(con: duckdb.DuckDBPyConnection, table: Table, column: str) -> bool:

@@ -36,11 +36,11 @@ from .tables import first_row, identifier, literal, workspace
 from .times import UNITS
 
 # %% auto #0
-__all__ = ['NATURAL', 'SAVED_AS_FLOAT', 'SYNONYMS', 'BEFORE_ALL', 'leave_out', 'drop_missing', 'drop_kinds', 'drop_returns',
-           'only_days', 'refuse_rounded', 'drop_copies', 'id_sql', 'plain_name', 'shop_kind', 'kinds_to_map',
-           'sort_key', 'set_moments', 'Log', 'event_sql', 'part_sql', 'column_sql', 'shape_log', 'part_names',
-           'fact_sql', 'properties_sql', 'tree_of_paths', 'staged_log', 'as_frame', 'property_frames', 'read_table',
-           'described_items']
+__all__ = ['NATURAL', 'SAVED_AS_FLOAT', 'SYNONYMS', 'PLAIN_MS', 'ROW_ORDER', 'BEFORE_ALL', 'LARGE', 'leave_out', 'drop_missing',
+           'drop_kinds', 'drop_returns', 'only_days', 'refuse_rounded', 'drop_copies', 'id_sql', 'plain_name',
+           'shop_kind', 'kinds_to_map', 'sort_key', 'moments_sql', 'Log', 'event_sql', 'part_sql', 'column_sql',
+           'filter_rows', 'kinds_of', 'shape_log', 'session_sql', 'part_names', 'fact_sql', 'properties_sql',
+           'tree_of_paths', 'is_large', 'staged_log', 'as_frame', 'property_frames', 'read_table', 'described_items']
 
 # %% ../../nbs/48_shaping.ipynb #f87986d7
 def leave_out(con: duckdb.DuckDBPyConnection, condition: str, notice: str, notices: dict[str, int]) -> None:
@@ -231,24 +231,29 @@ def sort_key(con: duckdb.DuckDBPyConnection, column: str) -> str:
     return f"{x}::DOUBLE" if found[0] else x
 
 
-def set_moments(con: duckdb.DuckDBPyConnection, options: LogOptions, user: str, notices: dict[str, int]) -> None:
-    """Add the column `#ms` to `staged`: milliseconds since 1970, a known order of a visitor's events within one kept by steps of 1 ms."""
-    con.execute('ALTER TABLE staged ADD COLUMN "#ms" BIGINT')
-    con.execute('UPDATE staged SET "#ms" = "#ns" // 1000000')
+PLAIN_MS = '"#ns" // 1000000'
+
+
+def moments_sql(
+    con: duckdb.DuckDBPyConnection, options: LogOptions, user: str, notices: dict[str, int]
+) -> tuple[str, str]:
+    """(SQL of milliseconds since 1970, a join that it needs): a known order of a visitor's events within one is kept by steps of 1 ms."""
     keys = [sort_key(con, column) for column in options.order_columns]
     finer = first_row(con, 'SELECT bool_or("#ns" % 1000000 <> 0) FROM staged')
     if not keys and not finer[0]:
-        return
+        return PLAIN_MS, ""
     order = ", ".join(['"#ns"', *keys])
+    rank = f'dense_rank() OVER (PARTITION BY {user} ORDER BY {order}) AS "#n"'
+    ranked = f'SELECT "#file", "#", {PLAIN_MS} AS "#old", {rank}, {user} AS "#u" FROM staged'
+    placed = f'SELECT *, "#n" + max("#old" - "#n") OVER (PARTITION BY "#u" ORDER BY "#n") AS "#new" FROM ({ranked})'
     con.execute(
-        'CREATE TABLE moved AS SELECT f, r, ms FROM (SELECT "#file" AS f, "#" AS r, "#ms" AS old, '
-        f'n + max("#ms" - n) OVER (PARTITION BY {user} ORDER BY n) AS ms '
-        f"FROM (SELECT *, dense_rank() OVER (PARTITION BY {user} ORDER BY {order}) AS n FROM staged)) WHERE ms <> old"
+        f'CREATE TABLE moved AS SELECT "#file" AS "#f", "#" AS "#r", "#new" FROM ({placed}) WHERE "#new" <> "#old"'
     )
     count = first_row(con, "SELECT count(*) FROM moved")
-    if count[0]:
-        con.execute('UPDATE staged SET "#ms" = moved.ms FROM moved WHERE "#file" = f AND "#" = r')
-        notices["events moved by milliseconds, so that a known order within one is kept"] = int(count[0])
+    if not count[0]:
+        return PLAIN_MS, ""
+    notices["events moved by milliseconds, so that a known order within one is kept"] = int(count[0])
+    return f'coalesce("#new", {PLAIN_MS})', 'LEFT JOIN moved ON "#file" = "#f" AND "#" = "#r"'
 
 # %% ../../nbs/48_shaping.ipynb #d63f1c4c
 @dataclass
@@ -304,11 +309,10 @@ def column_sql(ours: str, yours: str, options: LogOptions) -> str:
     return number_of(x, options.decimal) if ours in NUMBERS else x
 
 # %% ../../nbs/48_shaping.ipynb #851a8d14
-def shape_log(
+def filter_rows(
     con: duckdb.DuckDBPyConnection, options: LogOptions, columns: Mapping[str, str], notices: dict[str, int]
-) -> Log:
-    """Apply the rules of `options` to the staged rows, and say how the log is selected from them."""
-    who, has_times = columns.get("user_id", columns.get("session_id", "")), "timestamp" in columns
+) -> None:
+    """Leave out what is no event, by the rules of `options`; `DataError` where nothing is left."""
     cuts = {
         f"since {options.since}": options.since,
         f"until {options.until}": options.until,
@@ -317,51 +321,68 @@ def shape_log(
     leave_out(con, 'NOT "#cut"', f"events outside {', '.join(k for k, v in cuts.items() if v)}, left out", notices)
     drop_missing(con, options, columns, notices)
     drop_kinds(con, options, columns, notices)
-    days = has_times and only_days(con)
-    if has_times:
+    days = "timestamp" in columns and only_days(con)
+    if "timestamp" in columns:
         refuse_rounded(con, options, columns["timestamp"])
         drop_copies(con, options, days, notices)
-        set_moments(con, options, identifier(who), notices)
     count = first_row(con, "SELECT count(*) FROM staged")
     if not count[0]:
-        raise DataError(
-            f"there is no row in it that counts as an event{'; ' if notices else ''}{'; '.join(f'{k}: {v:,}' for k, v in notices.items())}"
-        )
+        why = "; ".join(f"{notice}: {number:,}" for notice, number in notices.items())
+        raise DataError(f"there is no row in it that counts as an event{'; ' if why else ''}{why}")
     if days and not options.order_columns:
         notices["events whose times are days, so that their order within a day is unknown"] = int(count[0])
-    ids = {
-        "user_id": id_sql(con, who, "user id", notices),
-        "item_id": id_sql(con, columns["item_id"], "item id", notices),
-    }
-    kind = event_sql(options, columns)
+
+
+def kinds_of(con: duckdb.DuckDBPyConnection, options: LogOptions, kind: str, notices: dict[str, int]) -> list[str]:
+    """The kinds of the staged events (`kind` is their SQL); a notice of those that look like a shop's under other names."""
     kinds = [str(row[0]) for row in con.execute(f"SELECT DISTINCT {kind} AS k FROM staged ORDER BY k").fetchall()]
     if unmapped := kinds_to_map(kinds, options):
-        lines = "; ".join(f'{kind} = "{ours}"' for kind, ours in unmapped.items())
+        lines = "; ".join(f'{own} = "{ours}"' for own, ours in unmapped.items())
         found = first_row(con, f"SELECT count(*) FROM staged WHERE {kind} IN ({', '.join(map(literal, unmapped))})")
-        notices[
-            f"events of kinds that look like a shop's under other names; to use them as such, write below [events]: {lines}"
-        ] = int(found[0])
-    selected = ids | {"event": kind} | ({"timestamp": '"#ms"'} if has_times else {})
-    parts = part_names(con, columns)
-    known = {*FACTS, "user_id", "item_id", "event", "timestamp"} | (
-        {"session_id"} if who == columns.get("session_id") else set()
-    )
+        said = "events of kinds that look like a shop's under other names; to use them as such, write below [events]"
+        notices[f"{said}: {lines}"] = int(found[0])
+    return kinds
+
+# %% ../../nbs/48_shaping.ipynb #105c8cb4
+def shape_log(
+    con: duckdb.DuckDBPyConnection, options: LogOptions, columns: Mapping[str, str], notices: dict[str, int]
+) -> Log:
+    """Apply the rules of `options` to the staged rows, and say how the log is selected from them."""
+    who, has_times = columns.get("user_id", columns.get("session_id", "")), "timestamp" in columns
+    filter_rows(con, options, columns, notices)
+    ms, join = moments_sql(con, options, identifier(who), notices) if has_times else (str(BEFORE_ALL), "")
+    kind, item = event_sql(options, columns), id_sql(con, columns["item_id"], "item id", notices)
+    selected = {"user_id": id_sql(con, who, "user id", notices), "item_id": item, "event": kind}
+    selected |= {"timestamp": ms} if has_times else {}
+    known = {*FACTS, *selected, "timestamp"} | ({"session_id"} if who == columns.get("session_id") else set())
+    source = f"staged {join}"
     for ours, yours in columns.items():
         if ours == "session_id" and ours not in known:
-            selected[ours] = id_sql(con, yours, "session id", {})
+            selected[ours], more = session_sql(con, yours)
+            source = f"{source} {more}"
         elif ours not in known:
             selected[ours] = column_sql(ours, yours, options)
-    keys = ['"#ms"', '"#ns"'] if has_times else []
-    order = ", ".join([*keys, *(sort_key(con, c) for c in options.order_columns), '"#file"', '"#"'])
+    keys = [ms, '"#ns"', *(sort_key(con, c) for c in options.order_columns)][0 if has_times else 2 :]
     shown = ", ".join(f"{sql} AS {identifier(name)}" for name, sql in selected.items())
-    return Log(
-        f"SELECT {shown} FROM staged ORDER BY {order}",
-        properties_sql(con, options, columns, ids["item_id"], has_times),
-        has_times,
-        kinds,
-        parts,
-        notices,
+    events = f"SELECT {shown} FROM {source} ORDER BY {', '.join([*keys, ROW_ORDER])}"
+    properties = properties_sql(con, options, columns, item, ms, f"staged {join}")
+    return Log(events, properties, has_times, kinds_of(con, options, kind, notices), part_names(con, columns), notices)
+
+
+def session_sql(con: duckdb.DuckDBPyConnection, column: str) -> tuple[str, str]:
+    """(SQL of a column of sessions, a join that it needs): whole numbers as they are, texts numbered by the alphabet.
+
+    Sessions are only told apart, so that their names are not kept.
+    """
+    sql = id_sql(con, column, "session id", {})
+    if sql.endswith("::BIGINT"):
+        return sql, ""
+    x = identifier(column)
+    distinct = f'SELECT DISTINCT {x} AS "#s" FROM staged'
+    con.execute(
+        f'CREATE TABLE sessions AS SELECT "#s", row_number() OVER (ORDER BY "#s") - 1 AS "#k" FROM ({distinct})'
     )
+    return '"#k"', f'LEFT JOIN sessions ON {x} = "#s"'
 
 
 def part_names(con: duckdb.DuckDBPyConnection, columns: Mapping[str, str]) -> list[str]:
@@ -374,6 +395,7 @@ def part_names(con: duckdb.DuckDBPyConnection, columns: Mapping[str, str]) -> li
     return [part for part in PART_NAMES if part in found]
 
 # %% ../../nbs/48_shaping.ipynb #963ee3ad
+ROW_ORDER = '"#file", "#"'
 BEFORE_ALL = -86_400_000  # milliseconds: a day before 1970, before all that has an order but no time
 
 
@@ -389,28 +411,25 @@ def fact_sql(ours: str, x: str, options: LogOptions) -> str:
 
 
 def properties_sql(
-    con: duckdb.DuckDBPyConnection, options: LogOptions, columns: Mapping[str, str], item: str, has_times: bool
+    con: duckdb.DuckDBPyConnection, options: LogOptions, columns: Mapping[str, str], item: str, ms: str, source: str
 ) -> str | None:
-    """SELECT of the changes of the properties that the rows of a log tell, or None."""
+    """SELECT of the changes of the properties that the rows of a log tell, or None; of items whose value never changes, its first row."""
     parts = []
     for ours, prop in FACTS.items():
         if ours not in columns:
             continue
-        value = fact_sql(ours, identifier(columns[ours]), options)
-        when, window = ('"#ms"', '"#ms", "#file", "#"') if has_times else (str(BEFORE_ALL), '"#file" DESC, "#" DESC')
-        before = (
-            f"lag(v) OVER (PARTITION BY i ORDER BY {window})"
-            if has_times
-            else f"CASE WHEN row_number() OVER (PARTITION BY i ORDER BY {window}) > 1 THEN v END"
-        )
-        rows = (
-            f'SELECT {item} AS i, {value} AS v, {when} AS t, "#file", "#", "#ms" FROM staged'
-            if has_times
-            else f'SELECT {item} AS i, {value} AS v, {when} AS t, "#file", "#" FROM staged'
-        )
+        rows = f'SELECT {item} AS i, {fact_sql(ours, identifier(columns[ours]), options)} AS v, {ms} AS t, "#file", "#" FROM {source}'
+        con.execute(f"CREATE TABLE {prop}_values AS SELECT i, v, min(t) AS t FROM ({rows}) WHERE v <> '' GROUP BY i, v")
+        con.execute(f"CREATE TABLE {prop}_moving AS SELECT i FROM {prop}_values GROUP BY i HAVING count(*) > 1")
+        before = f"lag(v) OVER (PARTITION BY i ORDER BY t, {ROW_ORDER})"
+        moving = f"SELECT *, {before} AS old FROM ({rows}) WHERE v <> '' AND i IN (FROM {prop}_moving)"
+        changes = f"SELECT i, v, t FROM ({moving}) WHERE old IS DISTINCT FROM v"
+        if "timestamp" not in columns:  # only the last value counts
+            last = f"last(v ORDER BY {ROW_ORDER})"
+            changes = f"SELECT i, {last}, {ms} FROM ({rows}) WHERE v <> '' AND i IN (FROM {prop}_moving) GROUP BY i"
+        still = f"SELECT i, v, t FROM {prop}_values WHERE i NOT IN (FROM {prop}_moving)"
         parts.append(
-            f"SELECT i AS item_id, {literal(prop)} AS property, v AS value, t AS timestamp "
-            f"FROM (SELECT *, {before} AS old FROM ({rows}) WHERE v <> '') WHERE old IS DISTINCT FROM v"
+            f"SELECT i AS item_id, {literal(prop)} AS property, v AS value, t AS timestamp FROM ({still} UNION ALL {changes})"
         )
     return f"{' UNION ALL '.join(parts)} ORDER BY timestamp, item_id, property, value" if parts else None
 
@@ -428,12 +447,20 @@ def tree_of_paths(paths: Sequence[str]) -> pd.DataFrame | None:
     return tree if len(tree) else None
 
 # %% ../../nbs/48_shaping.ipynb #74dfe300
+LARGE = 64 << 20  # bytes of files from which rows are staged on disk, where DuckDB keeps them compressed
+
+
+def is_large(path: Any) -> bool:
+    """Whether the files of a log are staged on disk."""
+    return not hasattr(path, "__arrow_c_stream__") and sum(p.stat().st_size for p in find_files(path)) >= LARGE
+
+
 @contextmanager
 def staged_log(path: Any, options: LogOptions) -> Iterator[tuple[duckdb.DuckDBPyConnection, Log]]:
     """(a database in which a log is staged, how it is selected); it goes when the block ends. Raises as `read_table`."""
     rejects = Rejects(options.on_error, options.quarantine)
-    with workspace() as (con, place):
-        columns, _ = stage_files(con, place, path, options, rejects)
+    with workspace(is_large(path)) as (con, place):
+        columns = stage_files(con, place, path, options, rejects)
         count = first_row(con, "SELECT count(*) FROM staged")
         if not count[0]:
             what = f"no row is good; {rejects.counts}" if rejects.counts else "there is no row in it"

@@ -55,18 +55,18 @@ def stage(
 ) -> None:
     """Append the rows of a scan to the table `staged`: `"#file", "#", "#broken"`, the columns of `rules` and `more` (name -> SQL).
 
-    `keep` is a condition on the scan's columns; good rows for which it does not hold are left out.
+    `keep` is a condition on the columns; good rows for which it does not hold are left out. Rules may ask for columns of `more`.
     """
-    as_a_whole = f"WHEN NOT ({scan.whole}) THEN {FAULTY_WIDTH} WHEN {scan.header} THEN {HEADER_AGAIN}"
-    broken = f"CASE {as_a_whole} ELSE {broken_rule(rules, scan.columns)} END"
     named = {name: scan.columns[name] for name in rules} | dict(more or {})
-    texts = ", ".join(f"{sql} AS {identifier(name)}" for name, sql in named.items())
-    kept = keep.format(**{name: sql for name, sql in scan.columns.items()}) if keep != "true" else keep
-    numbers = f'{file}::INT AS "#file", row_number() OVER () - 1 AS "#"'
-    select = f'SELECT {numbers}, {broken} AS "#broken", {texts}, ({kept}) AS "#kept" FROM {scan.source}'
-    exists = first_row(con, "SELECT count(*) FROM duckdb_tables() WHERE table_name = 'staged'")
-    make = "INSERT INTO staged" if exists and exists[0] else "CREATE TABLE staged AS"
-    con.execute(f'{make} SELECT * EXCLUDE ("#kept") FROM ({select}) WHERE "#broken" <> -1 OR "#kept"')
+    inner = ", ".join(f"{sql} AS {identifier(name)}" for name, sql in named.items())
+    numbers = f'row_number() OVER () - 1 AS "#", ({scan.whole}) AS "#whole", ({scan.header}) AS "#header"'
+    checks = broken_rule(rules, {name: identifier(name) for name in rules})
+    broken = f'CASE WHEN NOT "#whole" THEN {FAULTY_WIDTH} WHEN "#header" THEN {HEADER_AGAIN} ELSE {checks} END'
+    kept = keep.format(**{name: identifier(name) for name in rules}) if keep != "true" else keep
+    shown = ", ".join(map(identifier, named))
+    rows = f'SELECT {file}::INT AS "#file", "#", {broken} AS "#broken", {shown} FROM (SELECT {numbers}, {inner} FROM {scan.source})'
+    make = "INSERT INTO staged" if staged_exists(con) else "CREATE TABLE staged AS"
+    con.execute(f'{make} FROM ({rows}) WHERE "#broken" <> -1 OR ({kept})')
 
 
 def rejected(con: duckdb.DuckDBPyConnection) -> list[tuple[int, str]]:

@@ -28,12 +28,12 @@ from ..files import DataError, open_source
 from ..histories import EVENTS
 
 # %% auto #0
-__all__ = ['WHOLE', 'MAYBE_WHOLE', 'TEXT', 'ID', 'EVENT', 'SEPARATORS', 'LARGEST_BLOCK', 'MEMORY', 'LARGEST_WHOLE', 'KEPT_TYPES',
-           'Column', 'literal', 'identifier', 'first_row', 'full_match', 'encoding_hint', 'broken_rule', 'quote_value',
-           'Record', 'Table', 'kind_of_file', 'text_lines', 'is_utf8', 'walk_records', 'csv_dialect', 'one_character',
-           'csv_columns', 'json_columns', 'naming_parquet_errors', 'parquet_columns', 'other_separator', 'workspace',
-           'unpacked', 'has_bytes', 'csv_sql', 'lines_before_data', 'text_of_json', 'text_of_column', 'Scan',
-           'check_columns', 'typed_scan', 'scan_table', 'repaired_parquet']
+__all__ = ['WHOLE', 'MAYBE_WHOLE', 'NO_NUL', 'NO_BLANKS', 'TEXT', 'ID', 'EVENT', 'SEPARATORS', 'LARGEST_BLOCK', 'MEMORY',
+           'LARGEST_WHOLE', 'KEPT_TYPES', 'Column', 'literal', 'identifier', 'first_row', 'full_match', 'encoding_hint',
+           'broken_rule', 'quote_value', 'Record', 'Table', 'kind_of_file', 'text_lines', 'is_utf8', 'walk_records',
+           'csv_dialect', 'one_character', 'csv_columns', 'json_columns', 'naming_parquet_errors', 'parquet_columns',
+           'other_separator', 'workspace', 'unpacked', 'has_bytes', 'csv_sql', 'lines_before_data', 'text_of_json',
+           'text_of_column', 'Scan', 'check_columns', 'typed_scan', 'scan_table', 'repaired_parquet']
 
 # %% ../../nbs/05_tables.ipynb #f1105202
 class Column(NamedTuple):
@@ -74,9 +74,11 @@ WHOLE = Column(full_match(r"-?\d{1,18}"), "a whole number of at most 18 digits")
 MAYBE_WHOLE = Column(
     full_match(r"(-?\d{1,18}(\.0)?)?"), "a whole number or nothing"
 )  # pandas writes 901.0 beside blanks
-TEXT = Column(full_match(r"[^\x00]*"), "text in UTF-8 without NULs", encoding_hint)
+NO_NUL = "NOT contains({x}, chr(0))"
+NO_BLANKS = r"CASE WHEN regexp_matches({x}, '\s') THEN {x} = trim({x}, e' \t\n\r\f\v') ELSE true END"
+TEXT = Column(NO_NUL, "text in UTF-8 without NULs", encoding_hint)
 ID = Column(
-    full_match(r"[^\s\x00]([^\x00]*[^\s\x00])?"),
+    f"{{x}} <> '' AND {NO_BLANKS} AND {NO_NUL}",
     "an id: text in UTF-8, not empty, without NULs or blanks around it",
     encoding_hint,
 )
@@ -312,8 +314,8 @@ MEMORY = "3GB"  # what DuckDB may hold before it spills to disk
 
 
 @contextmanager
-def workspace() -> Iterator[tuple[duckdb.DuckDBPyConnection, Path]]:
-    """(a database that spills to a folder of its own, that folder); both go when the block ends."""
+def workspace(on_disk: bool = False) -> Iterator[tuple[duckdb.DuckDBPyConnection, Path]]:
+    """(a database in memory, or `on_disk`, that spills to a folder of its own; that folder); both go when the block ends."""
     with tempfile.TemporaryDirectory(prefix="recsys_lab-") as place:
         settings: dict[str, Any] = {
             "memory_limit": MEMORY,
@@ -321,7 +323,7 @@ def workspace() -> Iterator[tuple[duckdb.DuckDBPyConnection, Path]]:
             "autoinstall_known_extensions": "false",
             "python_enable_replacements": "false",
         }
-        con = duckdb.connect(config=settings)
+        con = duckdb.connect(str(Path(place) / "staged.duckdb") if on_disk else ":memory:", config=settings)
         try:
             con.execute("SET TimeZone = 'UTC'")
             yield con, Path(place)

@@ -43,7 +43,7 @@ def number_sql(unit: str, decimals: bool = True) -> str:
     low, high = (bound * UNITS[unit] for bound in PLAUSIBLE)
     pattern = literal((ANY_NUMBER if decimals else WHOLE_NUMBER).replace("{", "{{").replace("}", "}}"))
     number = f"CASE WHEN regexp_full_match({{x}}, {pattern}) THEN try_cast({{x}} AS DECIMAL(38, 12)) END"
-    return f"(SELECT CASE WHEN n >= {low} AND n < {high} THEN trunc(n::DECIMAL(32, 9) * {scale})::BIGINT END FROM (SELECT {number} AS n))"
+    return f"CASE WHEN ({number}) >= {low} AND ({number}) < {high} THEN trunc(({number})::DECIMAL(32, 9) * {scale})::BIGINT END"
 
 # %% ../../nbs/45_times.ipynb #ea440e84
 OFFSET = r"(:\d{2}\S*?)\s*([+-]\d{2}):?(\d{2})$"
@@ -55,13 +55,10 @@ def iso_sql() -> str:
     Times without a zone are in the connection's `TimeZone`.
     """
     offset = literal(OFFSET.replace("{", "{{").replace("}", "}}"))
-    compact = r"regexp_full_match({x}, '\d{{8}}')"
     hours = r"regexp_replace({x}, '^(\S{{10}}[T ]\d\d)($|Z|[+-])', '\1:00\2')"  # 2024-01-01T10: an hour alone
     spaced = f"regexp_replace({hours}, {offset}, '\\1\\2:\\3')"
-    return (
-        f"CASE WHEN {compact} THEN epoch_ns(try_strptime({{x}}, '%Y%m%d')::TIMESTAMPTZ) "
-        f"WHEN regexp_full_match({{x}}, '\\d{{{{4}}}}[-/].*') THEN epoch_ns(try_cast({spaced} AS TIMESTAMPTZ_NS)) END"
-    )
+    compact = r"CASE WHEN regexp_full_match({x}, '\d{{8}}') THEN try_strptime({x}, '%Y%m%d')::TIMESTAMPTZ END"
+    return f"epoch_ns(coalesce(try_cast({{x}} AS TIMESTAMPTZ_NS), try_cast({spaced} AS TIMESTAMPTZ_NS), {compact}))"
 
 
 def format_sql(pattern: str) -> str:
@@ -83,7 +80,7 @@ def time_sql(unit: str = "iso", pattern: str = "", decimals: bool = True) -> str
         return number_sql(unit, decimals)
     low, high = (bound * UNITS["ns"] for bound in PLAUSIBLE)
     moment = format_sql(pattern) if pattern else iso_sql()
-    return f"(SELECT CASE WHEN t >= {low} AND t < {high} THEN t END FROM (SELECT {moment} AS t))"
+    return f"CASE WHEN ({moment}) >= {low} AND ({moment}) < {high} THEN {moment} END"
 
 
 def check_format(pattern: str) -> None:

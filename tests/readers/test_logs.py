@@ -247,7 +247,7 @@ def test_days_are_not_in_each_others_history(tmp_path):
 def test_sessions_beside_or_instead_of_visitors(tmp_path):
     path = write(tmp_path, "who,visit,what\na,s1,1\na,s2,2\nb,s3,1\n")
     both = read_table(path, {**PAIR, "session_id": "visit"})
-    assert both.events.session_id.tolist() == ["s1", "s2", "s3"] and both.users.tolist() == ["a", "b"]
+    assert both.events.session_id.tolist() == [0, 1, 2] and both.users.tolist() == ["a", "b"]
     alone = read_table(path, {"session_id": "visit", "item_id": "what"})
     assert alone.users.tolist() == ["s1", "s2", "s3"]
 
