@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .datasets import Dataset
+from .datasets.log import Dataset
 from .files import DataError
 from .histories import PURCHASE, flat_ranges
 

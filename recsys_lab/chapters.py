@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from . import datasets, files, loading, runs, splits
+from . import files, loading, runs, splits
+from .datasets.log import Dataset, card_facts, missing_needs
 from .files import code_fingerprint, imported_modules, modules_behind
 from .models.base import MODELS
 from .provenance import provenance_of
@@ -189,7 +190,7 @@ class Plan(NamedTuple):
 
     root: Path
     folder: Path
-    log: datasets.Dataset
+    log: Dataset
     size: str
     chapters: list[str]
     given: dict[str, dict[str, Any]]
@@ -243,7 +244,7 @@ def missing_for(plan: Plan, chapter: str) -> list[str]:
     wanted = needs.default if needs else []
     extras = [need for need in wanted if need.startswith("extra:")]
     missing = [need for need in extras if find_spec(EXTRAS[need.removeprefix("extra:")]) is None]
-    return missing + datasets.missing_needs([need for need in wanted if need not in extras], plan.log)
+    return missing + missing_needs([need for need in wanted if need not in extras], plan.log)
 
 # %% ../nbs/82_chapters.ipynb #158a7a21
 SPLIT_SHARES = ("test", "valid", "seed")  # parameters that decide which cases are judged
@@ -264,7 +265,7 @@ def describe(plan: Plan) -> dict[str, Any]:
     provenance = provenance_of(plan.log)
     provenance["dataset"] |= {
         "size": plan.size if plan.log.name in loading.MAKERS else None,
-        "card": {k: runs.plain(v) for k, v in datasets.card_facts(plan.log).items()},
+        "card": {k: runs.plain(v) for k, v in card_facts(plan.log).items()},
     }
     try:
         provenance["dataset"]["funnel"] = splits.make(plan.log, **shares_of(plan)).funnel().to_dict("records")

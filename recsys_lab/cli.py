@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from . import __version__, book, downloads, files, importing, loading, provenance, runs, simulator
-from .datasets import card_text
+from .datasets.log import card_text
 from .batches import user_batches, write_lists
 from recsys_lab.chapters import (
     OWN,

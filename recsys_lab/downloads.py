@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .datasets import Dataset
+from .datasets.log import Dataset
 from .files import data_folders, file_hash, whole_folder
 from .loading import read_folder
 

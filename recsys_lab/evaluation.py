@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from . import metrics
-from .datasets import Dataset, item_users
+from .datasets.log import Dataset, item_users
 from .files import peak_mb, whole_file
 from .histories import FOREVER, Histories
 from .intervals import FEW, compare_family, effective_number, informative, mean_intervals, user_means

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from .datasets import Dataset
+from .datasets.log import Dataset
 from .histories import PURCHASE
 
 # %% auto #0

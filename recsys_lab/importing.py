@@ -16,7 +16,7 @@ from typing import Any
 
 import tomli_w
 
-from .datasets import Dataset, card_text
+from .datasets.log import COLUMNS, Dataset, card_text
 from .files import DataError, data_folders, open_source, write_text
 from .loading import read_cached, read_folder, read_options
 from .readers.logs import FACTS, find_files, is_missing, number_of, partition_of
@@ -42,8 +42,8 @@ from recsys_lab.sniffing import (
 # %% auto #0
 __all__ = ['FLAGS', 'NUMBER_FLAGS', 'CUT_FLAGS', 'known_layout', 'columns_of_layout', 'columns_by_name', 'told_apart', 'quoted',
            'ask_for', 'column_facts', 'map_kinds', 'scale_of', 'Proposal', 'propose', 'named_files', 'is_binary',
-           'format_by_name', 'content_words', 'toml_text', 'preview', 'import_log', 'add_import_options', 'pairs',
-           'share_or_moment', 'words_of', 'items_of', 'import_command']
+           'format_by_name', 'lists_items', 'content_words', 'toml_text', 'preview', 'import_log', 'read',
+           'add_import_options', 'pairs', 'share_or_moment', 'words_of', 'items_of', 'import_command']
 
 # %% ../nbs/55_import.ipynb #8bc4785a
 def known_layout(look: Look, like: str = "") -> Layout | None:
@@ -273,9 +273,16 @@ def format_by_name(files: Sequence[Path], like: str) -> Layout | None:
         if layout.read.get("format") in ("adjacency", "sessions") and any(
             fnmatch(files[0].name, f"{pattern}*") for pattern in layout.files
         ):
-            counts = {len(line.split()) for line in islice(text_lines(Table(files[0])), LOOKED_AT) if line.strip()}
-            return layout if len(counts) > 1 or layout.read["format"] == "sessions" else None
+            return layout if layout.read["format"] == "sessions" or lists_items(files[0]) else None
     return None
+
+
+def lists_items(path: Path) -> bool:
+    """Whether the lines of a file are a user and its items, split at single blanks: of several lengths, and no ratings with their times."""
+    lines = [line for line in islice(text_lines(Table(path)), LOOKED_AT) if line.strip()]
+    split = [line.split() for line in lines]
+    rated = all(len(parts) == 4 and re.fullmatch(r"\d{9,10}", parts[3]) for parts in split)
+    return bool(lines) and not rated and not any(re.search(r"[,;\t|]|::", line) for line in lines)
 
 
 def content_words(
@@ -374,6 +381,22 @@ def import_log(name: str, proposal: Proposal, root: Path | None = None) -> Datas
         if fresh and not any(folder.iterdir()):
             folder.rmdir()
         raise
+
+# %% ../nbs/55_import.ipynb #fa632f3d
+def read(path: Any, columns: Mapping[str, str | int] | None = None, name: str = "log", **options: Any) -> Dataset:
+    """Read files or a frame as a log; `columns` maps the lab's names to theirs, and is proposed where it is not given.
+
+    `path` is a file, a list, a pattern, a folder, or a frame of pandas, polars or Arrow; `options` are those of `dataset.toml`
+    (`LogOptions`). Raises `Question` where the files can be read in several ways, and `DataError` as `read_table` does.
+    """
+    if columns is not None or hasattr(path, "__arrow_c_stream__"):
+        return read_table(path, columns or {c: c for c in COLUMNS if c in list(path.columns)}, name, **options)
+    words = propose([path] if isinstance(path, (str, Path)) else list(path), options).words
+    if words.get("format", "table") != "table":
+        return preview(words)
+    return read_table(
+        words.pop("file"), words.pop("columns"), name, **{k: v for k, v in words.items() if k != "quarantine"}
+    )
 
 # %% ../nbs/55_import.ipynb #1f09ad77
 FLAGS = {  # options of the command -> what they say

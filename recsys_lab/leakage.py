@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from .datasets import Dataset, to_moment
+from .datasets.log import Dataset, to_moment
 
 # %% auto #0
 __all__ = ['NOWHERE', 'Future', 'FUTURES', 'is_future', 'with_future', 'later_properties', 'deleted', 'permuted', 'random_ids',

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from . import simulator
-from .datasets import Dataset, event_categories
+from .datasets.log import Dataset, event_categories
 from recsys_lab.files import (
     DataError,
     cache_folder,

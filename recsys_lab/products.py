@@ -20,7 +20,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from tqdm import tqdm
 
 from .catalogue import PRICES
-from .datasets import Dataset
+from .datasets.log import Dataset
 from .files import DataError, whole_file
 from recsys_lab.readers.amazon import (
     PRODUCT_NAMES,

@@ -17,7 +17,7 @@ import pandas as pd
 from threadpoolctl import threadpool_info
 
 from . import __version__
-from .datasets import Dataset
+from .datasets.log import Dataset
 from .files import project_root, read_json
 from .runs import MEANING, MEASURED, METRIC_COLUMNS, Run, question_of
 

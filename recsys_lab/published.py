@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from . import splits
-from .datasets import Dataset
+from .datasets.log import Dataset
 from .evaluation import Evaluation, evaluate
 from .files import cache_folder, write_text
 from .intervals import mean_intervals

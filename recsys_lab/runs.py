@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .datasets import Dataset
+from .datasets.log import Dataset
 from .evaluation import Evaluation, compare_pairs, evaluate
 from .files import code_fingerprint, read_json, write_text
 from .intervals import FEW, is_shown

@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
-from .datasets import Dataset
+from .datasets.log import Dataset
 from .files import whole_folder
 
 # %% auto #0

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .datasets import Dataset, to_moment
+from .datasets.log import Dataset, to_moment
 from .histories import FOREVER, PURCHASE, Histories
 from .topk import default_exclude, excluded_entries, known_exclude
 

@@ -61,7 +61,9 @@ def test_all_known_users_without_a_file_and_text_ids(a_run):
     assert pd.read_parquet(a_run / "one.parquet").user_id.unique().tolist() == ["u3"]
     (a_run / "one.csv").write_text("whatever\nu3\n")  # a user nobody knows, or a name: it must not vanish
     done = recommend(a_run / "text", a_run / "two.parquet", "--users", a_run / "one.csv")
-    assert done.returncode == 2 and "'whatever' is neither a user of the model nor a name of their column" in done.stderr
+    assert (
+        done.returncode == 2 and "'whatever' is neither a user of the model nor a name of their column" in done.stderr
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from recsys_lab.files import imported_modules, module_file, package_folder
 
 FLOORS = [  # a module imports from its own floor and from those before it
     ["files", "histories", "numerics", "intervals", "metrics"],
-    ["topk", "datasets", "readers.tables", "readers.times", "readers.staging", "readers.logs", "readers.shaping"],
+    ["topk", "datasets.log", "readers.tables", "readers.times", "readers.staging", "readers.logs", "readers.shaping"],
     ["readers.formats", "readers.amazon"],
     ["catalogue", "simulator", "exploration", "splits", "leakage"],
     ["products", "readers.reviews", "lexical", "search", "loading", "sniffing", "importing", "downloads"],

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from .config import EventWeights, Range, setting
 
 if TYPE_CHECKING:
-    from recsys_lab.datasets import Dataset
+    from recsys_lab.datasets.log import Dataset
 
 # %% auto #0
 __all__ = ['NEAR_EXTRA', 'bm25_idf', 'bm25', 'ALSConfig', 'solve_users', 'near_scores', 'ALS', 'BPRConfig', 'BPR']

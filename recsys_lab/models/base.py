@@ -29,7 +29,7 @@ from ..numerics import exact_product, sum_rows, to_fixed_point, weighted_sums
 from ..topk import SOURCES, Scores, TopK, add_repeats, best_of, exclusion, fill_up, rank_codes
 
 if TYPE_CHECKING:
-    from recsys_lab.datasets import Dataset
+    from recsys_lab.datasets.log import Dataset
 
 # %% auto #0
 __all__ = ['MODELS', 'MODEL_FORMAT', 'ModelHooks', 'Configured', 'Fitted', 'Scoring', 'Recommender', 'check_log',

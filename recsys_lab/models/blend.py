@@ -20,7 +20,7 @@ from ..numerics import sum_rows
 from ..topk import Scores
 
 if TYPE_CHECKING:
-    from recsys_lab.datasets import Dataset
+    from recsys_lab.datasets.log import Dataset
 
 # %% auto #0
 __all__ = ['zscore', 'BlendConfig', 'Blend', 'fit_members']

@@ -20,7 +20,7 @@ from ..numerics import exact_product, sparse_product, to_fixed_point, weighted_s
 
 if TYPE_CHECKING:
     import pandas as pd
-    from recsys_lab.datasets import Dataset
+    from recsys_lab.datasets.log import Dataset
 
 # %% auto #0
 __all__ = ['word_vectors', 'encode_texts', 'text_vectors', 'path_vectors', 'ContentConfig', 'Content', 'vector_similarity']

@@ -25,7 +25,7 @@ from recsys_lab.numerics import (
 )
 
 if TYPE_CHECKING:
-    from recsys_lab.datasets import Dataset
+    from recsys_lab.datasets.log import Dataset
 
 # %% auto #0
 __all__ = ['CONVERGED', 'ROUNDS', 'GROWTH', 'degree_powers', 'transition_matrices', 'converged_basis', 'smooth_basis', 'basis_of',

@@ -15,7 +15,7 @@ from .config import Config, Range, setting
 
 if TYPE_CHECKING:
     import pandas as pd
-    from recsys_lab.datasets import Dataset
+    from recsys_lab.datasets.log import Dataset
 
 # %% auto #0
 __all__ = ['BANDS', 'price_bands', 'category_codes', 'one_hot', 'item_features', 'LightFMConfig', 'lightfm_vectors',

@@ -32,7 +32,7 @@ except ImportError:
 if TYPE_CHECKING:
     import pandas as pd
 
-    from recsys_lab.datasets import Dataset
+    from recsys_lab.datasets.log import Dataset
 
 # %% auto #0
 __all__ = ['normalize_adjacency', 'as_tensor', 'symmetric_adjacency', 'propagate', 'propagate_to', 'propagate_from',

@@ -17,7 +17,7 @@ from .config import Config, Range, setting
 from .neighbours import even_blocks, keep_strongest
 
 if TYPE_CHECKING:
-    from recsys_lab.datasets import Dataset
+    from recsys_lab.datasets.log import Dataset
 
 # %% auto #0
 __all__ = ['invert_in_place', 'EASEConfig', 'ease_memory', 'EASE', 'ease_weights', 'RP3betaConfig', 'RP3beta', 'walk_weights']

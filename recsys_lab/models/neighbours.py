@@ -21,7 +21,7 @@ from .config import Config, Range, setting
 from ..numerics import round_scores, sparse_product
 
 if TYPE_CHECKING:
-    from recsys_lab.datasets import Dataset
+    from recsys_lab.datasets.log import Dataset
 
 # %% auto #0
 __all__ = ['MIN_RECENCY_WEIGHT', 'even_blocks', 'largest_positions', 'keep_strongest', 'item_similarity', 'ItemKNNConfig',

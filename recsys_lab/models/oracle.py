@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from ..datasets import Dataset
+from ..datasets.log import Dataset
 from ..histories import Histories
 from .base import Recommender
 from .config import Config, setting

@@ -17,7 +17,7 @@ from .config import Config, EventWeights, Range, setting
 from ..numerics import sparse_product
 
 if TYPE_CHECKING:
-    from recsys_lab.datasets import Dataset
+    from recsys_lab.datasets.log import Dataset
 
 # %% auto #0
 __all__ = ['Popularity', 'RecentConfig', 'RecentPopularity', 'CategoryPopularity', 'RevisitsConfig', 'Revisits',

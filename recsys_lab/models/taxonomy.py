@@ -21,7 +21,7 @@ from ..numerics import sparse_product
 if TYPE_CHECKING:
     import pandas as pd
     from recsys_lab.catalogue import Tree
-    from recsys_lab.datasets import Dataset
+    from recsys_lab.datasets.log import Dataset
 
 # %% auto #0
 __all__ = ['category_rings', 'interleave', 'TaxonomyConfig', 'Taxonomy', 'top_items_by_category']

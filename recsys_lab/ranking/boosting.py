@@ -32,7 +32,7 @@ from recsys_lab.ranking.training import (
 
 if TYPE_CHECKING:
     import pandas as pd
-    from recsys_lab.datasets import Dataset
+    from recsys_lab.datasets.log import Dataset
     from recsys_lab.splits import Cases
 
 # %% auto #0

@@ -16,7 +16,7 @@ from ..models.base import Recommender, model_class, one_catalogue
 from ..topk import Scores, best_of, exclusion
 
 if TYPE_CHECKING:
-    from recsys_lab.datasets import Dataset
+    from recsys_lab.datasets.log import Dataset
 
 # %% auto #0
 __all__ = ['WIDTHS', 'SETTINGS', 'widths_of', 'available_sources', 'Candidates', 'source_lists', 'minmax_with_floor', 'gather',

@@ -19,7 +19,7 @@ from ..numerics import round_to_grid
 from .candidates import Candidates
 
 if TYPE_CHECKING:
-    from recsys_lab.datasets import Dataset
+    from recsys_lab.datasets.log import Dataset
 
 # %% auto #0
 __all__ = ['GROUPS', 'SLICE', 'Feature', 'Group', 'feature_group', 'counts_by_kind', 'smooth_rate', 'item_categories',

@@ -23,7 +23,7 @@ from .training import FirstStage, Rows, Stage, first_stage_of, training_rows
 from ..topk import Scores
 
 if TYPE_CHECKING:
-    from recsys_lab.datasets import Dataset
+    from recsys_lab.datasets.log import Dataset
 
 # %% auto #0
 __all__ = ['BASIC', 'CROSSED', 'usual_widths', 'TwoStageConfig', 'stage_of', 'TwoStage', 'columns_of', 'design', 'LogisticConfig',

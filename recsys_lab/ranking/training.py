@@ -23,7 +23,7 @@ from ..topk import default_exclude, known_exclude
 
 if TYPE_CHECKING:
     import pandas as pd
-    from recsys_lab.datasets import Dataset
+    from recsys_lab.datasets.log import Dataset
     from recsys_lab.splits import Cases, Split
 
 # %% auto #0

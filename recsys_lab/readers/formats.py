@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from ..datasets import Dataset
+from ..datasets.log import Dataset
 from ..files import DataError, find_source, open_source
 from ..histories import EVENTS
 from .logs import PART_NAMES

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from ..datasets import Dataset
+from ..datasets.log import Dataset
 from ..files import DataError
 from ..products import PRODUCTS, RATINGS, connect, load_products
 from .amazon import Refused, json_lines, product_of

@@ -16,7 +16,7 @@ import duckdb
 import pandas as pd
 import pyarrow as pa
 
-from ..datasets import Dataset
+from ..datasets.log import Dataset
 from ..files import DataError
 from ..histories import EVENTS
 from recsys_lab.readers.logs import (

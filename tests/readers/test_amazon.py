@@ -92,3 +92,15 @@ def test_no_value_breaks_a_reader(value):
             reader({"parent_asin": "p", **{n: value for n in names}, "title": value, "rating": value}, {})
         except Refused:
             pass
+
+
+def test_other_scales_than_five_stars_are_told():
+    """Of a ten-point scale, 10 was set aside and 4 counted as liked."""
+    ten = {"user_id": "u", "product_id": "p", "rating": "10", "timestamp": ""}
+    columns = {"rating": "rating", "product_id": "product_id"}
+    with pytest.raises(Refused, match=r"goes beyond 5: is the scale 10 \(--scale 10\)"):
+        rating_of(ten, columns)
+    assert [rating_of({**ten, "rating": r}, columns, scale=10)["rating"] for r in (10, "8", 4, 1)] == [5, 4, 2, 1]
+    for wrong in (0, 11, "4,5", "nan", True):
+        with pytest.raises(Refused, match="rating is not a rating above 0 and up to 10"):
+            rating_of({**ten, "rating": wrong}, columns, scale=10)

@@ -4,9 +4,12 @@ import gzip
 import lzma
 import zipfile
 
+import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 
+from recsys_lab import splits
 from recsys_lab.files import DataError
 from recsys_lab.readers import formats, shaping
 
@@ -131,3 +134,65 @@ def test_adjacency_faults(tmp_path):
     (tmp_path / "test.txt").write_text("0 2\n")
     with pytest.raises(DataError, match="user 0 has item 2 in both train and test"):
         formats.read_adjacency(tmp_path)
+
+
+def test_text_ids_and_pairs_of_two_parts(tmp_path):
+    (tmp_path / "train.txt").write_text("ann tea cup\nbob tea\n")
+    (tmp_path / "valid.txt").write_text("bob cup\n")
+    (tmp_path / "test.txt").write_text("ann cup hat\n")
+    with pytest.raises(DataError, match="user ann has item cup in both train and test; on_error='quarantine'"):
+        formats.read_adjacency(tmp_path)
+    log = formats.read_adjacency(tmp_path, on_error="quarantine")
+    assert (
+        log.events[["user_id", "item_id", "part"]].to_numpy().tolist()[-1] == ["ann", "hat", "test"] and len(log) == 5
+    )
+    assert log.notices == {"pairs of an earlier part, set aside from the later one": 1}
+    (tmp_path / "test.txt").write_bytes(b"ann h\xfft\n")
+    with pytest.raises(DataError, match=r"test.txt, line 1: 'ann h\\x00t' is not text in UTF-8"):
+        formats.read_adjacency(tmp_path)
+
+
+def test_ratings_are_no_adjacency(tmp_path):
+    (tmp_path / "train.txt").write_text("196\t242\t3\t881250949\n186\t302\t3\t891717742\n")
+    (tmp_path / "test.txt").write_text("196\t303\t4\t881250950\n")
+    with pytest.raises(DataError, match=r"train.txt, line 1: .* looks like user, item, rating and time"):
+        formats.read_adjacency(tmp_path)
+    (tmp_path / "train.txt").write_text(
+        "196 242 3 881250949\n186 302\n"
+    )  # a user with three items, one of them of a large number
+    (tmp_path / "test.txt").write_text("196 303\n")
+    assert len(formats.read_adjacency(tmp_path)) == 5
+
+
+def test_sessions_that_arrive_split(tmp_path):
+    (tmp_path / "sessions_train.txt").write_text("1 2\n3 4\n5 6 7\n")
+    (tmp_path / "sessions_valid.txt").write_text("1 3\n")
+    (tmp_path / "sessions_test.txt").write_text("2 4\n4 5\n")
+    log = formats.read_session_files(tmp_path)
+    assert log.cutoffs == {"valid": 7, "test": 9} and log.events.user_id.tolist()[-4:] == [4, 4, 5, 5]
+    split = splits.make(log)
+    assert [len(p.users) for p in (split.train, split.valid, split.test)] == [3, 1, 2]
+    assert not set(split.train.users) & set(split.test.users)
+    with pytest.raises(FileNotFoundError, match=r"no sessions.txt and no sessions_train.txt"):
+        formats.read_session_files(tmp_path / "nothing")
+
+
+def test_a_matrix_of_scipy(tmp_path):
+    cells = sparse.random(30, 20, 0.2, "csr", random_state=0)
+    cells.data = np.ceil(cells.data * 9)
+    sparse.save_npz(tmp_path / "plays.npz", cells)
+    log = formats.read_matrix(tmp_path / "plays.npz")
+    assert len(log) == cells.nnz and log.events["count"].sum() == cells.sum()
+    for data, told in ((cells * -1, "must be positive"), (None, "no sparse matrix")):
+        if data is None:
+            np.savez(tmp_path / "other.npz", x=np.ones(3))
+        else:
+            sparse.save_npz(tmp_path / "other.npz", data)
+        with pytest.raises(DataError, match=told):
+            formats.read_matrix(tmp_path / "other.npz")
+
+
+def test_transactions_that_went_through_pandas(tmp_path):
+    text = "timestamp,visitorid,event,itemid,transactionid\n1433193132535,5,view,11,\n1433193133000,6,transaction,12,901.0\n"
+    log = formats.read_retailrocket(write_shop(tmp_path, text))
+    assert log.events.transaction_id.tolist()[1] == 901

@@ -31,7 +31,13 @@ def test_a_known_order_is_kept_and_an_unknown_one_is_not_made_up(rows):
         assert history.times.max() - history.times.min() <= len(mine) + 2
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 2), st.sampled_from("ab")), min_size=1, max_size=30))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 2), st.sampled_from("ab")),
+        min_size=1,
+        max_size=30,
+    )
+)
 @settings(max_examples=60, deadline=None)
 def test_duplicates_are_rows_that_repeat_in_every_column(rows):
     frame = pd.DataFrame(rows, columns=["who", "what", "s", "colour"]).assign(when=lambda f: 1_700_000_000 + f["s"])

@@ -14,12 +14,16 @@ good = st.tuples(st.integers(0, 10**9).map(str), st.sampled_from(["x", '"x, y"',
 bad = st.sampled_from(["x,1", "1", "1,2,3", "1,2,3,4", "1,2,", '1,"x"y', "a,b", '"1",2,"3"'])
 
 
-@given(st.lists(st.one_of(good.map(",".join), bad, st.just("")), min_size=1, max_size=25), st.sampled_from(["\n", "\r\n"]))
+@given(
+    st.lists(st.one_of(good.map(",".join), bad, st.just("")), min_size=1, max_size=25), st.sampled_from(["\n", "\r\n"])
+)
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_good_and_bad_records_are_all_records_and_each_has_its_line(tmp_path, records, end):
     path = tmp_path / "log.csv"
     path.write_bytes(end.join(["a,b", *records, ""]).replace("two\n", f"two{end}").encode())
-    valid = [r for r in records if r and r not in ("x,1", "1", "1,2,3", "1,2,3,4", "1,2,", '1,"x"y', "a,b", '"1",2,"3"')]
+    valid = [
+        r for r in records if r and r not in ("x,1", "1", "1,2,3", "1,2,3,4", "1,2,", '1,"x"y', "a,b", '"1",2,"3"')
+    ]
     wrong, line = [], 1
     for record in records:
         line += 1 + record.count("\n")
@@ -56,7 +60,9 @@ def test_rows_that_are_not_kept_are_checked_all_the_same(tmp_path):
 
 @pytest.mark.parametrize("separator", ["::", ";", "\t", "||"])
 def test_lines_are_named_with_any_separator(tmp_path, separator):
-    (tmp_path / "log.dat").write_text(separator.join(["1", "x"]) + "\n" + separator.join(["q", '"a' + separator + 'b"']) + "\n7\n")
+    (tmp_path / "log.dat").write_text(
+        separator.join(["1", "x"]) + "\n" + separator.join(["q", '"a' + separator + 'b"']) + "\n7\n"
+    )
     table = Table(tmp_path / "log.dat", separator=separator, header=False, names=("a", "b"))
     with pytest.raises(DataError, match="line 2, column 'a': 'q'"):
         read_rows(table, RULES)

@@ -376,7 +376,9 @@ def test_no_row_is_lost_where_a_letter_lies_across_two_blocks(tmp_path):
     path = tmp_path / "any.csv"
     path.write_text(text.getvalue(), encoding="utf-8", newline="")
     for size in range(60, 400):
-        assert len(staging.read_rows(Table(path, block_bytes=size), {"a": tables.TEXT, "b": tables.TEXT})) == len(rows), size
+        assert len(staging.read_rows(Table(path, block_bytes=size), {"a": tables.TEXT, "b": tables.TEXT})) == len(
+            rows
+        ), size
 
 
 @given(
