@@ -12,7 +12,7 @@ def read(name: str) -> dict:
     return json.loads((HERE / "results" / f"{name}.json").read_text())
 
 
-speed, knn, item, collaborative, ranking, graph, products, search, serving, parity, full, defaults = (
+speed, knn, item, collaborative, ranking, graph, products, search, serving, parity, full, defaults, imported, by_session = (
     read(n)
     for n in (
         "evaluation_speed",
@@ -27,6 +27,8 @@ speed, knn, item, collaborative, ranking, graph, products, search, serving, pari
         "parity",
         "full_size",
         "defaults",
+        "import_size",
+        "sessions",
     )
 )
 
@@ -50,7 +52,33 @@ als, batch = collaborative["als"], collaborative["batch"]
 events, rows_kept = full["read_events"]["rows"], full["read_properties"]["kept"]
 steps = graph["step"]["steps"]
 pairs = [(n, knn[f"neighbours_{n}"]) for n in (20, 100)]
+month, opened = imported["import_file"], imported["open_and_split"]
 rows = [
+    (
+        "`import_size.py`",
+        f"import {month['rows']:,} events in REES46's layout ({imported['make_file']['gb']} GB of CSV) into ordered Parquet",
+        f"{month['seconds']} s, {month['peak_gb']} GB at most",
+        "5 min, 4 GB",
+    ),
+    (
+        "`import_size.py`",
+        "open that log, describe it and split it by time",
+        f"{opened['seconds']} s, {opened['peak_gb']} GB at most; pandas alone reads and orders four columns of the CSV in "
+        f"{imported['pandas_alone']['seconds']} s and {imported['pandas_alone']['peak_gb']} GB",
+        "60 s, 6 GB",
+    ),
+    *(
+        (
+            "`sessions.py`",
+            f"{model} on {log} learning from sessions (30 minutes) instead of whole histories: NDCG@10, {row['question'][0].replace('_', ' ')}, leaves out {row['question'][1]}",
+            f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}] ({row['sessions']:.4f} and {row['whole']:.4f})",
+            "",
+        )
+        for log, models in by_session.items()
+        if log != "machine"
+        for model, found in models.items()
+        for row in found
+    ),
     at_full_size("make_events", f"simulate {full['make_events']['events']:,} events and write them", "60 s, 4 GB"),
     at_full_size(
         "make_shop",

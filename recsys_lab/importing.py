@@ -18,7 +18,7 @@ import tomli_w
 
 from .datasets.log import COLUMNS, Dataset, card_text
 from .files import DataError, data_folders, open_source, write_text
-from .loading import read_cached, read_folder, read_options
+from .loading import format_of, read_cached, read_folder, read_options
 from .readers.logs import FACTS, find_files, is_missing, number_of, partition_of
 from .readers.shaping import plain_name, read_table, shop_kind
 from .readers.tables import scan_table, text_lines, workspace, Table
@@ -40,10 +40,11 @@ from recsys_lab.sniffing import (
 )
 
 # %% auto #0
-__all__ = ['FLAGS', 'NUMBER_FLAGS', 'CUT_FLAGS', 'known_layout', 'columns_of_layout', 'columns_by_name', 'told_apart', 'quoted',
-           'ask_for', 'column_facts', 'map_kinds', 'scale_of', 'Proposal', 'propose', 'named_files', 'is_binary',
-           'format_by_name', 'lists_items', 'content_words', 'toml_text', 'preview', 'import_log', 'read',
-           'add_import_options', 'pairs', 'share_or_moment', 'words_of', 'items_of', 'import_command']
+__all__ = ['FOLDERS', 'FLAGS', 'NUMBER_FLAGS', 'CUT_FLAGS', 'known_layout', 'columns_of_layout', 'columns_by_name', 'told_apart',
+           'quoted', 'ask_for', 'column_facts', 'map_kinds', 'scale_of', 'Proposal', 'propose', 'named_files',
+           'is_binary', 'known_folder', 'format_by_name', 'lists_items', 'content_words', 'toml_text', 'preview',
+           'import_log', 'read', 'add_import_options', 'pairs', 'share_or_moment', 'words_of', 'items_of',
+           'import_command']
 
 # %% ../nbs/55_import.ipynb #8bc4785a
 def known_layout(look: Look, like: str = "") -> Layout | None:
@@ -219,6 +220,8 @@ def propose(paths: Sequence[Path | str], given: Mapping[str, Any] | None = None,
     """
     given = dict(given or {})
     files = find_files([Path(p) for p in paths])
+    if known := known_folder(paths, like):
+        return known
     if layout := format_by_name(files, like):
         return Proposal({"format": layout.read["format"], "folder": str(files[0].parent.resolve())}, layout, [])
     if binary := next((p for p in files if not p.name.endswith(".npz") and is_binary(p)), None):
@@ -264,6 +267,28 @@ def is_binary(path: Path) -> bool:
     return start[:4] != b"PAR1" and start[:2] not in (b"\xff\xfe", b"\xfe\xff") and b"\x00" in start
 
 # %% ../nbs/55_import.ipynb #d8c7eb9f
+FOLDERS = {  # formats of whole folders, and what they are
+    "reviews": "Amazon's reviews and their products (meta_*.json)",
+    "sequences": "ordered sequences of items with their parts, and the items (X.sequences.jsonl, X.items.jsonl)",
+    "retailrocket": "RetailRocket (events.csv and what stands beside it)",
+    "adjacency": "a split in adjacency lists (train.txt, test.txt)",
+    "sessions": "session files",
+}
+
+
+def known_folder(paths: Sequence[Path | str], like: str) -> Proposal | None:
+    """The proposal for a folder that is in a format of its own, or for reviews beside their products; None for others."""
+    path = Path(paths[0])
+    if len(paths) > 1 or like or not path.exists():
+        return None
+    folder = path if path.is_dir() else path.parent
+    kind = format_of(folder)
+    beside = path.is_file() and kind == "reviews" and not path.name.startswith("meta_") and "json" in path.name
+    if kind is None or not (path.is_dir() or beside):
+        return None
+    return Proposal({"format": kind, "folder": str(folder.resolve())}, None, [f"the folder holds {FOLDERS[kind]}"])
+
+
 def format_by_name(files: Sequence[Path], like: str) -> Layout | None:
     """The layout with a format of its own that files have by their names and content: adjacency lists, or sessions."""
     chosen = layouts().get(like)
@@ -518,6 +543,8 @@ def import_command(args: Any) -> str:
         f"recognised: {proposal.layout.title} (--like {proposal.layout.name})"
         if proposal.layout
         else "no known layout; proposed by what its columns are called and hold"
+        if "columns" in proposal.words
+        else "recognised:"
     )
     said = [recognised, *(f"  {line}" for line in proposal.assumed)]
     said += [f"  {proposal.layout.about}"] if proposal.layout and proposal.layout.about else []

@@ -156,7 +156,15 @@ def naming_the_toml(folder: Path) -> Iterator[None]:
 
 def with_cutoffs(log: Dataset, options: dict[str, Any]) -> Dataset:
     """The log with the cutoffs that a dataset.toml names, which `splits.make` takes where its caller names none."""
-    log.cutoffs = {part: options[part] for part in sorted(CUTOFFS) if part in options}
+    for part in sorted(CUTOFFS & set(options)):
+        value = options[part]
+        if isinstance(value, int) and log.has_times:  # a row, which on such a log stands for its time
+            if not 0 < value < len(log):
+                raise DataError(
+                    f"{part} = {value} is no row of {log.name}, which has {len(log):,}; say a share (0.2) or a time"
+                )
+            value = int(log.moments[value])
+        log.cutoffs[part] = value
     return log
 
 

@@ -10,7 +10,7 @@ from helpers import real_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_lab import loading
+from recsys_lab import loading, splits
 from recsys_lab.cli import main
 from recsys_lab.files import DataError
 from recsys_lab.importing import Question, add_import_options, import_command, import_log, map_kinds, propose, toml_text
@@ -244,3 +244,47 @@ def test_toml_text_is_what_the_reader_knows(tmp_path):
     folder.mkdir()
     (folder / "dataset.toml").write_text(toml_text(words))
     assert len(loading.read_folder(folder, "mine")) == 2
+
+
+def test_folders_in_formats_of_their_own():
+    """Reviews come with their products, sequences with their items, and a shop with its catalogue."""
+    for name, kind in (
+        ("amazon-gift-cards", "reviews"),
+        ("amazon-office", "sequences"),
+        ("retailrocket-sample", "retailrocket"),
+        ("gowalla", "adjacency"),
+    ):
+        folder = real_folder(name)
+        assert propose([folder]).words == {"format": kind, "folder": str(folder.resolve())}
+    reviews = real_folder("amazon-gift-cards") / "Gift_Cards_5.json.gz"
+    assert propose([reviews]).words["format"] == "reviews"
+    assert propose([reviews], like="amazon-2018-reviews").words["columns"]["user_id"] == "reviewerID"
+
+
+def test_cutoffs_may_be_shares_times_and_rows(tmp_path):
+    write(tmp_path, "user,item,time\n" + "".join(f"u{i % 7},{i % 5},2024-01-{1 + i // 4:02d}\n" for i in range(100)))
+    (tmp_path / "mine").mkdir()
+    for valid, test, parts in (
+        ("0.2", "0.2", (60, 20, 20)),
+        ('"2024-01-20"', '"2024-01-23"', (76, 12, 12)),
+        ("80", "88", (80, 8, 12)),
+    ):
+        words = propose([tmp_path / "log.csv"]).words
+        (tmp_path / "mine" / "dataset.toml").write_text(f"valid = {valid}\ntest = {test}\n" + toml_text(words))
+        split = splits.make(loading.read_folder(tmp_path / "mine", "mine"))
+        assert tuple(len(p) for p in (split.train, split.valid, split.test)) == parts
+    (tmp_path / "mine" / "dataset.toml").write_text("test = 1000\n" + toml_text(words))
+    with pytest.raises(DataError, match="test = 1000 is no row of mine, which has 100"):
+        loading.read_folder(tmp_path / "mine", "mine")
+
+
+def test_a_log_that_cannot_fit_is_refused_with_the_figure(tmp_path, monkeypatch):
+    monkeypatch.setenv("RECSYS_LAB_CACHE", str(tmp_path / "cache"))
+    path = write(
+        tmp_path, "user,item,time\n" + "".join(f"u{i % 70},{i % 50},{1_700_000_000 + i}\n" for i in range(70_000))
+    )
+    monkeypatch.setattr(loading, "BYTES_PER_EVENT", 10**9)
+    with pytest.raises(
+        DataError, match=r"mine has 70,000 events: .* about 70000\.0 GB, .*--since, --until, --visitors"
+    ):
+        import_log("mine", propose([path]), tmp_path / "data")
