@@ -63,7 +63,7 @@ def user_batches(path: str, like: Any, size: int) -> Iterator[np.ndarray]:
     except pd.errors.ParserError as error:
         raise ValueError(f"{path}: {error}") from error
 
-
+# %% ../nbs/84_batches.ipynb #de149c18
 def is_user_id(text: str, like: Any) -> bool:
     """Whether the first line of a file of ids is an id itself: a whole number where ids are, or the id of a user of the model."""
     import pandas as pd

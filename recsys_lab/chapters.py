@@ -120,7 +120,7 @@ def assign_parameters(asked: Sequence[str], takes: Mapping[str, Mapping[str, Par
             given[chapter][bare] = parse_value(name, text, takes[chapter][bare])
     return given
 
-
+# %% ../nbs/82_chapters.ipynb #f02dd865
 def choose_chapters(only: str, names: Sequence[str]) -> list[str]:
     """The chapters named by `only` (as `22` or `21,22_neighbours`), in order; all for an empty text."""
     words = [w for w in only.replace(",", " ").split() if w]

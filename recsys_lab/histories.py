@@ -13,8 +13,9 @@ import numpy as np
 from scipy import sparse
 
 # %% auto #0
-__all__ = ['EVENTS', 'PURCHASE', 'FOREVER', 'MINUTE', 'flat_ranges', 'listed_ids', 'check_id_type', 'event_weights', 'Histories',
-           'listed_histories', 'taken_histories', 'history_matrix', 'split_into_sessions', 'hold_out_last_items']
+__all__ = ['EVENTS', 'PURCHASE', 'FOREVER', 'MINUTE', 'flat_ranges', 'listed_ids', 'check_id_type', 'event_weights', 'entries_of',
+           'Histories', 'listed_histories', 'taken_histories', 'history_matrix', 'split_into_sessions',
+           'hold_out_last_items']
 
 # %% ../nbs/07_histories.ipynb #5c935f32
 EVENTS = ("view", "addtocart", "transaction")  # the events of a shop, in the order of the funnel
@@ -56,6 +57,12 @@ def event_weights(event_names: Sequence[str], weights: Mapping[str, float]) -> n
     return np.array([weights.get(name, 0.0) for name in event_names], dtype=np.float32)
 
 # %% ../nbs/07_histories.ipynb #1779c865
+def entries_of(h: Histories, chosen: np.ndarray) -> dict[str, Any]:
+    """The arrays of some entries of histories (a mask, or positions), by name; None stays None."""
+    names = ("items", "events", "times", "counts", "sessions")
+    return {name: values[chosen] for name in names if (values := getattr(h, name)) is not None}
+
+
 @dataclass(frozen=True, eq=False)
 class Histories:
     """What `n` visitors did, oldest first, in flat arrays with one run for each visitor.
@@ -108,15 +115,7 @@ class Histories:
     def keep(self, mask: np.ndarray) -> Histories:
         """The same visitors with only the entries where `mask` (bool `[m]`) holds."""
         counts = np.bincount(self.rows[mask], minlength=len(self))
-        return replace(
-            self,
-            indptr=np.concatenate([[0], np.cumsum(counts)]),
-            items=self.items[mask],
-            events=self.events[mask],
-            times=self.times[mask],
-            counts=None if self.counts is None else self.counts[mask],
-            sessions=None if self.sessions is None else self.sessions[mask],
-        )
+        return replace(self, indptr=np.concatenate([[0], np.cumsum(counts)]), **entries_of(self, mask))
 
     def encode(self, index: Any) -> Histories:
         """The same histories with items as codes (int32) given by `index.get_indexer`; items with code -1 are dropped.
@@ -159,9 +158,7 @@ def taken_histories(h: Histories, rows: np.ndarray) -> Histories:
     flat, _ = flat_ranges(h.indptr[rows], h.indptr[rows + 1])
     indptr = np.concatenate([[0], np.cumsum(np.diff(h.indptr)[rows])])
     ids = None if h.user_ids is None else h.user_ids[rows]
-    counts, sessions = (None if values is None else values[flat] for values in (h.counts, h.sessions))
-    taken = h.items[flat], h.events[flat], h.times[flat], h.at[rows]
-    return Histories(indptr, *taken, ids, h.event_names, counts, sessions)
+    return replace(h, indptr=indptr, at=h.at[rows], user_ids=ids, **entries_of(h, flat))
 
 
 def history_matrix(h: Histories, n_items: int, weights: Mapping[str, float] | None) -> sparse.csr_matrix:

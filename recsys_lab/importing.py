@@ -42,9 +42,9 @@ from recsys_lab.sniffing import (
 # %% auto #0
 __all__ = ['FOLDERS', 'FLAGS', 'NUMBER_FLAGS', 'CUT_FLAGS', 'known_layout', 'columns_of_layout', 'columns_by_name', 'told_apart',
            'quoted', 'ask_for', 'column_facts', 'map_kinds', 'scale_of', 'Proposal', 'propose', 'named_files',
-           'is_binary', 'known_folder', 'format_by_name', 'lists_items', 'content_words', 'toml_text', 'preview',
-           'import_log', 'read', 'add_import_options', 'pairs', 'share_or_moment', 'words_of', 'items_of',
-           'import_command']
+           'is_binary', 'known_folder', 'format_by_name', 'lists_items', 'items_beside', 'content_words', 'toml_text',
+           'preview', 'import_log', 'read', 'add_import_options', 'pairs', 'share_or_moment', 'words_of', 'items_of',
+           'sentences_of', 'import_command']
 
 # %% ../nbs/55_import.ipynb #8bc4785a
 def known_layout(look: Look, like: str = "") -> Layout | None:
@@ -94,7 +94,7 @@ def columns_by_name(look: Look, given: Mapping[str, str]) -> dict[str, str]:
         raise ask_for(look, chosen, "item_id", "the item")
     return chosen
 
-
+# %% ../nbs/55_import.ipynb #0df8cf47
 def told_apart(look: Look, role: str, names: Sequence[str]) -> list[str]:
     """The one of several columns that has the role: the only one with values, or that reads as its kind; `Question` otherwise."""
     filled = [
@@ -212,7 +212,7 @@ class Proposal:
     layout: Layout | None
     assumed: list[str]
 
-
+# %% ../nbs/55_import.ipynb #29a538e0
 def propose(paths: Sequence[Path | str], given: Mapping[str, Any] | None = None, like: str = "") -> Proposal:
     """Look at files and propose how to read them; `given` are words of a dataset.toml that count before anything seen.
 
@@ -254,7 +254,7 @@ def propose(paths: Sequence[Path | str], given: Mapping[str, Any] | None = None,
         words.setdefault("quarantine", ".")  # beside dataset.toml, not beside other people's files
     return Proposal(words, layout, look.assumed)
 
-
+# %% ../nbs/55_import.ipynb #5f53bda4
 def named_files(paths: Sequence[Path | str], files: Sequence[Path]) -> str | list[str]:
     """The `file` of a dataset.toml: one path (a file, folder or pattern) or the list of files."""
     return str(Path(paths[0]).resolve()) if len(paths) == 1 else [str(p.resolve()) for p in files]
@@ -288,7 +288,7 @@ def known_folder(paths: Sequence[Path | str], like: str) -> Proposal | None:
         return None
     return Proposal({"format": kind, "folder": str(folder.resolve())}, None, [f"the folder holds {FOLDERS[kind]}"])
 
-
+# %% ../nbs/55_import.ipynb #78130ed9
 def format_by_name(files: Sequence[Path], like: str) -> Layout | None:
     """The layout with a format of its own that files have by their names and content: adjacency lists, or sessions."""
     chosen = layouts().get(like)
@@ -309,7 +309,18 @@ def lists_items(path: Path) -> bool:
     rated = all(len(parts) == 4 and re.fullmatch(r"\d{9,10}", parts[3]) for parts in split)
     return bool(lines) and not rated and not any(re.search(r"[,;\t|]|::", line) for line in lines)
 
+# %% ../nbs/55_import.ipynb #33c7a8a9
+def items_beside(look: Look, known: Mapping[str, Any], layout: Layout | None) -> dict[str, Any]:
+    """The `[items]` of a layout where its second file lies beside the first, and nothing was said of items."""
+    if layout is None or not layout.items or "items" in known:
+        return {}
+    file = look.files[0].parent / str(layout.items["file"])
+    if not file.exists():
+        return {}
+    look.assumed.append(f"what is known of items stands in {file.name}")
+    return {"items": {**layout.items, "file": str(file.resolve())}}
 
+# %% ../nbs/55_import.ipynb #a50a6334
 def content_words(
     look: Look, columns: Mapping[str, str], known: Mapping[str, Any], layout: Layout | None
 ) -> dict[str, Any]:
@@ -348,9 +359,7 @@ def content_words(
         f"{count:,} of {facts['rows']:,} rows have no {role}; they are left out" for role, count in missing.items()
     ]
     look.assumed += [f"{columns['session_id']!r} stands for the visitor"] if "user_id" not in columns else []
-    if layout and layout.items and (look.files[0].parent / str(layout.items["file"])).exists() and "items" not in known:
-        words["items"] = {**layout.items, "file": str((look.files[0].parent / str(layout.items["file"])).resolve())}
-        look.assumed.append(f"what is known of items stands in {layout.items['file']}")
+    words |= items_beside(look, known, layout)
     return words
 
 # %% ../nbs/55_import.ipynb #5c926778
@@ -386,7 +395,7 @@ def preview(words: Mapping[str, Any], rows: int = 1000) -> Dataset:
             head, words["columns"], "preview", **{**options, "on_error": "quarantine", "quarantine": place}
         )
 
-
+# %% ../nbs/55_import.ipynb #a65f38fe
 def import_log(name: str, proposal: Proposal, root: Path | None = None) -> Dataset:
     """Write `data/NAME/dataset.toml` and read the log by it; nothing is written where it cannot be read, or where another is there."""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
@@ -464,7 +473,7 @@ def add_import_options(parser: Any) -> None:
     for name, what in {**FLAGS, **NUMBER_FLAGS, **CUT_FLAGS}.items():
         parser.add_argument(f"--{name}", type=float if name in NUMBER_FLAGS else str, help=f"import: {what}")
 
-
+# %% ../nbs/55_import.ipynb #912ee2f6
 def pairs(text: str, option: str) -> dict[str, str]:
     """`a=b,c=d` as a dict; `ValueError` naming the option for others."""
     out = {}
@@ -508,7 +517,7 @@ def words_of(args: Any) -> dict[str, Any]:
         words["items"] = items_of(Path(args.items))
     return words
 
-
+# %% ../nbs/55_import.ipynb #4e2c3b08
 def items_of(path: Path) -> dict[str, Any]:
     """The `[items]` of a dataset.toml for a second file, by what its columns are called."""
     look = look_at(find_files(path), {}, path.parent)
@@ -530,15 +539,9 @@ def items_of(path: Path) -> dict[str, Any]:
         **facts,
     }
 
-# %% ../nbs/55_import.ipynb #fa5a1895
-def import_command(args: Any) -> str:
-    """What `data import` prints: what was recognised and assumed, the first rows as read, the dataset.toml and the card."""
-    if not args.files:
-        raise ValueError("say which file to import: recsys-lab data import FILE --name my_log")
-    if not args.name and not args.dry_run:
-        raise ValueError("say what the log is to be called: --name my_log (or --dry-run)")
-    given = words_of(args)
-    proposal = propose(args.files, given, args.like)
+# %% ../nbs/55_import.ipynb #7a4c12da
+def sentences_of(proposal: Proposal) -> list[str]:
+    """What was recognised and assumed, a line each."""
     recognised = (
         f"recognised: {proposal.layout.title} (--like {proposal.layout.name})"
         if proposal.layout
@@ -550,6 +553,18 @@ def import_command(args: Any) -> str:
     said += [f"  {proposal.layout.about}"] if proposal.layout and proposal.layout.about else []
     columns = proposal.words.get("columns", {})
     said += ["columns: " + ", ".join(f"{ours} = {yours!r}" for ours, yours in columns.items())] if columns else []
+    return said
+
+# %% ../nbs/55_import.ipynb #fa5a1895
+def import_command(args: Any) -> str:
+    """What `data import` prints: what was recognised and assumed, the first rows as read, the dataset.toml and the card."""
+    if not args.files:
+        raise ValueError("say which file to import: recsys-lab data import FILE --name my_log")
+    if not args.name and not args.dry_run:
+        raise ValueError("say what the log is to be called: --name my_log (or --dry-run)")
+    given = words_of(args)
+    proposal = propose(args.files, given, args.like)
+    said = sentences_of(proposal)
     said += [
         "",
         "the first rows, as they are read:",

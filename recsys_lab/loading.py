@@ -167,7 +167,7 @@ def with_cutoffs(log: Dataset, options: dict[str, Any]) -> Dataset:
         log.cutoffs[part] = value
     return log
 
-
+# %% ../nbs/54_loading.ipynb #ac225570
 def read_by_options(folder: Path, name: str, options: dict[str, Any]) -> Dataset:
     """`read_folder` for the words of a dataset.toml."""
     kind = options["format"]
@@ -195,7 +195,7 @@ def read_by_options(folder: Path, name: str, options: dict[str, Any]) -> Dataset
         "unknown; `recsys-lab data import FILE --name NAME` looks at a file and writes a dataset.toml"
     )
 
-
+# %% ../nbs/54_loading.ipynb #2de54689
 def available_datasets() -> list[str]:
     """Names of the datasets that can be loaded here."""
     folders = (f for root in data_folders() if root.is_dir() for f in root.iterdir() if f.is_dir())
@@ -281,7 +281,7 @@ def keep_copy(log: Dataset, folder: Path) -> None:
     facts = {"has_times": log.has_times, "notices": dict(log.notices), "categoricals": kinds}
     (folder / "dataset.json").write_text(json.dumps(facts))
 
-
+# %% ../nbs/54_loading.ipynb #5663956d
 def write_copy(path: Any, columns: Any, items: Any, options: dict[str, Any], folder: Path) -> None:
     """`keep_copy` of a table that may not fit the memory: DuckDB reads, orders and writes it. Raises as `read_table`."""
     with staged_log(path, LogOptions(columns, **options)) as (con, log):
@@ -312,7 +312,7 @@ def first_moment(folder: Path, has_times: bool) -> pd.Timestamp:
     first = pq.read_table(folder / "events.parquet", columns=["timestamp"])["timestamp"][0].as_py()
     return pd.Timestamp(first, tz="UTC") - pd.Timedelta(days=1)
 
-
+# %% ../nbs/54_loading.ipynb #cea84f88
 def read_frame(path: Path, kinds: dict[str, list[str]]) -> pd.DataFrame:
     """A frame of a copy, with its categories in order and its times in UTC."""
     table = pq.read_table(path, read_dictionary=list(kinds))
@@ -353,7 +353,7 @@ def read_copy(folder: Path, name: str, source: Path) -> Dataset:
     events, properties, categories = frames.values()
     return Dataset(name, events, properties, categories, facts["has_times"], facts["notices"], source)
 
-
+# %% ../nbs/54_loading.ipynb #9ae17b6c
 def is_large(folder: Path) -> bool:
     """Whether the files of a log are so large that a copy is kept."""
     return sum(p.stat().st_size for p in source_files(folder)) >= CACHE_FROM
@@ -384,7 +384,7 @@ def prepare(folder: Path, name: str, copy: Path | None = None) -> Path:
             shutil.rmtree(old, ignore_errors=True)
     return copy
 
-
+# %% ../nbs/54_loading.ipynb #adf13bac
 def read_cached(folder: Path, name: str) -> Dataset:
     """`read_folder`, kept as Parquet where the files are large (see `prepare`)."""
     if not is_large(folder):

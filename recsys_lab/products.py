@@ -26,6 +26,7 @@ from recsys_lab.readers.amazon import (
     PRODUCT_NAMES,
     RATING_NAMES,
     Refused,
+    check_units,
     clean_text,
     parse_price,
     product_of,
@@ -335,10 +336,7 @@ def load_products(
     mappings = (dict(columns or {}), dict(product_columns or {}))
     check_mapping(mappings[0], RATING_NAMES, ("user_id", "product_id", "rating"), "columns")
     check_mapping(mappings[1], PRODUCT_NAMES, ("product_id",), "product_columns")
-    if not 0 < scale <= 1000:
-        raise ValueError(f"scale must be the largest rating, 5 or 10 say, not {scale}")
-    if unit not in ("", "s", "ms"):
-        raise ValueError(f"unit must be s or ms, not {unit!r}")
+    check_units(unit, scale)
     files = {t: Path(p) for t, p in ((STAGED_PRODUCTS, meta), (STAGED_RATINGS, reviews)) if p is not None}
     fingerprint = [(t.name, p.name, p.stat().st_size, p.stat().st_mtime_ns) for t, p in files.items()]
     key = hashlib.sha256(json.dumps([fingerprint, mappings, unit], sort_keys=True).encode()).hexdigest()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from functools import cache
 from itertools import islice
@@ -25,10 +25,10 @@ from .readers.tables import scan_table, workspace, Table
 from .readers.times import UNITS, set_zone, time_sql
 
 # %% auto #0
-__all__ = ['CANDIDATES', 'LOOKED_AT', 'NUMBER', 'ROLES', 'NEEDED', 'SAMPLE', 'DAYS', 'CLOCKS', 'OTHERS', 'Layout', 'layouts',
-           'Question', 'sniff_encoding', 'widths', 'sniff_separator', 'role_of', 'sniff_header', 'Look', 'first_rows',
-           'readable', 'look_at', 'without_header', 'time_candidates', 'share_read', 'sniff_time', 'describe_time',
-           'column_type']
+__all__ = ['CANDIDATES', 'LOOKED_AT', 'NUMBER', 'ROLES', 'NEEDED', 'SAMPLE', 'USUAL', 'DAYS', 'CLOCKS', 'OTHERS', 'Layout',
+           'layouts', 'Question', 'sniff_encoding', 'widths', 'sniff_separator', 'role_of', 'sniff_header', 'Look',
+           'first_rows', 'readable', 'in_dialect', 'look_at', 'without_header', 'time_candidates', 'share_read',
+           'sniff_time', 'describe_time', 'column_type']
 
 # %% ../nbs/49_sniffing.ipynb #bf9ea4c4
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ NEEDED = (
     "rating",
 )  # roles of which a second column is a question
 
-
+# %% ../nbs/49_sniffing.ipynb #8daef17d
 def role_of(name: str) -> str | None:
     """The role that a column of this name usually has; RecBole's `name:type` counts as the name."""
     plain = plain_name(name.split(":")[0])
@@ -231,66 +231,42 @@ def readable(con: Any, place: Path, table: Table, name: str) -> bool:
         return False
     return True
 
+# %% ../nbs/49_sniffing.ipynb #5691c163
+USUAL = {"encoding": "utf-8", "separator": ",", "quote": '"', "header": True}  # what a dataset.toml need not say
 
+
+def in_dialect(table: Table, given: Mapping[str, Any]) -> Table:
+    """A CSV in the dialect that its first records show; `given` are words that count before."""
+    table = replace(table, comment=given.get("comment", ""), quote=given.get("quote", '"'))
+    table = replace(table, encoding=given.get("encoding") or sniff_encoding(table.path, table.member))
+    if "separator" in given:
+        table = replace(table, separator=given["separator"])
+    else:
+        separator, quote = sniff_separator(table)
+        table = replace(table, separator=separator, quote=quote)
+    records = [r.fields for r in islice(table.records(), LOOKED_AT) if r.fields]
+    width = max(map(len, records), key=list(map(len, records)).count)
+    whole = [r for r in records if len(r) == width]
+    layout = without_header(table.path, table.separator, whole)
+    header = given["header"] if "header" in given else layout is None and sniff_header(whole, table.path)
+    names = tuple(given.get("names", layout.read.get("names", ()) if layout else ())) if not header else ()
+    return replace(table, header=header, names=names if len(names) == width else ())
+
+# %% ../nbs/49_sniffing.ipynb #4cb1d3da
 def look_at(files: Sequence[Path], given: Mapping[str, Any], top: Path) -> Look:
     """Look at the first of some files; `given` are the words that the user said, which count before anything seen."""
     path, member, assumed = files[0], given.get("member"), []
-    table = Table(path, member, constants=partition_of(path, top))
-    words: dict[str, Any] = {}
+    table, words = Table(path, member, constants=partition_of(path, top)), {}
     if table.kind == "csv":
-        words["encoding"] = given.get("encoding") or sniff_encoding(path, member)
-        table = Table(
-            path, member, encoding=words["encoding"], comment=given.get("comment", ""), quote=given.get("quote", '"')
-        )
-        if "separator" in given:
-            words |= {"separator": given["separator"], "quote": given.get("quote", '"')}
-        else:
-            words["separator"], words["quote"] = sniff_separator(table)
-        table = Table(
-            path,
-            member,
-            words["separator"],
-            quote=words["quote"],
-            encoding=words["encoding"],
-            comment=given.get("comment", ""),
-        )
-        records = [r.fields for r in islice(table.records(), LOOKED_AT) if r.fields]
-        width = max(map(len, records), key=list(map(len, records)).count)
-        layout = without_header(path, table.separator, [r for r in records if len(r) == width])
-        words["header"] = (
-            given["header"]
-            if "header" in given
-            else False
-            if layout
-            else sniff_header([r for r in records if len(r) == width], path)
-        )
-        names = tuple(given.get("names", layout.read.get("names", ()) if layout else ())) if not words["header"] else ()
-        table = Table(
-            path,
-            member,
-            words["separator"],
-            words["header"],
-            names if len(names) == width else (),
-            words["quote"],
-            "",
-            given.get("comment", ""),
-            words["encoding"],
-            constants=partition_of(path, top),
-        )
-        if words["encoding"] != "utf-8":
-            assumed.append(f"the text is in {words['encoding']} (it is no UTF-8)")
-        assumed.append(
-            f"fields stand apart by {words['separator']!r}, {'the first record names them' if words['header'] else 'there is no header'}"
-        )
-        words = {
-            k: v
-            for k, v in words.items()
-            if v != {"encoding": "utf-8", "separator": ",", "quote": '"', "header": True}[k]
-        }
+        table = in_dialect(table, given)
+        shown = "the first record names them" if table.header else "there is no header"
+        assumed += [f"the text is in {table.encoding} (it is no UTF-8)"] if table.encoding != "utf-8" else []
+        assumed.append(f"fields stand apart by {table.separator!r}, {shown}")
+        words = {name: getattr(table, name) for name, usual in USUAL.items() if getattr(table, name) != usual}
         words |= {"names": list(table.names)} if table.names else {}
     return Look(table, list(files), top, first_rows(table), words | ({"member": member} if member else {}), assumed)
 
-
+# %% ../nbs/49_sniffing.ipynb #1ad00aaf
 def without_header(path: Path, separator: str, records: Sequence[Sequence[str]]) -> Layout | None:
     """The layout without a header whose patterns fit the first records; by its file's name where several do, None for none."""
     fitting = [
@@ -325,7 +301,7 @@ def time_candidates() -> list[dict[str, str]]:
     formats = [day + clock for clock in CLOCKS for day in DAYS] + list(OTHERS)
     return [{"time_unit": unit} for unit in ("iso", *UNITS)] + [{"time_format": text} for text in formats]
 
-
+# %% ../nbs/49_sniffing.ipynb #852d243a
 def share_read(
     table: Table, column: str, candidates: Sequence[Mapping[str, str]], most: int | None = SAMPLE
 ) -> list[float]:
@@ -343,7 +319,7 @@ def share_read(
         ).fetchall()[0]
     return [share or 0.0 for share in row]
 
-
+# %% ../nbs/49_sniffing.ipynb #d34ee0d3
 def sniff_time(look: Look, column: str) -> dict[str, str]:
     """The words that read a column of times; `Question` where none or several do."""
     if look.table.is_typed and re.match(r"DATE|TIMESTAMP", column_type(look.table, column)):
@@ -369,7 +345,7 @@ def sniff_time(look: Look, column: str) -> dict[str, str]:
     )
     return {} if fitting[0] == {"time_unit": "iso"} else fitting[0]
 
-
+# %% ../nbs/49_sniffing.ipynb #43b4c700
 def describe_time(words: Mapping[str, str]) -> str:
     """Words of times as a sentence says them."""
     if "time_format" in words:

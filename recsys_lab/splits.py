@@ -161,7 +161,7 @@ def temporal(log: Dataset, test: float | Any = 0.15, valid: float | Any = 0.15) 
         )
     return split
 
-
+# %% ../nbs/10_splits.ipynb #37eba3be
 def possible_cutoffs(log: Dataset) -> str:
     """Cutoffs that leave events in every part, as a user writes them; a sentence that there are none otherwise."""
     moments, counts = np.unique(log.moments, return_counts=True)
@@ -432,7 +432,7 @@ def new_cases(split: Split, protocol: str, target: str, part: str, exclude: str)
         )
     return cases.subset(np.flatnonzero(possible), ~known)
 
-
+# %% ../nbs/10_splits.ipynb #dc460c6c
 def protocols_with_cases(split: Split, part: str = "test") -> list[str]:
     """The protocols of a split that have a case for any item; `NoCases` where none has."""
     usable, why = [], "it has no protocol"

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -20,10 +20,11 @@ from ..files import DataError
 from ..histories import EVENTS, FOREVER, PURCHASE, Histories, flat_ranges
 
 # %% auto #0
-__all__ = ['COLUMNS', 'TIME_TYPE', 'HASHED_ROWS', 'event_categories', 'normalise_events', 'Interactions', 'content_hash',
-           'log_hash', 'to_moment', 'cut_histories', 'copy_on_write', 'code_ids', 'cut_log', 'keep_latest', 'EventLog',
-           'events_of_frame', 'utc_times', 'Dataset', 'cached_matrix', 'last_values', 'known_before', 'item_users',
-           'capabilities_of', 'missing_needs', 'tied_share', 'card_facts', 'card_text']
+__all__ = ['COLUMNS', 'TIME_TYPE', 'HASHED_ROWS', 'Names', 'event_categories', 'normalise_events', 'Interactions', 'content_hash',
+           'log_hash', 'to_moment', 'cut_histories', 'copy_on_write', 'distinct', 'weigh_counts', 'code_ids', 'cut_log',
+           'keep_latest', 'EventTables', 'EventLog', 'events_of_matrix', 'events_of_frame', 'utc_times', 'FrameLog',
+           'Dataset', 'cached_matrix', 'last_values', 'known_before', 'item_users', 'capabilities_of', 'missing_needs',
+           'tied_share', 'card_facts', 'card_text']
 
 # %% ../../nbs/00_datasets.ipynb #a7b26df5
 COLUMNS = ("user_id", "item_id", "event", "timestamp")
@@ -144,10 +145,24 @@ def cut_histories(log: Dataset, asked: pd.Index, at: Any) -> Histories:
     )
     return full if at is None else full.keep(full.times < when[rows])
 
-
+# %% ../../nbs/00_datasets.ipynb #f553db8b
 def copy_on_write(frame: pd.DataFrame | None) -> pd.DataFrame | None:
     """A copy-on-write of a frame, or None."""
     return None if frame is None else frame.copy(deep=False)
+
+# %% ../../nbs/00_datasets.ipynb #e3985e95
+def distinct(keys: np.ndarray) -> np.ndarray:
+    """The distinct values of an array, which is sorted in place."""
+    keys.sort()
+    return keys[np.append(True, keys[1:] != keys[:-1])] if len(keys) else keys
+
+
+def weigh_counts(counts: pd.Series) -> np.ndarray:
+    """1 + ln(count), float32: the logarithm keeps one item that was played a thousand times from hiding all others.
+
+    Source: Hu, Koren and Volinsky, *Collaborative filtering for implicit feedback datasets*, ICDM 2008, who scale counts so.
+    """
+    return (1 + np.log(np.maximum(counts.to_numpy(np.float64), 1))).astype(np.float32)
 
 
 def code_ids(ids: pd.Series) -> tuple[np.ndarray, pd.Index]:
@@ -155,7 +170,7 @@ def code_ids(ids: pd.Series) -> tuple[np.ndarray, pd.Index]:
     codes, names = pd.factorize(ids, sort=True)
     return codes, pd.Index(names)
 
-
+# %% ../../nbs/00_datasets.ipynb #43f80c6a
 def cut_log(log: Dataset, start: Any, stop: Any) -> Dataset:
     """`Dataset.between`."""
     low = -FOREVER if start is None else to_moment(start, log.has_times)
@@ -179,8 +194,8 @@ def keep_latest(kept: dict[Any, Any], key: Any, make: Callable[[], Any], most: i
     return kept[key]
 
 # %% ../../nbs/00_datasets.ipynb #3017ba28
-class EventLog:
-    """The tables of a log, handed out as copies-on-write, and the codes of their ids."""
+class EventTables:
+    """The tables of a log, handed out as copies-on-write."""
 
     def __init__(
         self,
@@ -206,6 +221,11 @@ class EventLog:
     events = property(lambda self: self._events.copy(deep=False), doc="The events, in order.")
     properties = property(lambda self: copy_on_write(self._properties), doc="The log of item properties, or None.")
     categories = property(lambda self: copy_on_write(self._categories), doc="The category tree, or None.")
+
+# %% ../../nbs/00_datasets.ipynb #09c78f0c
+class EventLog(EventTables):
+    """The codes of a log's ids, and what is counted from them once."""
+
     users = property(lambda self: self._coded[1], doc="Distinct user ids, sorted.")
     items = property(lambda self: self._coded[3], doc="Distinct item ids with events, sorted.")
     user_codes = property(lambda self: self._coded[0], doc="Position in `users` of each event's user.")
@@ -218,9 +238,7 @@ class EventLog:
     @cached_property
     def pairs(self) -> np.ndarray:
         """The distinct pairs of a user and an item, as `user code * items + item code`, sorted: int64."""
-        keys = self.user_codes * len(self.items) + self.item_codes
-        keys.sort()
-        return keys[np.append(True, keys[1:] != keys[:-1])] if len(keys) else keys
+        return distinct(self.user_codes * len(self.items) + self.item_codes)
 
     @cached_property
     def _coded(self) -> tuple[np.ndarray, pd.Index, np.ndarray, pd.Index]:
@@ -233,13 +251,8 @@ class EventLog:
 
     @cached_property
     def count_weights(self) -> np.ndarray | None:
-        """1 + ln(count) of each event where the log has a column `count` (plays, say), float32; None where it has none.
-
-        The logarithm keeps one item that was played a thousand times from hiding all others (Hu, Koren and Volinsky 2008 scale counts so).
-        """
-        if "count" not in self._events:
-            return None
-        return (1 + np.log(np.maximum(self._events["count"].to_numpy(np.float64), 1))).astype(np.float32)
+        """`weigh_counts` of each event, None where the log has no column `count`."""
+        return weigh_counts(self._events["count"]) if "count" in self._events else None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -251,6 +264,16 @@ class EventLog:
         return keep_latest(self.__dict__.setdefault("_kept", {}), key, make, most)
 
 # %% ../../nbs/00_datasets.ipynb #142bc278
+Names = Mapping[str, str] | None  # the lab's names of columns -> a frame's
+
+
+def events_of_matrix(matrix: Any) -> pd.DataFrame:
+    """The cells of a scipy sparse matrix `[users, items]` as rows, with a column `count` where any differs from 1."""
+    cells = sparse.coo_matrix(matrix)
+    events = pd.DataFrame({"user_id": cells.row.astype(np.int64), "item_id": cells.col.astype(np.int64)})
+    return events if (cells.data == 1).all() else events.assign(count=cells.data.astype(float))
+
+
 def events_of_frame(frame: Any, columns: Mapping[str, str] | None, time_unit: str, time_zone: str) -> pd.DataFrame:
     """A frame of pandas, polars or Arrow with the lab's names and times in UTC (see `Dataset.from_frame`)."""
     if not isinstance(frame, pd.DataFrame):
@@ -272,7 +295,7 @@ def events_of_frame(frame: Any, columns: Mapping[str, str] | None, time_unit: st
         events["timestamp"] = utc_times(events["timestamp"], time_unit, time_zone)
     return events
 
-
+# %% ../../nbs/00_datasets.ipynb #8b0ff261
 def utc_times(times: pd.Series, unit: str, zone: str) -> pd.Series:
     """Times, ISO texts or numbers in `unit` as UTC; what names no zone is local time of `zone`."""
     if pd.api.types.is_numeric_dtype(times):
@@ -292,32 +315,21 @@ def utc_times(times: pd.Series, unit: str, zone: str) -> pd.Series:
         else times.dt.tz_localize(zone, ambiguous=False, nonexistent=pd.Timedelta("1h")).dt.tz_convert("UTC")
     )
 
-# %% ../../nbs/00_datasets.ipynb #80b5570e
-class Dataset(EventLog):
-    """An immutable interaction log.
-
-    Parameters
-    ----------
-    events : frame of `user_id, item_id, event, timestamp` (UTC) and optional columns, one row an event
-    properties : as-of log of `item_id, property, value, timestamp`, or None
-    categories : frame of `category, parent` (text; parent missing for a root), or None
-    has_times : False where the source has an order but no times
-    source : the folder it was read from
-    notices : what the reader found and did -> how often
-
-    Raises `DataError` for events without the required columns, values or zone.
-    """
+# %% ../../nbs/00_datasets.ipynb #0753d42c
+class FrameLog(EventLog):
+    """A log that can be made of a frame or a matrix."""
 
     @classmethod
     def from_frame(
         cls,
         frame: Any,
         name: str = "log",
-        columns: Mapping[str, str] | None = None,
+        columns: Names = None,
+        *,
         time_unit: str = "",
         time_zone: str = "UTC",
         **options: Any,
-    ) -> Dataset:
+    ) -> Self:
         """A log of a frame of pandas, polars or Arrow.
 
         Parameters
@@ -333,13 +345,25 @@ class Dataset(EventLog):
         return cls(name, events, **{"has_times": "timestamp" in events, **options})
 
     @classmethod
-    def from_matrix(cls, matrix: Any, name: str = "matrix") -> Dataset:
+    def from_matrix(cls, matrix: Any, name: str = "matrix") -> Self:
         """A log without times of a scipy sparse matrix `[users, items]`; ids number rows and columns, values other than 1 are counts."""
-        cells = sparse.coo_matrix(matrix)
-        events = pd.DataFrame({"user_id": cells.row.astype(np.int64), "item_id": cells.col.astype(np.int64)})
-        return cls(
-            name, events if (cells.data == 1).all() else events.assign(count=cells.data.astype(float)), has_times=False
-        )
+        return cls(name, events_of_matrix(matrix), has_times=False)
+
+# %% ../../nbs/00_datasets.ipynb #80b5570e
+class Dataset(FrameLog):
+    """An immutable interaction log.
+
+    Parameters
+    ----------
+    events : frame of `user_id, item_id, event, timestamp` (UTC) and optional columns, one row an event
+    properties : as-of log of `item_id, property, value, timestamp`, or None
+    categories : frame of `category, parent` (text; parent missing for a root), or None
+    has_times : False where the source has an order but no times
+    source : the folder it was read from
+    notices : what the reader found and did -> how often
+
+    Raises `DataError` for events without the required columns, values or zone.
+    """
 
     def __repr__(self) -> str:
         return f"Dataset({self.name!r}, {len(self):,} events, {len(self.users):,} users, {len(self.items):,} items)"

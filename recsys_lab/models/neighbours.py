@@ -225,7 +225,7 @@ class VisitIndex(NamedTuple):
     visits: np.ndarray
     places: np.ndarray
 
-
+# %% ../../nbs/22_neighbours.ipynb #b00762b9
 def visits_of(model: Any, dataset: Dataset) -> Histories:
     """The sessions of a model's known users, encoded: as the log names them, or by the model's `session_gap` where it has times."""
     return split_into_sessions(model.known, model.config.session_gap if dataset.has_times else 0.0).encode(model.items)

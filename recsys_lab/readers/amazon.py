@@ -19,8 +19,8 @@ from ..files import open_source
 
 # %% auto #0
 __all__ = ['TAG', 'SPACE', 'AMOUNT', 'PRODUCT_NAMES', 'PRODUCT_LAYOUTS', 'RATING_NAMES', 'MAX_LINE', 'clean_text', 'parse_price',
-           'as_amount', 'Refused', 'one_id', 'first_image', 'product_of', 'stars_of', 'rating_of', 'moment_of',
-           'json_lines', 'parsed', 'csv_lines', 'records_of']
+           'as_amount', 'Refused', 'one_id', 'first_image', 'product_of', 'check_units', 'stars_of', 'rating_of',
+           'moment_of', 'json_lines', 'parsed', 'csv_lines', 'records_of']
 
 # %% ../../nbs/56_records.ipynb #750e87c5
 TAG = re.compile(r"<[a-zA-Z/!][^<>]*>")
@@ -125,6 +125,14 @@ def product_of(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[st
     }
 
 # %% ../../nbs/56_records.ipynb #d58b346b
+def check_units(unit: str, scale: float) -> None:
+    """`ValueError` for what is no unit of times, or no largest rating."""
+    if unit not in ("", "s", "ms"):
+        raise ValueError(f"unit must be s or ms, not {unit!r}")
+    if not 0 < scale <= 1000:
+        raise ValueError(f"scale must be the largest rating, 5 or 10 say, not {scale}")
+
+
 def stars_of(value: Any, name: str, scale: float = 5.0) -> float:
     """A rating on a scale that ends at `scale` as stars from 1 to 5 (proportionally, at least 1); `Refused` outside it."""
     try:
@@ -138,7 +146,7 @@ def stars_of(value: Any, name: str, scale: float = 5.0) -> float:
         raise Refused(f"{name} is not a rating above 0 and up to {scale:g}")
     return max(1.0, rating * 5 / scale)
 
-
+# %% ../../nbs/56_records.ipynb #e69f9be3
 def rating_of(
     record: Mapping[str, Any], columns: Mapping[str, str], unit: str = "", scale: float = 5.0
 ) -> dict[str, Any]:

@@ -70,7 +70,7 @@ IGNORE = ("", "ignore")  # what an [events] table says of a kind that is left ou
 FACTS = {"price": "price", "category": "categoryid", "brand": "brand", "title": "title", "image": "image_url"}
 NUMBERS = ("rating", "quantity", "count")
 
-
+# %% ../../nbs/47_logs.ipynb #a07d52a5
 @dataclass(frozen=True)
 class LogOptions:
     """How a table is read as a log.
@@ -197,7 +197,7 @@ def id_rule(missing_ids: str) -> Column:
         lambda value: hint if value.strip().lower() in MISSING else ID.hint(value),
     )
 
-
+# %% ../../nbs/47_logs.ipynb #075ad01c
 def kind_rule(kinds: Mapping[str, str] | None) -> Column:
     """Validation rule for event kinds: any text, or with a mapping only the kinds that it or the lab names."""
     if kinds is None:
@@ -216,7 +216,7 @@ def part_rule() -> Column:
     names = ", ".join(literal(name) for known in PART_NAMES.values() for name in known)
     return Column(f"lower(trim({{x}})) IN ({names})", "a part: train, valid (or validation, val, dev) or test")
 
-
+# %% ../../nbs/47_logs.ipynb #efacfd79
 def number_rule(name: str, options: LogOptions) -> Column:
     """The rule of a column of numbers."""
     number = number_of("{x}", options.decimal)
@@ -246,7 +246,7 @@ TYPED_TIME = Column(
     "try_cast({x} AS TIMESTAMPTZ) BETWEEN '1990-01-01' AND '2100-01-01'", "a time between 1990 and 2100"
 )
 
-
+# %% ../../nbs/47_logs.ipynb #ddf5348a
 def rules_of(options: LogOptions, columns: Mapping[str, str], typed: bool) -> dict[str, Column]:
     """The rule of each column of the file that is read; `typed` says that times have a type."""
     ids = ("user_id" if "user_id" in columns else "session_id", "item_id")  # a session beside a visitor may be missing

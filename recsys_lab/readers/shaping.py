@@ -65,7 +65,7 @@ def drop_missing(
                 notices,
             )
 
-
+# %% ../../nbs/48_shaping.ipynb #d54146c2
 def drop_kinds(
     con: duckdb.DuckDBPyConnection, options: LogOptions, columns: Mapping[str, str], notices: dict[str, int]
 ) -> None:
@@ -206,7 +206,7 @@ SYNONYMS = {  # what people call the events of a shop, in small letters without 
     ),
 }
 
-
+# %% ../../nbs/48_shaping.ipynb #b49b7c2f
 def plain_name(text: str) -> str:
     """A name in small letters without separators, to compare with."""
     return re.sub(r"[\W_]+", "", text.lower())
@@ -433,7 +433,7 @@ def properties_sql(
         )
     return f"{' UNION ALL '.join(parts)} ORDER BY timestamp, item_id, property, value" if parts else None
 
-
+# %% ../../nbs/48_shaping.ipynb #5cd86c52
 def tree_of_paths(paths: Sequence[str]) -> pd.DataFrame | None:
     """The tree of categories named by their paths (`a > b`): a frame of `category, parent`, or None where no path has two steps."""
     parents: dict[str, str | None] = {}

@@ -34,9 +34,15 @@ from recsys_lab.readers.tables import (
 )
 
 # %% auto #0
-__all__ = ['FAULTY_WIDTH', 'HEADER_AGAIN', 'stage', 'rejected', 'Staged', 'stage_table', 'staged_exists', 'open_quotes',
-           'numbered_records', 'record_starts', 'starts_at', 'opens_a_quote', 'fault_of_record', 'explain_failure',
-           'Rejects', 'bad_rows', 'plain_record', 'settle', 'read_rows']
+__all__ = ['FAULTY_WIDTH', 'HEADER_AGAIN', 'BAD_BYTES', 'MIXED_ENDS', 'staged_exists', 'stage', 'rejected', 'Staged',
+           'open_quotes', 'try_to_stage', 'stage_table', 'numbered_records', 'record_starts', 'starts_at',
+           'opens_a_quote', 'fault_of_record', 'explain_failure', 'Rejects', 'fault_of_rule', 'plain_record',
+           'bad_rows', 'settle', 'read_rows']
+
+# %% ../../nbs/46_staging.ipynb #5a18b5e7
+def staged_exists(con: duckdb.DuckDBPyConnection) -> bool:
+    """Whether anything was staged."""
+    return bool(con.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'staged'").fetchall())
 
 # %% ../../nbs/46_staging.ipynb #a008fcb0
 FAULTY_WIDTH, HEADER_AGAIN = (
@@ -86,7 +92,47 @@ class Staged(NamedTuple):
     scan: Scan
     bad: list[tuple[int, str]]
 
+# %% ../../nbs/46_staging.ipynb #5404a4c4
+def open_quotes(
+    con: duckdb.DuckDBPyConnection, table: Table, scan: Scan, bad: list[tuple[int, str]]
+) -> list[tuple[int, str]]:
+    """Records with a quote that never closes, which the padding of short records hides: as `rejected` tells them."""
+    if scan.path is None or not scan.quoted:
+        return []
+    strict = csv_sql(table, scan.path, True, padded=False)
+    con.execute(f"SELECT count(c0) FROM {strict}").fetchall()
+    known = {position for position, _ in bad}
+    return [row for row in rejected(con) if row[1] == "UNQUOTED VALUE" and row[0] not in known]
 
+# %% ../../nbs/46_staging.ipynb #3840147d
+BAD_BYTES, MIXED_ENDS = "ENCODING|UTF-?8|unicode", "line ends of several kinds"
+
+
+def try_to_stage(
+    con: duckdb.DuckDBPyConnection,
+    place: Path,
+    table: Table,
+    rules: Mapping[str, Column],
+    keep: str,
+    more: Any,
+    file: int,
+    repair: bool,
+) -> tuple[str, Staged | None]:
+    """(what went wrong, or the kinds of records that could not be split; what was staged, None where DuckDB gave up)."""
+    try:
+        scan = scan_table(con, place, table, list(rules), repair)
+        stage(con, scan, rules, keep, more(scan) if more else None, file)
+        bad = rejected(con)
+        bad += open_quotes(con, table, scan, bad)
+        return " ".join(kind for _, kind in bad), Staged(table, scan, bad)
+    except (duckdb.OutOfMemoryException, duckdb.PermissionException):
+        raise
+    except duckdb.Error as error:
+        rejected(con)
+        mixed = table.kind == "csv" and "invalid state" in str(error)
+        return MIXED_ENDS if mixed else str(error) or type(error).__name__, None
+
+# %% ../../nbs/46_staging.ipynb #f1e952fb
 def stage_table(
     con: duckdb.DuckDBPyConnection,
     place: Path,
@@ -102,54 +148,21 @@ def stage_table(
     """
     tried: set[str] = set()
     while True:
-        bad: list[tuple[int, str]] = []
-        try:
-            scan = scan_table(con, place, table, list(rules), "bytes" in tried)
-            stage(con, scan, rules, keep, more(scan) if more else None, file)
-            bad = rejected(con)
-            bad += open_quotes(con, table, scan, bad)
-            trouble = " ".join(kind for _, kind in bad)
-        except duckdb.Error as error:
-            trouble = str(error) or type(error).__name__
-            rejected(con)
-            if isinstance(error, (duckdb.OutOfMemoryException, duckdb.PermissionException)):
-                raise
-            if not table.is_typed and table.kind == "csv" and "invalid state" in trouble:
-                trouble = "LINE ENDS"
-            elif not re.search("MAXIMUM|ENCODING|UTF-?8|unicode", trouble, re.IGNORECASE):
-                raise explain_failure(table, trouble) from error
-        if ("MAXIMUM" in trouble.upper() or bad) and table.block_bytes < (
-            LARGEST_BLOCK if "MAXIMUM" in trouble.upper() else 1 << 20
-        ):
+        trouble, staged = try_to_stage(con, place, table, rules, keep, more, file, "bytes" in tried)
+        bad = staged.bad if staged else []
+        too_long = "MAXIMUM" in trouble.upper()
+        if (too_long or bad) and table.block_bytes < (LARGEST_BLOCK if too_long else 1 << 20):
             table = replace(table, block_bytes=min(8 * table.block_bytes, LARGEST_BLOCK))
-        elif "bytes" not in tried and re.search("ENCODING|UTF-?8|unicode", trouble, re.IGNORECASE):
+        elif "bytes" not in tried and re.search(BAD_BYTES, trouble, re.IGNORECASE):
             tried.add("bytes")
-        elif "ends" not in tried and trouble == "LINE ENDS":
-            tried.add("ends")
+        elif not table.line_ends and trouble == MIXED_ENDS:
             table = replace(table, line_ends=True)
-        elif re.search("MAXIMUM|ENCODING|UTF-?8|unicode|LINE ENDS", trouble, re.IGNORECASE):
+        elif staged is None or re.search(BAD_BYTES, trouble, re.IGNORECASE):
             raise explain_failure(table, trouble)
         else:
-            return Staged(table, scan, bad)
+            return staged
         if staged_exists(con):
             con.execute(f'DELETE FROM staged WHERE "#file" = {file}')
-
-
-def staged_exists(con: duckdb.DuckDBPyConnection) -> bool:
-    """Whether anything was staged."""
-    return bool(con.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'staged'").fetchall())
-
-
-def open_quotes(
-    con: duckdb.DuckDBPyConnection, table: Table, scan: Scan, bad: list[tuple[int, str]]
-) -> list[tuple[int, str]]:
-    """Records with a quote that never closes, which the padding of short records hides: as `rejected` tells them."""
-    if scan.path is None or not scan.quoted:
-        return []
-    strict = csv_sql(table, scan.path, True, padded=False)
-    con.execute(f"SELECT count(c0) FROM {strict}").fetchall()
-    known = {position for position, _ in bad}
-    return [row for row in rejected(con) if row[1] == "UNQUOTED VALUE" and row[0] not in known]
 
 # %% ../../nbs/46_staging.ipynb #c24e7e8c
 def numbered_records(table: Table, path: Path | None, bad: Sequence[tuple[int, str]]) -> Iterator[tuple[int, Record]]:
@@ -262,6 +275,25 @@ class Rejects:
             self.counts[notice] = self.counts.get(notice, 0) + 1
 
 # %% ../../nbs/46_staging.ipynb #3dae5315
+def fault_of_rule(rules: Mapping[str, Column], number: int, values: Sequence[Any]) -> tuple[str, str]:
+    """(the reason, what an error says) of a row of `values` that breaks rule `number`."""
+    name, rule = list(rules.items())[number]
+    value = values[number]
+    return (
+        f"{name} is not {rule.meaning}",
+        f"column {name!r}: {quote_value(value)} is not {rule.meaning}{rule.hint(value)}",
+    )
+
+# %% ../../nbs/46_staging.ipynb #86b81881
+def plain_record(table: Table, record: Record) -> str:
+    """A record as a side file shows it: with quotes only where they are needed."""
+    if record.fields is None or len(table.separator) > 1:
+        return record.text
+    text = io.StringIO()
+    csv.writer(text, delimiter=table.separator, lineterminator="").writerow(record.fields)
+    return text.getvalue()
+
+# %% ../../nbs/46_staging.ipynb #ece0a3d1
 def bad_rows(
     con: duckdb.DuckDBPyConnection, staged: Staged, rules: Mapping[str, Column], file: int = 0
 ) -> Iterator[tuple[int, str, str, str]]:
@@ -280,14 +312,9 @@ def bad_rows(
     if not broken and not bad:
         return
 
-    def of_rule(number: int, values: Sequence[Any]) -> tuple[str, str]:
-        name, rule, value = names[number], rules[names[number]], values[number]
-        said = f"column {name!r}: {quote_value(value)} is not {rule.meaning}{rule.hint(value)}"
-        return f"{name} is not {rule.meaning}", said
-
     if table.is_typed:
         for row, (number, *values) in broken.items():
-            yield row + 1, *of_rule(number, values), table.separator.join(map(str, values))
+            yield row + 1, *fault_of_rule(rules, number, values), table.separator.join(map(str, values))
         return
     last = -1
     for row, record in numbered_records(table, scan.path, bad):
@@ -307,20 +334,11 @@ def bad_rows(
             reason = f"it has not {len(table.stored)} fields" if "field(s)" in fault else fault
             yield record.line, reason, f"{fault}: {quote_value(record.text)}", plain_record(table, record)
         else:
-            yield record.line, *of_rule(number, values), plain_record(table, record)
+            yield record.line, *fault_of_rule(rules, number, values), plain_record(table, record)
     if broken and last < max(broken):
         raise DataError(
             f"{table.path}: its quotes can be read in two ways; write them as RFC 4180 says, or say quote='' if they mean nothing"
         )
-
-
-def plain_record(table: Table, record: Record) -> str:
-    """A record as a side file shows it: with quotes only where they are needed."""
-    if record.fields is None or len(table.separator) > 1:
-        return record.text
-    text = io.StringIO()
-    csv.writer(text, delimiter=table.separator, lineterminator="").writerow(record.fields)
-    return text.getvalue()
 
 # %% ../../nbs/46_staging.ipynb #3a4c9d8b
 def settle(

@@ -30,8 +30,8 @@ from ..histories import EVENTS
 # %% auto #0
 __all__ = ['WHOLE', 'MAYBE_WHOLE', 'NO_NUL', 'NO_BLANKS', 'TEXT', 'ID', 'EVENT', 'SEPARATORS', 'LARGEST_BLOCK', 'MEMORY',
            'LARGEST_WHOLE', 'KEPT_TYPES', 'Column', 'literal', 'identifier', 'first_row', 'full_match', 'encoding_hint',
-           'broken_rule', 'quote_value', 'Record', 'Table', 'kind_of_file', 'text_lines', 'is_utf8', 'walk_records',
-           'csv_dialect', 'one_character', 'csv_columns', 'json_columns', 'naming_parquet_errors', 'parquet_columns',
+           'broken_rule', 'quote_value', 'Record', 'Table', 'kind_of_file', 'naming_parquet_errors', 'parquet_columns',
+           'text_lines', 'is_utf8', 'walk_records', 'csv_dialect', 'one_character', 'csv_columns', 'json_columns',
            'other_separator', 'workspace', 'unpacked', 'has_bytes', 'csv_sql', 'lines_before_data', 'text_of_json',
            'text_of_column', 'Scan', 'check_columns', 'typed_scan', 'scan_table', 'repaired_parquet']
 
@@ -164,7 +164,9 @@ class Table:
         """The names of the columns in the file; `DataError` where there are none."""
         if self.kind == "frame":
             return list(self.frame.schema.names)
-        return {"parquet": parquet_columns, "json": json_columns, "csv": csv_columns}[self.kind](self)
+        if self.kind == "csv":
+            return csv_columns(self)
+        return json_columns(self) if self.kind == "json" else parquet_columns(self)
 
     @property
     def columns(self) -> list[str]:
@@ -180,6 +182,23 @@ def kind_of_file(path: Path, member: str | None = None) -> str:
         return "parquet"
     text = start.removeprefix(codecs.BOM_UTF8).lstrip()
     return "json" if re.match(rb'\{\s*("|\})', text) else "csv"
+
+# %% ../../nbs/05_tables.ipynb #68fba295
+@contextmanager
+def naming_parquet_errors(path: Path) -> Iterator[None]:
+    """Turn the errors of damaged Parquet files into a `DataError`."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, duckdb.Error, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: the Parquet file is damaged or cut short ({error}); copy or make it again") from error
+
+
+def parquet_columns(table: Table) -> list[str]:
+    """The names of a Parquet file's columns."""
+    with naming_parquet_errors(table.path):
+        return pq.read_schema(table.path).names
 
 # %% ../../nbs/05_tables.ipynb #5b1651cb
 codecs.register_error("nul", lambda error: ("\x00" * (error.end - error.start), error.end))  # type: ignore[attr-defined]
@@ -273,7 +292,7 @@ def csv_columns(table: Table) -> list[str]:
         )
     return list(table.names) or [str(i) for i in range(1, width + 1)]
 
-
+# %% ../../nbs/05_tables.ipynb #c07075cb
 def json_columns(table: Table) -> list[str]:
     """The keys of the first 1,000 records of a file of JSON lines, in the order in which they appear."""
     keys: dict[str, None] = {}
@@ -285,24 +304,7 @@ def json_columns(table: Table) -> list[str]:
         keys |= dict.fromkeys(value if isinstance(value, dict) else ())
     return list(keys)
 
-# %% ../../nbs/05_tables.ipynb #68fba295
-@contextmanager
-def naming_parquet_errors(path: Path) -> Iterator[None]:
-    """Turn the errors of damaged Parquet files into a `DataError`."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except (pa.ArrowException, duckdb.Error, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: the Parquet file is damaged or cut short ({error}); copy or make it again") from error
-
-
-def parquet_columns(table: Table) -> list[str]:
-    """The names of a Parquet file's columns."""
-    with naming_parquet_errors(table.path):
-        return pq.read_schema(table.path).names
-
-
+# %% ../../nbs/05_tables.ipynb #8bbf3e9b
 def other_separator(table: Table) -> str:
     """A hint where a header of one column looks as if it were split at another separator."""
     header = table.stored
@@ -330,7 +332,7 @@ def workspace(on_disk: bool = False) -> Iterator[tuple[duckdb.DuckDBPyConnection
         finally:
             con.close()
 
-
+# %% ../../nbs/05_tables.ipynb #62bdc405
 def unpacked(table: Table, place: Path, repair: bool = False) -> Path:
     """A plain copy in UTF-8 in the folder `place`, or the file itself where it is that; `repair` turns invalid bytes to NULs."""
     with open(table.path, "rb") as raw, open_source(table.path, table.member) as stream:
@@ -355,7 +357,7 @@ def has_bytes(path: Path, wanted: bytes) -> bool:
                 return True
     return False
 
-
+# %% ../../nbs/05_tables.ipynb #0bbc25ff
 def csv_sql(table: Table, path: Path, quoted: bool, padded: bool = True) -> str:
     """A scan of a CSV in SQL: text columns `c0, c1, ...`; `padded` adds one behind the header's, and nulls where a record is short.
 
@@ -387,7 +389,7 @@ def csv_sql(table: Table, path: Path, quoted: bool, padded: bool = True) -> str:
     }
     return f"read_csv({literal(str(path))}, {', '.join(f'{k} = {v}' for k, v in options.items())})"
 
-
+# %% ../../nbs/05_tables.ipynb #dc647f63
 def lines_before_data(table: Table) -> int:
     """The lines to leave out before the first record: the header, and what is blank or a comment above it."""
     if table.kind == "json" or not table.header:
@@ -409,7 +411,7 @@ def text_of_json(name: str) -> str:
 LARGEST_WHOLE = {"FLOAT": 2**24, "DOUBLE": 2**53}
 KEPT_TYPES = r"VARCHAR|BOOLEAN|ENUM.*|UUID|DATE|TIME.*|U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|DECIMAL.*|FLOAT|DOUBLE"
 
-
+# %% ../../nbs/05_tables.ipynb #14586481
 def text_of_column(con: duckdb.DuckDBPyConnection, scan: str, where: str, name: str, kind: str) -> str:
     """SQL for a typed column as text, empty for nulls and NaN.
 
@@ -473,7 +475,7 @@ def typed_scan(
     columns = {name: text_of_column(con, source, where, name, types[name]) for name in dict.fromkeys(needed)}
     return Scan(source, columns | dict(constants), types, "true")
 
-
+# %% ../../nbs/05_tables.ipynb #ef746ef6
 def scan_table(
     con: duckdb.DuckDBPyConnection, place: Path, table: Table, needed: Sequence[str], repair: bool = False
 ) -> Scan:
@@ -512,7 +514,7 @@ def scan_table(
     again = " AND ".join(f"c{i} = {literal(name)}" for i, name in enumerate(table.stored)) if table.header else "false"
     return Scan(source, columns, {}, f"c{width} IS NULL AND c{width - 1} IS NOT NULL", path, quoted, again)
 
-
+# %% ../../nbs/05_tables.ipynb #fbd7b4f8
 def repaired_parquet(table: Table, needed: Sequence[str]) -> pa.Table:
     """Columns of a Parquet file whose texts hold bytes that are no UTF-8, with NULs in their place."""
     with naming_parquet_errors(table.path):
