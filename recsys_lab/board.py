@@ -46,7 +46,7 @@ def faster_as_good(run: Run, row: Mapping[str, Any]) -> str:
     """The fastest of the models that cannot be told apart from the chosen one, if it is faster, with its seconds for 1,000 requests."""
     seconds = served_seconds(run, question_of(row))
     faster = [m for m in row["confidence_set"] if seconds.get(m, math.inf) < seconds.get(row["chosen"], math.inf)]
-    others = f" ({len(row['confidence_set'])} not told apart)" if row["confidence_set"] else ""
+    others = f" ({len(row['confidence_set'])} not distinguishable)" if row["confidence_set"] else ""
     if not faster:
         return "none" + others
     fastest = min(faster, key=lambda m: (seconds[m], m))

@@ -235,7 +235,7 @@ def decision_table(reports: Path | str) -> str:
             "question": rows["question"],
             "users": rows["users"],
             "chosen on validation": rows["chosen"],
-            "not told apart from it": rows["also"],
+            "not distinguishable from it": rows["also"],
             "best simple model": rows["baseline"],
             "difference on test": [
                 "the same model" if a == b else f"{d:+.4f} [{low:+.4f}, {high:+.4f}]{'' if shown else ', not shown'}"

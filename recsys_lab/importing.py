@@ -25,6 +25,7 @@ from .readers.tables import scan_table, text_lines, workspace, Table
 from recsys_lab.sniffing import (
     LOOKED_AT,
     NEEDED,
+    ROLES,
     column_type,
     first_rows,
     layouts,
@@ -40,11 +41,11 @@ from recsys_lab.sniffing import (
 )
 
 # %% auto #0
-__all__ = ['FOLDERS', 'FLAGS', 'NUMBER_FLAGS', 'CUT_FLAGS', 'known_layout', 'columns_of_layout', 'columns_by_name', 'told_apart',
-           'quoted', 'ask_for', 'column_facts', 'map_kinds', 'scale_of', 'Proposal', 'propose', 'named_files',
-           'is_binary', 'known_folder', 'format_by_name', 'lists_items', 'items_beside', 'content_words', 'toml_text',
-           'preview', 'import_log', 'read', 'add_import_options', 'pairs', 'share_or_moment', 'words_of', 'items_of',
-           'sentences_of', 'import_command']
+__all__ = ['IDS', 'AMOUNTS', 'FOLDERS', 'FLAGS', 'NUMBER_FLAGS', 'CUT_FLAGS', 'known_layout', 'columns_of_layout',
+           'columns_by_name', 'told_apart', 'quoted', 'ask_for', 'facts_of_file', 'column_facts', 'map_kinds',
+           'scale_of', 'Proposal', 'propose', 'named_files', 'is_binary', 'known_folder', 'format_by_name',
+           'lists_items', 'items_beside', 'rating_words', 'content_words', 'toml_text', 'preview', 'import_log', 'read',
+           'add_import_options', 'pairs', 'share_or_moment', 'words_of', 'items_of', 'sentences_of', 'import_command']
 
 # %% ../nbs/55_import.ipynb #8bc4785a
 def known_layout(look: Look, like: str = "") -> Layout | None:
@@ -87,6 +88,9 @@ def columns_by_name(look: Look, given: Mapping[str, str]) -> dict[str, str]:
     for role, names in roles.items():
         if len(names) > 1 and role in NEEDED:
             names = told_apart(look, role, names)
+        names = sorted(
+            names, key=lambda name: ROLES[role].split().index(plain_name(name.split(":")[0]))
+        )  # the usual word first
         chosen[role] = names[0]
     if "user_id" not in chosen and "session_id" not in chosen:
         raise ask_for(look, chosen, "user_id", "the visitor")
@@ -122,8 +126,12 @@ def quoted(name: str) -> str:
     return name if re.fullmatch(r"[\w.:-]+", name) else f"'{name}'"
 
 
-def ask_for(look: Look, chosen: Mapping[str, str], role: str, meaning: str) -> Question:
+def ask_for(look: Look, chosen: Mapping[str, str], role: str, meaning: str) -> ValueError:
     """The question which column has a role, with the columns and a value of each."""
+    if twice := sorted({name for name in look.table.columns if look.table.columns.count(name) > 1}):
+        return DataError(
+            f"{look.table.path}: column(s) {twice} appear more than once; rename them in the file, or say --header no and positions"
+        )
     left = [n for n in look.table.columns if n not in chosen.values() and n in look.rows]
     values = {n: next((v for v in look.rows[n] if v), "") for n in left}
     return Question(
@@ -132,38 +140,51 @@ def ask_for(look: Look, chosen: Mapping[str, str], role: str, meaning: str) -> Q
     )
 
 # %% ../nbs/55_import.ipynb #32a5a186
+IDS, AMOUNTS = ("user_id", "session_id", "item_id"), ("rating", "price", "quantity", "count")
+
+
+def facts_of_file(look: Look, path: Path, columns: Mapping[str, str]) -> tuple[dict[str, float], dict[str, int]]:
+    """(`rows`, missing ids by role, decimal commas, zero and largest ratings of a file; its kinds of event with their counts)."""
+    table = replace(look.table, path=path, constants=partition_of(path, look.top))
+    roles = [role for role in (*IDS, *AMOUNTS, "event") if role in columns]
+    with workspace() as (con, place):
+        scan = scan_table(con, place, table, [columns[role] for role in roles])
+        x = {role: scan.columns[columns[role]] for role in roles}
+        counts = {role: f"count_if({is_missing(x[role])})" for role in roles if role in IDS}
+        counts |= {f"commas in {role}": f"count_if(contains({x[role]}, ','))" for role in roles if role in AMOUNTS}
+        if "rating" in columns:
+            rating = number_of(x["rating"], ",")
+            counts |= {"zeros": f"count_if({rating} = 0)", "largest": f"coalesce(max({rating}), 0)"}
+        where = f"FROM {scan.source} WHERE {scan.whole}"
+        row = con.execute(f"SELECT count(*), {', '.join(counts.values())} {where}").fetchall()[0]
+        kinds = (
+            con.execute(f"SELECT {x['event']}, count(*) {where} GROUP BY 1 ORDER BY 1 LIMIT 1000").fetchall()
+            if "event" in x
+            else []
+        )
+    return {name: count or 0 for name, count in zip(("rows", *counts), row, strict=True)}, dict(kinds)
+
+
 def column_facts(look: Look, columns: Mapping[str, str]) -> dict[str, Any]:
-    """What the columns of all files hold: `kinds` of event, `missing` ids by role, the largest `rating`, `commas` in numbers, `rows`."""
-    facts: dict[str, Any] = {"kinds": {}, "missing": {}, "rating": 0.0, "commas": 0, "rows": 0}
-    ids = [r for r in ("user_id", "session_id", "item_id") if r in columns]
-    numbers = [r for r in ("rating", "price", "quantity", "count") if r in columns]
+    """What the columns of all files hold: `kinds` of event, `missing` ids by role, the largest `rating`, `zeros`, `commas` and `rows`."""
+    facts: dict[str, Any] = {
+        "kinds": {},
+        "missing": dict.fromkeys(columns.keys() & set(IDS), 0),
+        "rating": 0.0,
+        "zeros": 0,
+        "commas": 0,
+        "rows": 0,
+    }
     for path in look.files:
-        table = replace(look.table, path=path, constants=partition_of(path, look.top))
-        with workspace() as (con, place):
-            needed = [
-                columns[r]
-                for r in dict.fromkeys([*ids, *numbers, *(["event"] if "event" in columns else [])])
-                if columns[r] in table.columns
-            ]
-            scan = scan_table(con, place, table, needed)
-            x = {role: scan.columns.get(columns[role], "''") for role in columns}
-            counts = [
-                "count(*)",
-                *(f"count_if({is_missing(x[r])})" for r in ids),
-                *(f"count_if(contains({x[r]}, ','))" for r in numbers),
-            ]
-            counts += [f"max({number_of(x['rating'], '.')})"] if "rating" in columns else []
-            row = con.execute(f"SELECT {', '.join(counts)} FROM {scan.source} WHERE {scan.whole}").fetchall()[0]
-            facts["rows"] += row[0]
-            for role, count in zip(ids, row[1:], strict=False):
-                facts["missing"][role] = facts["missing"].get(role, 0) + count
-            facts["commas"] += sum(row[1 + len(ids) : 1 + len(ids) + len(numbers)])
-            facts["rating"] = max(facts["rating"], row[-1] or 0.0) if "rating" in columns else 0.0
-            if "event" in columns:
-                for kind, count in con.execute(
-                    f"SELECT {x['event']}, count(*) FROM {scan.source} WHERE {scan.whole} GROUP BY 1 ORDER BY 1 LIMIT 1000"
-                ).fetchall():
-                    facts["kinds"][kind] = facts["kinds"].get(kind, 0) + count
+        counts, kinds = facts_of_file(look, path, columns)
+        facts["rows"] += counts["rows"]
+        facts["zeros"] += counts.get("zeros", 0)
+        facts["rating"] = max(facts["rating"], counts.get("largest", 0.0))
+        facts["commas"] += sum(count for name, count in counts.items() if name.startswith("commas"))
+        for role in facts["missing"]:
+            facts["missing"][role] += counts[role]
+        for kind, count in kinds.items():
+            facts["kinds"][kind] = facts["kinds"].get(kind, 0) + count
     return facts
 
 # %% ../nbs/55_import.ipynb #e44d40dc
@@ -252,6 +273,9 @@ def propose(paths: Sequence[Path | str], given: Mapping[str, Any] | None = None,
     words |= {k: v for k, v in given.items() if k != "columns"} | {"columns": columns}
     if words.get("on_error") == "quarantine":
         words.setdefault("quarantine", ".")  # beside dataset.toml, not beside other people's files
+    order = known if isinstance(known := words.get("order", []), list) else [known]
+    if unused := [name for name in look.table.columns if name not in {*columns.values(), *order}]:
+        look.assumed.append(f"not used: {', '.join(map(repr, unused))}")
     return Proposal(words, layout, look.assumed)
 
 # %% ../nbs/55_import.ipynb #5f53bda4
@@ -320,6 +344,19 @@ def items_beside(look: Look, known: Mapping[str, Any], layout: Layout | None) ->
     look.assumed.append(f"what is known of items stands in {file.name}")
     return {"items": {**layout.items, "file": str(file.resolve())}}
 
+# %% ../nbs/55_import.ipynb #6c5040ec
+def rating_words(look: Look, facts: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """The scale of ratings where it is not five, and a sentence on the rule; `Question` for zeros and for scales that nobody uses."""
+    if facts["zeros"] and "on_error" not in known:
+        raise Question(
+            f"{facts['zeros']:,} of {facts['rows']:,} ratings are 0, which may mean that there is none",
+            ["--on-error quarantine   # leave these rows out", "--columns rating=NONE   # take every row as a view"],
+        )
+    scale = float(known.get("scale", 0)) or scale_of(facts["rating"])
+    rule = f"from {0.8 * scale:g} a transaction, from {0.6 * scale:g} a view, lower ones are left out"
+    look.assumed.append(f"ratings up to {scale:g}: {rule}")
+    return {"scale": scale} if "scale" not in known and scale != 5 else {}
+
 # %% ../nbs/55_import.ipynb #a50a6334
 def content_words(
     look: Look, columns: Mapping[str, str], known: Mapping[str, Any], layout: Layout | None
@@ -327,6 +364,8 @@ def content_words(
     """The words that the content of columns decides, each with a sentence in `look.assumed` that says so."""
     words: dict[str, Any] = {}
     facts = column_facts(look, columns)
+    if not facts["rows"]:
+        raise DataError(f"{look.table.path}: there is no row in it")
     if "timestamp" in columns and not {"time_unit", "time_format"} & set(known):
         words |= sniff_time(look, columns["timestamp"])
     if "timestamp" not in columns:
@@ -340,11 +379,7 @@ def content_words(
     elif "rating" not in columns:
         look.assumed.append(f"every row is a {known.get('event', 'view')}")
     if "rating" in columns:
-        words |= {"scale": scale_of(facts["rating"])} if "scale" not in known and scale_of(facts["rating"]) != 5 else {}
-        scale = float(words.get("scale", known.get("scale", 5)))
-        look.assumed.append(
-            f"ratings up to {scale:g}: from {0.8 * scale:g} a transaction, from {0.6 * scale:g} a view, lower ones are left out"
-        )
+        words |= rating_words(look, facts, known)
     if facts["commas"] and "decimal" not in known:
         words["decimal"] = ","
         look.assumed.append("numbers are written with a decimal comma")

@@ -117,7 +117,9 @@ def sniff_separator(table: Table) -> tuple[str, str]:
     good = [b for b in best if b[0] == 1] or [b for b in best if b[0] >= 0.95]
     if not good:
         first = next(table.records(), None)
-        shown = first.text[:60] if first else ""
+        if first is None:
+            raise DataError(f"{table.path}: the file is empty")
+        shown = first.text[:60]
         raise Question(
             f"{table.path}: its records are not split alike by any of {', '.join(map(repr, CANDIDATES))}; the first is {shown!r}",
             ["--separator TEXT"],
@@ -131,13 +133,15 @@ NUMBER = r"\s*-?\d+([.,:/ T-]\d+)*([eE]\+?\d+)?\s*(UTC|Z)?\s*"
 ROLES = {  # what people call the columns of a log, in small letters without separators
     "user_id": (
         "userid user visitorid visitor customerid customer custid clientid client memberid member reviewerid reviewer uid "
-        "accountid account shopperid shopper "
+        "accountid account shopperid shopper userpseudoid userhash memberno customerno "
+        "customernumber clientno "
         "buyerid buyer fullvisitorid personid kundeid kunde kundennr kundennummer clientenr usuario utilisateur who"
     ),
     "session_id": "sessionid session usersession sid visitid sessid",
     "item_id": (
         "itemid item productid product prodid sku skuid articleid article parentasin asin movieid movie bookid isbn artistid artist "
-        "songid trackid track goodsid iid contentid stockcode "
+        "songid song trackid track goodsid iid contentid stockcode videoid video newsid gameid game recipeid recipe hotelid "
+        "businessid venueid venue poiid locationid restaurantid courseid jobid docid documentid listingid propertyid "
         "artikelid artikel artikelnr artikelnummer produktid produkt producto produit what"
     ),
     "event": (
@@ -149,7 +153,7 @@ ROLES = {  # what people call the columns of a log, in small letters without sep
         "ratedat purchasedat visittime orderdate invoicedate tdat "
         "zeit datum zeitpunkt zeitstempel uhrzeit fecha when"
     ),
-    "rating": "rating ratings stars score overall reviewscore bewertung sterne grade note",
+    "rating": "rating ratings bookrating itemrating userrating stars score overall reviewscore bewertung sterne grade note",
     "quantity": "quantity qty menge anzahl units pieces",
     "count": "plays playcount count listens numplays listencount plays",
     "price": "price unitprice preis cost prix precio itemprice",
@@ -159,6 +163,8 @@ ROLES = {  # what people call the columns of a log, in small letters without sep
     "image": "image imageurl picture",
     "part": "part split set fold subset",
 }
+
+# %% ../nbs/49_sniffing.ipynb #abc3c2e5
 NEEDED = (
     "user_id",
     "item_id",

@@ -288,3 +288,39 @@ def test_a_log_that_cannot_fit_is_refused_with_the_figure(tmp_path, monkeypatch)
         DataError, match=r"mine has 70,000 events: .* about 70000\.0 GB, .*--since, --until, --visitors"
     ):
         import_log("mine", propose([path]), tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "told"),
+    [
+        ("", DataError, "the file is empty"),
+        ("user,item,time\n", DataError, "there is no row in it"),
+        ("user,item,item\n1,2,3\n", DataError, r"column\(s\) \['item'\] appear more than once"),
+        (
+            "user,item,rating\n1,2,0\n1,3,5\n",
+            Question,
+            r"(?s)1 of 2 ratings are 0.*--on-error quarantine.*--columns rating=NONE",
+        ),
+        ("user,item,rating\n1,2,500\n1,3,5\n", Question, "ratings go up to 500"),
+        ("user,item,event\n" + "".join(f"1,{i},k{i}\n" for i in range(200)), Question, "holds 200 different values"),
+        ("1:\n1488844,3,2005-09-06\n822109,5,2005-05-13\n", Question, "not split alike"),
+    ],
+)
+def test_files_that_cannot_be_proposed_say_why(tmp_path, text, error, told):
+    with pytest.raises(error, match=told):
+        propose([write(tmp_path, text)])
+
+
+def test_what_is_not_used_is_said_and_the_usual_word_counts(tmp_path):
+    path = write(tmp_path, "user,category_id,category_code,item,colour\n1,7,a.b,2,red\n2,7,a.b,3,blue\n")
+    proposal = propose([path])
+    assert (
+        proposal.words["columns"]["category"] == "category_code"
+        and "not used: 'category_id', 'colour'" in proposal.assumed
+    )
+    utf16 = write(tmp_path, "User\tItem\tDate\nann\t7\t13.01.2024\nböb\t8\t14.01.2024\n".encode("utf-16"), "excel.txt")
+    words = propose([utf16]).words
+    assert (words["encoding"], words["separator"], words["time_format"]) == ("utf-16", "\t", "%d.%m.%Y")
+    assert import_log("excel", propose([utf16]), tmp_path / "data").users.tolist() == ["ann", "böb"]
+    rated = write(tmp_path, "user;movie;rating;timestamp\n1;2;4,5;964982703\n2;3;3,0;964982704\n", "rated.csv")
+    assert import_log("rated", propose([rated]), tmp_path / "data").events.event.tolist() == ["transaction", "view"]
