@@ -1,5 +1,6 @@
 """The chapters run: what a person types, breaks and repeats."""
 
+import ast
 import hashlib
 import json
 import shutil
@@ -250,3 +251,22 @@ def test_what_a_chapter_left_that_is_no_more_is_removed(tmp_path):
     (tmp_path / "run" / "provenance.json").write_text(json.dumps(told))
     assert list(chapters.chapters_before(plan)) == ["21_popularity"]
     assert [p.stem for p in (tmp_path / "run" / "notebooks").iterdir()] == ["21_popularity"]
+
+
+@pytest.mark.parametrize("path", chapters.chapter_paths(ROOT), ids=lambda p: p.stem)
+def test_every_parameter_of_a_chapter_can_be_given(path):
+    """papermill takes a line of its own form only; a parameter in another form cannot be changed, and nobody says so."""
+    cells = json.loads(path.read_text())["cells"]
+    tagged = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    written = {
+        node.target.id for source in tagged for node in ast.parse(source).body if isinstance(node, ast.AnnAssign)
+    }
+    assert set(chapters.parameters_of(path)) == written
+
+
+def test_a_cutoff_may_be_given_as_a_time():
+    parameter = chapters.parameters_of(ROOT / "nbs" / "10_splits.ipynb")["test"]
+    assert chapters.parse_value("test", "2024-05-01T10:00:00", parameter) == "2024-05-01T10:00:00"
+    assert chapters.parse_value("test", "0.2", parameter) == 0.2
+    with pytest.raises(chapters.UserError, match="test must be of type float"):
+        chapters.parse_value("test", "yesterday", parameter)
