@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from itertools import islice
 from pathlib import Path
@@ -19,31 +19,34 @@ import tomli_w
 from .datasets.log import COLUMNS, Dataset, card_text
 from .files import DataError, data_folders, open_source, write_text
 from .loading import format_of, read_cached, read_folder, read_options
-from .readers.logs import FACTS, find_files, is_missing, number_of, partition_of
-from .readers.shaping import plain_name, read_table, shop_kind
-from .readers.tables import scan_table, text_lines, workspace, Table
+from .readers.logs import FACTS, find_files
+from .readers.shaping import plain_name, read_table
+from .readers.tables import Table, text_lines
 from recsys_lab.sniffing import (
     LOOKED_AT,
     NEEDED,
     ROLES,
+    Layout,
+    Look,
+    Question,
+    column_facts,
     column_type,
     first_rows,
     layouts,
     look_at,
+    map_kinds,
+    quoted,
     role_of,
+    scale_of,
     share_read,
     sniff_time,
     time_candidates,
     without_header,
-    Layout,
-    Look,
-    Question,
 )
 
 # %% auto #0
-__all__ = ['IDS', 'AMOUNTS', 'FOLDERS', 'FLAGS', 'NUMBER_FLAGS', 'CUT_FLAGS', 'known_layout', 'columns_of_layout',
-           'columns_by_name', 'told_apart', 'quoted', 'ask_for', 'facts_of_file', 'column_facts', 'map_kinds',
-           'scale_of', 'Proposal', 'propose', 'named_files', 'is_binary', 'known_folder', 'format_by_name',
+__all__ = ['FOLDERS', 'FLAGS', 'NUMBER_FLAGS', 'CUT_FLAGS', 'known_layout', 'columns_of_layout', 'columns_by_name', 'told_apart',
+           'ask_for', 'Proposal', 'propose', 'named_files', 'is_binary', 'known_folder', 'format_by_name',
            'lists_items', 'items_beside', 'rating_words', 'content_words', 'toml_text', 'preview', 'import_log', 'read',
            'add_import_options', 'pairs', 'share_or_moment', 'words_of', 'items_of', 'sentences_of', 'import_command']
 
@@ -121,11 +124,6 @@ def told_apart(look: Look, role: str, names: Sequence[str]) -> list[str]:
     )
 
 
-def quoted(name: str) -> str:
-    """A name as a shell takes it."""
-    return name if re.fullmatch(r"[\w.:-]+", name) else f"'{name}'"
-
-
 def ask_for(look: Look, chosen: Mapping[str, str], role: str, meaning: str) -> ValueError:
     """The question which column has a role, with the columns and a value of each."""
     if twice := sorted({name for name in look.table.columns if look.table.columns.count(name) > 1}):
@@ -138,91 +136,6 @@ def ask_for(look: Look, chosen: Mapping[str, str], role: str, meaning: str) -> V
         f"{look.table.path}: none of its columns is called as {meaning} usually is",
         [f"--columns {role}={quoted(n)}   # as {v[:30]!r}" for n, v in values.items()],
     )
-
-# %% ../nbs/55_import.ipynb #32a5a186
-IDS, AMOUNTS = ("user_id", "session_id", "item_id"), ("rating", "price", "quantity", "count")
-
-
-def facts_of_file(look: Look, path: Path, columns: Mapping[str, str]) -> tuple[dict[str, float], dict[str, int]]:
-    """(`rows`, missing ids by role, decimal commas, zero and largest ratings of a file; its kinds of event with their counts)."""
-    table = replace(look.table, path=path, constants=partition_of(path, look.top))
-    roles = [role for role in (*IDS, *AMOUNTS, "event") if role in columns]
-    with workspace() as (con, place):
-        scan = scan_table(con, place, table, [columns[role] for role in roles])
-        x = {role: scan.columns[columns[role]] for role in roles}
-        counts = {role: f"count_if({is_missing(x[role])})" for role in roles if role in IDS}
-        counts |= {f"commas in {role}": f"count_if(contains({x[role]}, ','))" for role in roles if role in AMOUNTS}
-        if "rating" in columns:
-            rating = number_of(x["rating"], ",")
-            counts |= {"zeros": f"count_if({rating} = 0)", "largest": f"coalesce(max({rating}), 0)"}
-        where = f"FROM {scan.source} WHERE {scan.whole}"
-        row = con.execute(f"SELECT count(*), {', '.join(counts.values())} {where}").fetchall()[0]
-        kinds = (
-            con.execute(f"SELECT {x['event']}, count(*) {where} GROUP BY 1 ORDER BY 1 LIMIT 1000").fetchall()
-            if "event" in x
-            else []
-        )
-    return {name: count or 0 for name, count in zip(("rows", *counts), row, strict=True)}, dict(kinds)
-
-
-def column_facts(look: Look, columns: Mapping[str, str]) -> dict[str, Any]:
-    """What the columns of all files hold: `kinds` of event, `missing` ids by role, the largest `rating`, `zeros`, `commas` and `rows`."""
-    facts: dict[str, Any] = {
-        "kinds": {},
-        "missing": dict.fromkeys(columns.keys() & set(IDS), 0),
-        "rating": 0.0,
-        "zeros": 0,
-        "commas": 0,
-        "rows": 0,
-    }
-    for path in look.files:
-        counts, kinds = facts_of_file(look, path, columns)
-        facts["rows"] += counts["rows"]
-        facts["zeros"] += counts.get("zeros", 0)
-        facts["rating"] = max(facts["rating"], counts.get("largest", 0.0))
-        facts["commas"] += sum(count for name, count in counts.items() if name.startswith("commas"))
-        for role in facts["missing"]:
-            facts["missing"][role] += counts[role]
-        for kind, count in kinds.items():
-            facts["kinds"][kind] = facts["kinds"].get(kind, 0) + count
-    return facts
-
-# %% ../nbs/55_import.ipynb #e44d40dc
-def map_kinds(kinds: Mapping[str, int], given: Mapping[str, str]) -> dict[str, str]:
-    """Kinds of event of a file -> the lab's; `Question` for kinds that nobody has told and whose name says nothing."""
-    if len(kinds) > 100:
-        raise Question(
-            f"the column of events holds {len(kinds)} different values, as {next(iter(kinds))!r}: it is no kind of event",
-            ["--columns event=NONE"],
-        )
-    out, unclear = dict(given), []
-    for kind in kinds:
-        if kind in out:
-            continue
-        if ours := shop_kind(kind):
-            out[kind] = ours
-        elif re.match("remove|delete|cancel|return|un", plain_name(kind)):
-            out[kind] = "ignore"
-        else:
-            unclear.append(kind)
-    if unclear:
-        shown = ", ".join(f"{kind!r} ({kinds[kind]:,} rows)" for kind in unclear[:5])
-        raise Question(
-            f"what the event {shown} means to the lab is unclear",
-            [f"--event {quoted(unclear[0])}={ours}" for ours in ("view", "addtocart", "transaction", "ignore")],
-        )
-    return out
-
-
-def scale_of(largest: float) -> float:
-    """The scale of ratings up to `largest`: 5, 10 or 100; `Question` beyond."""
-    scale = next((s for s in (5.0, 10.0, 100.0) if largest <= s), None)
-    if scale is None:
-        raise Question(
-            f"ratings go up to {largest:g}, beyond the scales of 5, 10 and 100",
-            ["--scale NUMBER", "--columns count=COLUMN (if these are counts)"],
-        )
-    return scale
 
 # %% ../nbs/55_import.ipynb #45d67388
 @dataclass

@@ -18,17 +18,18 @@ from typing import Any
 import pandas as pd
 
 from .files import DataError, open_source, package_folder
-from .readers.logs import partition_of
-from .readers.shaping import plain_name
+from .readers.logs import is_missing, number_of, partition_of
+from .readers.shaping import plain_name, shop_kind
 from .readers.staging import opens_a_quote
 from .readers.tables import scan_table, workspace, Table
 from .readers.times import UNITS, set_zone, time_sql
 
 # %% auto #0
-__all__ = ['CANDIDATES', 'LOOKED_AT', 'NUMBER', 'ROLES', 'NEEDED', 'SAMPLE', 'USUAL', 'DAYS', 'CLOCKS', 'OTHERS', 'Layout',
-           'layouts', 'Question', 'sniff_encoding', 'widths', 'sniff_separator', 'role_of', 'sniff_header', 'Look',
-           'first_rows', 'readable', 'in_dialect', 'look_at', 'without_header', 'time_candidates', 'share_read',
-           'sniff_time', 'describe_time', 'column_type']
+__all__ = ['CANDIDATES', 'LOOKED_AT', 'NUMBER', 'ROLES', 'NEEDED', 'SAMPLE', 'USUAL', 'DAYS', 'CLOCKS', 'OTHERS', 'IDS',
+           'AMOUNTS', 'Layout', 'layouts', 'Question', 'quoted', 'sniff_encoding', 'widths', 'sniff_separator',
+           'role_of', 'sniff_header', 'Look', 'first_rows', 'readable', 'in_dialect', 'look_at', 'without_header',
+           'time_candidates', 'share_read', 'sniff_time', 'describe_time', 'column_type', 'facts_of_file',
+           'column_facts', 'map_kinds', 'scale_of']
 
 # %% ../nbs/49_sniffing.ipynb #bf9ea4c4
 @dataclass(frozen=True)
@@ -75,6 +76,11 @@ class Question(ValueError):
     def __init__(self, unclear: str, choices: Iterable[str]):
         lines = [f"  {choice}" for choice in choices]
         super().__init__("\n".join([f"{unclear}. Say one of:" if len(lines) > 1 else f"{unclear}. Say:", *lines]))
+
+
+def quoted(name: str) -> str:
+    """A name as a shell takes it."""
+    return name if re.fullmatch(r"[\w.:-]+", name) else f"'{name}'"
 
 # %% ../nbs/49_sniffing.ipynb #dbaa1733
 CANDIDATES = ("::", "\t", ";", ",", "|")
@@ -364,3 +370,88 @@ def column_type(table: Table, column: str) -> str:
     """The stored type of a column of a Parquet file, as DuckDB says it."""
     with workspace() as (con, place):
         return scan_table(con, place, table, [column]).types.get(column, "")
+
+# %% ../nbs/49_sniffing.ipynb #32a5a186
+IDS, AMOUNTS = ("user_id", "session_id", "item_id"), ("rating", "price", "quantity", "count")
+
+
+def facts_of_file(look: Look, path: Path, columns: Mapping[str, str]) -> tuple[dict[str, float], dict[str, int]]:
+    """(`rows`, missing ids by role, decimal commas, zero and largest ratings of a file; its kinds of event with their counts)."""
+    table = replace(look.table, path=path, constants=partition_of(path, look.top))
+    roles = [role for role in (*IDS, *AMOUNTS, "event") if role in columns]
+    with workspace() as (con, place):
+        scan = scan_table(con, place, table, [columns[role] for role in roles])
+        x = {role: scan.columns[columns[role]] for role in roles}
+        counts = {role: f"count_if({is_missing(x[role])})" for role in roles if role in IDS}
+        counts |= {f"commas in {role}": f"count_if(contains({x[role]}, ','))" for role in roles if role in AMOUNTS}
+        if "rating" in columns:
+            rating = number_of(x["rating"], ",")
+            counts |= {"zeros": f"count_if({rating} = 0)", "largest": f"coalesce(max({rating}), 0)"}
+        where = f"FROM {scan.source} WHERE {scan.whole}"
+        row = con.execute(f"SELECT count(*), {', '.join(counts.values())} {where}").fetchall()[0]
+        kinds = (
+            con.execute(f"SELECT {x['event']}, count(*) {where} GROUP BY 1 ORDER BY 1 LIMIT 1000").fetchall()
+            if "event" in x
+            else []
+        )
+    return {name: count or 0 for name, count in zip(("rows", *counts), row, strict=True)}, dict(kinds)
+
+
+def column_facts(look: Look, columns: Mapping[str, str]) -> dict[str, Any]:
+    """What the columns of all files hold: `kinds` of event, `missing` ids by role, the largest `rating`, `zeros`, `commas` and `rows`."""
+    facts: dict[str, Any] = {
+        "kinds": {},
+        "missing": dict.fromkeys(columns.keys() & set(IDS), 0),
+        "rating": 0.0,
+        "zeros": 0,
+        "commas": 0,
+        "rows": 0,
+    }
+    for path in look.files:
+        counts, kinds = facts_of_file(look, path, columns)
+        facts["rows"] += counts["rows"]
+        facts["zeros"] += counts.get("zeros", 0)
+        facts["rating"] = max(facts["rating"], counts.get("largest", 0.0))
+        facts["commas"] += sum(count for name, count in counts.items() if name.startswith("commas"))
+        for role in facts["missing"]:
+            facts["missing"][role] += counts[role]
+        for kind, count in kinds.items():
+            facts["kinds"][kind] = facts["kinds"].get(kind, 0) + count
+    return facts
+
+# %% ../nbs/49_sniffing.ipynb #e44d40dc
+def map_kinds(kinds: Mapping[str, int], given: Mapping[str, str]) -> dict[str, str]:
+    """Kinds of event of a file -> the lab's; `Question` for kinds that nobody has told and whose name says nothing."""
+    if len(kinds) > 100:
+        raise Question(
+            f"the column of events holds {len(kinds)} different values, as {next(iter(kinds))!r}: it is no kind of event",
+            ["--columns event=NONE"],
+        )
+    out, unclear = dict(given), []
+    for kind in kinds:
+        if kind in out:
+            continue
+        if ours := shop_kind(kind):
+            out[kind] = ours
+        elif re.match("remove|delete|cancel|return|un", plain_name(kind)):
+            out[kind] = "ignore"
+        else:
+            unclear.append(kind)
+    if unclear:
+        shown = ", ".join(f"{kind!r} ({kinds[kind]:,} rows)" for kind in unclear[:5])
+        raise Question(
+            f"what the event {shown} means to the lab is unclear",
+            [f"--event {quoted(unclear[0])}={ours}" for ours in ("view", "addtocart", "transaction", "ignore")],
+        )
+    return out
+
+
+def scale_of(largest: float) -> float:
+    """The scale of ratings up to `largest`: 5, 10 or 100; `Question` beyond."""
+    scale = next((s for s in (5.0, 10.0, 100.0) if largest <= s), None)
+    if scale is None:
+        raise Question(
+            f"ratings go up to {largest:g}, beyond the scales of 5, 10 and 100",
+            ["--scale NUMBER", "--columns count=COLUMN (if these are counts)"],
+        )
+    return scale

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from recsys_lab import loading, splits
 from recsys_lab.cli import main
 from recsys_lab.files import DataError
-from recsys_lab.importing import Question, add_import_options, import_command, import_log, map_kinds, propose, toml_text
+from recsys_lab.importing import add_import_options, import_command, import_log, propose, toml_text
 from recsys_lab.readers.logs import find_files
+from recsys_lab.sniffing import Question, map_kinds
 
 
 def write(folder, text, name="log.csv"):
