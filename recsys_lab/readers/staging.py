@@ -369,6 +369,9 @@ def read_rows(
     is left, unless `rejects` sets them aside.
     """
     rejects, times = rejects or Rejects(), dict(times or {})
+    rules = {
+        name: rule._replace(good=f'"#{name}" IS NOT NULL') if name in times else rule for name, rule in rules.items()
+    }
 
     def more(scan: Scan) -> dict[str, str]:
         return {f"#{name}": sql.format(x=scan.columns[name]) for name, sql in times.items()}

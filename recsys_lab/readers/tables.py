@@ -29,11 +29,11 @@ from ..histories import EVENTS
 
 # %% auto #0
 __all__ = ['WHOLE', 'MAYBE_WHOLE', 'NO_NUL', 'NO_BLANKS', 'TEXT', 'ID', 'EVENT', 'SEPARATORS', 'LARGEST_BLOCK', 'MEMORY',
-           'LARGEST_WHOLE', 'KEPT_TYPES', 'Column', 'literal', 'identifier', 'first_row', 'full_match', 'encoding_hint',
-           'broken_rule', 'quote_value', 'Record', 'Table', 'kind_of_file', 'naming_parquet_errors', 'parquet_columns',
-           'text_lines', 'is_utf8', 'walk_records', 'csv_dialect', 'one_character', 'csv_columns', 'json_columns',
-           'other_separator', 'workspace', 'unpacked', 'has_bytes', 'csv_sql', 'lines_before_data', 'text_of_json',
-           'text_of_column', 'Scan', 'check_columns', 'typed_scan', 'scan_table', 'repaired_parquet']
+           'LARGEST_WHOLE', 'KEPT_TYPES', 'Column', 'literal', 'identifier', 'first_row', 'full_match', 'usual_number',
+           'encoding_hint', 'broken_rule', 'quote_value', 'Record', 'Table', 'kind_of_file', 'naming_parquet_errors',
+           'parquet_columns', 'text_lines', 'is_utf8', 'walk_records', 'csv_dialect', 'one_character', 'csv_columns',
+           'json_columns', 'other_separator', 'workspace', 'unpacked', 'has_bytes', 'csv_sql', 'lines_before_data',
+           'text_of_json', 'text_of_column', 'Scan', 'check_columns', 'typed_scan', 'scan_table', 'repaired_parquet']
 
 # %% ../../nbs/05_tables.ipynb #f1105202
 class Column(NamedTuple):
@@ -65,14 +65,21 @@ def full_match(pattern: str) -> str:
     return f"regexp_full_match({{x}}, {literal(pattern.replace('{', '{{').replace('}', '}}'))})"
 
 # %% ../../nbs/05_tables.ipynb #799a8d65
+def usual_number(otherwise: str) -> str:
+    """A condition: `{x}` is a whole number of at most 18 digits as it is usually written (quick), or `otherwise` holds."""
+    return (
+        f"CASE WHEN length({{x}}) <= 18 AND try_cast({{x}} AS BIGINT)::VARCHAR = {{x}} THEN true ELSE {otherwise} END"
+    )
+
+
 def encoding_hint(value: str) -> str:
     """What a value with bytes that are no UTF-8 (NULs, here) may have meant."""
     return "; is encoding='latin-1' (or 'cp1252') meant?" if "\x00" in value else ""
 
 
-WHOLE = Column(full_match(r"-?\d{1,18}"), "a whole number of at most 18 digits")
+WHOLE = Column(usual_number(full_match(r"-?\d{1,18}")), "a whole number of at most 18 digits")
 MAYBE_WHOLE = Column(
-    full_match(r"(-?\d{1,18}(\.0)?)?"), "a whole number or nothing"
+    usual_number(full_match(r"(-?\d{1,18}(\.0)?)?")), "a whole number or nothing"
 )  # pandas writes 901.0 beside blanks
 NO_NUL = "NOT contains({x}, chr(0))"
 NO_BLANKS = r"CASE WHEN regexp_matches({x}, '\s') THEN {x} = trim({x}, e' \t\n\r\f\v') ELSE true END"

@@ -41,9 +41,12 @@ def number_sql(unit: str, decimals: bool = True) -> str:
     """SQL: nanoseconds since 1970 of a text `{x}` of a number in `unit`; null for other texts and outside 1990 to 2100."""
     scale = UNITS["ns"] // UNITS[unit]
     low, high = (bound * UNITS[unit] for bound in PLAUSIBLE)
+    usual = "try_cast({x} AS BIGINT)"
+    quick = f"CASE WHEN {usual} >= {low} AND {usual} < {high} THEN {usual} * {scale} END"
     pattern = literal((ANY_NUMBER if decimals else WHOLE_NUMBER).replace("{", "{{").replace("}", "}}"))
     number = f"CASE WHEN regexp_full_match({{x}}, {pattern}) THEN try_cast({{x}} AS DECIMAL(38, 12)) END"
-    return f"CASE WHEN ({number}) >= {low} AND ({number}) < {high} THEN trunc(({number})::DECIMAL(32, 9) * {scale})::BIGINT END"
+    exact = f"CASE WHEN ({number}) >= {low} AND ({number}) < {high} THEN trunc(({number})::DECIMAL(32, 9) * {scale})::BIGINT END"
+    return f"CASE WHEN {usual}::VARCHAR = {{x}} THEN {quick} ELSE {exact} END"  # whole numbers as they are usually written are quick
 
 # %% ../../nbs/45_times.ipynb #ea440e84
 OFFSET = r"(:\d{2}\S*?)\s*([+-]\d{2}):?(\d{2})$"
