@@ -254,6 +254,13 @@ def test_what_a_chapter_left_that_is_no_more_is_removed(tmp_path):
 
 
 @pytest.mark.parametrize("path", chapters.chapter_paths(ROOT), ids=lambda p: p.stem)
+def test_every_chapter_names_its_kernel_and_nothing_else(path):
+    """nbdev's tests run a notebook without a kernel; papermill refuses it."""
+    metadata = json.loads(path.read_text())["metadata"]
+    assert set(metadata) == {"kernelspec"} and metadata["kernelspec"]["name"] == "python3"
+
+
+@pytest.mark.parametrize("path", chapters.chapter_paths(ROOT), ids=lambda p: p.stem)
 def test_every_parameter_of_a_chapter_can_be_given(path):
     """papermill takes a line of its own form only; a parameter in another form cannot be changed, and nobody says so."""
     cells = json.loads(path.read_text())["cells"]
