@@ -385,6 +385,7 @@ FLAGS = {  # options of the command -> what they say
     "separator": "what stands between fields",
     "encoding": "the encoding of the text, latin-1 say",
     "quote": "what encloses fields; '' for nothing",
+    "escape": "what stands before a quote within a field (default: the quote itself)",
     "comment": "what begins a comment line",
     "member": "the file inside a zip",
     "decimal": "the decimal mark, . or ,",
@@ -394,14 +395,20 @@ FLAGS = {  # options of the command -> what they say
     "order": "a column that breaks ties of equal times",
     "duplicates": "drop or keep rows that repeat another",
     "missing-ids": "refuse, drop or keep rows without a visitor or an item",
+    "returns": "drop rows with a quantity below 1, or cancel the purchase before them too",
     "on-error": "raise (the first bad row) or quarantine",
     "since": "events from this time on",
     "until": "events before this time",
 }
-NUMBER_FLAGS = {"scale": "the largest rating", "visitors": "a share of the visitors, by a hash of the id"}
+NUMBER_FLAGS = {
+    "scale": "the largest rating",
+    "liked": "stars of five from which a rating is a transaction",
+    "met": "stars of five from which a rating is a view",
+    "visitors": "a share of the visitors, by a hash of the id",
+}
 CUT_FLAGS = {"test": "where test begins: a share, a time or a row", "valid": "where validation begins"}
 
-
+# %% ../nbs/55_import.ipynb #92c1b4de
 def add_import_options(parser: Any) -> None:
     """Add the options of `data import` to an argparse parser."""
     parser.add_argument("files", nargs="*", help="import: the files, a folder, or a pattern")
@@ -416,6 +423,7 @@ def add_import_options(parser: Any) -> None:
         metavar="[KIND=]OURS",
         help="import: a kind of event is view, addtocart, transaction or ignore; without KIND=, all rows are",
     )
+    parser.add_argument("--names", default="", help="import: the columns' names where there is no header, a,b,c")
     parser.add_argument("--header", choices=("yes", "no"), help="import: whether the first record names the columns")
     parser.add_argument("--items", default="", metavar="FILE", help="import: a second file that tells of the items")
     for name, what in {**FLAGS, **NUMBER_FLAGS, **CUT_FLAGS}.items():
@@ -455,6 +463,8 @@ def words_of(args: Any) -> dict[str, Any]:
             )
     if args.header:
         words["header"] = args.header == "yes"
+    if args.names:
+        words["names"] = args.names.split(",")
     if args.columns:
         words["columns"] = pairs(args.columns, "--columns")
     if whole := [text for text in args.event if "=" not in text]:

@@ -14,7 +14,7 @@ from recsys_lab import loading, splits
 from recsys_lab.cli import main
 from recsys_lab.files import DataError
 from recsys_lab.importing import add_import_options, import_command, import_log, propose, toml_text
-from recsys_lab.readers.logs import find_files
+from recsys_lab.readers.logs import LogOptions, find_files
 from recsys_lab.sniffing import Question, map_kinds
 
 
@@ -325,3 +325,12 @@ def test_what_is_not_used_is_said_and_the_usual_word_counts(tmp_path):
     assert import_log("excel", propose([utf16]), tmp_path / "data").users.tolist() == ["ann", "böb"]
     rated = write(tmp_path, "user;movie;rating;timestamp\n1;2;4,5;964982703\n2;3;3,0;964982704\n", "rated.csv")
     assert import_log("rated", propose([rated]), tmp_path / "data").events.event.tolist() == ["transaction", "view"]
+
+
+def test_every_option_of_dataset_toml_is_an_option_of_the_command(tmp_path):
+    words = set(LogOptions.__dataclass_fields__) - {"columns", "events", "quarantine"}  # --columns, --event; the place is data/NAME
+    flags = set(vars(asked(tmp_path / "x")))
+    assert words <= flags | {"event"}, words - flags
+    path = write(tmp_path, "7,tea,5\n8,hat,3\n")
+    args = asked(path, "--header", "no", "--names", "user,item,stars", "--liked", "5", "--dry-run", "--columns", "rating=stars")
+    assert '"stars"' in import_command(args) and "liked = 5.0" in import_command(args)
