@@ -105,7 +105,8 @@ def paired_p(differences: np.ndarray) -> float:
     if len(differing) <= EXACT:
         units = np.rint(differing * 2.0**40)
         signs = 1 - 2 * ((np.arange(2 ** len(units))[:, None] >> np.arange(len(units))) & 1)
-        return float((np.abs(signs @ units) >= abs(units.sum())).mean())
+        tie = len(units)  # sums that are equal but for the rounding of each unit are equally far
+        return float((np.abs(signs @ units) >= abs(units.sum()) - tie).mean())
     _, mean, variance = (float(value[0]) for value in moments(d[:, None]))
     least = 2.0 ** (1 - len(differing))
     return least if variance == 0 else max(least, float(2 * t.sf(abs(mean) / np.sqrt(variance / len(d)), len(d) - 1)))
