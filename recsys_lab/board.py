@@ -38,12 +38,12 @@ def slice_text(run: Run, row: Mapping[str, Any]) -> str:
         and question_of(m) == question_of(row)
     }
     words = (("user_type=warm", "known visitors"), ("user_type=cold", "new visitors"))
-    told = [f"{name} {format_interval(found[key])} ({found[key]['n_users']:,})" for key, name in words if key in found]
-    return ", ".join(told)
+    parts = [f"{name} {format_interval(found[key])} ({found[key]['n_users']:,})" for key, name in words if key in found]
+    return ", ".join(parts)
 
 
 def faster_as_good(run: Run, row: Mapping[str, Any]) -> str:
-    """The fastest of the models that cannot be told apart from the chosen one, if it is faster, with its seconds for 1,000 requests."""
+    """The fastest of the models that cannot be parts apart from the chosen one, if it is faster, with its seconds for 1,000 requests."""
     seconds = served_seconds(run, question_of(row))
     faster = [m for m in row["confidence_set"] if seconds.get(m, math.inf) < seconds.get(row["chosen"], math.inf)]
     others = f" ({len(row['confidence_set'])} not distinguishable)" if row["confidence_set"] else ""

@@ -96,10 +96,10 @@ def parse_value(name: str, text: str, parameter: Parameter) -> Any:
     return float(value) if parameter.type == "float" else value
 
 
-def assign_parameters(asked: Sequence[str], takes: Mapping[str, Mapping[str, Parameter]]) -> dict[str, dict[str, Any]]:
+def assign_parameters(words: Sequence[str], takes: Mapping[str, Mapping[str, Parameter]]) -> dict[str, dict[str, Any]]:
     """What each chapter is given, from words as `k=20` and `22.trials=12`; everything is checked before anything is returned."""
     given: dict[str, dict[str, Any]] = {chapter: {} for chapter in takes}
-    for word in asked:
+    for word in words:
         name, equals, text = word.partition("=")
         number, dot, bare = name.partition(".")
         if not equals or not name:
@@ -348,6 +348,6 @@ def check_folder(plan: Plan) -> None:
 # %% ../nbs/82_chapters.ipynb #b4afb4b1
 def save_states(folder: Path, provenance: dict[str, Any], params: dict[str, Any]) -> None:
     """Write provenance.json and params.json, chapters in order."""
-    sorted_told = {**provenance, "chapters": dict(sorted(provenance["chapters"].items()))}
-    runs.write_text(folder / "provenance.json", json.dumps(sorted_told, indent=1, ensure_ascii=False) + "\n")
+    in_order = {**provenance, "chapters": dict(sorted(provenance["chapters"].items()))}
+    runs.write_text(folder / "provenance.json", json.dumps(in_order, indent=1, ensure_ascii=False) + "\n")
     runs.write_text(folder / "params.json", json.dumps(dict(sorted(params.items())), indent=1) + "\n")

@@ -19,7 +19,7 @@ import tomli_w
 from .datasets.log import COLUMNS, Dataset, card_text
 from .files import DataError, data_folders, open_source, write_text
 from .loading import format_of, read_cached, read_folder, read_options
-from .readers.logs import FACTS, find_files
+from .readers.logs import FACTS, LogOptions, find_files
 from .readers.shaping import plain_name, read_table
 from .readers.tables import Table, text_lines
 from recsys_lab.sniffing import (
@@ -45,7 +45,7 @@ from recsys_lab.sniffing import (
 )
 
 # %% auto #0
-__all__ = ['FOLDERS', 'FLAGS', 'NUMBER_FLAGS', 'CUT_FLAGS', 'known_layout', 'columns_of_layout', 'columns_by_name', 'told_apart',
+__all__ = ['FOLDERS', 'FLAGS', 'NUMBER_FLAGS', 'CUT_FLAGS', 'known_layout', 'columns_of_layout', 'columns_by_name', 'most_likely',
            'ask_for', 'Proposal', 'propose', 'named_files', 'is_binary', 'known_folder', 'format_by_name',
            'lists_items', 'items_beside', 'rating_words', 'content_words', 'toml_text', 'preview', 'import_log', 'read',
            'add_import_options', 'pairs', 'share_or_moment', 'words_of', 'items_of', 'sentences_of', 'import_command']
@@ -90,7 +90,7 @@ def columns_by_name(look: Look, given: Mapping[str, str]) -> dict[str, str]:
     chosen = dict(given)
     for role, names in roles.items():
         if len(names) > 1 and role in NEEDED:
-            names = told_apart(look, role, names)
+            names = most_likely(look, role, names)
         names = sorted(
             names, key=lambda name: ROLES[role].split().index(plain_name(name.split(":")[0]))
         )  # the usual word first
@@ -102,7 +102,7 @@ def columns_by_name(look: Look, given: Mapping[str, str]) -> dict[str, str]:
     return chosen
 
 # %% ../nbs/55_import.ipynb #0df8cf47
-def told_apart(look: Look, role: str, names: Sequence[str]) -> list[str]:
+def most_likely(look: Look, role: str, names: Sequence[str]) -> list[str]:
     """The one of several columns that has the role: the only one with values, or that reads as its kind; `Question` otherwise."""
     filled = [
         n for n in names if not look.rows[n].str.strip().str.lower().isin(["", "na", "nan", "null", "none"]).all()
@@ -173,9 +173,9 @@ def propose(paths: Sequence[Path | str], given: Mapping[str, Any] | None = None,
         raise DataError(f"{files[0]}: this is {layout.title}: {layout.refuse}")
     if layout and layout.read.get("format") == "retailrocket":
         return Proposal({"format": "retailrocket", "folder": str(files[0].parent.resolve())}, layout, [])
-    told = {k: v for k, v in (given.get("columns") or {}).items() if v != "NONE"}
+    by_user = {k: v for k, v in (given.get("columns") or {}).items() if v != "NONE"}
     by_layout = columns_of_layout(layout, look) if layout and layout.read else {}
-    columns = by_layout | told if by_layout else columns_by_name(look, told)
+    columns = by_layout | by_user if by_layout else columns_by_name(look, by_user)
     columns = {k: v for k, v in columns.items() if (given.get("columns") or {}).get(k) != "NONE"}
     words = {
         "file": named_files(paths, files),
@@ -322,7 +322,9 @@ def preview(words: Mapping[str, Any], rows: int = 1000) -> Dataset:
         with tempfile.TemporaryDirectory() as place:
             write_text(Path(place) / "dataset.toml", toml_text(words))
             return read_folder(Path(place), "preview")
-    options = {k: v for k, v in words.items() if k not in ("file", "columns", "items", "test", "valid")}
+    options = {k: v for k, v in words.items() if k not in ("file", "format", "columns", "items", "test", "valid")}
+    LogOptions(**{k: v for k, v in words.items() if k in LogOptions.__dataclass_fields__})  # refuses what cannot be
+    options = {k: v for k, v in options.items() if k not in ("since", "until", "visitors")}  # which might leave no row
     first = find_files(words["file"])[0]
     table = Table(
         first,
@@ -526,9 +528,7 @@ def import_command(args: Any) -> str:
     said += [
         "",
         "the first rows, as they are read:",
-        preview({k: v for k, v in proposal.words.items() if k not in ("since", "until", "visitors")})
-        .events.head()
-        .to_string(index=False),
+        preview(proposal.words).events.head().to_string(index=False),
     ]
     said += ["", "dataset.toml:", *(f"  {line}" for line in toml_text(proposal.words).splitlines())]
     if args.dry_run:

@@ -299,11 +299,11 @@ def check_requests(
         )
     rows = []
     for row in np.unique(np.linspace(0, len(requests) - 1, min(sample, len(requests))).astype(int)):
-        asked = requests.iloc[[row]].reset_index(drop=True)
-        base, request_time = as_frame(pipeline(dataset, cutoff, asked)), asked["at"].iloc[0]
+        request = requests.iloc[[row]].reset_index(drop=True)
+        base, request_time = as_frame(pipeline(dataset, cutoff, request)), request["at"].iloc[0]
         for future, change in FUTURES.items():
             log = vary(dataset, change, request_time, seed, may_read_source)
-            differing, error = differences_on(pipeline, log, (cutoff, asked), base)
+            differing, error = differences_on(pipeline, log, (cutoff, request), base)
             row_facts = {"request": int(row), "future": future, "compared": len(base)}
             rows.append(row_facts | {"differing": differing, "error": error})
     return LeakageReport(name or getattr(pipeline, "__name__", "pipeline"), pd.DataFrame(rows))

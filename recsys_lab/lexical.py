@@ -64,13 +64,13 @@ def lexical_search(
     words: sqlite3.Connection, query: str, depth: int, ok: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """(codes, BM25 scores) of the `depth` best products that share a word with a query."""
-    asked = match_expression(query)
-    if not asked:
+    expression = match_expression(query)
+    if not expression:
         return np.zeros(0, np.int64), np.zeros(0)
     weights = ", ".join(str(w) for w in WORD_WEIGHTS.values())
     sql = f"SELECT rowid - 1, -bm25(words, {weights}) AS score FROM words WHERE words MATCH ? ORDER BY score DESC, rowid LIMIT ?"
     limit = depth if ok is None else -1
-    rows = np.array(words.execute(sql, (asked, limit)).fetchall(), float).reshape(-1, 2)
+    rows = np.array(words.execute(sql, (expression, limit)).fetchall(), float).reshape(-1, 2)
     codes = rows[:, 0].astype(np.int64)
     kept = slice(None) if ok is None else ok[codes]
     return codes[kept][:depth], rows[kept, 1][:depth]

@@ -28,9 +28,9 @@ def find_hits(codes: np.ndarray, indptr: np.ndarray, relevant: np.ndarray) -> np
     """
     span = 1 + max(int(codes.max(initial=0)), int(relevant.max(initial=0)))
     wanted = np.sort(np.repeat(np.arange(len(codes)), np.diff(indptr)) * span + relevant)
-    asked = np.where(codes >= 0, np.arange(len(codes))[:, None] * span + codes, -1)
-    place = np.searchsorted(wanted, asked)
-    return wanted[np.minimum(place, len(wanted) - 1)] == asked if len(wanted) else np.zeros(codes.shape, bool)
+    listed = np.where(codes >= 0, np.arange(len(codes))[:, None] * span + codes, -1)
+    place = np.searchsorted(wanted, listed)
+    return wanted[np.minimum(place, len(wanted) - 1)] == listed if len(wanted) else np.zeros(codes.shape, bool)
 
 
 def repeated_entry(codes: np.ndarray) -> tuple[int, int] | None:

@@ -62,15 +62,15 @@ def select_columns(block: sparse.csr_matrix) -> tuple[sparse.csr_matrix, np.ndar
 
 def sparse_product(block: sparse.csr_matrix, matrix: sparse.csr_matrix) -> sparse.csr_matrix:
     """A CSR block `[n, m]` times a CSR matrix `[m, p]`: CSR float32, summed in double precision and rounded once."""
-    asked, columns = select_columns(block)
+    used, columns = select_columns(block)
     rows = matrix[columns] if len(columns) < matrix.shape[0] else matrix
-    return (asked @ rows.astype(np.float64)).tocsr().astype(np.float32)
+    return (used @ rows.astype(np.float64)).tocsr().astype(np.float32)
 
 
 def weighted_sums(block: sparse.csr_matrix, vectors: np.ndarray) -> np.ndarray:
     """A CSR block `[n, m]` times vectors `[m, f]`: float64 `[n, f]`, summed in the order of a row's entries."""
-    asked, columns = select_columns(block)
-    return asked @ vectors[columns].astype(np.float64)
+    used, columns = select_columns(block)
+    return used @ vectors[columns].astype(np.float64)
 
 # %% ../nbs/09_numerics.ipynb #04db34e8
 def sum_rows(block: np.ndarray, squared: bool = False, most: int = 2**20) -> np.ndarray:

@@ -244,10 +244,10 @@ def chosen_settings(run: Run, name: str, question: Question | None = None) -> di
     where there are none.
     """
     trials = [row for row in run.rows("trials") if row["model"] == name and row["chosen"]]
-    asked = question if question is not None or not trials else question_of(trials[0])
+    wanted = question if question is not None or not trials else question_of(trials[0])
     settings: dict[str, Any] = {}
     for row in trials:
-        settings |= row["settings"] if question_of(row) == asked else {}
+        settings |= row["settings"] if question_of(row) == wanted else {}
     return settings or next((dict(row["settings"]) for row in run.rows("fits") if row["model"] == name), {})
 
 
@@ -345,14 +345,14 @@ def question_of(about: Mapping[str, Any]) -> Question:
 
 def questions(split: Split, part: str = "test") -> list[Question]:
     """The questions of a split for which its log has any case."""
-    asked = []
+    answerable = []
     for protocol, target, exclude in QUESTIONS[split.kind]:
         try:
             make_cases(split, protocol, target, part, exclude)
         except NoCases:
             continue  # no purchases, say: the funnel shows it
-        asked.append((protocol, target, exclude))
-    return asked
+        answerable.append((protocol, target, exclude))
+    return answerable
 
 
 def first_question_for(split: Split, target: str) -> Question:
@@ -369,9 +369,9 @@ def label_models(models: Sequence[Any]) -> list[str]:
     """The names under which models are evaluated: their own, with the differing settings where several share a name."""
     labels = []
     for model in models:
-        alike = [m.config.model_dump() for m in models if m.name == model.name]
+        same_name = [m.config.model_dump() for m in models if m.name == model.name]
         mine = model.config.model_dump()
-        apart = [n for n in mine if any(other[n] != mine[n] for other in alike)]
+        apart = [n for n in mine if any(other[n] != mine[n] for other in same_name)]
         labels.append(model.name + (f" ({', '.join(f'{n}={mine[n]}' for n in apart)})" if apart else ""))
     return labels
 

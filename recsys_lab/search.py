@@ -235,8 +235,8 @@ class Search:
         if not isinstance(k, (int, np.integer)) or k < 1:
             raise ValueError(f"k must be a whole number of at least 1, not {k!r}")
         ok = filter_mask(self.products, filters or Filters())
-        asked = query.encode("utf-8", "replace").decode("utf-8")  # half a character is none
-        codes, scores = self._ranked(asked, max(k, depth), how, ok)
+        text = query.encode("utf-8", "replace").decode("utf-8")  # half a character is none
+        codes, scores = self._ranked(text, max(k, depth), how, ok)
         out = self.products.iloc[codes[:k]][["product_id", *SHOWN_COLUMNS]]
         return out.assign(score=scores[:k]).reset_index(drop=True)
 
@@ -376,10 +376,10 @@ def sample_products(rows: Sequence[tuple[str, str]], n: int, seed: int) -> pd.Da
     return table.iloc[some].reset_index(drop=True)
 
 
-def judge_queries(search: Search, asked: pd.DataFrame, how: str, k: int = 10) -> pd.DataFrame:
+def judge_queries(search: Search, queries: pd.DataFrame, how: str, k: int = 10) -> pd.DataFrame:
     """For each query `recall` (whether its product is among the k first) and `mrr` (1 / rank, 0 beyond k)."""
     ranks = []
-    for product, query in zip(asked["product_id"], asked["query"], strict=True):
+    for product, query in zip(queries["product_id"], queries["query"], strict=True):
         places = np.flatnonzero(search.find(query, k, how)["product_id"].to_numpy() == product)
         ranks.append(places[0] + 1 if len(places) else np.inf)
     rank = np.array(ranks, float)

@@ -169,8 +169,8 @@ def try_repeats(model: Any, split: Split, question: Question, settings: Mapping[
     protocol, target, exclude = question
     out: Trials = []
     for weight in repeat_weights(model, exclude):
-        asked = model.with_repeats(weight)
-        evaluation = evaluate(asked, split, protocol, target, "valid", exclude, ks=(5, 10, 20, k))
+        variant = model.with_repeats(weight)
+        evaluation = evaluate(variant, split, protocol, target, "valid", exclude, ks=(5, 10, 20, k))
         out.append(({**settings, "repeat_weight": weight}, evaluation))
     return out
 
@@ -191,10 +191,10 @@ def search_model(
 ) -> dict[Question, Trials]:
     """The trials of a model for each question that has cases on validation: `trials` settings, the defaults with `repeat_weights`."""
     out: dict[Question, Trials] = {}
-    asked = questions(split, "valid")
+    wanted = questions(split, "valid")
     for number, setting in enumerate(propose(kind().config, kind.search_space(), trials, seed)):
         model = kind(**setting).fit(split.train)
-        for question in asked:
+        for question in wanted:
             if not number:
                 out[question] = try_repeats(model, split, question, setting, k)
                 continue

@@ -1,4 +1,4 @@
-"""What must be decided: five answers for each question, and models that are missing with the reason."""
+"""Decisions of a run: five answers for each question, and models that are missing with the reason."""
 
 import json
 

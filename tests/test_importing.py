@@ -158,6 +158,10 @@ def test_the_command_writes_once_and_a_dry_run_never(tmp_path, monkeypatch, caps
     assert main(["data", "import", "log.csv", "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert "numbers in s since 1970" in shown and "nothing was written" in shown and not (tmp_path / "data").exists()
+    for wrong, refusal in (("--since", "since and until are times"), ("--visitors", "visitors must be a share")):
+        value = "lastweek" if wrong == "--since" else "7"
+        assert main(["data", "import", "log.csv", "--dry-run", wrong, value]) == 2  # also what only reading would use
+        assert refusal in capsys.readouterr().err
     assert main(["data", "import", "log.csv", "--name", "mine", "--test", "0.2"]) == 0
     assert "next: recsys-lab run --dataset mine" in capsys.readouterr().out
     assert tomllib.loads((tmp_path / "data" / "mine" / "dataset.toml").read_text())["test"] == 0.2

@@ -120,12 +120,12 @@ def to_moment(at: Any, has_times: bool) -> int:
     return int(stamp.value // 1_000_000)
 
 # %% ../../nbs/00_datasets.ipynb #b69a3d46
-def cut_histories(log: Dataset, asked: pd.Index, at: Any) -> Histories:
-    """`Dataset.histories` for the user ids `asked`."""
-    codes = log.users.get_indexer(asked)
+def cut_histories(log: Dataset, user_ids: pd.Index, at: Any) -> Histories:
+    """`Dataset.histories` for the user ids `user_ids`."""
+    codes = log.users.get_indexer(user_ids)
     if not isinstance(at, np.ndarray):
         moment = FOREVER if at is None else to_moment(at, log.has_times)
-    when = at.astype(np.int64) if isinstance(at, np.ndarray) else np.full(len(asked), moment)
+    when = at.astype(np.int64) if isinstance(at, np.ndarray) else np.full(len(user_ids), moment)
     order, indptr = log._runs
     starts, stops = np.where(codes >= 0, indptr[codes], 0), np.where(codes >= 0, indptr[codes + 1], 0)
     flat, rows = flat_ranges(starts, stops)
@@ -138,7 +138,7 @@ def cut_histories(log: Dataset, asked: pd.Index, at: Any) -> Histories:
         kinds[entries],
         log.moments[entries],
         when,
-        asked.to_numpy(),
+        user_ids.to_numpy(),
         log.event_names,
         None if counts is None else counts[entries],
         log._events["session_id"].to_numpy()[entries] if log.has_sessions else None,

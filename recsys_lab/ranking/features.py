@@ -168,9 +168,9 @@ def block_of(h: Histories, c: Candidates, facts: Mapping[str, Any]) -> Block:
 
 def match_candidates(b: Block, row: np.ndarray, item: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(position among the candidates, index of the pair) of those (request, item) pairs that are candidates."""
-    asked = row * len(b.facts["users"]) + item
-    place = np.minimum(np.searchsorted(b.key, asked), max(0, len(b.key) - 1))
-    hit = np.flatnonzero(b.key[place] == asked) if len(b.key) else np.zeros(0, int)
+    wanted = row * len(b.facts["users"]) + item
+    place = np.minimum(np.searchsorted(b.key, wanted), max(0, len(b.key) - 1))
+    hit = np.flatnonzero(b.key[place] == wanted) if len(b.key) else np.zeros(0, int)
     return place[hit], hit
 
 
@@ -409,14 +409,14 @@ def available_needs(log: Dataset) -> set[str]:
     }
 
 
-def chosen_features(asked: Sequence[str], sources: Sequence[str], log: Dataset) -> tuple[list[str], list[str]]:
+def chosen_features(names: Sequence[str], sources: Sequence[str], log: Dataset) -> tuple[list[str], list[str]]:
     """(features selected by group or name, all if none; those dropped because the log lacks what they need)."""
     table, groups, available = all_features(sources), group_of(sources), available_needs(log)
-    if unknown := [w for w in asked if w not in GROUPS and w not in table]:
+    if unknown := [w for w in names if w not in GROUPS and w not in table]:
         raise ValueError(
             f"unknown feature {unknown[0]!r}; there are the groups {', '.join(GROUPS)} and the features {', '.join(table)}"
         )
-    wanted = [f for f in table.values() if not asked or f.name in asked or groups[f.name] in asked]
+    wanted = [f for f in table.values() if not names or f.name in names or groups[f.name] in names]
     lacking = [f.name for f in wanted if f.needs and f.needs not in available]
     return [f.name for f in wanted if f.name not in lacking], lacking
 

@@ -158,6 +158,8 @@ def check_options(options: LogOptions) -> None:
     if "rating" in options.columns and "event" in options.columns:
         raise ValueError("columns name a rating and an event: which of them says what happened?")
     time_sql(options.time_unit, options.time_format)
+    for text in (options.since, options.until):
+        bound(text, options)
 
 # %% ../../nbs/47_logs.ipynb #f002633e
 def kind_of_rating(rating: str, scale: float, liked: float, met: float) -> str:

@@ -47,13 +47,13 @@ class Ids:
     def __getitem__(self, at: Any) -> Any:
         return self.values[at]
 
-    def get_indexer(self, asked: Any) -> np.ndarray:
+    def get_indexer(self, ids: Any) -> np.ndarray:
         """Place of each id, -1 for one that is not there: int64 `[n]`."""
-        asked = np.asarray(asked)
-        if not len(self.values) or not len(asked) or (asked.dtype.kind == "U") != (self.values.dtype.kind == "U"):
-            return np.full(len(asked), -1)
-        place = np.minimum(np.searchsorted(self.values, asked), len(self.values) - 1)
-        return np.where(self.values[place] == asked, place, -1)
+        ids = np.asarray(ids)
+        if not len(self.values) or not len(ids) or (ids.dtype.kind == "U") != (self.values.dtype.kind == "U"):
+            return np.full(len(ids), -1)
+        place = np.minimum(np.searchsorted(self.values, ids), len(self.values) - 1)
+        return np.where(self.values[place] == ids, place, -1)
 
     def find(self, user_id: str | int) -> int:
         """Position of an id given as text or number; -1 if unknown or not of the right type."""
