@@ -30,6 +30,7 @@ setup(
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),
         "nbdev": [f"{lib}={lib}._modidx:d"],
+        f"{lib}.models": cfg["models"].split(),
     },
     zip_safe=False,
 )

@@ -16,6 +16,7 @@ import pandas as pd
 from .files import module_file, read_json
 from .intervals import is_shown
 from .models.base import MODELS
+from .registry import code_module
 from .runs import MEANING, Question, Run, format_interval, question_of
 
 # %% auto #0
@@ -89,7 +90,7 @@ PARTS_ONLY = (
 
 def chapter_of(model: str) -> str:
     """The chapter whose module defines a model, as `23_linear`."""
-    module = MODELS[model].partition(":")[0].removeprefix("recsys_lab.")
+    module = code_module(MODELS.place(model))
     path = module_file(module)
     match = SOURCE_CHAPTER.search(path.read_text(encoding="utf-8")) if path else None
     return match[1] if match else module
@@ -101,7 +102,7 @@ def models_not_judged(folder: Path | str) -> pd.DataFrame:
     states = read_json(Path(folder) / "provenance.json", {}).get("chapters", {})
     given = read_json(Path(folder) / "params.json", {})
     rows = []
-    for model in set(MODELS) - judged - set(PARTS_ONLY):
+    for model in set(MODELS.own()) - judged - set(PARTS_ONLY):
         chapter = chapter_of(model)
         state = states.get(chapter, {}).get("status", "was not run").replace("failed", "did not finish")
         limits = [f"{n}={v}" for n, v in given.get(chapter, {}).items() if n.startswith(f"{model}_")]

@@ -25,6 +25,7 @@ from .datasets.log import Dataset, card_facts, missing_needs
 from .files import code_fingerprint, imported_modules, modules_behind
 from .models.base import MODELS
 from .provenance import provenance_of
+from .registry import code_module
 
 # %% auto #0
 __all__ = ['OWN', 'EXTRAS', 'SPLIT_SHARES', 'UserError', 'Parameter', 'chapter_paths', 'parameters_of', 'find_checkout',
@@ -34,7 +35,7 @@ __all__ = ['OWN', 'EXTRAS', 'SPLIT_SHARES', 'UserError', 'Parameter', 'chapter_p
 
 # %% ../nbs/82_chapters.ipynb #1054d7c3
 class UserError(Exception):
-    """A request of the user that cannot be met; the message says what would be right."""
+    """A request of the user that cannot be fulfilled; the message says what would be right."""
 
 
 class Parameter(NamedTuple):
@@ -232,7 +233,7 @@ def chapter_key(plan: Plan, chapter: str) -> str:
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     modules = imported_modules("\n\n".join(cells))
     if "models.base" in modules_behind(tuple(sorted(modules))):
-        modules |= {place.partition(":")[0].removeprefix("recsys_lab.") for place in MODELS.values()}
+        modules |= {code_module(MODELS.place(name)) for name in MODELS} - {""}
     code = code_fingerprint(*modules)
     facts = json.dumps([cells, plan.given[chapter], plan.log.fingerprint, code], sort_keys=True)
     return hashlib.sha256(facts.encode()).hexdigest()[:16]

@@ -25,8 +25,8 @@ from .splits import Cases, Split, make_cases
 from .topk import SOURCES, TopK
 
 # %% auto #0
-__all__ = ['USER_TYPES', 'HISTORY_BINS', 'AGE_BINS', 'POPULARITY_BINS', 'HEADLINE', 'SUMMARY_COLUMNS', 'UNBOUNDED', 'Label',
-           'make_labels', 'Evaluation', 'summarise', 'case_values', 'slice_summary', 'slice_values', 'save_evaluation',
+__all__ = ['USER_TYPES', 'HISTORY_BINS', 'AGE_BINS', 'POPULARITY_BINS', 'HEADLINE', 'SUMMARY_COLUMNS', 'Label', 'make_labels',
+           'Evaluation', 'summarise', 'case_values', 'slice_summary', 'slice_values', 'save_evaluation',
            'read_evaluation', 'Ranker', 'fit_on', 'rank_cases', 'beyond_accuracy', 'scoring_of', 'evaluate', 'extremes',
            'compare_pairs', 'values_on', 'compare_all']
 
@@ -138,7 +138,6 @@ class Evaluation:
 
 # %% ../nbs/12_evaluation.ipynb #fd7b799b
 SUMMARY_COLUMNS = ("metric", "k", "value", "low", "high", "per_event", "n_users", "n_events", "n_effective", "few")
-UNBOUNDED = ("novelty",)  # metrics whose values may leave 0 to 1
 
 
 def summarise(
@@ -152,7 +151,7 @@ def summarise(
     codes, names = pd.factorize(users)
     cases = np.stack(list(values.values()), axis=1)
     means, present = user_means(cases, codes), ~np.isnan(cases)
-    low, high = mean_intervals(means, bounded=np.array([m not in UNBOUNDED for m, _ in values]))
+    low, high = mean_intervals(means, bounded=np.array([metrics.is_bounded(m) for m, _ in values]))
     per_case = np.divide(np.nansum(cases, 0), present.sum(0), out=np.full(len(values), np.nan), where=present.any(0))
     n = (~np.isnan(means)).sum(0)
     value = np.divide(np.nansum(means, 0), n, out=np.full(len(values), np.nan), where=n > 0)
@@ -435,7 +434,7 @@ def compare_pairs(
             kept[id(e)] = user_means(values[:, None], pd.factorize(e.user_ids[rows])[0])[:, 0]
         return kept[id(e)]
 
-    comparisons = compare_family([by_user(a) - by_user(b) for a, b in pairs], np.inf if metric in UNBOUNDED else 1)
+    comparisons = compare_family([by_user(a) - by_user(b) for a, b in pairs], 1 if metrics.is_bounded(metric) else np.inf)
     names = ("protocol", "target", "exclude")
     return [
         {"a": a.model, "b": b.model, **{n: a.about[n] for n in names}, "metric": metric, "k": k, "slice": slice, **row}

@@ -282,7 +282,7 @@ def event_findings(log: Dataset) -> list[Finding]:
             count,
             n + count,
             "medium" if "set aside" in notice else "low",
-            "done by the reader, told in the card",
+            "done by the reader, stated in the card",
         )
         for notice, count in log.notices.items()
     ]
@@ -346,8 +346,8 @@ def shape_findings(log: Dataset) -> list[Finding]:
     undescribed = "unknown, not zero" if len(known) else "what needs categories is left out"
     how_bad = severity_of(missing / n_items) if len(known) else "medium"
     return [
-        Finding("users who met one item only", single, n_users, severity_of(single / n_users), own),
-        Finding("items that one user met", lonely, n_items, "medium", "kept; similarities are shrunk"),
+        Finding("users with one item only", single, n_users, severity_of(single / n_users), own),
+        Finding("items with one user", lonely, n_items, "medium", "kept; similarities are shrunk"),
         Finding(
             "users of the last slice unseen before it", new, int(last["users"]), severity_of(last["new users"]), own
         ),

@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 # %% auto #0
-__all__ = ['SUFFIXES', 'DAMAGED', 'DataError', 'Unpacked', 'naming_damage', 'open_source', 'open_zstd', 'in_archive_junk',
-           'open_member', 'find_source', 'write_text', 'write_bytes', 'whole_file', 'read_json', 'whole_folder',
-           'peak_mb', 'project_root', 'data_folders', 'cache_folder', 'file_hash', 'package_folder', 'module_file',
-           'imported_modules', 'modules_behind', 'code_hash', 'definition_hashes', 'code_fingerprint']
+__all__ = ['SUFFIXES', 'DAMAGED', 'FOREIGN', 'DataError', 'Unpacked', 'naming_damage', 'open_source', 'open_zstd',
+           'in_archive_junk', 'open_member', 'find_source', 'write_text', 'write_bytes', 'whole_file', 'read_json',
+           'whole_folder', 'peak_mb', 'project_root', 'data_folders', 'cache_folder', 'file_hash', 'package_folder',
+           'module_file', 'imported_modules', 'modules_behind', 'code_hash', 'definition_hashes', 'code_fingerprint']
 
 # %% ../nbs/06_files.ipynb #77aa36e4
 class DataError(ValueError):
@@ -234,8 +234,13 @@ def package_folder() -> Path:
     return Path(str(recsys_lab.__file__)).parent
 
 
+FOREIGN: dict[str, Path] = {}  # files outside this package whose code counts, by `file:MODULE` (`registry.note_file`)
+
+
 def module_file(module: str) -> Path | None:
-    """The source file of a module of this package, named without `recsys_lab.`; None where there is none."""
+    """The source file of a module of this package, named without `recsys_lab.`, or of one of `FOREIGN`; None where there is none."""
+    if module in FOREIGN:
+        return FOREIGN[module]
     path = package_folder().joinpath(*module.split(".")).with_suffix(".py")
     return path if module and path.is_file() else None
 
@@ -247,6 +252,8 @@ def imported_modules(source: str, module: str = "") -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
+            if node.level and module in FOREIGN:
+                continue  # a part of another package
             above = ["recsys_lab", *module.split(".")][: -node.level] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
             names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
@@ -286,7 +293,9 @@ def definition_hashes(modules: Iterable[str]) -> dict[str, str]:
     """
     hashes: dict[str, str] = {}
     for module in modules:
-        tree = ast.parse((package_folder() / module.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8"))
+        path = module_file(module)
+        assert path, module
+        tree = ast.parse(path.read_text(encoding="utf-8"))
         named = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
         hashes |= {f"{module}:{node.name}": code_hash(node) for node in named}
         hashes[f"{module}:"] = code_hash(ast.Module([node for node in tree.body if node not in named], []))

@@ -74,7 +74,7 @@ class Histories:
     events : int8 `[m]`, positions in `event_names`
     times : int64 `[m]`, milliseconds since 1970, or row numbers where the log has no times
     at : int64 `[n]`, the moment at which each visitor asks, on the same clock
-    user_ids : `[n]` ids, or None for strangers
+    user_ids : `[n]` ids, or None for unknown users
     counts : float32 `[m]`, the weight of each entry where a log tells how often (plays, say), or None
     sessions : int64 `[m]`, the session of each entry where a log tells it, or None
     """
@@ -180,7 +180,7 @@ MINUTE = 60_000  # milliseconds
 
 
 def split_into_sessions(histories: Histories, gap: float = 0.0) -> Histories:
-    """The sessions of some histories, each as a history of a stranger, in the order of the histories.
+    """The sessions of some histories, each as the history of an unknown user, in the order of the histories.
 
     A session ends where the log's own session changes, or where `gap` minutes pass without an event (times in milliseconds; 0: none does).
     """

@@ -259,7 +259,7 @@ def items_beside(look: Look, known: Mapping[str, Any], layout: Layout | None) ->
 
 # %% ../nbs/55_import.ipynb #6c5040ec
 def rating_words(look: Look, facts: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """The scale of ratings where it is not five, and a sentence on the rule; `Question` for zeros and for scales that nobody uses."""
+    """The scale of ratings where it is not five, and a sentence on the rule; `Question` for zeros and for unusual scales."""
     if facts["zeros"] and "on_error" not in known:
         raise Question(
             f"{facts['zeros']:,} of {facts['rows']:,} ratings are 0, which may mean that there is none",

@@ -12,10 +12,10 @@ import shutil
 import time
 import tomllib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import psutil
@@ -39,13 +39,14 @@ from .readers.formats import read_adjacency, read_matrix, read_retailrocket, rea
 from .readers.logs import find_files, LogOptions
 from .readers.shaping import BEFORE_ALL, described_items, property_frames, read_table, staged_log
 from .readers.tables import literal
+from .registry import Registry, code_module, place_of
 
 # %% auto #0
-__all__ = ['MAKERS', 'SHARED_OPTIONS', 'CUTOFFS', 'OPTIONS', 'KINDS', 'FORMATS', 'CACHE_FROM', 'BYTES_PER_EVENT', 'format_of',
-           'format_name', 'read_options', 'within', 'table_words', 'read_folder', 'naming_the_toml', 'with_cutoffs',
-           'read_by_options', 'available_datasets', 'load', 'content_key', 'source_files', 'remembered_key',
-           'keep_copy', 'write_copy', 'first_moment', 'read_frame', 'refuse_what_cannot_fit', 'read_copy', 'is_large',
-           'copy_place', 'prepare', 'read_cached']
+__all__ = ['MAKERS', 'SHARED_OPTIONS', 'CUTOFFS', 'KINDS', 'READERS', 'CACHE_FROM', 'BYTES_PER_EVENT', 'Reader', 'reader',
+           'read_mapped', 'read_matrix_file', 'format_of', 'format_name', 'read_options', 'within', 'table_words',
+           'read_folder', 'naming_the_toml', 'with_cutoffs', 'read_by_options', 'available_datasets', 'load',
+           'content_key', 'source_files', 'remembered_key', 'keep_copy', 'write_copy', 'first_moment', 'read_frame',
+           'refuse_what_cannot_fit', 'read_copy', 'is_large', 'copy_place', 'prepare', 'read_cached']
 
 # %% ../nbs/54_loading.ipynb #941fbee3
 #| export
@@ -56,15 +57,6 @@ MAKERS: dict[str, Callable[[Path, str], Any]] = {  # datasets that a function ma
 }
 SHARED_OPTIONS = {"on_error", "quarantine"}
 CUTOFFS = {"test", "valid"}  # where the parts begin: a share, a time, or a row
-OPTIONS = {
-    "table": {"file", "items"} | {f.name for f in dataclasses.fields(LogOptions)} | SHARED_OPTIONS | CUTOFFS,
-    "retailrocket": {"folder", "time_unit", "properties"} | SHARED_OPTIONS | CUTOFFS,
-    "adjacency": {"folder", "header"} | SHARED_OPTIONS | CUTOFFS,
-    "sessions": {"folder", "file"} | SHARED_OPTIONS | CUTOFFS,
-    "matrix": {"file"} | CUTOFFS,
-    "reviews": {"folder"} | CUTOFFS,
-    "sequences": {"folder"},
-}  # what dataset.toml may say, by format
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # of values that are not text
     **dict.fromkeys(("columns", "events", "items"), ((dict,), "dict")),
     **dict.fromkeys(("properties", "names"), ((list,), "list")),
@@ -73,23 +65,73 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # of values that are not tex
     **dict.fromkeys(("test", "valid"), ((int, float, str), "a share, a time or a row")),
     "header": ((bool,), "true or false"),
 }
-FORMATS = {  # told by a file
-    "events.csv": "retailrocket",
-    "train.txt": "adjacency",
-    "sessions.txt": "sessions",
-    "sessions_train.txt": "sessions",
-}
+
+# %% ../nbs/54_loading.ipynb #7ed473c1
+class Reader(NamedTuple):
+    """How logs of one format are read.
+
+    Attributes
+    ----------
+    read : `read(folder, name, **options)` makes a `Dataset`
+    options : the words of a dataset.toml that it takes, beside the cutoffs; paths among them are relative to the folder
+    files : names (plain or compressed) or patterns of files by which a folder of the format is recognised
+    needed : words without which it cannot read
+    cutoffs : whether a dataset.toml may say where the parts of its split begin
+    """
+
+    read: Callable[..., Dataset]
+    options: frozenset[str]
+    files: tuple[str, ...] = ()
+    needed: frozenset[str] = frozenset()
+    cutoffs: bool = True
+
+
+READERS = Registry("format", "recsys_lab.readers")
+
+
+def reader(
+    name: str, options: Iterable[str] = (), files: Iterable[str] = (), needed: Iterable[str] = (), cutoffs: bool = True
+) -> Callable[[Callable[..., Dataset]], Callable[..., Dataset]]:
+    """Register a function as the reader of a format, as `Reader` describes; formats are recognised in order of registration."""
+
+    def register(read: Callable[..., Dataset]) -> Callable[..., Dataset]:
+        words = Reader(read, frozenset(options), tuple(files), frozenset(needed), cutoffs)
+        READERS.register(name, words, place_of(read))
+        return read
+
+    return register
 
 # %% ../nbs/54_loading.ipynb #9e02d026
+@reader("table", {"file", "items"} | {f.name for f in dataclasses.fields(LogOptions)} | SHARED_OPTIONS, (), ("file", "columns"))
+def read_mapped(folder: Path, name: str, **options: Any) -> Dataset:
+    """A table of one's own, by the words of a dataset.toml."""
+    words = table_words(folder, options)
+    return read_table(words.pop("path"), words.pop("columns"), name, **words)
+
+
+@reader("matrix", ("file",), (), ("file",))
+def read_matrix_file(folder: Path, name: str, file: str) -> Dataset:
+    """A scipy matrix of users and items."""
+    return read_matrix(within(folder, file), name)
+
+
+reader("retailrocket", {"folder", "time_unit", "properties"} | SHARED_OPTIONS, ("events.csv",))(read_retailrocket)
+reader("adjacency", {"folder", "header"} | SHARED_OPTIONS, ("train.txt",))(read_adjacency)
+reader("sessions", {"folder", "file"} | SHARED_OPTIONS, ("sessions.txt", "sessions_train.txt"))(read_session_files)
+reader("reviews", ("folder",), ("meta_*.json*",))(reviews.read_reviews)
+reader("sequences", ("folder",), ("*.sequences.jsonl*",), cutoffs=False)(reviews.read_sequences)
+
+# %% ../nbs/54_loading.ipynb #2962734d
 def format_of(folder: Path) -> str | None:
     """The format of a folder, inferred from its file names; None if they do not determine it."""
-    kind_found = next((kind for stem, kind in FORMATS.items() if find_source(folder, stem)), None)
-    by_pattern = {"meta_*.json*": "reviews", "*.sequences.jsonl*": "sequences"}
-    return kind_found or next((kind for pattern, kind in by_pattern.items() if any(folder.glob(pattern))), None)
+    for name, one in READERS.items():
+        if any(any(folder.glob(file)) if "*" in file else find_source(folder, file) for file in one.files):
+            return name
+    return None
 
 
 def format_name(folder: Path) -> str:
-    """The format of a folder for people: `table`, `retailrocket`, `adjacency`, `sessions`, `reviews`, `sequences`, or `unknown format`."""
+    """The format of a folder for people, or `unknown format`."""
     return str(read_options(folder)["format"] or "unknown format")
 
 
@@ -103,14 +145,18 @@ def read_options(folder: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: {error}") from error
     kind = options.setdefault("format", "table")
-    if kind not in OPTIONS:
-        raise DataError(f"{path}: format must be one of {', '.join(OPTIONS)}, not {kind!r}")
-    needed = {"file", "columns"} if kind == "table" else set()
-    if wrong := sorted(set(options) - OPTIONS[kind] - {"format"}) or sorted(needed - set(options)):
+    if kind not in READERS:
+        raise DataError(f"{path}: format must be one of {', '.join(READERS)}, not {kind!r}")
+    one = READERS[kind]
+    takes = one.options | (CUTOFFS if one.cutoffs else set())
+    if wrong := sorted(set(options) - takes - {"format"}) or sorted(one.needed - set(options)):
         raise DataError(
-            f"{path}: {wrong} unknown or missing; format {kind!r} takes {sorted(OPTIONS[kind])} and needs {sorted(needed)}"
+            f"{path}: {wrong} unknown or missing; format {kind!r} takes {sorted(takes)} and needs {sorted(one.needed)}"
         )
+    foreign = set() if READERS.place(kind).startswith("recsys_lab.") else set(options) - set(KINDS)
     for word, value in options.items():
+        if word in foreign:
+            continue  # whose type its reader checks
         types, meaning = KINDS.get(word, ((str,), "text"))
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
             raise DataError(f"{path}: {word} must be {meaning}, not {value!r}")
@@ -136,7 +182,7 @@ def table_words(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
 
 # %% ../nbs/54_loading.ipynb #398dd575
 def read_folder(folder: Path, name: str) -> Dataset:
-    """Read a folder by its dataset.toml, or by the files it holds (see `FORMATS` and `format_of`)."""
+    """Read a folder by its dataset.toml, or by the files it holds (see `READERS` and `format_of`)."""
     options = read_options(folder)
     with naming_the_toml(folder):
         log = read_by_options(folder, name, options)
@@ -171,29 +217,18 @@ def with_cutoffs(log: Dataset, options: dict[str, Any]) -> Dataset:
 def read_by_options(folder: Path, name: str, options: dict[str, Any]) -> Dataset:
     """`read_folder` for the words of a dataset.toml."""
     kind = options["format"]
-    if kind == "table":
-        words = table_words(folder, options)
-        return read_table(words.pop("path"), words.pop("columns"), name, **words)
+    if kind is None:
+        files = sorted({file for one in READERS.values() for file in one.files})
+        raise DataError(
+            f"{folder}: no dataset.toml and none of {', '.join(files)} in it, so its format is unknown; "
+            "`recsys-lab data import FILE --name NAME` looks at a file and writes a dataset.toml"
+        )
     options = {word: value for word, value in options.items() if word not in CUTOFFS | {"format"}}
     folder = within(folder, options.pop("folder", "."))
     if "quarantine" in options:
         options["quarantine"] = folder / options["quarantine"]
-    if kind == "matrix":
-        return read_matrix(within(folder, options["file"]), name)
-    if kind == "retailrocket":
-        return read_retailrocket(folder, name, **options)
-    if kind == "adjacency":
-        return read_adjacency(folder, name, **options)
-    if kind == "sessions":
-        return read_session_files(folder, name, **options)
-    if kind == "reviews":
-        return reviews.read_reviews(folder, name)
-    if kind == "sequences":
-        return reviews.read_sequences(folder, name)
-    raise DataError(
-        f"{folder}: no dataset.toml, events.csv, train.txt, sessions.txt, meta_*.json or *.sequences.jsonl in it, so its format is "
-        "unknown; `recsys-lab data import FILE --name NAME` looks at a file and writes a dataset.toml"
-    )
+    log: Dataset = READERS[kind].read(folder, name, **options)
+    return log
 
 # %% ../nbs/54_loading.ipynb #2de54689
 def available_datasets() -> list[str]:
@@ -230,7 +265,9 @@ def content_key(folder: Path, name: str, seen: dict[str, list[Any]]) -> str:
 
     `seen` maps a file's name to its [size, time of change (ns), time of the look (ns), SHA-256].
     """
-    digest = hashlib.sha256(f"{name}\0{code_fingerprint('loading')}".encode())
+    kind = read_options(folder)["format"]
+    modules = {"loading", code_module(READERS.place(kind)) if kind else ""} - {""}
+    digest = hashlib.sha256(f"{name}\0{code_fingerprint(*sorted(modules))}".encode())
     for path in source_files(folder):
         key = path.name if path.parent == folder else str(path)
         stat, old = path.stat(), seen.get(key)

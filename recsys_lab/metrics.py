@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .registry import Registry
+
 if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['Metric', 'ACCURACY', 'find_hits', 'repeated_entry', 'discounts', 'recall', 'precision', 'hit_rate', 'mrr', 'ndcg',
-           'average_precision_at_k', 'accuracy', 'self_information', 'mean_over_list', 'long_tail',
-           'intra_list_diversity', 'exposure', 'catalogue_coverage', 'gini', 'classification', 'precision_recall_table',
-           'calibration_table', 'ndcg_of_ranks', 'expected_sampled']
+__all__ = ['Metric', 'METRICS', 'find_hits', 'repeated_entry', 'discounts', 'metric', 'recall', 'precision', 'ndcg',
+           'average_precision_at_k', 'mrr', 'hit_rate', 'is_bounded', 'accuracy', 'checked_values', 'self_information',
+           'mean_over_list', 'long_tail', 'intra_list_diversity', 'exposure', 'catalogue_coverage', 'gini',
+           'classification', 'precision_recall_table', 'calibration_table', 'ndcg_of_ranks', 'expected_sampled']
 
 # %% ../nbs/11_metrics.ipynb #f6f3656d
 def find_hits(codes: np.ndarray, indptr: np.ndarray, relevant: np.ndarray) -> np.ndarray:
@@ -48,26 +50,40 @@ def discounts(k: int) -> np.ndarray:
     return 1 / np.log2(np.arange(2, k + 2))
 
 # %% ../nbs/11_metrics.ipynb #3524f834
+Metric = Callable[[np.ndarray, np.ndarray], np.ndarray]
+METRICS = Registry("metric", "recsys_lab.metrics")  # accuracy metrics by name, in the order of tables
+
+
+def metric(name: str, bounded: bool = True) -> Callable[[Metric], Metric]:
+    """Register a function as an accuracy metric: `function(hits, n_relevant)` gives one value for each list.
+
+    Parameters
+    ----------
+    name : by which evaluations and tables call it; `ValueError` for a name that is taken
+    bounded : whether its values lie between 0 and 1, which its intervals use
+    """
+
+    def register(function: Metric) -> Metric:
+        METRICS.register(name, function)
+        function.bounded = bounded  # type: ignore[attr-defined]
+        return function
+
+    return register
+
+# %% ../nbs/11_metrics.ipynb #7330e751
+@metric("recall")
 def recall(hits: np.ndarray, n_relevant: np.ndarray) -> np.ndarray:
     """Share of the relevant items that the list holds."""
     return hits.sum(1) / n_relevant
 
 
+@metric("precision")
 def precision(hits: np.ndarray, n_relevant: np.ndarray) -> np.ndarray:
     """Share of the list's k places that hold a relevant item (k, also where the list is short)."""
     return hits.mean(1)
 
 
-def hit_rate(hits: np.ndarray, n_relevant: np.ndarray) -> np.ndarray:
-    """1 if the list holds any relevant item."""
-    return hits.any(1).astype(float)
-
-
-def mrr(hits: np.ndarray, n_relevant: np.ndarray) -> np.ndarray:
-    """1 / rank of the first relevant item, 0 without one."""
-    return np.where(hits.any(1), 1 / (hits.argmax(1) + 1), 0.0)
-
-
+@metric("ndcg")
 def ndcg(hits: np.ndarray, n_relevant: np.ndarray) -> np.ndarray:
     """Discounted gain over that of the best possible list: gain 1, discount 1 / log2(rank + 1), ideal over min(k, |R|)."""
     weights = discounts(hits.shape[1])
@@ -75,21 +91,28 @@ def ndcg(hits: np.ndarray, n_relevant: np.ndarray) -> np.ndarray:
     return hits @ weights / ideal
 
 
+@metric("map")
 def average_precision_at_k(hits: np.ndarray, n_relevant: np.ndarray) -> np.ndarray:
     """Mean over min(k, |R|) of the precision at each hit; its mean over users is MAP@k."""
     precision_at = np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1)
     return (precision_at * hits).sum(1) / np.minimum(n_relevant, hits.shape[1])
 
 
-Metric = Callable[[np.ndarray, np.ndarray], np.ndarray]
-ACCURACY: dict[str, Metric] = {
-    "recall": recall,
-    "precision": precision,
-    "ndcg": ndcg,
-    "map": average_precision_at_k,
-    "mrr": mrr,
-    "hit_rate": hit_rate,
-}
+@metric("mrr")
+def mrr(hits: np.ndarray, n_relevant: np.ndarray) -> np.ndarray:
+    """1 / rank of the first relevant item, 0 without one."""
+    return np.where(hits.any(1), 1 / (hits.argmax(1) + 1), 0.0)
+
+
+@metric("hit_rate")
+def hit_rate(hits: np.ndarray, n_relevant: np.ndarray) -> np.ndarray:
+    """1 if the list holds any relevant item."""
+    return hits.any(1).astype(float)
+
+# %% ../nbs/11_metrics.ipynb #c8574f96
+def is_bounded(name: str) -> bool:
+    """Whether values of a metric or of a measure beyond accuracy lie between 0 and 1."""
+    return bool(getattr(METRICS.get(name), "bounded", name != "novelty"))
 
 
 def accuracy(
@@ -108,7 +131,16 @@ def accuracy(
             f"the list of request {twice[0]} names the item {twice[1]} twice, so its metrics are undefined"
         )
     hits = find_hits(codes, indptr, relevant)
-    return {(name, k): metric(hits[:, :k], n_relevant) for k in ks for name, metric in ACCURACY.items()}
+    return {(name, k): checked_values(name, METRICS[name](hits[:, :k], n_relevant), len(hits)) for k in ks for name in METRICS}
+
+
+def checked_values(name: str, values: Any, n: int) -> np.ndarray:
+    """The values of a metric as float64 `[n]`; `ValueError` where there is not one finite number for each list."""
+    out = np.asarray(values, float)
+    if out.shape != (n,) or not np.isfinite(out).all():
+        what = f"an array of shape {out.shape}" if out.shape != (n,) else "values that are not finite"
+        raise ValueError(f"the metric {name} gives {what} for {n} lists; it must give one finite number for each")
+    return out
 
 # %% ../nbs/11_metrics.ipynb #d654b4c1
 def self_information(counts: np.ndarray, n_users: int) -> np.ndarray:

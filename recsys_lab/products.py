@@ -461,7 +461,7 @@ def category_path(category: str, parents: Mapping[str, Any]) -> str:
 def event_rows(log: Dataset) -> pd.DataFrame:
     """Rows of `user_item_rating` from a log's events: one per user-item pair, its strongest event, the last among equals.
 
-    Each is as late as the pair's last event, so that a log that has grown replaces what it told before.
+    Each is as late as the pair's last event, so that a log that has grown replaces its earlier ratings.
     """
     rows = pd.DataFrame(
         {

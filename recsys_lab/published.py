@@ -158,7 +158,7 @@ class Recipe(NamedTuple):
     space : what is searched; None: the lab's usual space
     fixed : settings that are not searched
     reproduces : whether this is the published model, with settings as published or searched as its authors do
-    items : search on the catalogue's most met items only; 0: on all
+    items : search on the items with the most users only; 0: on all
     last : search on each user's last fifth of train, as test was cut, and not on a random tenth
     """
 

@@ -421,7 +421,7 @@ def column_facts(look: Look, columns: Mapping[str, str]) -> dict[str, Any]:
 
 # %% ../nbs/49_sniffing.ipynb #e44d40dc
 def map_kinds(kinds: Mapping[str, int], given: Mapping[str, str]) -> dict[str, str]:
-    """Kinds of event of a file -> the lab's; `Question` for kinds that nobody has told and whose name says nothing."""
+    """Kinds of event of a file -> the lab's; `Question` for kinds without a given meaning whose names are unknown."""
     if len(kinds) > 100:
         raise Question(
             f"the column of events holds {len(kinds)} different values, as {next(iter(kinds))!r}: it is no kind of event",

@@ -150,7 +150,7 @@ def best_setting(trials: pd.DataFrame) -> dict[str, Any]:
     return {c: row[c].item() if hasattr(row[c], "item") else row[c] for c in trials.columns[1:-2]}
 
 # %% ../nbs/16_tuning.ipynb #8d198fc7
-REPEATS = (0.0, 0.3, 1.0, 3.0)  # weights of the items that a visitor has already met
+REPEATS = (0.0, 0.3, 1.0, 3.0)  # weights of the items that a visitor has already seen
 
 
 def repeat_weights(model: Any, exclude: str) -> tuple[float, ...]:

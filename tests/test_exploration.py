@@ -140,7 +140,7 @@ def test_quality_on_the_real_logs():
     sample = exploration.quality(real_data("retailrocket-sample"))
     duplicates = found(sample, "exact duplicate rows removed")
     assert duplicates.number == 3 and "reader" in duplicates["what the lab does"]
-    assert found(sample, "users who met one item only").severity == "high"
+    assert found(sample, "users with one item only").severity == "high"
     buyers = exploration.quality(real_data("retailrocket-buyers"))
     assert found(buyers, "one view a pair").severity == "high"  # whoever made it kept one row a pair and kind
     sessions = exploration.quality(real_data("retailrocket-sessions"))

@@ -8,6 +8,7 @@ import pytest
 from recsys_lab import files, loading, runs
 from recsys_lab.files import code_fingerprint, imported_modules, modules_behind
 from recsys_lab.models.base import MODELS, model_class
+from recsys_lab.registry import code_module
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -89,11 +90,11 @@ def test_comments_and_other_rooms_change_no_fit(package, shop):
     assert runs.fit_key(one, shop) == before
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("name", sorted(MODELS.own()))
 def test_every_model_names_the_modules_behind_it(name):
     model = model_class(name)()
     behind = modules_behind(model.modules)
-    assert {"models.base", "histories", "numerics", MODELS[name].partition(":")[0].removeprefix("recsys_lab.")} <= set(
+    assert {"models.base", "histories", "numerics", code_module(MODELS.place(name))} <= set(
         behind
     )
     assert not any(m.startswith("serving") or m in ("cli", "book", "runs") for m in behind)

@@ -41,7 +41,7 @@ def points(axis):
 
 
 def test_every_model_has_a_colour_of_its_own():
-    told = [plots.colour(name) for name in MODELS]
+    told = [plots.colour(name) for name in MODELS.own()]
     assert len(set(map(to_rgba, told))) == len(told)
     assert plots.colour("a model of yours") == plots.colour("a model of yours")
 

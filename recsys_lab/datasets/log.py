@@ -484,7 +484,7 @@ def missing_needs(needs: Iterable[str], log: Dataset) -> list[str]:
 
 # %% ../../nbs/00_datasets.ipynb #ff8d5b6a
 def tied_share(log: Dataset) -> float:
-    """The share of events that a user has at the same time as another event, so that nobody knows which came first."""
+    """The share of events that a user has at the same time as another event, so that their order is unknown."""
     order, indptr = log._runs
     times = log.moments[order]
     same = np.append(times[1:] == times[:-1], False)

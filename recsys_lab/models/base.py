@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -26,6 +25,7 @@ from ..histories import FOREVER, Histories, check_id_type, listed_ids
 from .config import Config, Range, make_config, new_name, signature_of
 from .storage import read_arrays, write_arrays
 from ..numerics import exact_product, sum_rows, to_fixed_point, weighted_sums
+from ..registry import Registry, code_module
 from ..topk import SOURCES, Scores, TopK, add_repeats, best_of, exclusion, fill_up, rank_codes
 
 if TYPE_CHECKING:
@@ -37,37 +37,7 @@ __all__ = ['MODELS', 'MODEL_FORMAT', 'ModelHooks', 'Configured', 'Fitted', 'Scor
            'mean_vectors', 'fold_map', 'cosines', 'stored_rows', 'FactorRecommender']
 
 # %% ../../nbs/20_recommender.ipynb #29aaf8a0
-MODELS = {  # the name that a saved model carries -> where its class lives
-    "popularity": "recsys_lab.models.popularity:Popularity",
-    "popularity_recent": "recsys_lab.models.popularity:RecentPopularity",
-    "popularity_category": "recsys_lab.models.popularity:CategoryPopularity",
-    "item_knn": "recsys_lab.models.neighbours:ItemKNN",
-    "user_knn": "recsys_lab.models.neighbours:UserKNN",
-    "session_knn": "recsys_lab.models.neighbours:SessionKNN",
-    "session_walk": "recsys_lab.models.neighbours:SessionWalk",
-    "sequential_rules": "recsys_lab.models.neighbours:SequentialRules",
-    "ease": "recsys_lab.models.linear:EASE",
-    "rp3beta": "recsys_lab.models.linear:RP3beta",
-    "als": "recsys_lab.models.als:ALS",
-    "bpr": "recsys_lab.models.als:BPR",
-    "lightfm": "recsys_lab.models.lightfm:LightFMWarp",
-    "lightfm_hybrid": "recsys_lab.models.lightfm:LightFMHybrid",
-    "gf_cf": "recsys_lab.models.graph_filter:GFCF",
-    "lightgcn": "recsys_lab.models.lightgcn:LightGCN",
-    "bpr_mf": "recsys_lab.models.lightgcn:BPRMF",
-    "graph_filter": "recsys_lab.models.graph_filter:GraphFilter",
-    "blend": "recsys_lab.models.blend:Blend",
-    "content": "recsys_lab.models.content:Content",
-    "oracle": "recsys_lab.models.oracle:Oracle",
-    "revisits": "recsys_lab.models.popularity:Revisits",
-    "taxonomy": "recsys_lab.models.taxonomy:Taxonomy",
-    "lr": "recsys_lab.ranking.logistic:Logistic",
-    "lr_enriched": "recsys_lab.ranking.logistic:LogisticEnriched",
-    "lightgbm": "recsys_lab.ranking.boosting:Boosting",
-    "popularity_blend": "recsys_lab.models.popularity:PopularityBlend",
-    "hybrid": "recsys_lab.ranking.hybrid:Hybrid",
-    "hybrid_tuned": "recsys_lab.ranking.hybrid:HybridTuned",
-}
+MODELS = Registry("model", "recsys_lab.models")  # the class of each model by its name
 
 # %% ../../nbs/20_recommender.ipynb #a43060a6
 class ModelHooks(ABC):
@@ -128,6 +98,8 @@ class Configured(ModelHooks):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if cls.__dict__.get("name"):
+            MODELS.register(cls.name, cls)
         cls.__signature__ = signature_of(cls.Config)  # type: ignore[attr-defined]
 
     def __init__(self, **settings: Any):
@@ -269,7 +241,7 @@ class Recommender(Scoring):
     Attributes
     ----------
     name : snake_case name in results and on disk
-    fold_in : `exact`, `approximate` or `none`, how a stranger's history is scored
+    fold_in : `exact`, `approximate` or `none`, how the history of a cold-start user is scored
     Config : the class of its settings, from which the signature is made
     requires_cooccurrence : whether it learns from users who interacted with two or more items
     source : where its own entries come from, one of `topk.SOURCES`
@@ -278,7 +250,7 @@ class Recommender(Scoring):
     items : the items that it can recommend, an index
     users : the users of the fitted log, an index
     known : their histories
-    popular : int64 `[items]`, how many users met each item
+    popular : int64 `[items]`, number of users of each item
     parts : fitted models that it is made of, by name; they are saved and loaded with it
     state : what was learned, a dict of arrays and CSR matrices
     """
@@ -342,9 +314,9 @@ class Recommender(Scoring):
     def modules(self) -> tuple[str, ...]:
         """The modules of this model and of those it is made of, as `code_fingerprint` takes them, sorted.
 
-        Empty for a model that is not in `MODELS` and cannot be loaded by name.
+        Empty for a model whose class is in no file, as that of a notebook.
         """
-        own = MODELS.get(self.name, "").partition(":")[0].removeprefix("recsys_lab.")
+        own = code_module(MODELS.place(self.name))
         parts = (m for part in self._made_of() for m in model_class(part)().modules)
         return tuple(sorted({own, *parts})) if own else ()
 
@@ -360,7 +332,7 @@ def check_log(model: Fitted, log: Dataset) -> None:
         raise ValueError(f"{model.name} cannot be fitted: {log.name} has no event")
     if model.requires_cooccurrence and "returning" not in log.offers:
         raise ValueError(
-            f"{model.name} learns from users who met at least two items, and no user of {log.name} did: "
+            f"{model.name} learns from users who interacted with at least two items, and {log.name} has none: "
             "collaborative filtering cannot work on it; use popularity, or a log that knows its visitors for longer"
         )
 
@@ -409,6 +381,8 @@ MODEL_FORMAT = 4
 
 def write_model(model: Recommender, folder: Path, part: bool = False) -> None:
     """Write `model.json`, one file per array, and sub-models in subfolders; sub-models share the users of the whole model."""
+    if MODELS[model.name].__qualname__ != type(model).__qualname__:
+        raise ValueError(f"{type(model).__name__} has the name of {MODELS.place(model.name)}; give it a name of its own")
     known = model.known
     users = {"users": known.user_ids, "ptr": known.indptr, "items": known.items}
     users |= {"events": known.events, "times": known.times}
@@ -419,6 +393,7 @@ def write_model(model: Recommender, folder: Path, part: bool = False) -> None:
     head = {
         "format": MODEL_FORMAT,
         "name": model.name,
+        "class": MODELS.place(model.name),
         "config": model.config.model_dump(),
         "fitted_on": model.fitted_on,
         "fit_seconds": model.fit_seconds,
@@ -433,11 +408,8 @@ def write_model(model: Recommender, folder: Path, part: bool = False) -> None:
 
 def model_class(name: str) -> type[Recommender]:
     """The class of the model with this name; `ValueError` with the known ones for any other."""
-    if name not in MODELS:
-        raise ValueError(f"there is no model {name!r}; there are {', '.join(sorted(MODELS))}")
-    module, _, kind = MODELS[name].partition(":")
-    kind_class: type[Recommender] = getattr(import_module(module), kind)
-    return kind_class
+    kind: type[Recommender] = MODELS.find(name)
+    return kind
 
 
 def one_catalogue(fitted: dict[str, Recommender], log: Dataset) -> dict[str, Recommender]:
@@ -464,8 +436,9 @@ def load_model(
     path = Path(path)
     head = json.loads((path / "model.json").read_text())
     if head.get("name") not in MODELS:
+        source = f" It was saved by {head['class']}: import that class before, or name it by --model." if head.get("class") else ""
         raise ValueError(
-            f"{path}: no model with a known name (it says {head.get('name')!r}); known are {sorted(MODELS)}"
+            f"{path}: no model with a known name (it says {head.get('name')!r}).{source} Known are {sorted(MODELS)}"
         )
     if head.get("format") != MODEL_FORMAT:
         kind = model_class(head["name"]).Config
@@ -557,7 +530,7 @@ def stored_rows(model: Recommender, histories: Histories) -> np.ndarray:
 class FactorRecommender(Recommender):
     """Base of models that learn a vector for each user and item: a user's score of an item is their product, and the item's bias.
 
-    A known user is scored from the stored vector, a stranger from `mean_vectors @ fold_map`.
+    A known user is scored from the stored vector, a cold-start user from `mean_vectors @ fold_map`.
     """
 
     fold_in = "approximate"

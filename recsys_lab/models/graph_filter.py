@@ -167,7 +167,7 @@ class GraphFilterConfig(Config):
     """Settings of the graph filter."""
 
     user_exponent: float = setting(1.0, "exponent of the users' degrees in the neighbour filter", Range(0.3, 1.2))
-    in_exponent: float = setting(0.5, "exponent there of the degrees of items met")
+    in_exponent: float = setting(0.5, "exponent of the degrees of the items of the history")
     out_exponent: float = setting(0.2, "exponent there of the degrees of items offered", Range(0.0, 0.7))
     factors: int = setting(256, "singular vectors in the low pass", (32, 64, 128, 256), ge=1)
     lowpass_user_exponent: float = setting(0.5, "exponent of the users' degrees in the low pass")
@@ -178,7 +178,7 @@ class GraphFilterConfig(Config):
     )
     position_decay: float = setting(
         0.0,
-        "an item met `b` events before the last one enters with weight `(1 + b) ** -position_decay`; 0: order does not count",
+        "an item `b` events before the last one enters with weight `(1 + b) ** -position_decay`; 0: order does not count",
         Range(0.0, 1.5),
         ge=0,
     )

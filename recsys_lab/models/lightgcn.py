@@ -143,7 +143,7 @@ def draw_items(
     """Draw `n` negative items per user (items without interaction), int64 `[users, n]`: uniformly, or proportional to item
     popularity.
 
-    A user who met all that can be drawn by popularity gets items drawn evenly.
+    A user who interacted with all items that can be drawn by popularity gets items drawn uniformly.
     """
     owner = np.repeat(users[:, None], n, axis=1)
     out = np.zeros(owner.shape, np.int64)
@@ -182,7 +182,7 @@ class LightGCNConfig(Config):
     """Settings of LightGCN."""
 
     factors: int = setting(64, "length of the vectors", ge=1)
-    layers: int = setting(3, "steps over the graph; many make vectors alike", Range(1, 4), ge=0, le=8)
+    layers: int = setting(3, "steps over the graph; many make vectors similar to each other", Range(1, 4), ge=0, le=8)
     layer_weights: list[NonNegative] = setting(list, "weights of layers 0 to `layers`; empty: all equal")
     loss: Literal["bpr", "softmax"] = setting("bpr", "`bpr`, or `softmax` (of cosines, with `temperature`)")
     temperature: float = setting(0.1, "of the softmax", gt=0)
@@ -567,7 +567,7 @@ def fitted_learner(
     rows, items = hold_out_last_items(known, c.validation_fraction, np.random.default_rng(c.seed))
     if not len(rows):
         raise ValueError(
-            f"{model.name}: validation_fraction {c.validation_fraction} holds nothing back; too few visitors met three items"
+            f"{model.name}: validation_fraction {c.validation_fraction} holds out nothing; too few users interacted with three items"
         )
     less = weights.tolil()
     less[rows, items] = 0

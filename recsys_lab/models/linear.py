@@ -112,7 +112,7 @@ class RP3betaConfig(Config):
     """Settings of RP3beta."""
 
     alpha: float = setting(0.5, "exponent of the step probabilities", Range(0.4, 1.4), ge=0)
-    beta: float = setting(0.02, "an item met by n users is divided by `n ** beta`", Range(0.0, 1.0), ge=0)
+    beta: float = setting(0.02, "an item with n users is divided by `n ** beta`", Range(0.0, 1.0), ge=0)
     n_neighbors: int = setting(240, "kept of each item", Range(20, 400, True), ge=1)
 
 

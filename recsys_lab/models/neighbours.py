@@ -77,7 +77,7 @@ def item_similarity(
 ) -> sparse.csr_matrix:
     """Shrunk cosine between the columns of a user–item matrix, the strongest `n_neighbors` of each row: CSR float32 `[items, items]`.
 
-    Pairs met by fewer than `at_least` users are left out, and an item is not its own neighbour. `most` bounds the products held by
+    Pairs with fewer than `at_least` users are left out, and an item is not its own neighbour. `most` bounds the products held by
     each thread; blocks are independent, so the result does not depend on their number.
     """
     matrix = matrix.astype(np.float32)
@@ -118,7 +118,7 @@ class ItemKNNConfig(Config):
     min_cooccurrence: int = setting(1, "users that a pair needs", ge=1)
     user_norm: float = setting(
         0.5,
-        "a user who met n items counts `n ** -user_norm` in each pair (0: all alike, 1: users as vectors of unit length)",
+        "a user with n items counts `n ** -user_norm` in each pair (0: all users equally, 1: users as vectors of unit length)",
         Range(0.0, 1.0),
         ge=0,
     )
@@ -129,7 +129,7 @@ class ItemKNN(Recommender):
 
     Sources: Sarwar et al., *Item-based collaborative filtering recommendation algorithms*, WWW 2001; users of unit length as in
     Deshpande and Karypis, *Item-based top-N recommendation algorithms*, TOIS 2004. Fold-in is
-    exact: a stranger's history is scored as a known user's.
+    exact: the history of a cold-start user is scored as a known user's.
     """
 
     name = "item_knn"
@@ -158,10 +158,10 @@ class ItemKNN(Recommender):
 class UserKNNConfig(Config):
     """Settings of UserKNN."""
 
-    n_neighbors: int = setting(100, "users that have a say", Range(20, 500, True), ge=1)
+    n_neighbors: int = setting(100, "most similar users whose items are recommended", Range(20, 500, True), ge=1)
     item_norm: float = setting(
         0.5,
-        "an item met by n users counts `n ** -item_norm` in each pair of users (0: all similarities)",
+        "an item with n users counts `n ** -item_norm` in each pair of users (0: all items equally)",
         Range(0.0, 1.0),
         ge=0,
     )
@@ -275,18 +275,18 @@ def session_gap_setting() -> Any:
 class SessionKNNConfig(Config):
     """Settings of SessionKNN."""
 
-    n_neighbors: int = setting(300, "visits that have a say", Range(50, 1000, True), ge=1)
+    n_neighbors: int = setting(300, "most similar sessions whose items are recommended", Range(50, 1000, True), ge=1)
     sample_size: int = setting(500, "newest visits looked at for each item of the prefix", ge=1)
     max_history: int = setting(20, "events of the prefix that are looked at", ge=1)
     session_decay: float = setting(
         2.0,
-        "steps back in the prefix over which an item's weight falls to 1/e; 0: all alike",
+        "steps back in the prefix over which an item's weight falls to 1/e; 0: all equal",
         Range(0.5, 20.0, True),
         ge=0,
     )
     neighbor_position_decay: float = setting(
         2.0,
-        "steps from the shared item in the neighbour over which an offer's weight falls to 1/e; 0: all alike",
+        "steps from the shared item in the neighbour over which the weight of its items falls to 1/e; 0: all equal",
         Range(0.5, 20.0, True),
         ge=0,
     )
@@ -423,7 +423,7 @@ def walk_similarity(
     return keep_strongest(both, n_neighbors)
 
 # %% ../../nbs/22_neighbours.ipynb #9f307928
-MIN_RECENCY_WEIGHT = 0.3  # weight of an item that has long not been met
+MIN_RECENCY_WEIGHT = 0.3  # weight of an item without recent events
 
 
 def recency_weights(visits: Histories, n_items: int, recency_decay: float) -> np.ndarray:
@@ -441,7 +441,7 @@ class SessionWalkConfig(Config):
     decay: float = setting(1.5, "a link over d steps counts `d ** -decay`", ge=0)
     session_decay: float = setting(
         1.5,
-        "steps back in the prefix over which an item's weight as a start falls to 1/e; 0: all alike",
+        "steps back in the prefix over which an item's weight as a start falls to 1/e; 0: all equal",
         Range(0.5, 20.0, True),
         ge=0,
     )
@@ -455,7 +455,7 @@ class SessionWalkConfig(Config):
     )
     recency_decay: float = setting(
         0.2,
-        "share of all visits over which an item that nobody meets any more loses its weight (to 1/e, down to `STALE`); 0: never",
+        "share of all sessions over which the weight of an item without events falls to 1/e, down to `MIN_RECENCY_WEIGHT`; 0: never",
         ge=0,
     )
     n_neighbors: int = setting(300, "items kept of each item", ge=1)

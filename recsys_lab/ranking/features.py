@@ -16,6 +16,7 @@ from scipy import sparse
 from ..histories import FOREVER, PURCHASE, Histories, event_weights, flat_ranges
 from ..models.neighbours import item_similarity, steps_back
 from ..numerics import round_to_grid
+from ..registry import Registry, place_of
 from .candidates import Candidates
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Group(NamedTuple):
     per_request: bool
 
 
-GROUPS: dict[str, Group] = {}  # by name, in order of registration
+GROUPS = Registry("group of features", "recsys_lab.features")  # by name, in order of registration
 
 
 def feature_group(name: str, *features: Feature, per_request: bool = False) -> Callable[[Any], Any]:
@@ -57,7 +58,7 @@ def feature_group(name: str, *features: Feature, per_request: bool = False) -> C
         raise ValueError(f"the feature {double[0]!r} is already registered by another group than {name!r}")
 
     def register(columns: Callable[[Any], dict[str, np.ndarray]]) -> Callable[[Any], dict[str, np.ndarray]]:
-        GROUPS[name] = Group(features, columns, per_request)
+        GROUPS.register(name, Group(features, columns, per_request), place_of(columns))
         return columns
 
     return register
@@ -207,11 +208,11 @@ def similarity_columns(b: Block) -> dict[str, np.ndarray]:
 # %% ../../nbs/31_features.ipynb #61e957ee
 @feature_group(
     "popularity",
-    Feature("item_users", "log(1 + users)", "users who met the item"),
+    Feature("item_users", "log(1 + users)", "users who interacted with the item"),
     Feature("item_recent", "log(1 + events)", "its events among the newest 5% of all"),
     Feature("item_trend", "log ratio", "its rate in the newest 5% against the newest 25%"),
-    Feature("item_since", "log(1 + hours)", "since anybody met it (log of rows where there are no times)"),
-    Feature("item_age", "log(1 + hours)", "since it was first met (log of rows where there are no times)"),
+    Feature("item_since", "log(1 + hours)", "since its last interaction (log of rows where there are no times)"),
+    Feature("item_age", "log(1 + hours)", "since its first interaction (log of rows where there are no times)"),
 )
 def popularity_columns(b: Block) -> dict[str, np.ndarray]:
     """How often, how recently and for how long users have interacted with the item."""
@@ -228,8 +229,8 @@ def popularity_columns(b: Block) -> dict[str, np.ndarray]:
 # %% ../../nbs/31_features.ipynb #39f2fe34
 @feature_group(
     "conversion",
-    Feature("item_cart_rate", "share", "users who carted of those who met it, smoothed to its category", "carts"),
-    Feature("item_buy_rate", "share", "users who bought of those who met it, smoothed to its category", "purchases"),
+    Feature("item_cart_rate", "share", "share of its users who carted it, smoothed to its category", "carts"),
+    Feature("item_buy_rate", "share", "share of its users who bought it, smoothed to its category", "purchases"),
     Feature("category_buy_rate", "share", "the same of its category, smoothed to the shop", "purchases"),
 )
 def conversion_columns(b: Block) -> dict[str, np.ndarray]:
@@ -265,11 +266,11 @@ def user_columns(b: Block) -> dict[str, np.ndarray]:
 # %% ../../nbs/31_features.ipynb #51fb71df
 @feature_group(
     "pair",
-    Feature("pair_events", "log(1 + events)", "times the visitor met the item"),
+    Feature("pair_events", "log(1 + events)", "events of the visitor with the item"),
     Feature("pair_carts", "log(1 + events)", "times they carted it", "carts"),
     Feature("pair_purchases", "log(1 + events)", "times they bought it", "purchases"),
-    Feature("pair_near", "1 / steps", "1 for the last event, 1/2 for the one before; 0: never met"),
-    Feature("pair_since", "log(1 + hours)", "since they met it; unknown if never", "times"),
+    Feature("pair_near", "1 / steps", "1 for the last event, 1/2 for the one before; 0: no event"),
+    Feature("pair_since", "log(1 + hours)", "since the visitor's last event with it; unknown if none", "times"),
 )
 def pair_columns(b: Block) -> dict[str, np.ndarray]:
     """What the visitor has done with the item itself."""

@@ -112,7 +112,7 @@ class Reasons(NamedTuple):
     Attributes
     ----------
     codes, scores, sources : `[n, k]`, as `TopK` has them
-    ranker, collaborative : float64 `[n, k]`, the halves of the score; NaN where an entry was filled in, or is for a stranger
+    ranker, collaborative : float64 `[n, k]`, the halves of the score; NaN where an entry was filled in, or is for a user without history
     named : bool `[n, k, sources]`, which sources proposed it
     total : int64 `[n]`, candidates that were scored
     """
@@ -145,7 +145,7 @@ def attach_reasons(
 class Hybrid(Boosting):
     """`(1 - alpha)` times the trees' score plus `alpha` times a collaborative one, on one scale; popularity for the cold.
 
-    An item that nobody had met at fit has no collaborative score and keeps the trees' alone.
+    An item without interactions at fit has no collaborative score and keeps the trees' alone.
     """
 
     name = "hybrid"

@@ -18,7 +18,8 @@ from ..models.base import Recommender
 from ..models.config import Config, Range, Width, setting
 from ..numerics import weigh_columns
 from .candidates import WIDTHS, Candidates, gather
-from .features import feature_block, per_request_features
+from .features import GROUPS, feature_block, per_request_features
+from ..registry import code_module
 from .training import FirstStage, Rows, Stage, first_stage_of, training_rows
 from ..topk import Scores
 
@@ -47,7 +48,7 @@ class TwoStageConfig(Config):
     n_windows: int = setting(3, "rolling cutoffs that training rows are drawn from", ge=1)
     window_fraction: float = setting(0.06, "share of the log's events after each cutoff", gt=0, lt=1)
     max_requests: int = setting(4000, "requests drawn from each window", ge=1)
-    negatives: int = setting(10, "unmet candidates kept for each met one", ge=1)
+    negatives: int = setting(10, "negative candidates kept for each positive one", ge=1)
     negative_sampling: Literal["candidates", "hard"] = setting(
         "candidates", "where negatives come from: the candidates, or neighbours, the category and the popular (hard)"
     )
@@ -90,6 +91,16 @@ class TwoStage(Recommender):
 
     def _made_of(self) -> tuple[str, ...]:
         return tuple(self.config.sources)
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Those of `Recommender`, and the modules of the groups of features that are used."""
+        chosen = [g for g, group in GROUPS.items() if self._uses(g, [f.name for f in group.features])]
+        return tuple(sorted({*super().modules, *(code_module(GROUPS.place(g)) for g in chosen)} - {""}))
+
+    def _uses(self, group: str, names: list[str]) -> bool:
+        wanted = self.config.features
+        return not wanted or group in wanted or any(name in wanted for name in names)
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         stage = stage_of(self.config)

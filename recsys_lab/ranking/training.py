@@ -44,7 +44,7 @@ class Stage:
     protocol, target, exclude : the question that the ranker is for
     n_windows, window_fraction : rolling cutoffs, and the share of the log's events after each
     max_requests : drawn from each window
-    negatives : unmet candidates kept for each met one
+    negatives : negative candidates kept for each positive one
     negative_sampling : `candidates` draws them from the candidates, `hard` from neighbours, the category and the popular
     seed : of the draws
     """
@@ -193,7 +193,7 @@ class Rows(NamedTuple):
     Attributes
     ----------
     block : float32 `[m, features]`
-    label : bool `[m]`, whether the candidate was met
+    label : bool `[m]`, whether the user interacted with the candidate
     request : int64 `[m]`, the request of each row, ascending from 0
     window : int64 `[requests]`, which cutoff each is of
     user : `[requests]`, who asks
@@ -329,7 +329,7 @@ def new_rows(log: Dataset, stage: Stage) -> Rows:
         windows += [number] * (len(parts) - len(windows))
     if not any(label.any() for _, label, _, _ in parts):
         raise ValueError(
-            f"{log.name}: no request in {stage.n_windows} windows of {stage.window_fraction:.0%} has a candidate that was then met "
+            f"{log.name}: no request in {stage.n_windows} windows of {stage.window_fraction:.0%} has a candidate with a later interaction "
             f"({stage.protocol}, target {stage.target}), so there is nothing to learn from; ask for longer windows or wider sources"
         )
     blocks, labels, requests, users = zip(*parts, strict=True)

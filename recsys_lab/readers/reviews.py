@@ -48,7 +48,7 @@ def to_dataset(url: str, name: str, liked: float = 4.0, met: float = 3.0) -> Dat
         }
     )
     notices = {
-        f"ratings below {met:g} stars, which endorse nothing, left out": len(rows) - len(kept),
+        f"ratings below {met:g} stars, left out": len(rows) - len(kept),
         f"ratings below {liked:g} stars, taken as views": int((kept["rating"] < liked).sum()),
         "reviews of a pair beside its latest, left out": int((rows["reviews"] - 1).sum()),
     }

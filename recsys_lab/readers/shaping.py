@@ -84,7 +84,7 @@ def drop_kinds(
             number_of(identifier(columns["rating"]), options.decimal), options.scale, options.liked, options.met
         )
         least = options.met * options.scale / 5
-        leave_out(con, f"({kind}) IS NULL", f"ratings below {least:g}, which endorse nothing, left out", notices)
+        leave_out(con, f"({kind}) IS NULL", f"ratings below {least:g}, left out", notices)
     if "quantity" in columns:
         drop_returns(con, options, columns, notices)
 

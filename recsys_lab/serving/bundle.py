@@ -381,9 +381,10 @@ def verify(folder: Path | str) -> dict[str, Any]:
         raise DataError(f"{folder}: the bundle's models are not known here ({error}); {REMAKE}") from None
     for name in sorted(set(mine) | set(manifest["code"])):
         if mine.get(name) != manifest["code"].get(name):
-            raise DataError(
-                f"{folder}: recsys_lab.{name.rstrip(':')} is not as it was when the bundle was made; {REMAKE}"
-            )
+            outside = name.startswith("file:")
+            place = name.rstrip(":").removeprefix("file:") if outside else f"recsys_lab.{name.rstrip(':')}"
+            hint = "; a plugin is named by --plugin" if outside and name not in mine else ""
+            raise DataError(f"{folder}: {place} is not as it was when the bundle was made{hint}; {REMAKE}")
     for name, expected in manifest["files"].items():
         path = folder / name
         if ".." in Path(name).parts or not path.is_file():

@@ -49,9 +49,9 @@ def lean() -> None:
 
     with hidden(HEAVY):
         importlib.import_module("lightgbm")
-        for place in base.MODELS.values():
+        for name in base.MODELS.own():
             with suppress(ImportError):  # of a model that cannot be served
-                importlib.import_module(place.partition(":")[0])
+                importlib.import_module(base.MODELS.place(name).partition(":")[0])
 
 # %% ../../nbs/63_small_process.ipynb #21f55631
 def unshared_mb() -> float:

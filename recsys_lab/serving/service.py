@@ -62,7 +62,7 @@ class Settings(BaseSettings):
         "", validation_alias="REDIS_URL", description="URL of a Redis that keeps answers; empty: none"
     )
     cache_ttl: int = Field(60, ge=1, description="how long answers are kept there")
-    token: SecretStr = Field(SecretStr(""), description="bearer token of what may train; empty: nobody")
+    token: SecretStr = Field(SecretStr(""), description="bearer token that allows training; empty: training is off")
     database: str = Field(
         "", description="URL of the products' database that `/status` tells of; empty: the bundle's facts"
     )

@@ -44,7 +44,7 @@ class Client:
         try:
             return self.session.get(self.url + path, timeout=self.seconds).text
         except requests.RequestException:
-            raise Away(f"nobody answers at {self.url}") from None
+            raise Away(f"no service answers at {self.url}") from None
 
     def _told(self, ask: Any) -> Any:
         try:
@@ -53,7 +53,7 @@ class Client:
                 return None
             content = answer.json()
         except (requests.RequestException, ValueError):
-            raise Away(f"nobody answers at {self.url}") from None
+            raise Away(f"no service answers at {self.url}") from None
         if answer.status_code >= 400:
             raise Away(content.get("error", {}).get("message", f"the service answers {answer.status_code}"))
         return content
@@ -222,7 +222,7 @@ def similar_row(st: Any, client: Client) -> None:
         answer = client.get(f"/similar/{one['itemid']}", k=4)
         st.subheader(f"Like {one['title']}")
         if not answer or not answer["recommendations"]:
-            st.caption("Nobody has met it together with anything yet.")
+            st.caption("No other item shares a visitor with it yet.")
             return
         items = [{**r, "itemid": r["item_id"]} for r in answer["recommendations"]]
         tiles(st, client, items, "alike")
@@ -266,7 +266,7 @@ def profile(st: Any, stats: Mapping[str, Any] | None) -> None:
             "purchases": stats["purchases"],
         }
         facts |= {
-            "bought of those met": f"{stats['conversion_rate']:.0%}",
+            "bought of the items seen": f"{stats['conversion_rate']:.0%}",
             "last seen": (stats["last_seen"] or "–")[:10],
         }
         st.caption(" · ".join(f"{name} **{value}**" for name, value in facts.items()))

@@ -6,7 +6,7 @@ from helpers import make_quick
 from recsys_lab.models.base import MODELS
 
 
-@pytest.fixture(params=sorted(MODELS))
+@pytest.fixture(params=sorted(MODELS.own()))
 def name(request):
     return request.param
 

@@ -274,7 +274,7 @@ class Missing:
 sys.meta_path.insert(0, Missing())
 from recsys_lab import cli, datasets
 from recsys_lab.models.base import MODELS, load_model, model_class
-for name in MODELS:
+for name in MODELS.own():
     model_class(name)
 model = load_model(sys.argv[1])
 print(model.rank(model.known.take(slice(0, 5)), 3).codes.tolist())

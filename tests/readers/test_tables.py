@@ -302,7 +302,7 @@ def test_quarantine_elsewhere_and_by_dataset_toml(tmp_path):
     with pytest.raises(ValueError, match="on_error must be raise or quarantine, not 'ignore'"):
         loading.read_folder(folder, "log")
     (folder / "dataset.toml").write_text('format = "retailroket"\n')
-    with pytest.raises(DataError, match="format must be one of table, retailrocket"):
+    with pytest.raises(DataError, match="format must be one of table, matrix, retailrocket"):
         loading.read_folder(folder, "log")
 
 

@@ -128,7 +128,7 @@ def test_without_fits_the_command_that_makes_them_is_told(tmp_path):
         bundles.bundle_run(tmp_path, tmp_path / "b")
     with pytest.raises(FileNotFoundError, match=r"there is no run .*nowhere; name the folder of one"):
         bundles.bundle_run(tmp_path / "nowhere", tmp_path / "b")
-    with pytest.raises(ValueError, match="there is no model 'lightfn'; there are"):
+    with pytest.raises(ValueError, match="there is no model 'lightfn'; did you mean 'lightfm'"):
         bundles.fit_of(tmp_path, ("lightfn",))
     rows = [{"model": "hybrid_tuned", "fit": "hybrid_tuned-0"}]
     (tmp_path / "fits.json").write_text(json.dumps(rows))

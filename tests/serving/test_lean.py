@@ -41,7 +41,7 @@ def test_every_single_model_is_served_as_it_ranks_in_a_small_process(fits, shop,
         "graph_filter": {"factors": 8},
         "content": {"new_items": False},
     }
-    names = [n for n in MODELS if n not in TWO_STAGE | {"oracle", "lightfm_hybrid"}]  # whose catalogue is larger
+    names = [n for n in MODELS.own() if n not in TWO_STAGE | {"oracle", "lightfm_hybrid"}]  # whose catalogue is larger
     models = {n: model_class(n)(**settings.get(n, {})).fit(known) for n in names}
     others = {n: m.save(tmp_path / "fits" / n) for n, m in models.items()}
     pack(fits[0], shop, tmp_path / "b", others)
