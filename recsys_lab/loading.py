@@ -102,7 +102,12 @@ def reader(
     return register
 
 # %% ../nbs/54_loading.ipynb #9e02d026
-@reader("table", {"file", "items"} | {f.name for f in dataclasses.fields(LogOptions)} | SHARED_OPTIONS, (), ("file", "columns"))
+@reader(
+    "table",
+    {"file", "items"} | {f.name for f in dataclasses.fields(LogOptions)} | SHARED_OPTIONS,
+    (),
+    ("file", "columns"),
+)
 def read_mapped(folder: Path, name: str, **options: Any) -> Dataset:
     """A table of one's own, by the words of a dataset.toml."""
     words = table_words(folder, options)

@@ -131,7 +131,11 @@ def accuracy(
             f"the list of request {twice[0]} names the item {twice[1]} twice, so its metrics are undefined"
         )
     hits = find_hits(codes, indptr, relevant)
-    return {(name, k): checked_values(name, METRICS[name](hits[:, :k], n_relevant), len(hits)) for k in ks for name in METRICS}
+    return {
+        (name, k): checked_values(name, METRICS[name](hits[:, :k], n_relevant), len(hits))
+        for k in ks
+        for name in METRICS
+    }
 
 
 def checked_values(name: str, values: Any, n: int) -> np.ndarray:

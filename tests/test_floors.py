@@ -36,6 +36,9 @@ ARRAYS = (
     "topk",
     "models.base",
     "models.config",
+    "models.explanation",
+    "models.factors",
+    "registry",
     "models.storage",
 )  # which need no tables
 PATHS = sorted(package_folder().rglob("*.py"))

@@ -13,8 +13,9 @@ from scipy import sparse
 from threadpoolctl import threadpool_limits
 
 from ..histories import Histories
-from .base import FactorRecommender, Recommender, cosines
+from .base import Recommender
 from .config import Config
+from .factors import FactorRecommender, cosines
 from ..numerics import exact_pairs, exact_product, to_fixed_point
 
 with warnings.catch_warnings():  # tqdm misses Jupyter's widgets, which nothing here uses
@@ -146,18 +147,31 @@ class ALS(Recommender):
         """Confidence of one event of each kind."""
         return {kind: self.config.event_weights.get(kind, 1.0) for kind in kinds}
 
-    def fold(self, histories: Histories) -> np.ndarray:
-        """The vectors of encoded histories: float32 `[n, factors]`."""
+    def _confidence(self, histories: Histories) -> sparse.csr_matrix:
+        """Confidences of encoded histories, multiplied by alpha: CSR `[n, items]`."""
         confidence = histories.matrix(len(self.items), self._weights(histories.event_names))
         if self.config.bm25:
             confidence = bm25(confidence, self.state["idf"], float(self.state["average"]))
-        c = self.config
-        confidence.data = c.alpha * confidence.data.astype(float)
-        vectors = solve_users(confidence, self.state["item_vectors"], self.state["gram"], c.regularization)
+        confidence.data = self.config.alpha * confidence.data.astype(float)
+        return confidence
+
+    def fold(self, histories: Histories) -> np.ndarray:
+        """The vectors of encoded histories: float32 `[n, factors]`."""
+        vectors = solve_users(
+            self._confidence(histories), self.state["item_vectors"], self.state["gram"], self.config.regularization
+        )
         return to_fixed_point(vectors).astype(np.float32)
 
     def _score(self, histories: Histories) -> np.ndarray:
         return exact_product(self.fold(histories), self.state["item_vectors"])
+
+    def _contributions(self, history: Histories, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        s, c = self.state, self.config
+        confidence = self._confidence(history)
+        y, trust = s["item_vectors"][confidence.indices].astype(float), confidence.data
+        left = s["gram"] + c.regularization * np.eye(len(s["gram"])) + (y.T * (np.abs(trust) - 1)) @ y
+        towards = np.linalg.solve(left, s["item_vectors"][codes].T.astype(float))
+        return confidence.indices, np.maximum(trust, 0)[:, None] * (y @ towards)
 
     def _near(self, histories: Histories, k: int) -> sparse.csr_matrix:
         return near_scores(self, histories, k)

@@ -23,8 +23,8 @@ from tqdm import tqdm
 from ..files import whole_folder
 from ..histories import FOREVER, Histories, check_id_type, listed_ids
 from .config import Config, Range, make_config, new_name, signature_of
+from .explanation import Explanation, Terms, explain, history_terms
 from .storage import read_arrays, write_arrays
-from ..numerics import exact_product, sum_rows, to_fixed_point, weighted_sums
 from ..registry import Registry, code_module
 from ..topk import SOURCES, Scores, TopK, add_repeats, best_of, exclusion, fill_up, rank_codes
 
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['MODELS', 'MODEL_FORMAT', 'ModelHooks', 'Configured', 'Fitted', 'Scoring', 'Recommender', 'check_log',
-           'known_histories', 'rank_blocks', 'write_model', 'model_class', 'one_catalogue', 'load_model', 'restore',
-           'mean_vectors', 'fold_map', 'cosines', 'stored_rows', 'FactorRecommender']
+           'known_histories', 'rank_blocks', 'write_model', 'model_class', 'one_catalogue', 'load_model', 'restore']
 
 # %% ../../nbs/20_recommender.ipynb #29aaf8a0
 MODELS = Registry("model", "recsys_lab.models")  # the class of each model by its name
@@ -86,6 +85,14 @@ class ModelHooks(ABC):
     def _source(self, histories: Histories) -> np.ndarray:
         """Where the model's own entries for each encoded history come from: positions in `SOURCES`, `[n]`."""
         return np.full(len(histories), SOURCES.index(self.source), np.int8)
+
+    def _terms(self, history: Histories, codes: np.ndarray) -> list[Terms]:
+        """For `explain`: the terms of the own scores of some item codes for one encoded history that is not empty."""
+        return history_terms(self, history, codes)  # type: ignore[arg-type]
+
+    def _contributions(self, history: Histories, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """For `explain`: (codes of the history's items, what each adds to the score of each of `codes` `[m, codes]`); None: not known."""
+        return None
 
     def _similar(self, codes: np.ndarray) -> Scores:
         """`score_similar`; by default the scores for a user who interacted with only that item."""
@@ -298,6 +305,14 @@ class Recommender(Scoring):
         best = best_of(self.score_similar(codes), exclusion(itself, "seen", len(self.items)), k, allowed=allowed)
         return TopK(*best, self.items, np.asarray(wanted), id_name="target_item_id")
 
+    def explain(self, history: Any, item: Any) -> Explanation:
+        """Which items of a history, similar users or features make the score of an item (`models.explanation.Explanation`).
+
+        `history` is a list of item ids, oldest first, or the `Histories` of one visitor, as `histories([user_id])` gives them. `KeyError`
+        for an item that the model does not know.
+        """
+        return explain(self, history, item)
+
     def save(self, path: Path | str) -> Path:
         """Write the model to a folder (JSON and npy, nothing executable), replacing an earlier one atomically."""
         self.check_ready(1)
@@ -382,7 +397,9 @@ MODEL_FORMAT = 4
 def write_model(model: Recommender, folder: Path, part: bool = False) -> None:
     """Write `model.json`, one file per array, and sub-models in subfolders; sub-models share the users of the whole model."""
     if MODELS[model.name].__qualname__ != type(model).__qualname__:
-        raise ValueError(f"{type(model).__name__} has the name of {MODELS.place(model.name)}; give it a name of its own")
+        raise ValueError(
+            f"{type(model).__name__} has the name of {MODELS.place(model.name)}; give it a name of its own"
+        )
     known = model.known
     users = {"users": known.user_ids, "ptr": known.indptr, "items": known.items}
     users |= {"events": known.events, "times": known.times}
@@ -436,7 +453,11 @@ def load_model(
     path = Path(path)
     head = json.loads((path / "model.json").read_text())
     if head.get("name") not in MODELS:
-        source = f" It was saved by {head['class']}: import that class before, or name it by --model." if head.get("class") else ""
+        source = (
+            f" It was saved by {head['class']}: import that class before, or name it by --model."
+            if head.get("class")
+            else ""
+        )
         raise ValueError(
             f"{path}: no model with a known name (it says {head.get('name')!r}).{source} Known are {sorted(MODELS)}"
         )
@@ -487,75 +508,3 @@ def restore(
     model.index_users(make(model.known.user_ids))
     model.state = {name.removeprefix("state/"): value for name, value in arrays.items() if name.startswith("state/")}
     model.fitted_on, model.fit_seconds = head["fitted_on"], head["fit_seconds"]
-
-# %% ../../nbs/20_recommender.ipynb #e5ed0583
-def mean_vectors(histories: Histories, vectors: np.ndarray) -> np.ndarray:
-    """Mean vector of the distinct items of each encoded history, and 1: float32 `[n, f + 1]`; zeros and 1 for an empty history."""
-    met = histories.matrix(len(vectors))
-    sums = weighted_sums(met, vectors) / np.maximum(np.diff(met.indptr), 1)[:, None]
-    return np.append(sums, np.ones((len(sums), 1)), axis=1).astype(np.float32)
-
-
-def fold_map(means: np.ndarray, users: np.ndarray, ridge: float = 1e-3) -> np.ndarray:
-    """The linear map from `means` `[n, f + 1]` to `users` `[n, g]`, by ridge regression: float32 `[f + 1, g]`, columns in `to_fixed_point`.
-
-    `ridge` is the penalty as a share of the mean of the Gram matrix's diagonal.
-    """
-    gram = means.T.astype(float) @ means
-    gram += np.eye(len(gram)) * ridge * np.trace(gram) / len(gram)
-    return to_fixed_point(np.linalg.solve(gram, means.T.astype(float) @ users).T).T.astype(np.float32)
-
-
-def cosines(vectors: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Cosine of the vectors at `codes` with all vectors (in `to_fixed_point`): `[n, items]`; zero vectors are similar to nothing."""
-    length = np.sqrt(sum_rows(vectors, squared=True))
-    inverse = np.divide(1, length, out=np.zeros_like(length), where=length > 0).astype(np.float32)
-    out = exact_product(vectors[codes], vectors)
-    out *= inverse[codes, None]
-    out *= inverse
-    return out
-
-# %% ../../nbs/20_recommender.ipynb #d2f97f68
-def stored_rows(model: Recommender, histories: Histories) -> np.ndarray:
-    """Row of each user among the users of the fit, int64 `[n]`; -1 for unknown users, and for users whose history has changed
-    since the fit.
-    """
-    if histories.user_ids is None:
-        return np.full(len(histories), -1)
-    rows = model.users.get_indexer(histories.user_ids)
-    before = model.known.indptr[rows + 1] - model.known.indptr[rows]
-    return np.where((rows >= 0) & (before == np.diff(histories.indptr)), rows, -1)
-
-
-class FactorRecommender(Recommender):
-    """Base of models that learn a vector for each user and item: a user's score of an item is their product, and the item's bias.
-
-    A known user is scored from the stored vector, a cold-start user from `mean_vectors @ fold_map`.
-    """
-
-    fold_in = "approximate"
-    requires_cooccurrence = True
-
-    def _vectors(self, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Learn: float32 vectors of users `[users, f]` and items `[items, f]`, and biases of items `[items]`."""
-        raise NotImplementedError
-
-    def _fit(self, dataset: Dataset) -> dict[str, Any]:
-        users, items, bias = self._vectors(dataset)
-        users, items = (to_fixed_point(a).astype(np.float32) for a in (users, items))
-        fold = fold_map(mean_vectors(self.known.encode(self.items), items), users)
-        return {"user_vectors": users, "item_vectors": items, "bias": bias, "fold": fold}
-
-    def _score(self, histories: Histories) -> np.ndarray:
-        vectors, rows = self.state["item_vectors"], stored_rows(self, histories)
-        query = exact_product(mean_vectors(histories, vectors), self.state["fold"].T)
-        query[rows >= 0] = self.state["user_vectors"][rows[rows >= 0]]
-        return exact_product(query, vectors, self.state["bias"])
-
-    def _source(self, histories: Histories) -> np.ndarray:
-        return np.where(stored_rows(self, histories) >= 0, SOURCES.index("stored"), SOURCES.index("fold_in")).astype(
-            np.int8
-        )
-
-    def _similar(self, codes: np.ndarray) -> np.ndarray:
-        return cosines(self.state["item_vectors"], codes)

@@ -16,6 +16,7 @@ from scipy import sparse
 from ..histories import Histories
 from .base import Recommender, model_class, one_catalogue
 from .config import Config, NonNegative, setting
+from .explanation import Part, Terms, explain_codes
 from ..numerics import sum_rows
 from ..topk import Scores
 
@@ -102,6 +103,24 @@ class Blend(Recommender):
             if weight := self.config.weights.get(name, 1.0):
                 total += np.float32(weight) * zscore(part.score(histories), total.shape)
         return total
+
+    def _terms(self, history: Histories, codes: np.ndarray) -> list[Terms]:
+        shape = (1, len(self.items))
+        weights = {name: self.config.weights.get(name, 1.0) for name in self.parts}
+        values = {
+            name: w * zscore(self.parts[name].score(history), shape)[0, codes] for name, w in weights.items() if w
+        }
+        below = {name: explain_codes(self.parts[name], history, codes) for name in values}
+        why = "the score is the sum of the members' standardised scores, times their weights"
+        return [
+            (
+                [Part("model", name, float(v[n])) for name, v in values.items()],
+                True,
+                why,
+                {name: b[n] for name, b in below.items()},
+            )
+            for n in range(len(codes))
+        ]
 
     def _source(self, histories: Histories) -> np.ndarray:
         first = self._approximate()

@@ -122,6 +122,13 @@ class Content(Recommender):
             met, self.state["shelves"]
         )
 
+    def _contributions(self, history: Histories, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        _, item, back = steps_back(history, 50)
+        weight = fading(back, self.config.decay).astype(np.float32)
+        each = sparse.csr_matrix((weight, (np.arange(len(item)), item)), shape=(len(item), len(self.items)))
+        text, category = (vector_similarity(each, self.state[name])[:, codes] for name in ("text", "shelves"))
+        return item, text.astype(float) + self.config.category_weight * category
+
 
 def vector_similarity(met: sparse.csr_matrix, vectors: sparse.csr_matrix | np.ndarray) -> np.ndarray:
     """Sum of the inner products of the history's item vectors with those of all items: float32 `[n, items]`, rounded to six

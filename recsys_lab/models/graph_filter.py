@@ -224,3 +224,15 @@ class GraphFilter(Recommender):
         low *= c.lowpass_weight
         low += rms_normalize(sparse_product(sparse_product(met, s["to_users"]), s["to_items"]).toarray())
         return low
+
+    def _contributions(self, history: Histories, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        c, s = self.config, self.state
+        met = position_weights(history, len(self.items), c.position_decay)
+        each = sparse.csr_matrix((met.data, met.indices, np.arange(met.nnz + 1)), shape=(met.nnz, met.shape[1]))
+        low = low_pass(each, s["basis"], self.popular, c.lowpass_item_exponent, c.lowpass_out_exponent).astype(float)
+        near = sparse_product(sparse_product(each, s["to_users"]), s["to_items"]).toarray().astype(float)
+        total = np.zeros((met.nnz, len(codes)))
+        for part, weight in ((low, c.lowpass_weight), (near, 1.0)):
+            size = np.sqrt(np.mean(part.sum(0) ** 2))  # both are brought to one scale before they are added
+            total += weight * part[:, codes] / size if size > 0 else 0
+        return met.indices, total

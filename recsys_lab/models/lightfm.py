@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from .base import FactorRecommender
+from .factors import FactorRecommender
 from .config import Config, Range, setting
 
 if TYPE_CHECKING:

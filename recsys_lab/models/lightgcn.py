@@ -19,7 +19,8 @@ from scipy.sparse.csgraph import reverse_cuthill_mckee
 
 from ..files import write_bytes
 from ..histories import Histories, hold_out_last_items
-from .base import FactorRecommender, fold_map, mean_vectors, stored_rows
+from .explanation import Terms
+from .factors import FactorRecommender, fold_in_terms, fold_map, mean_vectors, stored_rows, stored_terms
 from .config import Config, EventWeights, NonNegative, Range, setting
 from .graph_filter import degree_powers
 from ..numerics import exact_product, sum_rows, to_fixed_point, weighted_sums
@@ -543,6 +544,20 @@ class LightGCN(FactorRecommender):
         scores = exact_product(query, s["item_vectors"])
         scores[:, s["degrees"] == 0] = -np.inf  # of a node without edges nothing was learned
         return scores
+
+    def _terms(self, history: Histories, codes: np.ndarray) -> list[Terms]:
+        c, s, row = self.config, self.state, stored_rows(self, history)[0]
+        if row >= 0:
+            return stored_terms(self, row, codes, np.zeros(len(self.items)))
+        met = history.matrix(len(self.items), self._weights(history.event_names))
+        size = met.data / np.sqrt(met.data.sum()) * degree_powers(s["degrees"], 0.5)[met.indices]
+        seen = history.matrix(len(self.items)).indices
+        fold = c.mix[0] * s["fold"].astype(float)
+        each = s["item_vectors"][seen].astype(float) @ fold[:-1] / max(1, len(seen))
+        each[np.searchsorted(seen, met.indices)] += size[:, None] * s["spread"][met.indices]
+        length = np.linalg.norm(each.sum(0) + fold[-1]) if c.loss == "softmax" else 1.0
+        towards = s["item_vectors"][codes].T.astype(float) / (length or 1.0)
+        return fold_in_terms(self, seen, each @ towards, fold[-1] @ towards)
 
 # %% ../../nbs/40_lightgcn.ipynb #447b4e44
 def l2_normalize(vectors: np.ndarray) -> np.ndarray:

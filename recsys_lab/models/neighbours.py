@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from ..histories import Histories, flat_ranges, split_into_sessions
 from .base import Recommender
+from .explanation import Part, Terms
 from ..topk import fading, scale_rows, steps_back
 from .config import Config, Range, setting
 from ..numerics import round_scores, sparse_product
@@ -187,7 +188,9 @@ class UserKNN(Recommender):
 
     def _score(self, histories: Histories) -> sparse.csr_matrix:
         queries = l2_normalize_rows(histories.matrix(len(self.items)), self.state["weight"])
-        work = np.add.reduceat(np.append(np.diff(self.state["by_item"].indptr)[queries.indices], 0), queries.indptr[:-1])
+        work = np.add.reduceat(
+            np.append(np.diff(self.state["by_item"].indptr)[queries.indices], 0), queries.indptr[:-1]
+        )
         parts = [
             self._offers(queries, histories, rows) for rows in even_blocks(work * (np.diff(queries.indptr) > 0), 1e7)
         ]
@@ -195,11 +198,28 @@ class UserKNN(Recommender):
 
     def _offers(self, queries: sparse.csr_matrix, histories: Histories, rows: slice) -> sparse.csr_matrix:
         """Scores for some of the rows."""
+        return sparse_product(self._neighbours(queries, histories, rows), self.state["met"])
+
+    def _neighbours(self, queries: sparse.csr_matrix, histories: Histories, rows: slice) -> sparse.csr_matrix:
+        """CSR `[rows, users]` of the similarities of the nearest users of some rows."""
         similarities = sparse_product(queries[rows], self.state["by_item"])
         if histories.user_ids is not None:
             oneself = self.users.get_indexer(histories.user_ids[rows])
             similarities.data[similarities.indices == np.repeat(oneself, np.diff(similarities.indptr))] = 0
-        return sparse_product(keep_strongest(similarities, self.config.n_neighbors), self.state["met"])
+        return keep_strongest(similarities, self.config.n_neighbors)
+
+    def _terms(self, history: Histories, codes: np.ndarray) -> list[Terms]:
+        query = l2_normalize_rows(history.matrix(len(self.items)), self.state["weight"])
+        users = self._neighbours(query, history, slice(0, 1))
+        values = users.data[:, None] * self.state["met"][users.indices][:, codes].toarray()
+        ids, why = (
+            self.users[users.indices],
+            "the score is the sum of the similarities of the users who interacted with the item",
+        )
+        return [
+            ([Part("similar user", i, float(v)) for i, v in zip(ids, column, strict=True)], True, why, {})
+            for column in values.T
+        ]
 
 # %% ../../nbs/22_neighbours.ipynb #44474ee8
 def l2_normalize_rows(matrix: sparse.csr_matrix, weight: np.ndarray) -> sparse.csr_matrix:
@@ -342,6 +362,27 @@ class SessionKNN(Recommender):
         value = likeness[own] * near * s["idf"][offered]  # summed in double precision, rounded once
         return sparse.csr_matrix((value, (row[own], offered)), shape=(n, len(self.items))).astype(np.float32)
 
+    def _contributions(self, history: Histories, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        c, s = self.config, self.state
+        _, item, back = steps_back(history, c.max_history)
+        rows = np.zeros(len(item), int)
+        index = VisitIndex(s["index_ptr"], s["index_visits"], s["index_places"])
+        weight = fading(back, c.session_decay) * s["idf"][item]
+        _, visit, _, place = nearest_sessions(
+            *similar_sessions(index, rows, item, back, weight, c.sample_size), c.n_neighbors
+        )
+        flat, own = flat_ranges(s["visit_ptr"][visit], s["visit_ptr"][visit + 1])
+        away = np.abs(flat - s["visit_ptr"][visit][own] - place[own])
+        near = np.where(away == 0, c.shared_item_weight, fading(away - 1, c.neighbor_position_decay))
+        offered = s["visit_items"][flat]
+        votes = sparse.csr_matrix((near * s["idf"][offered], (own, offered)), (len(visit), len(self.items)))[:, codes]
+        each, shared, share, _ = similar_sessions(index, np.arange(len(item)), item, back, weight, c.sample_size)
+        position = np.full(int(max(visit.max(initial=0), shared.max(initial=0))) + 1, -1)
+        position[visit] = np.arange(len(visit))
+        kept = position[shared] >= 0
+        by_item = sparse.csr_matrix((share[kept], (each[kept], position[shared][kept])), (len(item), len(visit)))
+        return item, (by_item @ votes).toarray()
+
 # %% ../../nbs/22_neighbours.ipynb #56e7aa75
 def nearest_sessions(
     row: np.ndarray, visit: np.ndarray, likeness: np.ndarray, place: np.ndarray, n: int
@@ -404,6 +445,10 @@ class SequentialRules(Recommender):
 
     def _score(self, histories: Histories) -> sparse.csr_matrix:
         return (last_items(histories, len(self.items)) @ self.state["rules"]).tocsr()
+
+    def _contributions(self, history: Histories, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        last = history.items[-1:]
+        return last, self.state["rules"][last][:, codes].toarray()
 
 # %% ../../nbs/22_neighbours.ipynb #37d56afa
 def walk_similarity(
@@ -488,3 +533,9 @@ class SessionWalk(Recommender):
         indptr = np.searchsorted(row, np.arange(len(histories) + 1))  # entries come row by row, items ascending
         start = sparse.csr_matrix((fading(back, c.session_decay).astype(np.float32), item, indptr), shape=shape)
         return scale_rows(sparse_product(start, self.state["walk"]))
+
+    def _contributions(self, history: Histories, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        _, item, back = steps_back(history, 50)
+        walks = sparse.diags_array(fading(back, self.config.session_decay)) @ self.state["walk"][item]
+        most = float(np.asarray(walks.sum(0)).max(initial=0)) or 1.0
+        return item, walks.tocsr()[:, codes].toarray() / most

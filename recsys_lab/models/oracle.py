@@ -14,6 +14,7 @@ from scipy.stats import norm
 from ..datasets.log import Dataset
 from ..histories import Histories
 from .base import Recommender
+from .explanation import Part, Terms
 from .config import Config, setting
 from recsys_lab.simulator import (
     BUY_AFTER_MS,
@@ -112,6 +113,11 @@ class Oracle(Recommender):
         if self.__dict__.get("_truth_of") is not self.state:
             self._truth, self._truth_of = Truth.from_arrays(self.state), self.state
         return self._truth
+
+    def _terms(self, history: Histories, codes: np.ndarray) -> list[Terms]:
+        scores = self._score(history)[0, codes].astype(float)
+        why = "the chance of the item by the simulator's own truth"
+        return [([Part("model", "true preference", s)], True, why, {}) for s in scores.tolist()]
 
     def _score(self, histories: Histories) -> np.ndarray:
         visitors, truth = histories.user_ids, self.truth

@@ -121,6 +121,10 @@ class Revisits(Recommender):
         out.sum_duplicates()
         return out.astype(np.float32)
 
+    def _contributions(self, history: Histories, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        own = self._score(history)
+        return own.indices, np.where(own.indices[:, None] == codes, own.data[:, None], 0.0)
+
 # %% ../../nbs/21_popularity.ipynb #13176367
 class PopularityBlendConfig(Config):
     """Settings of PopularityBlend."""

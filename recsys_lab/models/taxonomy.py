@@ -122,6 +122,13 @@ class Taxonomy(Recommender):
         kinds = sparse.csr_matrix((weight, (row[kind >= 0], kind[kind >= 0])), shape=shape)
         return sparse_product(kinds, self.state["around"])
 
+    def _contributions(self, history: Histories, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        _, item, back = steps_back(history, 50)
+        kind = self.state["kind"][item]
+        placed = kind >= 0
+        weight = fading(back, self.config.decay)[placed]
+        return item[placed], weight[:, None] * self.state["around"][kind[placed]][:, codes].toarray()
+
 
 def top_items_by_category(kind: np.ndarray, n_categories: int, users: np.ndarray, most: int) -> sparse.csr_matrix:
     """The `most` most popular items of each category with their share of its users: CSR float32 `[categories, items]`."""

@@ -226,6 +226,10 @@ class Boosting(TwoStage):
             return np.zeros(0)
         return np.asarray(self.booster(state).predict(block, raw_score=True, num_threads=1))
 
+    def feature_terms(self, block: np.ndarray) -> tuple[list[str], np.ndarray]:
+        values = self.booster().predict(block, pred_contrib=True, num_threads=1)  # TreeSHAP
+        return [*self.state["names"].tolist(), "mean of the trees"], np.asarray(values)
+
     def probability(self, scores: np.ndarray) -> np.ndarray:
         """Calibrated probability of an interaction with a candidate of this score."""
         return np.interp(scores, self.state["level"], self.state["chance"])

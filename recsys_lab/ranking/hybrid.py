@@ -14,17 +14,19 @@ from scipy import sparse
 
 from ..histories import Histories
 from ..models.config import Range, setting
+from ..models.explanation import Part, Terms, explain_codes, made
 from ..models.popularity import popularity_recency
 from .boosting import Boosting, BoostingConfig
 from .candidates import Candidates
+from .logistic import candidate_rows, ranker_terms
 from ..topk import Scores, TopK
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['NORMALISATIONS', 'tied_ranks', 'normalize_scores', 'blend_scores', 'score_at', 'HybridConfig', 'Reasons',
-           'attach_reasons', 'Hybrid', 'HybridTuned', 'blend_of']
+__all__ = ['NORMALISATIONS', 'tied_ranks', 'normalize_scores', 'blend_scores', 'normalized_halves', 'score_at', 'HybridConfig',
+           'Reasons', 'attach_reasons', 'Hybrid', 'hybrid_terms', 'HybridTuned', 'blend_of']
 
 # %% ../../nbs/34_hybrid_alpha.ipynb #08709c70
 NORMALISATIONS = ("minmax", "rank")
@@ -66,10 +68,17 @@ def blend_scores(ranker: np.ndarray, other: np.ndarray, indptr: np.ndarray, alph
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be between 0 and 1, not {alpha}")
+    one, two = normalized_halves(ranker, other, indptr, how)
+    return np.where(np.isnan(two), one, (1 - alpha) * one + alpha * two)
+
+
+def normalized_halves(
+    ranker: np.ndarray, other: np.ndarray, indptr: np.ndarray, how: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both components of a blend by `normalize_scores`; NaN where `other` is unknown."""
     known = ~np.isnan(other)
-    one = normalize_scores(ranker, indptr, how)
     two = normalize_scores(np.where(known, other, np.nanmin(other, initial=0.0)), indptr, how)
-    return np.where(known, (1 - alpha) * one + alpha * two, one)
+    return normalize_scores(ranker, indptr, how), np.where(known, two, np.nan)
 
 # %% ../../nbs/34_hybrid_alpha.ipynb #568d299f
 def score_at(scores: Scores, c: Candidates) -> np.ndarray:
@@ -84,7 +93,9 @@ def score_at(scores: Scores, c: Candidates) -> np.ndarray:
     key = np.repeat(np.arange(opinions.shape[0]), np.diff(opinions.indptr)) * span + opinions.indices
     wanted = row * span + c.items
     place = np.minimum(np.searchsorted(key, wanted), max(0, len(key) - 1))
-    return np.where(key[place] == wanted, opinions.data[place], 0.0).astype(float) if len(key) else np.zeros(len(wanted))
+    return (
+        np.where(key[place] == wanted, opinions.data[place], 0.0).astype(float) if len(key) else np.zeros(len(wanted))
+    )
 
 
 class HybridConfig(BoostingConfig):
@@ -182,7 +193,16 @@ class Hybrid(Boosting):
         codes, best, sources = self.lists(encoded, k, exclude, allowed, answer)
         return attach_reasons(codes, best, sources, lists, halves)
 
-    def explain(
+    def _terms(self, history: Histories, codes: np.ndarray) -> list[Terms]:
+        lists, block = self.short_lists(history, "none")
+        source, c = self.parts[self.config.collaborative], self.config
+        one, two = normalized_halves(*self.halves(source.score(history), lists, block), lists.indptr, c.normalisation)
+        rows, trees = candidate_rows(lists, codes), ranker_terms(self, lists, block, codes)
+        return [
+            hybrid_terms(self, history, code, row, t, one, two) for code, row, t in zip(codes, rows, trees, strict=True)
+        ]
+
+    def rank_with_reasons(
         self, histories: Histories, k: int = 10, exclude: str | None = None, items: Iterable[Any] | None = None
     ) -> pd.DataFrame:
         """The lists of `rank` with reasons: `user_id, item_id, rank, score, ranker_score, collaborative_score, sources, user_type`.
@@ -197,6 +217,25 @@ class Hybrid(Boosting):
         out["ranker_score"], out["collaborative_score"] = r.ranker[row, place], r.collaborative[row, place]
         out["sources"] = [", ".join(names[n]) or "popular" for n in r.named[row, place]]
         return out.assign(user_type=np.where(np.diff(encoded.indptr) == 0, "cold", "warm")[row])
+
+
+def hybrid_terms(
+    model: Hybrid, history: Histories, code: int, row: int, trees: Terms, one: np.ndarray, two: np.ndarray
+) -> Terms:
+    """Terms of a candidate's blended score: both components, with the features and the history behind them."""
+    if row < 0:
+        return trees
+    c, source = model.config, model.parts[model.config.collaborative]
+    alpha = 0.0 if np.isnan(two[row]) else c.alpha
+    parts = [Part("model", "ranker", float((1 - alpha) * one[row]))]
+    parts += [Part("model", c.collaborative, float(alpha * two[row]))] if alpha else []
+    score = sum(p.value for p in trees[0])
+    below = {
+        "ranker": made(model, code, score, trees),
+        c.collaborative: explain_codes(source, history, np.array([code]))[0],
+    }
+    why = f"the score is the sum of both components, brought to one scale by {c.normalisation} within the request"
+    return parts, True, why, below
 
 
 class HybridTuned(Hybrid):

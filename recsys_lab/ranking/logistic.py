@@ -16,6 +16,7 @@ from scipy import sparse
 from ..histories import Histories
 from ..models.base import Recommender
 from ..models.config import Config, Range, Width, setting
+from ..models.explanation import Part, Terms
 from ..numerics import weigh_columns
 from .candidates import WIDTHS, Candidates, gather
 from .features import GROUPS, feature_block, per_request_features
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
     from recsys_lab.datasets.log import Dataset
 
 # %% auto #0
-__all__ = ['BASIC', 'CROSSED', 'usual_widths', 'TwoStageConfig', 'stage_of', 'TwoStage', 'columns_of', 'design', 'LogisticConfig',
-           'with_unknown', 'Logistic', 'LogisticEnriched']
+__all__ = ['NOT_PROPOSED', 'BASIC', 'CROSSED', 'usual_widths', 'TwoStageConfig', 'stage_of', 'TwoStage', 'proposed_by',
+           'candidate_rows', 'ranker_terms', 'columns_of', 'design', 'LogisticConfig', 'with_unknown', 'Logistic',
+           'LogisticEnriched']
 
 # %% ../../nbs/32_logistic_baseline.ipynb #626a9aec
 def usual_widths() -> dict[str, int]:
@@ -153,6 +155,46 @@ class TwoStage(Recommender):
     def _score(self, histories: Histories) -> sparse.csr_matrix:
         return self._answer(histories, "none", None)
 
+    @abstractmethod
+    def feature_terms(self, block: np.ndarray) -> tuple[list[str], np.ndarray]:
+        """(names, what each adds to `predict` `[m, names]`) of rows of features; the last is the constant."""
+
+    def _terms(self, history: Histories, codes: np.ndarray) -> list[Terms]:
+        lists, block = self.short_lists(history, "none")
+        return ranker_terms(self, lists, block, codes)
+
+# %% ../../nbs/32_logistic_baseline.ipynb #79f10131
+NOT_PROPOSED = "no source proposed the item, so it has no score"
+
+
+def proposed_by(lists: Candidates, row: int) -> str:
+    """The sources that proposed a candidate, with its rank in each."""
+    ranks = lists.ranks[row]
+    return ", ".join(f"{name} (rank {rank})" for name, rank in zip(lists.sources, ranks, strict=True) if rank > 0)
+
+
+def candidate_rows(lists: Candidates, codes: np.ndarray) -> np.ndarray:
+    """The row of each item code among the candidates of one history, -1 for an item that is none."""
+    rows = np.full(len(codes), -1)
+    for n, code in enumerate(codes):
+        place = np.flatnonzero(lists.items == code)
+        rows[n] = place[0] if len(place) else -1
+    return rows
+
+
+def ranker_terms(model: TwoStage, lists: Candidates, block: np.ndarray, codes: np.ndarray) -> list[Terms]:
+    """Terms of the ranker's scores of item codes, by feature, for the candidates of one history."""
+    out: list[Terms] = []
+    for row in candidate_rows(lists, codes):
+        if row < 0:
+            out.append(([], True, NOT_PROPOSED, {}))
+            continue
+        names, values = model.feature_terms(block[[row]])
+        parts = [Part("feature", name, float(v)) for name, v in zip(names[:-1], values[0], strict=False)]
+        why = f"the score is a sum of contributions of features; proposed by {proposed_by(lists, row)}"
+        out.append(([*parts, Part("constant", names[-1], float(values[0, -1]))], True, why, {}))
+    return out
+
 # %% ../../nbs/32_logistic_baseline.ipynb #07f072ad
 BASIC = ("sim_max", "item_users", "pair_events", "user_items*sim_max", "category_share", "since_last*pair_near")
 CROSSED = (
@@ -232,6 +274,13 @@ class Logistic(TwoStage):
         s = state or self.state
         values = design(block, self.state["names"].tolist(), s["columns"].tolist())
         return weigh_columns(with_unknown(values, s["fill"], s["flagged"]), s["coef"]) + s["intercept"]
+
+    def feature_terms(self, block: np.ndarray) -> tuple[list[str], np.ndarray]:
+        s = self.state
+        columns = s["columns"].tolist()
+        values = with_unknown(design(block, s["names"].tolist(), columns), s["fill"], s["flagged"]) * s["coef"]
+        names = [*columns, *(f"{columns[n]} unknown" for n in s["flagged"]), "intercept"]
+        return names, np.append(values, np.full((len(block), 1), s["intercept"]), axis=1)
 
 
 class LogisticEnriched(Logistic):

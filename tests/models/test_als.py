@@ -7,7 +7,7 @@ from helpers import LOG
 
 from recsys_lab import evaluation, splits
 from recsys_lab.models.als import ALS, BPR, bm25, bm25_idf
-from recsys_lab.models.base import mean_vectors
+from recsys_lab.models.factors import mean_vectors
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from recsys_lab.catalogue import PRICES, as_number
 from recsys_lab.datasets import Dataset
 from recsys_lab.histories import Histories
 from recsys_lab.models.als import BPR
-from recsys_lab.models.base import fold_map, load_model, mean_vectors, stored_rows
+from recsys_lab.models.base import load_model
+from recsys_lab.models.factors import fold_map, mean_vectors, stored_rows
 from recsys_lab.models.lightfm import BANDS, LightFMHybrid, LightFMWarp, price_bands
 
 

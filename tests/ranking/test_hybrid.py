@@ -73,7 +73,7 @@ def test_cold_visitors_fall_back_and_say_so(shop_split):
         model.rank(Histories.from_lists([[]]), 8).frame().item_id.tolist()
         == blend.rank(Histories.from_lists([[]]), 8).frame().item_id.tolist()
     )
-    told = model.explain(Histories.from_lists([[], [known.items[0]]]), 6)
+    told = model.rank_with_reasons(Histories.from_lists([[], [known.items[0]]]), 6)
     assert told.user_type.tolist() == ["cold"] * 6 + ["warm"] * 6
     assert told[told.user_type == "cold"][["ranker_score", "collaborative_score"]].isna().all().all()
     warm = told[told.user_type == "warm"]
@@ -92,6 +92,6 @@ def test_a_blend_is_saved_with_all_that_it_is_made_of(shop_split, tmp_path):
     h = known.histories(known.users[:50])
     a, b = model.rank(h, 10, "none"), back.rank(h, 10, "none")
     assert (a.codes == b.codes).all() and np.array_equal(a.scores, b.scores, equal_nan=True)
-    pd.testing.assert_frame_equal(model.explain(h, 5), back.explain(h, 5))
+    pd.testing.assert_frame_equal(model.rank_with_reasons(h, 5), back.rank_with_reasons(h, 5))
     part = tmp_path / "m" / "item_knn"
     assert not (part / "known").exists() and (part / "state" / "similarity.data.npy").exists()
