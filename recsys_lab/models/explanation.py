@@ -133,6 +133,7 @@ def history_terms(model: Any, history: Histories, codes: np.ndarray) -> list[Ter
             without = np.nan_to_num(scores_at(model._answer(left, "none", None), codes))
             values = np.where(exact, values, np.nan_to_num(whole) - without)
         method = SUMS if exact.all() else WITHOUT
+    values = np.broadcast_to(values, (len(items), len(codes)))  # a score may be the same for all
     ids = model.items[items]
     return [
         (

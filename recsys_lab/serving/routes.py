@@ -19,15 +19,19 @@ from . import schemas
 from recsys_lab.serving.service import (
     Service,
     answer_request,
+    arm_of_request,
     database_of,
     examples_of,
+    explanation_of,
     factors_of,
     find_user,
     get_service,
     health_of,
+    history_of,
     json_id,
     metadata_of,
     model_of,
+    reasons_of,
     recommend_response,
     round_number,
     similar,
@@ -38,8 +42,8 @@ from .training import check_token, train_bundle
 
 # %% auto #0
 __all__ = ['ServiceDep', 'state_routes', 'recommend_routes', 'item_routes', 'user_routes', 'root', 'health', 'ready', 'metrics',
-           'metadata', 'status', 'recommend', 'recommend_by', 'recommend_fast', 'recommend_explain', 'factor_user',
-           'factor_similar', 'similar_items', 'search_products', 'user_stats', 'training']
+           'metadata', 'status', 'recommend', 'recommend_by', 'recommend_fast', 'recommend_explain', 'explain_item',
+           'factor_user', 'factor_similar', 'similar_items', 'search_products', 'user_stats', 'training']
 
 # %% ../../nbs/69_routes.ipynb #1c8336f7
 ServiceDep = Annotated[Service, Depends(get_service)]
@@ -178,9 +182,24 @@ async def recommend_fast(
 async def recommend_explain(
     service: ServiceDep, request: Request, ask: Annotated[schemas.RecommendRequest, Body()]
 ) -> Any:
-    """Top items with scores, titles and the candidate sources behind each."""
+    """Top items with scores, titles, the candidate sources behind each, and the items of the history that speak for it."""
     arm, ranked, name = answer_request(service, ask, request)
-    return schemas.as_json(recommend_response(arm, ask.user_id, ranked, name))
+    answer = recommend_response(arm, ask.user_id, ranked, name)
+    reasons = reasons_of(arm.bundle, name, history_of(arm, ask), ranked.codes)
+    for entry, because in zip(answer["recommendations"], reasons, strict=True):
+        entry["because"] = because
+    return schemas.as_json(answer)
+
+
+@recommend_routes.post(
+    "/explain",
+    summary="Why one item has its score for a user or a history",
+    response_model=schemas.ExplanationResponse,
+    responses=schemas.WRONG,
+)
+async def explain_item(service: ServiceDep, request: Request, ask: Annotated[schemas.ExplainRequest, Body()]) -> Any:
+    """The terms of the score of one item: items of the history, similar users or features."""
+    return schemas.as_json(explanation_of(arm_of_request(service, ask, request), ask))
 
 
 @recommend_routes.post(
@@ -226,7 +245,10 @@ async def similar_items(
 
 
 @item_routes.post(
-    "/search", summary="Full-text search for products (BM25)", response_model=schemas.SearchResults, responses=schemas.WRONG
+    "/search",
+    summary="Full-text search for products (BM25)",
+    response_model=schemas.SearchResults,
+    responses=schemas.WRONG,
 )
 async def search_products(service: ServiceDep, ask: Annotated[schemas.SearchRequest, Body()]) -> Any:
     """Products whose title or category matches the words of a query (BM25)."""

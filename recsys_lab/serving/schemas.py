@@ -18,9 +18,10 @@ from starlette.responses import Response
 # %% auto #0
 __all__ = ['LOG', 'MOST_BODY', 'MOST_ID', 'MOST_HISTORY', 'MOST_LISTED', 'MOST_ALLOWED', 'AT_ONCE', 'CODES', 'ValidText',
            'UserPath', 'ItemPath', 'Length', 'Alpha', 'ModelName', 'WRONG', 'GUARDED', 'ApiError', 'as_json',
-           'error_answer', 'whole', 'HistoryEvent', 'RecommendRequest', 'SimilarRequest', 'UserRequest',
-           'SearchRequest', 'TrainingRequest', 'ScoredItem', 'RecommendResponse', 'ItemIds', 'ModelItem', 'SimilarItem',
-           'SimilarItems', 'SearchHit', 'SearchResults', 'SeenItem', 'UserStats', 'TrainingResult', 'ErrorResponse']
+           'error_answer', 'whole', 'HistoryEvent', 'RecommendRequest', 'ExplainRequest', 'SimilarRequest',
+           'UserRequest', 'SearchRequest', 'TrainingRequest', 'Reason', 'ScoredItem', 'Term', 'ExplanationResponse',
+           'RecommendResponse', 'ItemIds', 'ModelItem', 'SimilarItem', 'SimilarItems', 'SearchHit', 'SearchResults',
+           'SeenItem', 'UserStats', 'TrainingResult', 'ErrorResponse']
 
 # %% ../../nbs/64_schemas.ipynb #8d8d5f19
 LOG = logging.getLogger("recsys_lab.serve")
@@ -66,7 +67,9 @@ ValidText = Annotated[str, AfterValidator(whole)]
 UserPath = Annotated[ValidText, InPath(max_length=MOST_ID, description="as in the log", examples=["17"])]
 ItemPath = Annotated[ValidText, InPath(max_length=MOST_ID, description="as in the log", examples=["211"])]
 Length = Annotated[int, Query(ge=1, le=MOST_LISTED, description="length of the list")]
-Alpha = Annotated[float | None, Query(ge=0, le=1, description="weight of the collaborative score; null: the tuned value")]
+Alpha = Annotated[
+    float | None, Query(ge=0, le=1, description="weight of the collaborative score; null: the tuned value")
+]
 ModelName = Annotated[str, Query(max_length=40, description="a model of the bundle; null: the hybrid")]
 
 # %% ../../nbs/64_schemas.ipynb #b666353e
@@ -75,7 +78,9 @@ class HistoryEvent(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     item_id: Annotated[int | ValidText, Field(description="as in the log", examples=[211])]
-    event: Annotated[ValidText, Field(max_length=40, description="kind of event; default: the first kind of the log")] = ""
+    event: Annotated[
+        ValidText, Field(max_length=40, description="kind of event; default: the first kind of the log")
+    ] = ""
     time: Annotated[int | None, Field(ge=0, le=2**53, description="milliseconds since 1970")] = None
 
 
@@ -88,9 +93,9 @@ class RecommendRequest(BaseModel):
     history: Annotated[
         list[int | ValidText | HistoryEvent] | None, Field(max_length=MOST_HISTORY, description="oldest first")
     ] = None
-    at: Annotated[int | None, Field(ge=0, le=2**53, description="time of the request, ms since 1970; null: the end of the log")] = (
-        None
-    )
+    at: Annotated[
+        int | None, Field(ge=0, le=2**53, description="time of the request, ms since 1970; null: the end of the log")
+    ] = None
     exclude: Annotated[
         str,
         Field(
@@ -104,6 +109,13 @@ class RecommendRequest(BaseModel):
     ] = None
     model: Annotated[ValidText, Field(max_length=40, description="a model of the bundle; null: the hybrid")] = ""
     alpha: Annotated[float | None, Field(ge=0, le=1)] = None
+
+# %% ../../nbs/64_schemas.ipynb #71be69a3
+class ExplainRequest(RecommendRequest):
+    """A request for the reasons behind the score of one item, for an id or for a history."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"user_id": 17, "item_id": 211}]})
+    item_id: Annotated[int | ValidText, Field(description="the item whose score is explained")]
 
 # %% ../../nbs/64_schemas.ipynb #0ac5fd40
 class SimilarRequest(BaseModel):
@@ -138,11 +150,22 @@ class TrainingRequest(BaseModel):
         extra="forbid", protected_namespaces=(), json_schema_extra={"examples": [{"model_type": "hybrid"}]}
     )
     model_type: Annotated[
-        str, Field(pattern="^(hybrid|mf|ss)$", description="hybrid: everything, mf: the ALS factors, ss: catalogue and search")
+        str,
+        Field(
+            pattern="^(hybrid|mf|ss)$", description="hybrid: everything, mf: the ALS factors, ss: catalogue and search"
+        ),
     ]
     force_retrain: bool = False
 
 # %% ../../nbs/64_schemas.ipynb #12acaf19
+class Reason(BaseModel):
+    """An item of the history that speaks for a recommended item, with its share of what does."""
+
+    item_id: int | str
+    title: str
+    share: float
+
+
 class ScoredItem(BaseModel):
     """A recommended item."""
 
@@ -155,6 +178,30 @@ class ScoredItem(BaseModel):
     category: str
     price: float | None
     image_url: str
+    because: list[Reason] = []
+
+
+class Term(BaseModel):
+    """One term of a score: an item of the history, a similar user, a feature or a model."""
+
+    kind: str
+    id: int | str
+    title: str
+    value: float
+
+
+class ExplanationResponse(BaseModel):
+    """Why an item has its score; the terms add up to it where `exact`."""
+
+    item_id: int | str
+    title: str
+    score: float | None
+    exact: bool
+    method: str
+    terms: list[Term]
+    below: dict[str, list[Term]]
+    model: str
+    arm: str
 
 
 class RecommendResponse(BaseModel):

@@ -25,15 +25,17 @@ from starlette.requests import Request
 from .. import __version__
 from ..files import DataError
 from ..histories import FOREVER
+from ..models.explanation import Explanation, explain_codes, plain_id
 from ..ranking.features import is_kind
 from .bundle import Bundle, Listed, encode_history, local_copy, read_manifest
-from .schemas import LOG, MOST_ID, ApiError, HistoryEvent, RecommendRequest
+from .schemas import LOG, MOST_ID, ApiError, ExplainRequest, HistoryEvent, RecommendRequest
 
 # %% auto #0
-__all__ = ['SHOWN_HISTORY', 'FACTS', 'Arm', 'share_of', 'Settings', 'write_settings', 'read_settings', 'Service', 'get_service',
-           'round_number', 'json_id', 'listed_items', 'similar_item_list', 'model_of', 'iso_time', 'history_of',
-           'allowed_items', 'stats_of', 'factors_of', 'examples_of', 'metadata_of', 'health_of', 'recommend_response',
-           'answer_request', 'find_user', 'similar', 'database_facts', 'database_of']
+__all__ = ['SHOWN_HISTORY', 'REASONS', 'LATEST', 'FACTS', 'Arm', 'share_of', 'Settings', 'write_settings', 'read_settings',
+           'Service', 'get_service', 'round_number', 'json_id', 'listed_items', 'similar_item_list', 'model_of',
+           'iso_time', 'history_of', 'allowed_items', 'stats_of', 'factors_of', 'examples_of', 'metadata_of',
+           'health_of', 'reasons_of', 'title_of', 'explanation_of', 'terms_of', 'recommend_response', 'answer_request',
+           'arm_of_request', 'find_user', 'similar', 'database_facts', 'database_of']
 
 # %% ../../nbs/65_service.ipynb #2a6686ec
 class Arm(NamedTuple):
@@ -159,7 +161,9 @@ def listed_items(b: Bundle, ranked: Listed) -> list[dict[str, Any]]:
         }
         shown = {name: texts[code] for name, texts in b.shown.items()}
         fields = {"itemid": json_id(b.items[code]), "score": round_number(ranked.scores[place]), **halves}
-        out.append({**fields, "sources": ranked.sources[place], **shown, "price": round_number(b.price[code])})
+        out.append(
+            {**fields, "sources": ranked.sources[place], **shown, "price": round_number(b.price[code]), "because": []}
+        )
     return out
 
 
@@ -304,6 +308,67 @@ def health_of(service: Service) -> dict[str, Any]:
     return {**health, "mode": mode, "model_version": b.manifest["version"], "stats": stats, "model": model}
 
 # %% ../../nbs/65_service.ipynb #b292324a
+REASONS, LATEST = 3, 20  # reasons shown of an entry, and items of the history that they are looked for in
+
+
+def reasons_of(b: Bundle, name: str, history: Any, codes: np.ndarray) -> list[list[dict[str, Any]]]:
+    """For each item code the items of a history with the greatest share of its score, as `Reason`; none for a cold-start user."""
+    model = b.models[name]
+    source = model.parts.get(getattr(model.config, "collaborative", ""), model)
+    if not len(history.items) or not len(codes) or source.parts:
+        return [[] for _ in codes]
+    latest = history.keep(np.arange(len(history.items)) >= len(history.items) - LATEST)
+    out = []
+    for why in explain_codes(source, latest, codes):
+        behind = [p for p in why.parts if p.kind in ("history item", "repeat") and p.value > 0]
+        total = sum(p.value for p in behind)
+        out.append(
+            [
+                {"item_id": json_id(p.id), "title": title_of(b, p.id), "share": round(p.value / total, 4)}
+                for p in behind[:REASONS]
+            ]
+        )
+    return out
+
+
+def title_of(b: Bundle, item: Any) -> str:
+    """The title of an item by its id."""
+    return b.shown["title"][b.items.find(plain_id(item))]
+
+
+def explanation_of(arm: Arm, ask: ExplainRequest) -> dict[str, Any]:
+    """The explanation of one item's score as `ExplanationResponse`; `ApiError` for an item that is not known."""
+    b, name = arm.bundle, model_of(arm, ask.model)
+    code = b.items.find(ask.item_id)
+    if code < 0:
+        raise ApiError(404, "there is no item of that id")
+    why = explain_codes(b.models[name], history_of(arm, ask), np.array([code]))[0]
+    return {
+        "item_id": json_id(b.items[code]),
+        "title": b.shown["title"][code],
+        "score": round_number(why.score),
+        "exact": why.exact,
+        "method": why.method,
+        "terms": terms_of(b, why),
+        "below": {part: terms_of(b, one) for part, one in why.below.items()},
+        "model": name,
+        "arm": arm.name,
+    }
+
+
+def terms_of(b: Bundle, why: Explanation) -> list[dict[str, Any]]:
+    """The parts of an explanation as `Term`."""
+    return [
+        {
+            "kind": p.kind,
+            "id": json_id(p.id),
+            "title": title_of(b, p.id) if p.kind in ("history item", "popularity", "repeat") else "",
+            "value": round_number(p.value),
+        }
+        for p in why.parts
+    ]
+
+# %% ../../nbs/65_service.ipynb #feed0e21
 def recommend_response(arm: Arm, user_id: Any, ranked: Listed, name: str) -> dict[str, Any]:
     """A list as `RecommendResponse`."""
     fields = {"user_id": user_id, "user_type": "warm" if ranked.warm else "cold"}
@@ -313,19 +378,24 @@ def recommend_response(arm: Arm, user_id: Any, ranked: Listed, name: str) -> dic
 
 def answer_request(service: Service, ask: RecommendRequest, request: Request) -> tuple[Arm, Listed, str]:
     """(arm, list, the model's name) for a request with a body."""
-    if ask.user_id is None and ask.history is None:
-        raise ApiError(422, "either user_id or history is required")
-    ids = [ask.user_id, *(e.item_id if isinstance(e, HistoryEvent) else e for e in ask.history or [])]
-    ids += ask.items or []
-    if any(len(str(i)) > MOST_ID for i in ids if isinstance(i, str)) or any(
-        abs(i) >= 2**63 for i in ids if isinstance(i, int)
-    ):
-        raise ApiError(422, f"ids have at most {MOST_ID} characters, or are whole numbers of 64 bits")
-    arm = service.arm("" if ask.user_id is None else ask.user_id, request)
+    arm = arm_of_request(service, ask, request)
     name = model_of(arm, ask.model)
     history = history_of(arm, ask)
     allowed = allowed_items(arm.bundle, ask.items)
     return arm, arm.bundle.rank(history, ask.k, name, ask.exclude, ask.alpha, allowed), name
+
+
+def arm_of_request(service: Service, ask: RecommendRequest, request: Request) -> Arm:
+    """The arm of a request with a body; `ApiError` for one without a visitor, or with ids that cannot be."""
+    if ask.user_id is None and ask.history is None:
+        raise ApiError(422, "either user_id or history is required")
+    ids = [ask.user_id, *(e.item_id if isinstance(e, HistoryEvent) else e for e in ask.history or [])]
+    ids += [*(ask.items or []), getattr(ask, "item_id", None)]
+    if any(len(str(i)) > MOST_ID for i in ids if isinstance(i, str)) or any(
+        abs(i) >= 2**63 for i in ids if isinstance(i, int)
+    ):
+        raise ApiError(422, f"ids have at most {MOST_ID} characters, or are whole numbers of 64 bits")
+    return service.arm("" if ask.user_id is None else ask.user_id, request)
 
 # %% ../../nbs/65_service.ipynb #f178da90
 def find_user(b: Bundle, user_id: Any) -> int:

@@ -15,9 +15,9 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 # %% auto #0
-__all__ = ['STYLE', 'Away', 'Client', 'hue_of', 'picture', 'tile', 'shelf', 'why', 'bar', 'page', 'kind_words', 'visitor',
-           'remember_click', 'tiles', 'similar_row', 'for_visitor', 'history_tiles', 'profile', 'side_by_side',
-           'search_view', 'counters', 'live']
+__all__ = ['STYLE', 'Away', 'Client', 'hue_of', 'picture', 'tile', 'shelf', 'why', 'because', 'bar', 'page', 'kind_words',
+           'visitor', 'remember_click', 'tiles', 'similar_row', 'for_visitor', 'history_tiles', 'profile',
+           'side_by_side', 'search_view', 'counters', 'live']
 
 # %% ../../nbs/62_shop_window.ipynb #8cc9c47c
 class Away(Exception):
@@ -131,7 +131,13 @@ def why(item: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
         )
         if item[name] is not None
     ]
-    return f"<div>{chips}</div>" + "".join(bars)
+    return f"<div>{chips}</div>" + because(item.get("because", [])) + "".join(bars)
+
+
+def because(reasons: Sequence[Mapping[str, Any]]) -> str:
+    """The items of the history that speak for an item, as HTML."""
+    shares = [f"{html.escape(r['title'])} ({r['share']:.0%})" for r in reasons]
+    return f'<div class="small">because of {", ".join(shares)}</div>' if shares else ""
 
 
 def bar(label: str, value: float, all_values: Sequence[float | None], colour: str) -> str:

@@ -73,6 +73,40 @@ def test_strangers_and_what_is_not_there(client):
     assert client.get("/recommend/1?model=nobody").status_code == 404
 
 
+def test_reasons_are_those_of_the_evaluated_model(client, someone, fits):
+    """`because` and `/explain` say what `Recommender.explain` says of the fitted hybrid, for an id and for a history."""
+    hybrid = fits[2]
+    listed = client.post("/recommend/explain", json={"user_id": someone, "k": 5}).json()["recommendations"]
+    source = hybrid.config.collaborative
+    for entry in listed:
+        ask = {"user_id": someone, "item_id": entry["itemid"]}
+        told = client.post("/explain", json=ask).json()
+        why = hybrid.explain(hybrid.histories([someone]), entry["itemid"])
+        assert told["exact"] and told["score"] == pytest.approx(why.score, abs=1e-6)
+        assert told["score"] == pytest.approx(entry["score"], abs=1e-5)
+        assert [(t["kind"], t["id"]) for t in told["terms"]] == [(p.kind, p.id) for p in why.parts]
+        assert sum(t["value"] for t in told["below"]["ranker"]) == pytest.approx(entry["ranker_score"], abs=1e-4)
+        behind = [p for p in why.below[source].parts if p.kind in ("history item", "repeat")]
+        total = sum(p.value for p in behind if p.value > 0)
+        assert [r["item_id"] for r in entry["because"]] == [p.id for p in behind[:3]]
+        assert [r["share"] for r in entry["because"]] == pytest.approx([p.value / total for p in behind[:3]], abs=1e-3)
+    one = client.post(
+        "/explain", json={"history": [listed[0]["itemid"]], "item_id": listed[1]["itemid"], "model": "knn"}
+    ).json()
+    assert (
+        one["model"] == "item_knn"
+        and {t["kind"] for t in one["terms"]} <= {"history item"}
+        and one["terms"][0]["title"]
+    )
+    assert client.post("/recommend/explain", json={"history": [], "k": 3}).json()["recommendations"][0]["because"] == []
+    cold = client.post("/explain", json={"history": [], "item_id": listed[0]["itemid"]}).json()
+    assert [t["kind"] for t in cold["terms"]] == ["popularity"]
+    unknown = client.post("/explain", json={"user_id": someone, "item_id": 10**9})
+    assert unknown.status_code == 404 and "no item of that id" in unknown.json()["error"]["message"]
+    assert client.post("/explain", json={"item_id": 1}).status_code == 422
+    assert client.post("/explain", json={"user_id": someone, "item_id": 2**70}).status_code == 422
+
+
 def test_only_what_is_in_stock_is_recommended(client, someone, fits):
     stocked = fits[2].items[::5].tolist()
     for path in ("/recommend", "/recommend/explain"):
