@@ -180,7 +180,9 @@ def compare_kernels() -> None:
     PLACE.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     fit_all()
-    print(f"fitted {len(MODELS.own()) + 1} models and packed a bundle in {time.perf_counter() - start:.0f} s", flush=True)
+    print(
+        f"fitted {len(MODELS.own()) + 1} models and packed a bundle in {time.perf_counter() - start:.0f} s", flush=True
+    )
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         done = list(pool.map(lambda item: in_process(*item), environments().items()))
     first, wrong = np.load(done[0][2]), []

@@ -94,9 +94,7 @@ def test_comments_and_other_rooms_change_no_fit(package, shop):
 def test_every_model_names_the_modules_behind_it(name):
     model = model_class(name)()
     behind = modules_behind(model.modules)
-    assert {"models.base", "histories", "numerics", code_module(MODELS.place(name))} <= set(
-        behind
-    )
+    assert {"models.base", "histories", "numerics", code_module(MODELS.place(name))} <= set(behind)
     assert not any(m.startswith("serving") or m in ("cli", "book", "runs") for m in behind)
 
 

@@ -332,9 +332,15 @@ def test_what_is_not_used_is_said_and_the_usual_word_counts(tmp_path):
 
 
 def test_every_option_of_dataset_toml_is_an_option_of_the_command(tmp_path):
-    words = set(LogOptions.__dataclass_fields__) - {"columns", "events", "quarantine"}  # --columns, --event; the place is data/NAME
+    words = set(LogOptions.__dataclass_fields__) - {
+        "columns",
+        "events",
+        "quarantine",
+    }  # --columns, --event; the place is data/NAME
     flags = set(vars(asked(tmp_path / "x")))
     assert words <= flags | {"event"}, words - flags
     path = write(tmp_path, "7,tea,5\n8,hat,3\n")
-    args = asked(path, "--header", "no", "--names", "user,item,stars", "--liked", "5", "--dry-run", "--columns", "rating=stars")
+    args = asked(
+        path, "--header", "no", "--names", "user,item,stars", "--liked", "5", "--dry-run", "--columns", "rating=stars"
+    )
     assert '"stars"' in import_command(args) and "liked = 5.0" in import_command(args)

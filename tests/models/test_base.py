@@ -1,16 +1,17 @@
-"""What every recommender must do. A new model joins by standing in MODELS (and in FITTED where it needs settings)."""
+"""What every recommender must do: the contract (`recsys_lab.testing`) on the shop, and what else holds of the lab's own models."""
 
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import SHOP_ONLY, TWO_STAGE, make_quick, random_log, same_lists
+from helpers import SHOP_ONLY, TWO_STAGE, make_quick, quick, random_log, same_lists
 
 from recsys_lab import topk
 from recsys_lab.datasets import Dataset
 from recsys_lab.histories import Histories
 from recsys_lab.models.base import Recommender, model_class
+from recsys_lab.testing import CHECKS, check_recommender
 
 IMPERSONAL = {"popularity", "popularity_recent", "popularity_blend", "revisits"}
 
@@ -53,6 +54,14 @@ def test_checkerboard(name):
 
 
 @pytest.mark.slow
+def test_the_contract_holds_on_the_shop(name, shop_split):
+    checked = check_recommender(
+        model_class(name), shop_split.known("test"), personal=name not in SHOP_ONLY, **quick(name)
+    )
+    assert checked["passed"].all() and len(checked) == len(CHECKS) >= 17
+
+
+@pytest.mark.slow
 def test_a_batch_is_its_single_rows(fitted, shop_split):
     """All users, to the last bit: what else is in a batch, and how it is cut, is nobody's business."""
     users = shop_split.known("test").users
@@ -65,45 +74,6 @@ def test_a_batch_is_its_single_rows(fitted, shop_split):
     assert same_lists(
         fitted.recommend(users[::-1], k=7), replace(whole, codes=whole.codes[::-1], scores=whole.scores[::-1])
     )
-
-
-@pytest.mark.slow
-def test_a_refit_is_a_fresh_fit(name, shop_split):
-    users = shop_split.train.users[:40]
-    again = make_quick(name).fit(shop_split.known("test")).fit(shop_split.train)
-    assert same_lists(again.recommend(users, k=9), make_quick(name).fit(shop_split.train).recommend(users, k=9))
-    assert again.fitted_on == shop_split.train.fingerprint
-
-
-def test_nothing_excluded_is_recommended(fitted, shop_split):
-    known = shop_split.known("test")
-    users = known.users[:80]
-    events = known.events
-    for exclude, past in (("seen", events), ("purchased", events[events.event == "transaction"])):
-        listed = fitted.recommend(users, k=20, exclude=exclude).frame()
-        met = set(zip(past.user_id, past.item_id, strict=True))
-        assert not met & set(zip(listed.user_id, listed.item_id, strict=True))
-    if fitted.name not in SHOP_ONLY:
-        assert (fitted.recommend(users, k=20, exclude="none").codes >= 0).all()
-
-
-def test_lists_are_full_distinct_and_sorted(fitted, shop_split):
-    top = fitted.recommend(shop_split.known("test").users[:50], k=15)
-    for codes, scores in zip(top.codes, top.scores, strict=True):
-        assert len(set(codes.tolist())) == 15 and (codes >= 0).all()
-        scored = scores[~np.isnan(scores)]
-        assert (np.diff(scored) <= 0).all()
-
-
-def test_more_than_the_catalogue(fitted, shop_split):
-    known = shop_split.known("test")
-    top = fitted.recommend(known.users[:3], k=len(fitted.items) + 50, exclude="none")
-    assert top.codes.shape == (3, len(fitted.items) + 50)
-    for row in top.codes:
-        there = row[row >= 0]
-        assert len(set(there.tolist())) == len(there) <= len(fitted.items)
-    if fitted.name not in SHOP_ONLY:
-        assert (top.codes >= 0).sum() == 3 * len(fitted.items)
 
 
 def test_strangers_unknown_items_and_nobody(fitted, shop_split):
@@ -134,18 +104,6 @@ def test_wrong_calls_are_refused(name, fitted):
         make_quick(name, colour="red")
 
 
-def test_similar_items_never_name_the_item(fitted):
-    if fitted.name in SHOP_ONLY:
-        pytest.skip("similarity to a lone item needs a visitor of the shop")
-    asked = fitted.items[:20]
-    frame = fitted.similar_items(asked, k=5).frame()
-    assert list(frame.columns[:2]) == ["target_item_id", "item_id"]
-    assert (frame.target_item_id != frame.item_id).all() and frame.target_item_id.isin(asked).all()
-    half = fitted.items[::2]
-    some = fitted.similar_items(asked, k=5, items=half).frame()
-    assert (some.target_item_id != some.item_id).all() and some.item_id.isin(half).all()
-
-
 def test_one_item_and_empty_logs(name):
     if name in SHOP_ONLY:
         pytest.skip("of the simulated shop only")
@@ -167,14 +125,6 @@ def test_one_item_and_empty_logs(name):
             make_quick(name).fit(single)
     else:
         assert make_quick(name).fit(single).rank(Histories.from_lists([[]]), k=2).codes.tolist() == [[0, -1]]
-
-
-@pytest.mark.slow
-def test_fitting_changes_nothing_in_the_log(name, shop_split):
-    known = shop_split.known("test")
-    before = known.events.copy()
-    make_quick(name).fit(known).recommend(known.users[:10], k=5)
-    pd.testing.assert_frame_equal(known.events, before)
 
 
 def test_datasets_without_categories_are_refused_by_name():

@@ -113,5 +113,7 @@ def test_two_stages_name_the_sources_and_features(fits_of, shop_split):
     assert "proposed by" in trees.method and {p.kind for p in trees.parts} == {"feature", "constant"}
     names = set(model.first.names) | {"mean of the trees"}
     assert {p.id for p in trees.parts} <= names
-    unseen = next(i for i in model.items if np.isnan(model.explain(history, i).score) or not model.explain(history, i).parts)
+    unseen = next(
+        i for i in model.items if np.isnan(model.explain(history, i).score) or not model.explain(history, i).parts
+    )
     assert "no source proposed the item" in model.explain(history, unseen).method
