@@ -44,6 +44,12 @@ class TopK:
     def __len__(self) -> int:
         return len(self.codes)
 
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        """`frame` as Arrow's stream, so that `polars.DataFrame(lists)` and `pyarrow.table(lists)` take it."""
+        import pyarrow as pa
+
+        return pa.Table.from_pandas(self.frame(), preserve_index=False).__arrow_c_stream__(requested_schema)
+
     def frame(self) -> Any:
         """A pandas frame, a row an entry, in the user's own ids: `id_name` (or the request's number), `item_id, rank, score, source`."""
         import pandas as pd

@@ -235,6 +235,10 @@ class EventLog(EventTables):
     def __len__(self) -> int:
         return len(self._events)
 
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        """The events as Arrow's stream, so that `polars.DataFrame(log)` and `pyarrow.table(log)` take them."""
+        return pa.Table.from_pandas(self._events, preserve_index=False).__arrow_c_stream__(requested_schema)
+
     @cached_property
     def pairs(self) -> np.ndarray:
         """The distinct pairs of a user and an item, as `user code * items + item code`, sorted: int64."""
