@@ -17,7 +17,7 @@ from .sniffing import role_of
 from .files import whole_file
 
 # %% auto #0
-__all__ = ['user_batches', 'is_user_id', 'write_lists']
+__all__ = ['user_batches', 'is_user_id', 'id_like', 'write_lists']
 
 # %% ../nbs/84_batches.ipynb #9fec8050
 def user_batches(path: str, like: Any, size: int) -> Iterator[np.ndarray]:
@@ -71,6 +71,17 @@ def is_user_id(text: str, like: Any) -> bool:
     if pd.api.types.is_integer_dtype(like.dtype):
         return text.strip().lstrip("-").isdigit()
     return text in set(like)
+
+# %% ../nbs/84_batches.ipynb #5c99e175
+def id_like(text: str, like: Any, option: str) -> Any:
+    """An id that was typed, as the ids of an index are: a whole number or text; `ValueError` naming the option."""
+    import pandas as pd
+
+    if not pd.api.types.is_integer_dtype(np.asarray(like).dtype):
+        return text
+    if not text.strip().lstrip("-").isdigit():
+        raise ValueError(f"{option} must be a whole number, as the ids of this model, not {text!r}")
+    return int(text)
 
 # %% ../nbs/84_batches.ipynb #35985d69
 def write_lists(model: Any, batches: Iterable[np.ndarray], k: int, exclude: str, out: Path) -> int:

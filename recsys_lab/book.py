@@ -25,10 +25,10 @@ from .runs import MEANING, METRIC_COLUMNS, Question, Run, format_interval, quest
 
 # %% auto #0
 __all__ = ['DIRECTIVE', 'BOOK_PARTS', 'CONF', 'CSS', 'TABLES', 'COST_FIGURE', 'markdown_table', 'leaderboard_frame',
-           'questions_in', 'list_length', 'leaderboards', 'searches', 'findings', 'facts_frame', 'figures_of',
-           'summary', 'list_runs', 'decision_table', 'directives_of', 'page_cell', 'render_page', 'toctree',
-           'chapter_parts', 'modules', 'cost_rows', 'chapter_seconds', 'cover', 'write_sources', 'build_book',
-           'refresh']
+           'questions_in', 'list_length', 'leaderboard_rows', 'leaderboards', 'searches', 'findings', 'facts_frame',
+           'figures_of', 'summary', 'list_runs', 'decision_table', 'directives_of', 'page_cell', 'render_page',
+           'toctree', 'chapter_parts', 'modules', 'cost_rows', 'chapter_seconds', 'cover', 'write_sources',
+           'build_book', 'build_readme', 'refresh']
 
 # %% ../nbs/80_book.ipynb #100cc65d
 def markdown_table(frame: pd.DataFrame) -> str:
@@ -99,6 +99,16 @@ def list_length(folder: Path | str) -> int:
     params = read_json(Path(folder) / "params.json", {})
     lengths = [p["k"] for name, p in sorted(params.items(), key=lambda item: item[0] != "90_leaderboard") if "k" in p]
     return lengths[0] if lengths else 10
+
+
+def leaderboard_rows(folder: Path | str, k: int | None = None) -> list[dict[str, Any]]:
+    """The rows of `leaderboards` with their numbers, and `question`; `FileNotFoundError` where there is no such folder."""
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"there is no run in {folder}; make one with: recsys-lab run --out {folder}")
+    length = k or list_length(folder)
+    rows = [r for r in Run(folder).rows("metrics") if (r["slice"], r["part"], r["k"]) == ("all", "test", length)]
+    known = [{"question": MEANING[question_of(r)], **r} for r in rows if question_of(r) in MEANING]
+    return sorted(known, key=lambda r: (list(MEANING.values()).index(r["question"]), r["metric"], -r["value"]))
 
 
 def leaderboards(folder: Path | str, k: int | None = None) -> str:
@@ -281,12 +291,12 @@ def render_page(notebook: dict[str, Any]) -> dict[str, Any]:
 BOOK_PARTS = (
     ("The log", ("0", "45", "46", "47", "48", "49", "53", "54", "55")),
     ("Evidence", "1"),
-    ("Collaborative models", "2"),
+    ("Collaborative models", ("2", "44")),
     ("Ranking", "3"),
     ("Graphs", "4"),
     ("Products and search", "5"),
-    ("Serving", "6"),
-    ("The lab itself", ("7", "8")),
+    ("Serving", ("6", "89")),
+    ("The lab itself", ("7", "8", "92", "93")),
     ("Results", "9"),
 )
 
@@ -469,8 +479,8 @@ def cover(folder: Path, chapters: Sequence[str], k: int | None) -> str:
     )
 
 # %% ../nbs/80_book.ipynb #f4d54796
-def write_sources(folder: Path, source: Path, k: int | None) -> None:
-    """Write everything Sphinx needs to a folder: pages, cover, library pages, settings."""
+def write_sources(folder: Path, source: Path, k: int | None, pages: Mapping[str, str] | None = None) -> None:
+    """Write everything Sphinx needs to a folder: pages, cover, library pages, `pages` of commands by name, settings."""
     import nbformat
 
     chapters = []
@@ -488,7 +498,11 @@ def write_sources(folder: Path, source: Path, k: int | None) -> None:
     if costly is not None:
         drawn = plots.quality_cost(costly, "seconds to fit and to answer all cases of the first question")
         drawn.savefig(source / "quality_cost.png", dpi=110, bbox_inches="tight")
-    (source / "index.md").write_text(cover(folder, chapters, k), encoding="utf-8")
+    more = toctree("Commands", [f"commands/{name}" for name in pages]) if pages else ""
+    (source / "index.md").write_text(cover(folder, chapters, k) + more, encoding="utf-8")
+    (source / "commands").mkdir()
+    for name, text in (pages or {}).items():
+        (source / "commands" / f"{name}.md").write_text(text, encoding="utf-8")
     (source / "api").mkdir()
     names = modules()
     (source / "api" / "index.md").write_text(
@@ -500,8 +514,10 @@ def write_sources(folder: Path, source: Path, k: int | None) -> None:
         )
 
 # %% ../nbs/80_book.ipynb #6e32ffb7
-def build_book(folder: Path | str, k: int | None = None) -> Path:
+def build_book(folder: Path | str, k: int | None = None, pages: Mapping[str, str] | None = None) -> Path:
     """Build the book of a run as HTML in `book/` (written to a temporary folder, then renamed). Returns the first page.
+
+    `pages` are further pages of markdown by name, as `commands.base.command_pages` makes them.
 
     Raises `FileNotFoundError` where the folder holds no executed chapter, `RuntimeError` with Sphinx's words where it fails.
     """
@@ -511,7 +527,7 @@ def build_book(folder: Path | str, k: int | None = None) -> Path:
     with tempfile.TemporaryDirectory(prefix=".book-", dir=folder) as work:
         source, made = Path(work) / "source", Path(work) / "html" / "book"
         source.mkdir()
-        write_sources(folder, source, k)
+        write_sources(folder, source, k, pages)
         words = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-d", f"{work}/doctrees", str(source), str(made)]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -519,6 +535,26 @@ def build_book(folder: Path | str, k: int | None = None) -> Path:
         shutil.rmtree(folder / "book", ignore_errors=True)
         made.rename(folder / "book")
     return folder / "book" / "index.html"
+
+
+def build_readme(root: Path) -> None:
+    """Make the README.md of a checkout from nbs/index.ipynb, executed."""
+    import nbformat
+    from nbconvert import MarkdownExporter
+    from nbconvert.preprocessors import TagRemovePreprocessor
+
+    from recsys_lab.chapters import execute
+
+    made = root / "README.md.ipynb"
+    try:
+        execute(root / "nbs" / "index.ipynb", made, {})
+        page = nbformat.from_dict(render_page(nbformat.read(made, as_version=4)))
+    finally:
+        made.unlink(missing_ok=True)
+    exporter = MarkdownExporter()
+    exporter.register_preprocessor(TagRemovePreprocessor(remove_input_tags={"remove-input"}), enabled=True)
+    text, _ = exporter.from_notebook_node(page)
+    write_text(root / "README.md", text.strip() + "\n")
 
 
 def refresh(folder: Path | str, k: int | None = None) -> None:

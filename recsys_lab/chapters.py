@@ -10,34 +10,28 @@ import hashlib
 import json
 import os
 import re
-import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
 from . import files, loading, runs, splits
 from .datasets.log import Dataset, card_facts, missing_needs
-from .files import code_fingerprint, imported_modules, modules_behind
+from .files import UserError, code_fingerprint, imported_modules, modules_behind
 from .models.base import MODELS
 from .provenance import provenance_of
 from .registry import code_module
 
 # %% auto #0
-__all__ = ['OWN', 'EXTRAS', 'SPLIT_SHARES', 'UserError', 'Parameter', 'chapter_paths', 'parameters_of', 'find_checkout',
+__all__ = ['OWN', 'EXTRAS', 'OWN_MODELS', 'SPLIT_SHARES', 'Parameter', 'chapter_paths', 'parameters_of', 'find_lab',
            'parse_value', 'assign_parameters', 'choose_chapters', 'strip_outputs', 'ChapterFailed', 'execute', 'Plan',
-           'default_folder', 'make_plan', 'chapter_key', 'missing_for', 'shares_of', 'describe', 'run_chapters',
-           'forget', 'chapters_before', 'check_folder', 'save_states']
+           'default_folder', 'make_plan', 'chapter_key', 'missing_for', 'shares_of', 'describe', 'chapter_progress',
+           'run_chapters', 'run_chapter', 'forget', 'chapters_before', 'check_folder', 'save_states']
 
 # %% ../nbs/82_chapters.ipynb #1054d7c3
-class UserError(Exception):
-    """A request of the user that cannot be fulfilled; the message says what would be right."""
-
-
 class Parameter(NamedTuple):
     """One parameter of a chapter."""
 
@@ -67,13 +61,11 @@ def parameters_of(path: Path) -> dict[str, Parameter]:
     return parameters
 
 
-def find_checkout() -> Path:
-    """The checkout that holds the chapters; `UserError` outside one."""
+def find_lab() -> Path:
+    """The lab or checkout that holds the chapters; `UserError` outside one."""
     root = files.project_root()
     if root is None:
-        raise UserError(
-            "there are no chapters here: the installed package holds the library only. Clone the repository and run this inside it"
-        )
+        raise UserError("there are no chapters here; make a lab with `recsys-lab new my_lab` and run this inside it")
     return root
 
 # %% ../nbs/82_chapters.ipynb #f2da8a1a
@@ -203,12 +195,25 @@ def default_folder(dataset: str, size: str) -> str:
     return f"reports/{dataset}-{size}" if dataset in loading.MAKERS and size != "small" else f"reports/{dataset}"
 
 # %% ../nbs/82_chapters.ipynb #973ce35a
-def make_plan(dataset: str, size: str, out: str, params: Sequence[str], only: str) -> Plan:
-    """Validate all arguments of a run and load its dataset; nothing is written yet."""
-    root = find_checkout()
+OWN_MODELS = "88_add_your_own"  # the chapter that judges models of the user's own
+
+
+def make_plan(dataset: str, size: str, out: str, params: Sequence[str], only: str, models: Sequence[str] = ()) -> Plan:
+    """Validate all arguments of a run and load its dataset; nothing is written yet.
+
+    `models` are classes of one's own as `my_models.py:MyModel`, which the chapter `OWN_MODELS` judges; it is added where they are named.
+    """
+    root = find_lab()
     takes = {p.stem: parameters_of(p) for p in chapter_paths(root)}
     chosen = choose_chapters(only, list(takes))
+    if models and OWN_MODELS not in takes:
+        raise UserError(
+            f"{root} has no chapter {OWN_MODELS}, which judges models of your own; recsys-lab new . --update brings it"
+        )
+    chosen = [c for c in takes if c in chosen or (models and c == OWN_MODELS)]
     given = assign_parameters(params, {c: takes[c] for c in chosen})
+    if models:
+        given[OWN_MODELS]["own_models"] = list(models)
     folder = (root / (out or default_folder(dataset, size))).resolve()
     log = loading.load(dataset, size=size)
     if "returning" not in log.offers:
@@ -233,7 +238,10 @@ def chapter_key(plan: Plan, chapter: str) -> str:
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     modules = imported_modules("\n\n".join(cells))
     if "models.base" in modules_behind(tuple(sorted(modules))):
-        modules |= {code_module(MODELS.place(name)) for name in MODELS} - {""}
+        foreign = [
+            n for n in set(MODELS) - set(MODELS.own()) if chapter == OWN_MODELS or n in json.dumps(plan.given[chapter])
+        ]
+        modules |= {code_module(MODELS.place(name)) for name in [*MODELS.own(), *foreign]} - {""}
     code = code_fingerprint(*modules)
     facts = json.dumps([cells, plan.given[chapter], plan.log.fingerprint, code], sort_keys=True)
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
@@ -275,6 +283,40 @@ def describe(plan: Plan) -> dict[str, Any]:
     return provenance
 
 # %% ../nbs/82_chapters.ipynb #75df5950
+@contextmanager
+def chapter_progress(chapters: Sequence[str]) -> Iterator[Callable[[str], None]]:
+    """A progress bar on a terminal: the chapter at work, how many are done, time spent and left. Yields a function to call for each."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description:26}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=len(chapters))
+        begun = False
+
+        def begin(chapter: str) -> None:
+            nonlocal begun
+            bar.update(task, description=chapter, advance=int(begun))
+            begun = True
+
+        yield begin
+        bar.update(task, description="", advance=int(begun))
+
+
 def run_chapters(plan: Plan, resume: bool = False) -> dict[str, dict[str, Any]]:
     """Execute the planned chapters in order; returns their states.
 
@@ -283,33 +325,37 @@ def run_chapters(plan: Plan, resume: bool = False) -> dict[str, dict[str, Any]]:
     provenance = {**describe(plan), "chapters": chapters_before(plan)}
     states: dict[str, dict[str, Any]] = provenance["chapters"]
     params = {n: p for n, p in files.read_json(plan.folder / "params.json", {}).items() if n in states}
-    bar = tqdm(plan.chapters, unit="chapter", file=sys.stderr, dynamic_ncols=True)
-    for chapter in bar:
-        bar.set_description(chapter)
-        key, target = chapter_key(plan, chapter), plan.folder / "notebooks" / f"{chapter}.ipynb"
-        if (
-            resume
-            and target.exists()
-            and (states.get(chapter, {}).get("key"), states[chapter]["status"]) == (key, "done")
-        ):
-            continue
-        if missing := missing_for(plan, chapter):
-            forget(plan.folder, chapter)  # what it recorded before its needs were what they are
-            states[chapter] = {"status": f"skipped: needs {', '.join(missing)}"}
-            continue
-        start, states[chapter] = time.perf_counter(), {"status": "failed", "key": key}
-        try:
-            execute(plan.root / "nbs" / f"{chapter}.ipynb", target, plan.given[chapter])
-            states[chapter] |= {"status": "done", "seconds": round(time.perf_counter() - start, 2)}
-            defaults = {n: p.default for n, p in plan.takes[chapter].items() if n != "needs"}
-            params[chapter] = {**defaults, **plan.given[chapter]}
-        except (ChapterFailed, KeyboardInterrupt):
-            runs.Run(plan.folder, chapter).forget()
-            raise
-        finally:
-            save_states(plan.folder, provenance, params)
+    with chapter_progress(plan.chapters) as begin:
+        for chapter in plan.chapters:
+            begin(chapter)
+            run_chapter(plan, chapter, resume, provenance, params)
     save_states(plan.folder, provenance, params)
     return states
+
+
+def run_chapter(
+    plan: Plan, chapter: str, resume: bool, provenance: dict[str, Any], params: dict[str, dict[str, Any]]
+) -> None:
+    """Execute one chapter of a plan, unless it is done or the log lacks what it needs; its state and parameters are recorded."""
+    states = provenance["chapters"]
+    key, target = chapter_key(plan, chapter), plan.folder / "notebooks" / f"{chapter}.ipynb"
+    if resume and target.exists() and (states.get(chapter, {}).get("key"), states[chapter]["status"]) == (key, "done"):
+        return
+    if missing := missing_for(plan, chapter):
+        forget(plan.folder, chapter)  # what it recorded before its needs were what they are
+        states[chapter] = {"status": f"skipped: needs {', '.join(missing)}"}
+        return
+    start, states[chapter] = time.perf_counter(), {"status": "failed", "key": key}
+    try:
+        execute(plan.root / "nbs" / f"{chapter}.ipynb", target, plan.given[chapter])
+        states[chapter] |= {"status": "done", "seconds": round(time.perf_counter() - start, 2)}
+        defaults = {n: p.default for n, p in plan.takes[chapter].items() if n != "needs"}
+        params[chapter] = {**defaults, **plan.given[chapter]}
+    except (ChapterFailed, KeyboardInterrupt):
+        runs.Run(plan.folder, chapter).forget()
+        raise
+    finally:
+        save_states(plan.folder, provenance, params)
 
 # %% ../nbs/82_chapters.ipynb #801e1426
 def forget(folder: Path, chapter: str) -> None:

@@ -26,14 +26,19 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 # %% auto #0
-__all__ = ['SUFFIXES', 'DAMAGED', 'FOREIGN', 'DataError', 'Unpacked', 'naming_damage', 'open_source', 'open_zstd',
-           'in_archive_junk', 'open_member', 'find_source', 'write_text', 'write_bytes', 'whole_file', 'read_json',
-           'whole_folder', 'peak_mb', 'project_root', 'data_folders', 'cache_folder', 'file_hash', 'package_folder',
-           'module_file', 'imported_modules', 'modules_behind', 'code_hash', 'definition_hashes', 'code_fingerprint']
+__all__ = ['SUFFIXES', 'DAMAGED', 'LAB_FILE', 'FOREIGN', 'DataError', 'UserError', 'Unpacked', 'naming_damage', 'open_source',
+           'open_zstd', 'in_archive_junk', 'open_member', 'find_source', 'write_text', 'write_bytes', 'whole_file',
+           'read_json', 'whole_folder', 'peak_mb', 'project_root', 'data_folders', 'cache_folder', 'file_hash',
+           'package_folder', 'module_file', 'imported_modules', 'modules_behind', 'code_hash', 'definition_hashes',
+           'code_fingerprint']
 
 # %% ../nbs/06_files.ipynb #77aa36e4
 class DataError(ValueError):
     """A log that cannot be read: the message names the file, line, column and value at fault, and what would be right."""
+
+
+class UserError(Exception):
+    """A request of the user that cannot be fulfilled; the message says what would be right."""
 
 # %% ../nbs/06_files.ipynb #bad9727c
 SUFFIXES = ("", ".gz", ".xz", ".bz2", ".zst", ".zip")
@@ -200,10 +205,13 @@ def peak_mb() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes on macOS, kilobytes elsewhere
 
 
+LAB_FILE = "lab.toml"  # what marks a lab that `recsys-lab new` has made
+
+
 def project_root() -> Path | None:
-    """The checkout that holds the working directory (the folder with `settings.ini` and `nbs`), or None outside one."""
+    """The checkout (a folder with `settings.ini` and `nbs`) or lab (`lab.toml`) that holds the working directory, or None outside one."""
     for folder in (Path.cwd(), *Path.cwd().parents):
-        if (folder / "settings.ini").exists() and (folder / "nbs").is_dir():
+        if (folder / "nbs").is_dir() and any((folder / mark).exists() for mark in (LAB_FILE, "settings.ini")):
             return folder
     return None
 

@@ -45,10 +45,10 @@ from recsys_lab.sniffing import (
 )
 
 # %% auto #0
-__all__ = ['FOLDERS', 'FLAGS', 'NUMBER_FLAGS', 'CUT_FLAGS', 'known_layout', 'columns_of_layout', 'columns_by_name', 'most_likely',
+__all__ = ['FOLDERS', 'PLAIN_OPTIONS', 'CUT_OPTIONS', 'known_layout', 'columns_of_layout', 'columns_by_name', 'most_likely',
            'ask_for', 'Proposal', 'propose', 'named_files', 'is_binary', 'known_folder', 'format_by_name',
            'lists_items', 'items_beside', 'rating_words', 'content_words', 'toml_text', 'preview', 'import_log', 'read',
-           'add_import_options', 'pairs', 'share_or_moment', 'words_of', 'items_of', 'sentences_of', 'import_command']
+           'pairs', 'share_or_moment', 'words_of', 'items_of', 'sentences_of', 'import_command']
 
 # %% ../nbs/55_import.ipynb #8bc4785a
 def known_layout(look: Look, like: str = "") -> Layout | None:
@@ -383,53 +383,23 @@ def read(path: Any, columns: Mapping[str, str | int] | None = None, name: str = 
     )
 
 # %% ../nbs/55_import.ipynb #1f09ad77
-FLAGS = {  # options of the command -> what they say
-    "separator": "what stands between fields",
-    "encoding": "the encoding of the text, latin-1 say",
-    "quote": "what encloses fields; '' for nothing",
-    "escape": "what stands before a quote within a field (default: the quote itself)",
-    "comment": "what begins a comment line",
-    "member": "the file inside a zip",
-    "decimal": "the decimal mark, . or ,",
-    "time-unit": "s, ms, us, ns or iso",
-    "time-format": "the times' format as in strptime, '%%d.%%m.%%Y %%H:%%M' say",
-    "time-zone": "the zone of times that name none, Europe/Berlin say",
-    "order": "a column that breaks ties of equal times",
-    "duplicates": "drop or keep rows that repeat another",
-    "missing-ids": "refuse, drop or keep rows without a visitor or an item",
-    "returns": "drop rows with a quantity below 1, or cancel the purchase before them too",
-    "on-error": "raise (the first bad row) or quarantine",
-    "since": "events from this time on",
-    "until": "events before this time",
-}
-NUMBER_FLAGS = {
-    "scale": "the largest rating",
-    "liked": "stars of five from which a rating is a transaction",
-    "met": "stars of five from which a rating is a view",
-    "visitors": "a share of the visitors, by a hash of the id",
-}
-CUT_FLAGS = {"test": "where test begins: a share, a time or a row", "valid": "where validation begins"}
-
-# %% ../nbs/55_import.ipynb #92c1b4de
-def add_import_options(parser: Any) -> None:
-    """Add the options of `data import` to an argparse parser."""
-    parser.add_argument("files", nargs="*", help="import: the files, a folder, or a pattern")
-    parser.add_argument("--name", default="", help="import: what the log is to be called")
-    parser.add_argument("--dry-run", action="store_true", help="import: say what would be done, and write nothing")
-    parser.add_argument("--like", default="", metavar="LAYOUT", help=f"import: a known layout: {', '.join(layouts())}")
-    parser.add_argument("--columns", default="", help="import: user_id=YOURS,item_id=YOURS,... (NONE: there is none)")
-    parser.add_argument(
-        "--event",
-        action="append",
-        default=[],
-        metavar="[KIND=]OURS",
-        help="import: a kind of event is view, addtocart, transaction or ignore; without KIND=, all rows are",
-    )
-    parser.add_argument("--names", default="", help="import: the columns' names where there is no header, a,b,c")
-    parser.add_argument("--header", choices=("yes", "no"), help="import: whether the first record names the columns")
-    parser.add_argument("--items", default="", metavar="FILE", help="import: a second file that tells of the items")
-    for name, what in {**FLAGS, **NUMBER_FLAGS, **CUT_FLAGS}.items():
-        parser.add_argument(f"--{name}", type=float if name in NUMBER_FLAGS else str, help=f"import: {what}")
+PLAIN_OPTIONS = (  # options of the command that are words of a dataset.toml as they stand
+    *(
+        "separator",
+        "encoding",
+        "quote",
+        "escape",
+        "comment",
+        "member",
+        "decimal",
+        "time_unit",
+        "time_format",
+        "time_zone",
+        "order",
+    ),
+    *("duplicates", "missing_ids", "returns", "on_error", "since", "until", "scale", "liked", "met", "visitors"),
+)
+CUT_OPTIONS = ("test", "valid")
 
 # %% ../nbs/55_import.ipynb #912ee2f6
 def pairs(text: str, option: str) -> dict[str, str]:
@@ -450,31 +420,25 @@ def share_or_moment(text: str) -> float | int | str:
     return int(text) if re.fullmatch(r"\d+", text) else text
 
 # %% ../nbs/55_import.ipynb #53e78da1
-def words_of(args: Any) -> dict[str, Any]:
-    """The words of a dataset.toml that options of the command say."""
-    words: dict[str, Any] = {}
-    for name in (*FLAGS, *NUMBER_FLAGS, *CUT_FLAGS):
-        value = getattr(args, name.replace("-", "_"), None)
-        if value is not None:
-            words[name.replace("-", "_")] = (
-                share_or_moment(value)
-                if name in CUT_FLAGS
-                else value.encode().decode("unicode_escape")
-                if name == "separator"
-                else value
-            )
-    if args.header:
-        words["header"] = args.header == "yes"
-    if args.names:
-        words["names"] = args.names.split(",")
-    if args.columns:
-        words["columns"] = pairs(args.columns, "--columns")
-    if whole := [text for text in args.event if "=" not in text]:
+def words_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The words of a dataset.toml that the command's options say, as texts and numbers from the command line."""
+    words = {name: options[name] for name in PLAIN_OPTIONS if options.get(name) is not None}
+    words |= {name: share_or_moment(options[name]) for name in CUT_OPTIONS if options.get(name) is not None}
+    if "separator" in words:
+        words["separator"] = words["separator"].encode().decode("unicode_escape")
+    if options.get("header"):
+        words["header"] = options["header"] == "yes"
+    if options.get("names"):
+        words["names"] = options["names"].split(",")
+    if options.get("columns"):
+        words["columns"] = pairs(options["columns"], "--columns")
+    events = options.get("event") or []
+    if whole := [text for text in events if "=" not in text]:
         words["event"] = whole[-1]
-    if mapped := [text for text in args.event if "=" in text]:
+    if mapped := [text for text in events if "=" in text]:
         words["events"] = pairs(",".join(mapped), "--event")
-    if args.items:
-        words["items"] = items_of(Path(args.items))
+    if options.get("items"):
+        words["items"] = items_of(Path(options["items"]))
     return words
 
 # %% ../nbs/55_import.ipynb #4e2c3b08
@@ -516,14 +480,18 @@ def sentences_of(proposal: Proposal) -> list[str]:
     return said
 
 # %% ../nbs/55_import.ipynb #fa5a1895
-def import_command(args: Any) -> str:
-    """What `data import` prints: what was recognised and assumed, the first rows as read, the dataset.toml and the card."""
-    if not args.files:
+def import_command(
+    files: Sequence[Any] | None, name: str = "", like: str = "", dry_run: bool = False, **options: Any
+) -> str:
+    """What `data import` prints: what was recognised and assumed, the first rows as read, the dataset.toml and the card.
+
+    `options` are those of `words_of`. `ValueError` where there is no file or no name.
+    """
+    if not files:
         raise ValueError("say which file to import: recsys-lab data import FILE --name my_log")
-    if not args.name and not args.dry_run:
+    if not name and not dry_run:
         raise ValueError("say what the log is to be called: --name my_log (or --dry-run)")
-    given = words_of(args)
-    proposal = propose(args.files, given, args.like)
+    proposal = propose(files, words_of(options), like)
     said = sentences_of(proposal)
     said += [
         "",
@@ -531,10 +499,10 @@ def import_command(args: Any) -> str:
         preview(proposal.words).events.head().to_string(index=False),
     ]
     said += ["", "dataset.toml:", *(f"  {line}" for line in toml_text(proposal.words).splitlines())]
-    if args.dry_run:
+    if dry_run:
         return "\n".join([*said, "", "nothing was written (--dry-run)"])
-    log = import_log(args.name, proposal)
-    folder = data_folders()[0] / args.name
+    log = import_log(name, proposal)
+    folder = data_folders()[0] / name
     return "\n".join(
         [
             *said,
@@ -543,6 +511,6 @@ def import_command(args: Any) -> str:
             "",
             card_text(log),
             "",
-            f"next: recsys-lab run --dataset {args.name}",
+            f"next: recsys-lab run --dataset {name}",
         ]
     )

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from . import splits
+from . import loading, splits
 from .datasets.log import Dataset
 from .evaluation import Evaluation, evaluate
 from .files import cache_folder, write_text
@@ -28,9 +28,9 @@ from .tuning import Space, best_setting, tune
 
 # %% auto #0
 __all__ = ['FIGURES', 'TOLERANCE', 'RECIPES', 'LIGHTGCN_EPOCHS', 'LOWPASS', 'CLOSED', 'LEDGER', 'KEYS', 'NUMBERS',
-           'PUBLISHED_PROTOCOLS', 'Figure', 'figures', 'row_status', 'Recipe', 'keep_most_popular', 'compute',
-           'tune_blend', 'mean_over_cases', 'status_of', 'ledger_row', 'read_ledger', 'update_ledger',
-           'missing_recipes']
+           'PUBLISHED_PROTOCOLS', 'LEDGER_FILE', 'Figure', 'figures', 'row_status', 'Recipe', 'keep_most_popular',
+           'compute', 'tune_blend', 'mean_over_cases', 'status_of', 'ledger_row', 'read_ledger', 'update_ledger',
+           'missing_recipes', 'reproduce_recipes']
 
 # %% ../nbs/91_published_numbers.ipynb #eba2b715
 class Figure(NamedTuple):
@@ -458,3 +458,28 @@ def missing_recipes(path: Path) -> list[str]:
     """Recipes for which the ledger has no value yet."""
     table = read_ledger(path)
     return [r for r in RECIPES if r not in set(table.recipe[table.ours.notna()])]
+
+
+LEDGER_FILE = Path("reports/published/ledger.csv")
+
+
+def reproduce_recipes(root: Path, recipes: Sequence[str] = (), trials: int = 0) -> None:
+    """Compute rows of the ledger of a checkout or lab, each recipe written as soon as it is done; prints what it does.
+
+    Those that are missing by default. `ValueError` for an unknown recipe.
+    """
+    if unknown := [name for name in recipes if name not in RECIPES]:
+        raise ValueError(f"there is no recipe {unknown[0]!r}; there are {', '.join(RECIPES)}")
+    path, known = root / LEDGER_FILE, ", ".join(RECIPES)
+    chosen = list(recipes) or missing_recipes(path)
+    if not chosen:
+        print(f"nothing is missing in {LEDGER_FILE}; name recipes to compute them again: {known}")
+    for name in chosen:
+        recipe, start = RECIPES[name], time.perf_counter()
+        print(
+            f"{name}: {trials or recipe.trials} trials on {recipe.dataset}, {recipe.about} on 2 cores ...", flush=True
+        )
+        table = update_ledger(path, compute(name, loading.load(recipe.dataset), trials))
+        for row in table[table.recipe == name].itertuples():
+            print(f"  {row.metric}@{row.k}: ours {row.ours}, published {row.published}: {row.status}")
+        print(f"  {(time.perf_counter() - start) / 60:.1f} minutes")

@@ -11,6 +11,8 @@ import pytest
 from helpers import ROOT, random_log, run_lab
 
 from recsys_lab import cli, runs
+from recsys_lab.batches import user_batches
+from recsys_lab.commands.base import OLD_WORDS, commands_of, parameter_rows
 from recsys_lab.models.neighbours import ItemKNN
 from recsys_lab.serving import api
 
@@ -98,7 +100,7 @@ def test_wrong_asks_are_told(a_run):
 
 def test_ids_are_streamed(tmp_path):
     (tmp_path / "users.csv").write_text("user_id\n" + "\n".join(map(str, range(1000))) + "\n")
-    batches = cli.user_batches(str(tmp_path / "users.csv"), np.arange(3), 64)
+    batches = user_batches(str(tmp_path / "users.csv"), np.arange(3), 64)
     assert next(batches).tolist() == list(range(64)) and sum(len(b) for b in batches) == 936
 
 
@@ -116,7 +118,7 @@ def test_ids_are_streamed(tmp_path):
         (["run", "--params", "out=/tmp/x"], "no chapter has the parameter 'out'"),
         (["run", "--only", "98"], "there is no chapter '98'"),
         (["run", "--dataset", "my_log"], "no dataset 'my_log' in"),
-        (["run", "--size", "huge"], "no shop of size 'huge'; there are ['full', 'small', 'tiny']"),
+        (["run", "--size", "huge"], "'--size': 'huge' is not one of 'tiny', 'small', 'full'"),
         (["book", "reports/none"], "holds no executed chapter; make one with"),
         (["leaderboard", "reports/none"], "there is no run in reports/none; make one with"),
         (["compare", "reports/none", "reports/none"], "has no metrics.json"),
@@ -134,12 +136,13 @@ def test_mistakes_are_told_in_a_sentence_before_anything_runs(words, told, capsy
 
 def test_outside_a_checkout_it_says_so(tmp_path):
     done = run_lab("run", cwd=tmp_path)
-    assert done.returncode == 2 and "Clone the repository" in done.stderr
+    assert done.returncode == 2 and "make a lab with `recsys-lab new my_lab`" in done.stderr
 
 
 def test_help_teaches():
     done = run_lab("--help")
-    assert all(word in done.stdout for word in ("run", "params", "data", "examples:", "22.trials"))
+    assert all(word in done.stdout for word in ("run", "params", "data", "Runs and books", "Exit codes"))
+    assert "22.trials" in run_lab("run", "--help").stdout
     assert "k: int = 10" in run_lab("params", "22").stdout
 
 
@@ -166,13 +169,78 @@ def test_words_of_earlier_versions_are_refused_with_the_new_ones(words, told, ca
 
 def test_no_word_is_both_old_and_new():
     """Each new word is one that its command takes, and the old one is not."""
-    commands = cli.parser()._subparsers._group_actions[0].choices
-    for command, renamed in cli.OLD_WORDS.items():
+    taken: dict[str, set[str]] = {}
+    for path, command in commands_of():
+        group, *rest = path.split()[1:]
+        taken.setdefault(group, set()).update(
+            rest, *(row.name.replace("`", "").split(", ") for row in parameter_rows(command))
+        )
+    for command, renamed in OLD_WORDS.items():
         for old, new in renamed.items():
-            if command == "":
-                assert new in commands and old not in commands
-            elif command == "serve":
-                assert new in api.arguments.__code__.co_consts and old not in api.arguments.__code__.co_consts
-            else:
-                taken = {w for a in commands[command]._actions for w in [*a.option_strings, *(a.choices or [])]}
-                assert new in taken and old not in taken
+            words = set(taken) if command == "" else taken[command]
+            assert new in words and old not in words
+
+
+def test_the_servers_own_words_are_those_of_the_command():
+    """`recsys-lab serve` passes its options on to the server's process, which reads them again."""
+    (rows,) = [parameter_rows(command) for path, command in commands_of() if path == "recsys-lab serve"]
+    options = {word for row in rows for word in row.name.replace("`", "").split(", ") if word.startswith("--")}
+    source = {word for word in api.arguments.__code__.co_consts if isinstance(word, str) and word.startswith("--")}
+    assert options == {word for word in source if " " not in word}
+
+
+def test_help_is_quick_because_nothing_large_is_imported():
+    ask = (
+        "import sys; from recsys_lab.cli import main; code = main(['run', '--help']); "
+        "print([m for m in ('numpy', 'pandas', 'scipy', 'pyarrow', 'matplotlib') if m in sys.modules], code)"
+    )
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip().endswith("[] 0")
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["rnu"], "did you mean 'run'?"),
+        (["bundle", "crate"], "did you mean 'create'?"),
+        (["run", "--siz", "tiny"], "possible options: --size"),
+        (
+            ["recommend", "--run", "r", "--model", "als", "--out", "x.csv", "--exclude", "sen"],
+            "'none', 'seen', 'purchased'",
+        ),
+        (["recommend", "--run", "r", "--model", "als", "--out", "x.csv", "-k", "0"], "greater than or equal to 1"),
+        (["serve", "bundle", "--traffic", "2"], "less than or equal to 1"),
+        (["params", "22", "23"], "unexpected extra argument"),
+    ],
+)
+def test_a_typo_is_answered_with_what_would_be_right(words, hint, capsys):
+    assert cli.main(words) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("recsys-lab: ") and hint.lower() in err.lower() and "--help explains it" in err
+
+
+def test_mistakes_in_the_code_are_not_hidden(monkeypatch):
+    """A TypeError or KeyError that no `raise` of the package made is a bug, and shown as one."""
+    from recsys_lab import book
+
+    monkeypatch.setattr(book, "leaderboards", lambda folder, k: {}["gone"])
+    with pytest.raises(KeyError):
+        cli.main(["leaderboard", str(ROOT / "reports" / "shop")])
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_offered(shell):
+    done = subprocess.run(
+        [BIN / "recsys-lab"],
+        env={
+            **os.environ,
+            "_RECSYS_LAB_COMPLETE": f"complete_{shell}",
+            "COMP_WORDS": "recsys-lab re",
+            "COMP_CWORD": "1",
+        }
+        | {"_TYPER_COMPLETE_ARGS": "recsys-lab re", "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert {"recommend", "reproduce"} <= set(done.stdout.replace('"', " ").replace(":", " ").split()), done

@@ -25,9 +25,9 @@ FLOORS = [  # a module imports from its own floor and from those before it
     ],
     ["evaluation", "plots"],
     ["runs", "tuning", "decision", "provenance", "ranking.analysis"],
-    ["testing", "serving.*", "board", "published", "chapters", "batches"],
+    ["testing", "serving.*", "board", "published", "chapters", "batches", "labs"],
     ["book"],
-    ["cli"],
+    ["commands.*", "cli"],
 ]
 ARRAYS = (
     "files",

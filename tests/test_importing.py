@@ -1,6 +1,6 @@
 """Importing: the right proposal or a clear question, and nothing written where a log cannot be read."""
 
-import argparse
+import inspect
 import tomllib
 
 import numpy as np
@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from recsys_lab import loading, splits
 from recsys_lab.cli import main
+from recsys_lab.commands.data import import_files
 from recsys_lab.files import DataError
-from recsys_lab.importing import add_import_options, import_command, import_log, propose, toml_text
+from recsys_lab.importing import import_command, import_log, propose, toml_text
 from recsys_lab.readers.logs import LogOptions, find_files
 from recsys_lab.sniffing import Question, map_kinds
 
@@ -23,12 +24,6 @@ def write(folder, text, name="log.csv"):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return path
-
-
-def asked(*words):
-    parser = argparse.ArgumentParser()
-    add_import_options(parser)
-    return parser.parse_args([str(w) for w in words])
 
 
 LAYOUTS = {  # events, users and items that the files of each layout hold, and how many notices tell of what was left out
@@ -189,8 +184,7 @@ def test_items_in_a_second_file(tmp_path):
     assert log.item_property("title").to_dict() == {1: "Toy Story (1995)"}
     write(tmp_path, "sku,name,cost\n7,Tea,3\n", "goods.csv")
     other = write(tmp_path, "user,sku,time\na,7,2024-01-01\n", "sales.csv")
-    args = asked(other, "--name", "x", "--items", tmp_path / "goods.csv", "--dry-run")
-    assert '[items]\n  file = "' in import_command(args)
+    assert '[items]\n  file = "' in import_command([other], "x", dry_run=True, items=tmp_path / "goods.csv")
 
 
 @given(
@@ -331,16 +325,16 @@ def test_what_is_not_used_is_said_and_the_usual_word_counts(tmp_path):
     assert import_log("rated", propose([rated]), tmp_path / "data").events.event.tolist() == ["transaction", "view"]
 
 
-def test_every_option_of_dataset_toml_is_an_option_of_the_command(tmp_path):
+def test_every_option_of_dataset_toml_is_an_option_of_the_command(tmp_path, capsys):
     words = set(LogOptions.__dataclass_fields__) - {
         "columns",
         "events",
         "quarantine",
     }  # --columns, --event; the place is data/NAME
-    flags = set(vars(asked(tmp_path / "x")))
+    flags = set(inspect.signature(import_files).parameters)
     assert words <= flags | {"event"}, words - flags
     path = write(tmp_path, "7,tea,5\n8,hat,3\n")
-    args = asked(
-        path, "--header", "no", "--names", "user,item,stars", "--liked", "5", "--dry-run", "--columns", "rating=stars"
-    )
-    assert '"stars"' in import_command(args) and "liked = 5.0" in import_command(args)
+    words = ["--header", "no", "--names", "user,item,stars", "--liked", "5", "--dry-run", "--columns", "rating=stars"]
+    assert main(["data", "import", str(path), *words]) == 0
+    shown = capsys.readouterr().out
+    assert '"stars"' in shown and "liked = 5.0" in shown

@@ -181,9 +181,7 @@ def test_every_rule_has_a_mistake_that_it_notices():
 
 
 def test_a_class_that_cannot_be_fitted_says_why():
-    with pytest.raises(
-        ContractError, match="it can be made and fitted: ValueError: good_of_test has no setting"
-    ):
+    with pytest.raises(ContractError, match="it can be made and fitted: ValueError: good_of_test has no setting"):
         check_recommender(Good, colour="red")
     with pytest.raises(ContractError, match=r"1 of .* rules"):
         check_recommender(broken(_fit=lambda self, dataset: 1 / 0))

@@ -1,0 +1,1 @@
+"""The commands of `recsys-lab`, one module a group."""
