@@ -13,7 +13,7 @@ ONLY ?=
 RESUME ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install reports serve test test-fast test-intervals test-kernels test-kernels-small test-postgres lab export readme benchmarks ledger clean
+.PHONY: help install reports serve test test-fast test-intervals test-kernels test-kernels-small test-postgres test-wheel lab export readme benchmarks ledger clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -44,17 +44,21 @@ serve: $(VENV)/.installed ## bundle the run of DATASET and serve it on port 8000
 	$(BIN)/recsys-lab bundle create '$(if $(OUT),$(OUT),reports/$(DATASET))' -o bundle
 	$(BIN)/recsys-lab serve bundle --port 8000
 
-test: $(VENV)/.installed $(PEERS)/.installed ## exports in sync, chapters, tests, linters, types
+test: $(VENV)/.installed $(PEERS)/.installed ## exports in sync, chapters, tests, the wheel, linters, types
 	$(BIN)/python tests/in_sync.py
 	$(BIN)/recsys-lab data make shop --size tiny
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2
+	$(BIN)/python tests/wheel.py
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 test-fast: $(VENV)/.installed ## the tests that take two minutes together
 	$(BIN)/recsys-lab data make shop --size tiny
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow"
+
+test-wheel: $(VENV)/.installed ## the built wheel in clean environments of Python 3.11, 3.12 and 3.13, where they can be had
+	$(BIN)/python tests/wheel.py 3.11 3.12 3.13
 
 test-kernels: $(VENV)/.installed ## the same lists and choices under other BLAS kernels, and with other threads
 	$(BIN)/recsys-lab data make shop --size tiny

@@ -48,6 +48,14 @@ def test_python_examples_run():
     assert "Histories.from_lists" in code and "compare" in code
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", code + "\nfrom recsys_lab.testing import check_recommender\ncheck_recommender(Damped)"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr  # the model that the README shows keeps the contract
     printed = re.findall(r"^item_knn - popularity.*users$", TEXT.replace("    ", ""), re.M)
     assert printed and printed[0] in done.stdout  # the README shows what the code prints
 
