@@ -5,13 +5,13 @@
 # %% ../nbs/84_batches.ipynb #391bc765
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+from rich.console import Console
+from rich.progress import track
 
 from .sniffing import role_of
 from .files import whole_file
@@ -92,9 +92,9 @@ def write_lists(model: Any, batches: Iterable[np.ndarray], k: int, exclude: str,
     kinds: dict[str, Any] = {".parquet": parquet.ParquetWriter, ".csv": csv.CSVWriter}
     if out.suffix not in kinds:
         raise ValueError(f"--out must end in .parquet or .csv, not {out.name!r}")
-    users, writer = 0, None
+    users, writer, console = 0, None, Console(stderr=True)
     with whole_file(out) as beside:
-        for ids in tqdm(batches, unit="batch", file=sys.stderr, disable=None, desc=model.name):
+        for ids in track(batches, model.name, console=console, disable=not console.is_terminal):
             table = pa.Table.from_pandas(model.recommend(ids, k, exclude).frame(), preserve_index=False)
             writer = writer or kinds[out.suffix](beside, table.schema)
             writer.write_table(table.cast(writer.schema) if out.suffix == ".parquet" else table)

@@ -349,34 +349,33 @@ class SessionKNN(Recommender):
 
     def _offers(self, row: np.ndarray, item: np.ndarray, back: np.ndarray, n: int) -> sparse.csr_matrix:
         """Scores for `n` prefixes."""
-        c, s = self.config, self.state
-        index = VisitIndex(s["index_ptr"], s["index_visits"], s["index_places"])
-        weight = fading(back, c.session_decay) * s["idf"][item]
-        row, visit, likeness, place = nearest_sessions(
-            *similar_sessions(index, row, item, back, weight, c.sample_size), c.n_neighbors
-        )
-        flat, own = flat_ranges(s["visit_ptr"][visit], s["visit_ptr"][visit + 1])
-        away = np.abs(flat - s["visit_ptr"][visit][own] - place[own])
-        near = np.where(away == 0, c.shared_item_weight, fading(away - 1, c.neighbor_position_decay))
-        offered = s["visit_items"][flat]
-        value = likeness[own] * near * s["idf"][offered]  # summed in double precision, rounded once
+        row, _, likeness, own, offered, weight = self._votes(row, item, back)
+        value = likeness[own] * weight  # summed in double precision, rounded once
         return sparse.csr_matrix((value, (row[own], offered)), shape=(n, len(self.items))).astype(np.float32)
 
-    def _contributions(self, history: Histories, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _votes(self, row: np.ndarray, item: np.ndarray, back: np.ndarray) -> tuple[np.ndarray, ...]:
+        """(row, session, similarity) of each nearest session, and (place among these, item, weight) of each item in it."""
         c, s = self.config, self.state
-        _, item, back = steps_back(history, c.max_history)
-        rows = np.zeros(len(item), int)
-        index = VisitIndex(s["index_ptr"], s["index_visits"], s["index_places"])
         weight = fading(back, c.session_decay) * s["idf"][item]
-        _, visit, _, place = nearest_sessions(
-            *similar_sessions(index, rows, item, back, weight, c.sample_size), c.n_neighbors
+        row, visit, likeness, place = nearest_sessions(
+            *similar_sessions(self._index(), row, item, back, weight, c.sample_size), c.n_neighbors
         )
         flat, own = flat_ranges(s["visit_ptr"][visit], s["visit_ptr"][visit + 1])
         away = np.abs(flat - s["visit_ptr"][visit][own] - place[own])
         near = np.where(away == 0, c.shared_item_weight, fading(away - 1, c.neighbor_position_decay))
         offered = s["visit_items"][flat]
-        votes = sparse.csr_matrix((near * s["idf"][offered], (own, offered)), (len(visit), len(self.items)))[:, codes]
-        each, shared, share, _ = similar_sessions(index, np.arange(len(item)), item, back, weight, c.sample_size)
+        return row, visit, likeness, own, offered, near * s["idf"][offered]
+
+    def _index(self) -> VisitIndex:
+        return VisitIndex(*(self.state[f"index_{name}"] for name in VisitIndex._fields))
+
+    def _contributions(self, history: Histories, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        c = self.config
+        _, item, back = steps_back(history, c.max_history)
+        _, visit, _, own, offered, weight = self._votes(np.zeros(len(item), int), item, back)
+        votes = sparse.csr_matrix((weight, (own, offered)), (len(visit), len(self.items)))[:, codes]
+        start = fading(back, c.session_decay) * self.state["idf"][item]
+        each, shared, share, _ = similar_sessions(self._index(), np.arange(len(item)), item, back, start, c.sample_size)
         position = np.full(int(max(visit.max(initial=0), shared.max(initial=0))) + 1, -1)
         position[visit] = np.arange(len(visit))
         kept = position[shared] >= 0

@@ -24,9 +24,9 @@ from .times import nanoseconds, set_zone, time_rule, time_sql
 
 # %% auto #0
 __all__ = ['IGNORED', 'MISSING', 'IGNORE', 'FACTS', 'NUMBERS', 'CHOICES', 'PART_NAMES', 'TYPED_TIME', 'find_files',
-           'partition_of', 'LogOptions', 'check_options', 'kind_of_rating', 'number_of', 'is_missing', 'id_rule',
-           'kind_rule', 'part_rule', 'number_rule', 'scale_hint', 'rules_of', 'hash_of_row', 'moment_of_column',
-           'tables_of', 'arrow_of', 'own_columns', 'bound', 'cut_sql', 'stage_files', 'typed_time']
+           'partition_of', 'LogOptions', 'check_options', 'bound', 'kind_of_rating', 'number_of', 'is_missing',
+           'id_rule', 'kind_rule', 'part_rule', 'number_rule', 'scale_hint', 'rules_of', 'hash_of_row',
+           'moment_of_column', 'tables_of', 'arrow_of', 'own_columns', 'cut_sql', 'stage_files', 'typed_time']
 
 # %% ../../nbs/47_logs.ipynb #9bd47f22
 IGNORED = (".crc", ".rejected.csv", ".toml", ".md")
@@ -160,6 +160,16 @@ def check_options(options: LogOptions) -> None:
     time_sql(options.time_unit, options.time_format)
     for text in (options.since, options.until):
         bound(text, options)
+
+
+def bound(text: str, options: LogOptions) -> int | None:
+    """Nanoseconds since 1970 of an option `since` or `until`, None for none; `ValueError` for what is no time."""
+    if not text:
+        return None
+    moment = nanoseconds([str(text)], zone=options.time_zone)[0]
+    if moment is None:
+        raise ValueError(f"since and until are times in ISO 8601, '2019-10-05' say, not {text!r}")
+    return int(moment)
 
 # %% ../../nbs/47_logs.ipynb #f002633e
 def kind_of_rating(rating: str, scale: float, liked: float, met: float) -> str:
@@ -315,16 +325,6 @@ def own_columns(options: LogOptions, table: Table) -> dict[str, str]:
     return named
 
 # %% ../../nbs/47_logs.ipynb #c9860a72
-def bound(text: str, options: LogOptions) -> int | None:
-    """Nanoseconds since 1970 of an option `since` or `until`, None for none; `ValueError` for what is no time."""
-    if not text:
-        return None
-    moment = nanoseconds([str(text)], zone=options.time_zone)[0]
-    if moment is None:
-        raise ValueError(f"since and until are times in ISO 8601, '2019-10-05' say, not {text!r}")
-    return int(moment)
-
-
 def cut_sql(options: LogOptions, user: str, moment: str | None) -> str:
     """SQL: whether an event is within `since`, `until` and the sample of visitors."""
     parts = []
