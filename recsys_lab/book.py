@@ -498,7 +498,7 @@ def write_sources(folder: Path, source: Path, k: int | None, pages: Mapping[str,
     if costly is not None:
         drawn = plots.quality_cost(costly, "seconds to fit and to answer all cases of the first question")
         drawn.savefig(source / "quality_cost.png", dpi=110, bbox_inches="tight")
-    more = toctree("Commands", [f"commands/{name}" for name in pages]) if pages else ""
+    more = toctree("Commands", ["commands/commands"]) if pages else ""
     (source / "index.md").write_text(cover(folder, chapters, k) + more, encoding="utf-8")
     (source / "commands").mkdir()
     for name, text in (pages or {}).items():

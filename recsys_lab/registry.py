@@ -124,6 +124,10 @@ class Registry(Mapping[str, Any]):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
+    def registered(self) -> dict[str, Any]:
+        """What is registered in this process so far, by name; nothing is imported."""
+        return dict(self._things)
+
     def own(self) -> list[str]:
         """Names of the entries that this package defines."""
         return [name for name in self if self.place(name).startswith(f"{OWN}.")]

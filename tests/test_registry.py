@@ -240,3 +240,48 @@ def test_entry_points_of_another_package_are_found_and_conflicts_named(tmp_path)
 
     assert json.loads(run("one").stdout) == ["models_one", True, False]
     assert "two packages declare 'newest_of_test'" in run("one", "two").stderr
+
+
+def test_metrics_readers_and_features_of_another_package_are_found(tmp_path):
+    """By their entry points, without an import by the user."""
+    info = tmp_path / "more-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: more\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[recsys_lab.metrics]\nfirst = more_parts:first\n"
+        "[recsys_lab.readers]\nlines = more_parts:read_lines\n"
+        "[recsys_lab.features]\nones = more_parts:ones\n"
+    )
+    (tmp_path / "more_parts.py").write_text(
+        textwrap.dedent(
+            """
+            import numpy as np
+            from recsys_lab.loading import reader
+            from recsys_lab.metrics import metric
+            from recsys_lab.ranking.features import Feature, feature_group
+
+            @metric("first")
+            def first(hits, n_relevant):
+                return hits[:, 0].astype(float)
+
+            @reader("lines", files=("*.lines",))
+            def read_lines(folder, name):
+                return "a log"
+
+            @feature_group("ones", Feature("one", "1", "always 1"))
+            def ones(block):
+                return {"one": np.ones(len(block.c.items))}
+            """
+        )
+    )
+    ask = (
+        "from pathlib import Path; from recsys_lab import metrics, loading; from recsys_lab.ranking import features; "
+        "print(list(metrics.METRICS)[-1], metrics.METRICS['first'].__module__, loading.format_of(Path('.')), "
+        "features.group_of(())['one'], loading.READERS.place('lines'))"
+    )
+    (tmp_path / "a.lines").write_text("")
+    path = ":".join([str(ROOT), str(tmp_path)])
+    done = subprocess.run(
+        [sys.executable, "-c", ask], capture_output=True, text=True, env={"PYTHONPATH": path}, check=False, cwd=tmp_path
+    )
+    assert done.stdout.split() == ["first", "more_parts", "lines", "ones", "more_parts:read_lines"], done.stderr

@@ -202,7 +202,9 @@ def parameter_rows(command: Any) -> list[ParameterRow]:
 def value_kind(kind: Any, info: Any) -> str:
     """What an argument or option takes: a flag, choices, a range, or a type."""
     several = list in (kind, get_origin(kind)) or any(get_origin(a) is list for a in get_args(kind))
-    plain_kind = next((a for a in get_args(kind) if a is not type(None)), kind) if type(None) in get_args(kind) else kind
+    plain_kind = (
+        next((a for a in get_args(kind) if a is not type(None)), kind) if type(None) in get_args(kind) else kind
+    )
     if get_origin(plain_kind) is Literal:
         return ", ".join(f"`{choice}`" for choice in get_args(plain_kind))
     if plain_kind is bool:
@@ -219,7 +221,7 @@ def command_page(path: str, command: Any) -> str:
     usage = " ".join([path, *(row.name.strip("`") for row in rows if row.is_argument), "[OPTIONS]"])
     lines = [f"# {path}", "", inspect.getdoc(command.callback) or "", "", f"```text\n{usage}\n```", ""]
     table = [f"| {row.name} | {row.takes} | {row.about} |" for row in rows]
-    lines += ["| argument or option | takes | |", "|:--|:--|:--|", *table, ""] if rows else []
+    lines += ["| argument or option | takes | meaning |", "|:--|:--|:--|", *table, ""] if rows else []
     if isinstance(command.epilog, str):
         shown = [line.replace(r"\[", "[") for line in command.epilog.split("\n\n")[1:]]
         lines += ["Examples:", "", "```sh", *shown, "```", ""]
@@ -232,5 +234,17 @@ def command_pages() -> dict[str, str]:
     about = {path: (inspect.getdoc(one.callback) or "").partition("\n")[0] for path, one in found}
     table = [f"| [`{path}`]({path.replace(' ', '-')}.md) | {about[path]} |" for path, _ in found]
     codes = [f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items()]
-    index = ["# Commands", "", "| command | |", "|:--|:--|", *table, "", "| exit code | |", "|:--|:--|", *codes, ""]
+    index = [
+        "# Commands",
+        "",
+        "| command | what it does |",
+        "|:--|:--|",
+        *table,
+        "",
+        "| exit code | meaning |",
+        "|:--|:--|",
+        *codes,
+        "",
+    ]
+    index += [":::{toctree}", ":hidden:", "", *(path.replace(" ", "-") for path, _ in found), ":::", ""]
     return {"commands": "\n".join(index)} | {path.replace(" ", "-"): command_page(path, one) for path, one in found}

@@ -349,12 +349,12 @@ class SessionKNN(Recommender):
 
     def _offers(self, row: np.ndarray, item: np.ndarray, back: np.ndarray, n: int) -> sparse.csr_matrix:
         """Scores for `n` prefixes."""
-        row, _, likeness, own, offered, weight = self._votes(row, item, back)
-        value = likeness[own] * weight  # summed in double precision, rounded once
+        row, _, likeness, own, offered, near = self._votes(row, item, back)
+        value = likeness[own] * near * self.state["idf"][offered]  # summed in double precision, rounded once
         return sparse.csr_matrix((value, (row[own], offered)), shape=(n, len(self.items))).astype(np.float32)
 
     def _votes(self, row: np.ndarray, item: np.ndarray, back: np.ndarray) -> tuple[np.ndarray, ...]:
-        """(row, session, similarity) of each nearest session, and (place among these, item, weight) of each item in it."""
+        """(row, session, similarity) of each nearest session, and (place among these, item, weight by distance) of each item in it."""
         c, s = self.config, self.state
         weight = fading(back, c.session_decay) * s["idf"][item]
         row, visit, likeness, place = nearest_sessions(
@@ -363,8 +363,7 @@ class SessionKNN(Recommender):
         flat, own = flat_ranges(s["visit_ptr"][visit], s["visit_ptr"][visit + 1])
         away = np.abs(flat - s["visit_ptr"][visit][own] - place[own])
         near = np.where(away == 0, c.shared_item_weight, fading(away - 1, c.neighbor_position_decay))
-        offered = s["visit_items"][flat]
-        return row, visit, likeness, own, offered, near * s["idf"][offered]
+        return row, visit, likeness, own, s["visit_items"][flat], near
 
     def _index(self) -> VisitIndex:
         return VisitIndex(*(self.state[f"index_{name}"] for name in VisitIndex._fields))
@@ -372,7 +371,8 @@ class SessionKNN(Recommender):
     def _contributions(self, history: Histories, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         c = self.config
         _, item, back = steps_back(history, c.max_history)
-        _, visit, _, own, offered, weight = self._votes(np.zeros(len(item), int), item, back)
+        _, visit, _, own, offered, near = self._votes(np.zeros(len(item), int), item, back)
+        weight = near * self.state["idf"][offered]
         votes = sparse.csr_matrix((weight, (own, offered)), (len(visit), len(self.items)))[:, codes]
         start = fading(back, c.session_decay) * self.state["idf"][item]
         each, shared, share, _ = similar_sessions(self._index(), np.arange(len(item)), item, back, start, c.sample_size)

@@ -53,7 +53,7 @@ GROUPS = Registry("group of features", "recsys_lab.features")  # by name, in ord
 
 def feature_group(name: str, *features: Feature, per_request: bool = False) -> Callable[[Any], Any]:
     """Register a function as the one that computes the `features` of group `name`: `columns(block)` by name of the feature."""
-    taken = {f.name for group, (mine, *_) in GROUPS.items() if group != name for f in mine}
+    taken = {f.name for group, (mine, *_) in GROUPS.registered().items() if group != name for f in mine}
     if double := sorted(taken & {f.name for f in features}):
         raise ValueError(f"the feature {double[0]!r} is already registered by another group than {name!r}")
 

@@ -1,19 +1,24 @@
 """Bundles: the same twice, whole or not at all, and refused by name when anything in them is not as it was."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from helpers import ROOT, packed
+import requests
+from helpers import ROOT, packed, serving
 from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys_lab import files, splits
 from recsys_lab.files import DataError
-from recsys_lab.models.base import model_class
+from recsys_lab.models.base import MODELS, model_class
 from recsys_lab.ranking.hybrid import HybridTuned
+from recsys_lab.registry import import_plugin
 from recsys_lab.serving import bundle as bundles
 from recsys_lab.serving.bundle import Bundle, Ids, Texts, pack, verify
 
@@ -203,3 +208,48 @@ def test_a_bundle_lists_only_what_is_allowed_and_leaves_out_what_its_model_does(
         assert b.rank(b.history(user), 9, name).codes.tolist() == usual.codes.tolist()
     assert allowed[b.rank(b.history(-1), 9, "", "none", None, allowed).codes].all()
     assert b.rank(b.history(user), 9).codes.tolist() == hybrid.recommend([b.users[user]], 9).codes[0].tolist()
+
+
+OWN = """
+from recsys_lab import Recommender
+
+
+class Together(Recommender):
+    name = "together_of_test"
+
+    def _fit(self, dataset):
+        matrix = dataset.matrix().matrix
+        return {"pairs": (matrix.T @ matrix).tocsr()}
+
+    def _score(self, histories):
+        return (histories.matrix(len(self.items)) @ self.state["pairs"]).tocsr()
+"""
+
+
+@pytest.mark.slow
+def test_a_model_of_ones_own_is_bundled_and_served(fits, shop, tmp_path):
+    """Its code counts as the package's does; a server that was not told of it refuses the bundle, and imports nothing."""
+    path = tmp_path / "own_of_test.py"
+    path.write_text(OWN)
+    try:
+        known = splits.make(shop).known("test")
+        model = import_plugin(f"{path}:Together")().fit(known)
+        manifest = bundles.pack(fits[0], shop, tmp_path / "b", {"together_of_test": model.save(tmp_path / "fit")})
+        assert any(name.startswith("file:own_of_test:Together") for name in manifest["code"])
+        user = int(known.users[5])
+        wanted = model.recommend([user], k=4, exclude="none").frame().item_id.tolist()
+        with serving(tmp_path / "b", RECSYS_LAB_PLUGINS=str(path)) as (url, _):
+            body = {"user_id": user, "k": 4, "model": "together_of_test", "exclude": "none"}
+            answer = requests.post(f"{url}/recommend/explain", json=body, timeout=30).json()
+            assert [r["itemid"] for r in answer["recommendations"]] == wanted
+            assert answer["recommendations"][0]["because"]
+        ask = f"from recsys_lab.serving.bundle import verify; verify({str(tmp_path / 'b')!r})"
+        done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=False)
+        assert done.returncode and "the bundle's models are not known here" in done.stderr
+        path.write_text(OWN.replace("matrix.T @ matrix", "matrix.T @ matrix * 2"))
+        env = os.environ | {"RECSYS_LAB_PLUGINS": str(path)}
+        done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=False, env=env)
+        assert "own_of_test:Together is not as it was when the bundle was made" in done.stderr
+    finally:
+        MODELS.discard("together_of_test")
+        sys.modules.pop("own_of_test", None)
