@@ -228,7 +228,7 @@ def make_plan(dataset: str, size: str, out: str, params: Sequence[str], only: st
     check_folder(plan)
     return plan
 
-
+# %% ../nbs/82_chapters.ipynb #9fc89911
 def chapter_key(plan: Plan, chapter: str) -> str:
     """Hash of everything that determines a chapter's output: its cells, parameters, data, and the library code that it imports.
 
@@ -316,7 +316,7 @@ def chapter_progress(chapters: Sequence[str]) -> Iterator[Callable[[str], None]]
         yield begin
         bar.update(task, description="", advance=int(begun))
 
-
+# %% ../nbs/82_chapters.ipynb #e8fe1185
 def run_chapters(plan: Plan, resume: bool = False) -> dict[str, dict[str, Any]]:
     """Execute the planned chapters in order; returns their states.
 
@@ -332,7 +332,7 @@ def run_chapters(plan: Plan, resume: bool = False) -> dict[str, dict[str, Any]]:
     save_states(plan.folder, provenance, params)
     return states
 
-
+# %% ../nbs/82_chapters.ipynb #1d2fcdd7
 def run_chapter(
     plan: Plan, chapter: str, resume: bool, provenance: dict[str, Any], params: dict[str, dict[str, Any]]
 ) -> None:

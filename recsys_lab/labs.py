@@ -57,7 +57,7 @@ after an upgrade of the package.
 """
 GITIGNORE = "data/\nbundle*/\nreports/*/book/\nreports/*/fits/\n"
 
-
+# %% ../nbs/93_labs.ipynb #c8f23125
 def lab_source() -> Path:
     """The folder with the files of a lab: in the package, or the checkout around it; `UserError` where there is neither."""
     inside = package_folder() / "lab"
@@ -83,7 +83,7 @@ def write_lab_file(place: Path, hashes: dict[str, str]) -> None:
     with whole_file(place / LAB_FILE) as beside:
         beside.write_text(tomli_w.dumps({"version": __version__, "files": hashes}), encoding="utf-8")
 
-
+# %% ../nbs/93_labs.ipynb #93e38080
 def new_lab(place: Path) -> int:
     """Lay out a lab in a folder that does not exist or is empty; returns the number of chapters. `UserError` for any other folder."""
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
@@ -104,7 +104,7 @@ def new_lab(place: Path) -> int:
         write_lab_file(beside, {name: content_hash(path) for name, path in given.items()})
     return sum(name.startswith("nbs/") for name in given)
 
-
+# %% ../nbs/93_labs.ipynb #844726e3
 def update_lab(place: Path) -> list[str]:
     """Renew the files of a lab that were not changed in it, and add new ones; returns the names of those that are kept as they are.
 

@@ -139,7 +139,7 @@ def format_name(folder: Path) -> str:
     """The format of a folder for people, or `unknown format`."""
     return str(read_options(folder)["format"] or "unknown format")
 
-
+# %% ../nbs/54_loading.ipynb #e4f03b6c
 def read_options(folder: Path) -> dict[str, Any]:
     """`format` and options from `folder/dataset.toml`, or the format alone; `DataError` for unknown, missing or misplaced words."""
     path = folder / "dataset.toml"
@@ -167,7 +167,7 @@ def read_options(folder: Path) -> dict[str, Any]:
             raise DataError(f"{path}: {word} must be {meaning}, not {value!r}")
     return options
 
-
+# %% ../nbs/54_loading.ipynb #ef85049d
 def within(folder: Path, file: Any) -> Any:
     """A path in a dataset.toml, or a list of them: relative to its folder, absolute, or below `~`."""
     return [within(folder, one) for one in file] if isinstance(file, list) else folder / Path(str(file)).expanduser()

@@ -19,8 +19,8 @@ from typing import Any
 from .files import FOREIGN, package_folder
 
 # %% auto #0
-__all__ = ['OWN', 'PLUGINS', 'LOADED', 'place_of', 'declared', 'suggestion', 'Registry', 'split_plugin', 'import_plugin',
-           'located', 'import_file', 'load_plugins', 'add_plugin', 'import_place', 'code_module', 'note_file']
+__all__ = ['OWN', 'PLUGINS', 'LOADED', 'place_of', 'declared', 'note_file', 'suggestion', 'Register', 'Registry', 'split_plugin',
+           'import_plugin', 'located', 'import_file', 'load_plugins', 'add_plugin', 'import_place', 'code_module']
 
 # %% ../nbs/85_registry.ipynb #b203b0cb
 OWN = "recsys_lab"
@@ -52,6 +52,14 @@ def declared(group: str, own: bool = False) -> dict[str, str]:
             raise ValueError(f"two packages declare {point.name!r} in {group}: {places[point.name]} and {point.value}")
     return places
 
+
+def note_file(place: str) -> None:
+    """Remember the file of a module outside this package, so that its code counts."""
+    module = place.partition(":")[0]
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file and not module.startswith(f"{OWN}."):
+        FOREIGN[f"file:{module}"] = Path(file)
+
 # %% ../nbs/85_registry.ipynb #1e46b4af
 def suggestion(word: str, words: Iterable[str]) -> str:
     """`did you mean 'ease'? ` where one of the words is near the given one, otherwise nothing."""
@@ -59,17 +67,8 @@ def suggestion(word: str, words: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}? " if near else ""
 
 # %% ../nbs/85_registry.ipynb #f97af678
-class Registry(Mapping[str, Any]):
-    """Things of one kind by name: entry points of installed packages, and what is registered in this process.
-
-    Iteration gives the names of this package first, then those of plugins and other packages. `KeyError` for an unknown name;
-    `find` has a sentence for it.
-
-    Attributes
-    ----------
-    kind : what an entry is called in errors, as `model`
-    group : the group of entry points, as `recsys_lab.models`
-    """
+class Register:
+    """Names of things of one kind, and where each is defined; the base of `Registry`."""
 
     def __init__(self, kind: str, group: str):
         self.kind, self.group = kind, group
@@ -103,6 +102,19 @@ class Registry(Mapping[str, Any]):
             load_plugins()
             known = self._places.get(name) or declared(self.group).get(name)
         return known or ""
+
+# %% ../nbs/85_registry.ipynb #61f3a8b6
+class Registry(Register, Mapping[str, Any]):
+    """Things of one kind by name: entry points of installed packages, and what is registered in this process.
+
+    Iteration gives the names of this package first, then those of plugins and other packages. `KeyError` for an unknown name;
+    `find` has a sentence for it.
+
+    Attributes
+    ----------
+    kind : what an entry is called in errors, as `model`
+    group : the group of entry points, as `recsys_lab.models`
+    """
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._things:
@@ -235,11 +247,3 @@ def code_module(place: str) -> str:
     if module.startswith(f"{OWN}."):
         return module.removeprefix(f"{OWN}.")
     return f"file:{module}" if f"file:{module}" in FOREIGN else ""
-
-
-def note_file(place: str) -> None:
-    """Remember the file of a module outside this package, so that its code counts."""
-    module = place.partition(":")[0]
-    file = getattr(sys.modules.get(module), "__file__", None)
-    if file and not module.startswith(f"{OWN}."):
-        FOREIGN[f"file:{module}"] = Path(file)

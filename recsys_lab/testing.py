@@ -211,7 +211,7 @@ def check_exclusion(case: Case) -> None:
             both = set(top.codes[row].tolist()) & set(out.items[out.indptr[row] : out.indptr[row + 1]].tolist())
             assert not both, f"exclude={exclude!r}: the list of user {user} has the item {case.model.items[both.pop()]}"
 
-
+# %% ../nbs/86_testing.ipynb #d797bc08
 @check("k beyond the catalogue gives the whole catalogue")
 def check_long_lists(case: Case) -> None:
     n = len(case.model.items)

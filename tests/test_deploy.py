@@ -9,7 +9,8 @@ import pytest
 import yaml
 from helpers import ROOT
 
-from recsys_lab.cli import parser
+from recsys_lab import cli
+from recsys_lab.commands.base import commands_of, parameter_rows
 from recsys_lab.serving.lean import HEAVY
 
 DEPLOY = ROOT / "deploy"
@@ -119,5 +120,9 @@ def test_the_commands_of_the_workflow_are_ones_that_the_lab_has():
     told = yaml.safe_load((ROOT / ".github" / "workflows" / "service.yaml").read_text())["jobs"]["image"]["steps"]
     ours = [line.split()[1:] for s in told for line in s.get("run", "").splitlines() if "bin/recsys-lab" in line]
     assert [words[0] for words in ours] == ["run", "bundle"]
+    commands = {path.removeprefix("recsys-lab "): command for path, command in commands_of()}
+    assert cli.app.registered_commands  # which importing it registers
     for words in ours:
-        assert parser().parse_args(words).command == words[0]
+        command = commands.get(words[0]) or commands[" ".join(words[:2])]
+        taken = {w for row in parameter_rows(command) for w in row.name.replace("`", "").split(", ")}
+        assert {w for w in words if w.startswith("-")} <= taken

@@ -28,9 +28,8 @@ def test_the_ledger_is_whole_and_says_what_its_figures_say():
 
 
 def published_path():
-    from recsys_lab import cli
 
-    return cli.LEDGER_FILE
+    return published.LEDGER_FILE
 
 
 @pytest.mark.slow

@@ -227,7 +227,7 @@ def test_the_commands(tmp_path):
     assert "Blue pen" not in run("find", "pen", "--index", "i", "--min-price", "50").stdout
     for words, message in (
         (("find", "x", "--index", "nowhere"), "holds no search index"),
-        (("find", "--index", "i"), "say what to find"),
+        (("find", "--index", "i"), "missing argument 'query'"),
     ):
         failed = run(*words)
         assert failed.returncode == 2 and message in failed.stderr

@@ -125,7 +125,7 @@ OLD_WORDS = {  # words of earlier versions, by command -> what they are called n
 }
 BUNDLE_ACTIONS = ("create", "verify", "diff", "refit", "rollback")
 
-
+# %% ../../nbs/76_command_line.ipynb #7de7ca9e
 def arrange_words(words: Sequence[str]) -> list[str]:
     """The words of a command line with an option before each of several words, and `--plugin` in front of the command."""
     front: list[str] = []
@@ -214,7 +214,7 @@ def value_kind(kind: Any, info: Any) -> str:
     name = {int: "a whole number", float: "a number"}.get(plain_kind, "text")
     return " ".join([name, " and ".join(b for b in bounds if b)]).strip() + (", several" if several else "")
 
-
+# %% ../../nbs/76_command_line.ipynb #16ef024c
 def command_page(path: str, command: Any) -> str:
     """A command as a page of markdown: what it does, its arguments and options, and its examples."""
     rows = parameter_rows(command)

@@ -12,75 +12,106 @@ import typer
 from .base import DATA, Json, UserError, examples, group, show
 
 # %% auto #0
-__all__ = ['Size', 'SizeOption', 'data', 'import_files', 'dataset_rows', 'list_data', 'list_layouts', 'make_data', 'fetch_data',
-           'describe_data', 'known_dataset']
+__all__ = ['Size', 'SizeOption', 'data', 'Files', 'Name', 'DryRun', 'Like', 'Columns', 'Event', 'Items', 'Separator', 'Header',
+           'Names', 'Encoding', 'Quote', 'Escape', 'Comment', 'Member', 'Decimal', 'TimeUnit', 'TimeFormat', 'TimeZone',
+           'Order', 'Duplicates', 'MissingIds', 'Returns', 'OnError', 'Since', 'Until', 'Visitors', 'Scale', 'Liked',
+           'Met', 'Test', 'Valid', 'IMPORTING', 'import_files', 'dataset_rows', 'list_data', 'list_layouts',
+           'make_data', 'fetch_data', 'describe_data', 'known_dataset']
 
 # %% ../../nbs/77_cli_data.ipynb #34873ac5
 Size = Literal["tiny", "small", "full"]  # of the embedded shop
 SizeOption = Annotated[Size, typer.Option(help="Size of the embedded shop.")]
 data = group("data", "Import your own log; list, make, download or describe datasets.", DATA)
 
-# %% ../../nbs/77_cli_data.ipynb #e4644c1f
-@data.command(
-    "import",
-    epilog=examples(
-        "recsys-lab data import orders.csv --name my_log",
-        "recsys-lab data import orders.csv --dry-run --columns user_id=Kunde,item_id=Artikel",
-        "recsys-lab data import ratings.dat --like movielens-1m --name ml",
-        "recsys-lab data import events/ --name big --since 2024-01-01 --visitors 0.1",
+# %% ../../nbs/77_cli_data.ipynb #bc8ccc04
+Files = Annotated[list[str] | None, typer.Argument(help="The files, a folder, or a pattern.")]
+Name = Annotated[str, typer.Option(help="What the log is to be called.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")]
+Like = Annotated[str, typer.Option(metavar="LAYOUT", help="A known layout (recsys-lab data layouts).")]
+Columns = Annotated[list[str] | None, typer.Option(help="user_id=YOURS,item_id=YOURS,... (NONE: there is none).")]
+Event = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[KIND=]OURS",
+        help="A kind of event is view, addtocart, transaction or ignore; without KIND=, all rows are.",
     ),
+]
+Items = Annotated[str, typer.Option(metavar="FILE", help="A second file that describes the items.")]
+
+# %% ../../nbs/77_cli_data.ipynb #ece345bb
+Separator = Annotated[str | None, typer.Option(help="What stands between fields.")]
+Header = Annotated[Literal["yes", "no"] | None, typer.Option(help="Whether the first record names the columns.")]
+Names = Annotated[str, typer.Option(help="The columns' names where there is no header: a,b,c.")]
+Encoding = Annotated[str | None, typer.Option(help="The encoding of the text, as latin-1.")]
+Quote = Annotated[str | None, typer.Option(help="What encloses fields; '' for nothing.")]
+Escape = Annotated[str | None, typer.Option(help="What stands before a quote within a field.")]
+Comment = Annotated[str | None, typer.Option(help="What begins a comment line.")]
+Member = Annotated[str | None, typer.Option(help="The file inside a zip.")]
+Decimal = Annotated[str | None, typer.Option(help="The decimal mark: . or ,")]
+TimeUnit = Annotated[str | None, typer.Option(help="Unit of times that are numbers: s, ms, us, ns; or iso.")]
+TimeFormat = Annotated[str | None, typer.Option(help="Format of times as in strptime, as '%d.%m.%Y %H:%M'.")]
+TimeZone = Annotated[str | None, typer.Option(help="Zone of times that name none, as Europe/Berlin.")]
+
+# %% ../../nbs/77_cli_data.ipynb #1b299af3
+Order = Annotated[str | None, typer.Option(help="A column that breaks ties of equal times.")]
+Duplicates = Annotated[str | None, typer.Option(help="drop or keep rows that repeat another.")]
+MissingIds = Annotated[str | None, typer.Option(help="refuse, drop or keep rows without a visitor or an item.")]
+Returns = Annotated[
+    str | None, typer.Option(help="drop rows with a quantity below 1, or cancel the purchase before them too.")
+]
+OnError = Annotated[str | None, typer.Option(help="raise at the first bad row, or quarantine bad rows.")]
+Since = Annotated[str | None, typer.Option(help="Events from this time on.")]
+Until = Annotated[str | None, typer.Option(help="Events before this time.")]
+Visitors = Annotated[float | None, typer.Option(help="A share of the visitors, by a hash of the id.")]
+Scale = Annotated[float | None, typer.Option(help="The largest rating.")]
+Liked = Annotated[float | None, typer.Option(help="Stars of five from which a rating is a transaction.")]
+Met = Annotated[float | None, typer.Option(help="Stars of five from which a rating is a view.")]
+Test = Annotated[str | None, typer.Option(help="Where the test part begins: a share, a time or a row.")]
+Valid = Annotated[str | None, typer.Option(help="Where the validation part begins.")]
+
+# %% ../../nbs/77_cli_data.ipynb #e4644c1f
+IMPORTING = examples(
+    "recsys-lab data import orders.csv --name my_log",
+    "recsys-lab data import orders.csv --dry-run --columns user_id=Kunde,item_id=Artikel",
+    "recsys-lab data import ratings.dat --like movielens-1m --name ml",
+    "recsys-lab data import events/ --name big --since 2024-01-01 --visitors 0.1",
 )
+
+# %% ../../nbs/77_cli_data.ipynb #2685bb3b
+@data.command("import", epilog=IMPORTING)
 def import_files(
-    files: Annotated[list[str] | None, typer.Argument(help="The files, a folder, or a pattern.")] = None,
-    name: Annotated[str, typer.Option(help="What the log is to be called.")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")] = False,
-    like: Annotated[str, typer.Option(metavar="LAYOUT", help="A known layout (recsys-lab data layouts).")] = "",
-    columns: Annotated[
-        list[str] | None, typer.Option(help="user_id=YOURS,item_id=YOURS,... (NONE: there is none).")
-    ] = None,
-    event: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[KIND=]OURS",
-            help="A kind of event is view, addtocart, transaction or ignore; without KIND=, all rows are.",
-        ),
-    ] = None,
-    items: Annotated[str, typer.Option(metavar="FILE", help="A second file that describes the items.")] = "",
-    separator: Annotated[str | None, typer.Option(help="What stands between fields.")] = None,
-    header: Annotated[
-        Literal["yes", "no"] | None, typer.Option(help="Whether the first record names the columns.")
-    ] = None,
-    names: Annotated[str, typer.Option(help="The columns' names where there is no header: a,b,c.")] = "",
-    encoding: Annotated[str | None, typer.Option(help="The encoding of the text, as latin-1.")] = None,
-    quote: Annotated[str | None, typer.Option(help="What encloses fields; '' for nothing.")] = None,
-    escape: Annotated[str | None, typer.Option(help="What stands before a quote within a field.")] = None,
-    comment: Annotated[str | None, typer.Option(help="What begins a comment line.")] = None,
-    member: Annotated[str | None, typer.Option(help="The file inside a zip.")] = None,
-    decimal: Annotated[str | None, typer.Option(help="The decimal mark: . or ,")] = None,
-    time_unit: Annotated[
-        str | None, typer.Option(help="Unit of times that are numbers: s, ms, us, ns; or iso.")
-    ] = None,
-    time_format: Annotated[
-        str | None, typer.Option(help="Format of times as in strptime, as '%d.%m.%Y %H:%M'.")
-    ] = None,
-    time_zone: Annotated[str | None, typer.Option(help="Zone of times that name none, as Europe/Berlin.")] = None,
-    order: Annotated[str | None, typer.Option(help="A column that breaks ties of equal times.")] = None,
-    duplicates: Annotated[str | None, typer.Option(help="drop or keep rows that repeat another.")] = None,
-    missing_ids: Annotated[
-        str | None, typer.Option(help="refuse, drop or keep rows without a visitor or an item.")
-    ] = None,
-    returns: Annotated[
-        str | None, typer.Option(help="drop rows with a quantity below 1, or cancel the purchase before them too.")
-    ] = None,
-    on_error: Annotated[str | None, typer.Option(help="raise at the first bad row, or quarantine bad rows.")] = None,
-    since: Annotated[str | None, typer.Option(help="Events from this time on.")] = None,
-    until: Annotated[str | None, typer.Option(help="Events before this time.")] = None,
-    visitors: Annotated[float | None, typer.Option(help="A share of the visitors, by a hash of the id.")] = None,
-    scale: Annotated[float | None, typer.Option(help="The largest rating.")] = None,
-    liked: Annotated[float | None, typer.Option(help="Stars of five from which a rating is a transaction.")] = None,
-    met: Annotated[float | None, typer.Option(help="Stars of five from which a rating is a view.")] = None,
-    test: Annotated[str | None, typer.Option(help="Where the test part begins: a share, a time or a row.")] = None,
-    valid: Annotated[str | None, typer.Option(help="Where the validation part begins.")] = None,
+    files: Files = None,
+    name: Name = "",
+    dry_run: DryRun = False,
+    like: Like = "",
+    columns: Columns = None,
+    event: Event = None,
+    items: Items = "",
+    separator: Separator = None,
+    header: Header = None,
+    names: Names = "",
+    encoding: Encoding = None,
+    quote: Quote = None,
+    escape: Escape = None,
+    comment: Comment = None,
+    member: Member = None,
+    decimal: Decimal = None,
+    time_unit: TimeUnit = None,
+    time_format: TimeFormat = None,
+    time_zone: TimeZone = None,
+    order: Order = None,
+    duplicates: Duplicates = None,
+    missing_ids: MissingIds = None,
+    returns: Returns = None,
+    on_error: OnError = None,
+    since: Since = None,
+    until: Until = None,
+    visitors: Visitors = None,
+    scale: Scale = None,
+    liked: Liked = None,
+    met: Met = None,
+    test: Test = None,
+    valid: Valid = None,
 ) -> None:
     """Look at your own files, say how they are read, and write data/NAME/dataset.toml."""
     given = dict(locals())

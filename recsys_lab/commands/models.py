@@ -35,7 +35,7 @@ def list_models(as_json: Json = False) -> None:
     rows = [{"model": name, "class": KNOWN.place(name)} for name in KNOWN]
     show(as_json, lambda: rows, lambda: "\n".join(f"  {row['model']:20} {row['class']}" for row in rows))
 
-
+# %% ../../nbs/78_cli_models.ipynb #5fb77e2e
 @app.command(
     "check",
     rich_help_panel=MODELS,
@@ -71,7 +71,7 @@ def check_model(
         raise typer.Exit(1) from None
     print("\n".join(f"  kept: {sentence}" for sentence in table["check"]))
 
-
+# %% ../../nbs/78_cli_models.ipynb #a2216fac
 def named_class(word: str) -> Any:
     """The class of a model by its name, or by the place of your own, which is imported and registered; `UserError` for another thing."""
     from recsys_lab.models.base import Recommender, model_class

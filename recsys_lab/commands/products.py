@@ -14,8 +14,8 @@ from .base import PRODUCTS, Json, ListLength, UserError, examples, group, show
 from .data import SizeOption
 
 # %% auto #0
-__all__ = ['products', 'search', 'Database', 'IndexFolder', 'pairs_of', 'show_counts', 'load_products', 'import_products',
-           'product_facts', 'make_index', 'find_products']
+__all__ = ['products', 'search', 'Database', 'LOADING', 'IndexFolder', 'pairs_of', 'show_counts', 'load_products',
+           'import_products', 'product_facts', 'make_index', 'find_products']
 
 # %% ../../nbs/59_cli_products.ipynb #b7e9a698
 products = group("products", "A database of products and ratings: load, import, facts.", PRODUCTS)
@@ -39,14 +39,14 @@ def show_counts(url: str, as_json: bool) -> None:
     show(as_json, lambda: counts, lambda: f"{url}: {', '.join(f'{name} {value:,}' for name, value in counts.items())}")
 
 # %% ../../nbs/59_cli_products.ipynb #d0f11e71
-@products.command(
-    "load",
-    epilog=examples(
-        "recsys-lab products load reviews.json.gz meta.json.gz --db sqlite:///data/gifts/products.db",
-        "recsys-lab products load ratings.csv --columns user_id=buyer product_id=sku rating=stars",
-        "recsys-lab products load - catalogue.jsonl --product-columns title=name",
-    ),
+LOADING = examples(
+    "recsys-lab products load reviews.json.gz meta.json.gz --db sqlite:///data/gifts/products.db",
+    "recsys-lab products load ratings.csv --columns user_id=buyer product_id=sku rating=stars",
+    "recsys-lab products load - catalogue.jsonl --product-columns title=name",
 )
+
+# %% ../../nbs/59_cli_products.ipynb #89876bb0
+@products.command("load", epilog=LOADING)
 def load_products(
     reviews: Annotated[str, typer.Argument(help="File of reviews; - for none.")] = "",
     meta: Annotated[str, typer.Argument(help="File of products; - for none.")] = "",
@@ -84,7 +84,7 @@ def load_products(
         print(f"lines set aside: {done.side_file}")
     show_counts(url, False)
 
-
+# %% ../../nbs/59_cli_products.ipynb #e046786a
 @products.command("import", epilog=examples("recsys-lab products import shop --size tiny"))
 def import_products(
     dataset: Annotated[str, typer.Argument(help="Name of a dataset with titles.")] = "",

@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,8 +17,9 @@ from .base import RUNS, Json, RunFolder, app, command_pages, examples, show
 from .data import SizeOption
 
 # %% auto #0
-__all__ = ['Length', 'split_words', 'run', 'list_parameters', 'new', 'leaderboard', 'build', 'compare', 'reproduce',
-           'make_readme']
+__all__ = ['Dataset', 'Out', 'ABOUT_PARAMS', 'Params', 'Only', 'ABOUT_MODEL', 'OwnModels', 'ABOUT_RESUME', 'Resume', 'NoBook',
+           'RUNNING', 'Length', 'split_words', 'finish_run', 'run', 'list_parameters', 'new', 'leaderboard', 'build',
+           'compare', 'reproduce', 'make_readme']
 
 # %% ../../nbs/92_cli_runs.ipynb #67b27f27
 def split_words(words: list[str]) -> list[str]:
@@ -33,47 +34,53 @@ def split_words(words: list[str]) -> list[str]:
             current += char
     return [w for w in [*out, current] if w]
 
-
-@app.command(
-    "run",
-    rich_help_panel=RUNS,
-    epilog=examples(
-        "recsys-lab run",
-        "recsys-lab run --dataset my_log",
-        'recsys-lab run --params "k=20 seed=1"',
-        'recsys-lab run --params "22.trials=20"',
-        "recsys-lab run --only 22 --out reports/trial",
-        "recsys-lab run --size full --only 00,01,02,03",
-        "recsys-lab run --model my_models.py:MyModel",
-    ),
+# %% ../../nbs/92_cli_runs.ipynb #e7a5b2d2
+Dataset = Annotated[str, typer.Option(help="Name of a dataset in data/ or in the folder RECSYS_LAB_DATA.")]
+Out = Annotated[str, typer.Option(help="Folder of the run (default: reports/DATASET, or reports/shop-SIZE).")]
+ABOUT_PARAMS = "Parameters of chapters (recsys-lab params lists them); 22.trials=20 goes to one."
+Params = Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help=ABOUT_PARAMS)]
+Only = Annotated[str, typer.Option(metavar="NN", help="Chapters to run, by number, as 22 or 21,22.")]
+ABOUT_MODEL = "A model of your own to tune and judge with the others, as my_models.py:MyModel; may be repeated."
+OwnModels = Annotated[list[str] | None, typer.Option("--model", metavar="MODULE:CLASS", help=ABOUT_MODEL)]
+ABOUT_RESUME = "Leave out chapters that finished with the same source, parameters and data."
+Resume = Annotated[bool, typer.Option("--resume", help=ABOUT_RESUME)]
+NoBook = Annotated[bool, typer.Option("--no-book", help="Do not build the HTML book.")]
+RUNNING = examples(
+    "recsys-lab run",
+    "recsys-lab run --dataset my_log",
+    'recsys-lab run --params "k=20 seed=1"',
+    'recsys-lab run --params "22.trials=20"',
+    "recsys-lab run --only 22 --out reports/trial",
+    "recsys-lab run --size full --only 00,01,02,03",
+    "recsys-lab run --model my_models.py:MyModel",
 )
+
+# %% ../../nbs/92_cli_runs.ipynb #32b4776d
+def finish_run(folder: Path, states: dict[str, dict[str, Any]], with_book: bool) -> None:
+    """Write a run's summary, build its book, and print what was left out and the leaderboards."""
+    from recsys_lab import book
+
+    book.refresh(folder)
+    for name, state in states.items():
+        if state["status"].startswith("skipped"):
+            print(f"{name} {state['status']}")
+    first = book.build_book(folder, pages=command_pages()) if with_book else None
+    print("\n" + book.leaderboards(folder))
+    print(f"summary: {os.path.relpath(folder)}/README.md" + (f"\nbook:    {os.path.relpath(first)}" if first else ""))
+
+# %% ../../nbs/92_cli_runs.ipynb #5f80e847
+@app.command("run", rich_help_panel=RUNS, epilog=RUNNING)
 def run(
-    dataset: Annotated[str, typer.Option(help="Name of a dataset in data/ or in the folder RECSYS_LAB_DATA.")] = "shop",
+    dataset: Dataset = "shop",
     size: SizeOption = "small",
-    out: Annotated[str, typer.Option(help="Folder of the run (default: reports/DATASET, or reports/shop-SIZE).")] = "",
-    params: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE",
-            help="Parameters of chapters (recsys-lab params lists them); 22.trials=20 goes to one.",
-        ),
-    ] = None,
-    only: Annotated[str, typer.Option(metavar="NN", help="Chapters to run, by number, as 22 or 21,22.")] = "",
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="MODULE:CLASS",
-            help="A model of your own to tune and judge with the others, as my_models.py:MyModel; may be repeated.",
-        ),
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Leave out chapters that finished with the same source, parameters and data."),
-    ] = False,
-    no_book: Annotated[bool, typer.Option("--no-book", help="Do not build the HTML book.")] = False,
+    out: Out = "",
+    params: Params = None,
+    only: Only = "",
+    model: OwnModels = None,
+    resume: Resume = False,
+    no_book: NoBook = False,
 ) -> None:
     """Execute the chapters on a dataset and build the book."""
-    from recsys_lab import book
     from recsys_lab.chapters import ChapterFailed, make_plan, run_chapters
     from recsys_lab.commands.models import named_class
     from recsys_lab.registry import located
@@ -94,13 +101,7 @@ def run(
     except KeyboardInterrupt:
         print(f"\ninterrupted; finished chapters are kept. Resume: {again}", file=sys.stderr)
         raise typer.Exit(130) from None
-    book.refresh(plan.folder)
-    for name, state in states.items():
-        if state["status"].startswith("skipped"):
-            print(f"{name} {state['status']}")
-    first = None if no_book else book.build_book(plan.folder, pages=command_pages())
-    print("\n" + book.leaderboards(plan.folder))
-    print(f"summary: {shown}/README.md" + (f"\nbook:    {os.path.relpath(first)}" if first else ""))
+    finish_run(plan.folder, states, not no_book)
 
 # %% ../../nbs/92_cli_runs.ipynb #b7acae8c
 @app.command("params", rich_help_panel=RUNS, epilog=examples("recsys-lab params 22", "recsys-lab params --json"))

@@ -49,7 +49,7 @@ def create_bundle(
     text = f"{out}: bundle {made['version']} of {made['model']}, {made['facts']['unique_items']:,} items"
     show(as_json, lambda: {n: made[n] for n in ("version", "model", "parts", "others", "facts")}, lambda: text)
 
-
+# %% ../../nbs/89_cli_serving.ipynb #d7acabdc
 @bundle.command("verify")
 def verify_bundle(place: BundlePlace, as_json: Json = False) -> None:
     """Check every file of a bundle, and that the code is that of this installation."""
@@ -76,7 +76,7 @@ def diff_bundles(a: BundlePlace, b: BundlePlace, as_json: Json = False) -> None:
         lambda: "\n".join(f"{name}: {one} -> {other}" for name, (one, other) in found.items()) or "no difference",
     )
 
-
+# %% ../../nbs/89_cli_serving.ipynb #8fef7b7e
 @bundle.command("refit", epilog=examples("recsys-lab bundle refit bundle", "recsys-lab bundle refit bundle --kind mf"))
 def refit_bundle(
     folder: Annotated[str, typer.Argument(help="Folder of the bundle.")],
@@ -144,7 +144,7 @@ def serve(
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "recsys_lab.serving.lean", *words])
 
-
+# %% ../../nbs/89_cli_serving.ipynb #0bc46df5
 @app.command("ui", rich_help_panel=SERVING, epilog=examples("recsys-lab ui --api http://127.0.0.1:8000"))
 def open_page(
     api: Annotated[str, typer.Option(help="URL of the service.")] = "http://127.0.0.1:8000",

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from recsys_lab.datasets.log import Dataset
 
 # %% auto #0
-__all__ = ['NEAR_EXTRA', 'bm25_idf', 'bm25', 'ALSConfig', 'solve_users', 'near_scores', 'ALS', 'BPRConfig', 'BPR']
+__all__ = ['NEAR_EXTRA', 'bm25_idf', 'bm25', 'ALSConfig', 'solve_users', 'near_scores', 'ALS', 'als_contributions', 'BPRConfig',
+           'BPR']
 
 # %% ../../nbs/24_als.ipynb #65d9fdd6
 def bm25_idf(matrix: sparse.csr_matrix) -> np.ndarray:
@@ -132,11 +133,7 @@ class ALS(Recommender):
             confidence = bm25(confidence, idf, average)
         c = self.config
         with threadpool_limits(1, "blas"):  # implicit looks at them, and warns of more
-            words = {
-                "dtype": np.float64,
-                "iterations": c.iterations,
-                "random_state": c.seed,
-            }  # kernels differ below float32
+            words = {"dtype": np.float64, "iterations": c.iterations, "random_state": c.seed}  # kernels differ below float32
             model = AlternatingLeastSquares(c.factors, c.regularization, c.alpha, **words)
             model.fit(confidence.astype(np.float64), show_progress=self.progress)
         vectors = to_fixed_point(model.item_factors).astype(np.float32)
@@ -166,18 +163,23 @@ class ALS(Recommender):
         return exact_product(self.fold(histories), self.state["item_vectors"])
 
     def _contributions(self, history: Histories, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        s, c = self.state, self.config
-        confidence = self._confidence(history)
-        y, trust = s["item_vectors"][confidence.indices].astype(float), confidence.data
-        left = s["gram"] + c.regularization * np.eye(len(s["gram"])) + (y.T * (np.abs(trust) - 1)) @ y
-        towards = np.linalg.solve(left, s["item_vectors"][codes].T.astype(float))
-        return confidence.indices, np.maximum(trust, 0)[:, None] * (y @ towards)
+        return als_contributions(self, history, codes)
 
     def _near(self, histories: Histories, k: int) -> sparse.csr_matrix:
         return near_scores(self, histories, k)
 
     def _similar(self, codes: np.ndarray) -> np.ndarray:
         return cosines(self.state["item_vectors"], codes)
+
+# %% ../../nbs/24_als.ipynb #d7594909
+def als_contributions(model: ALS, history: Histories, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For `explain`: (items of a history, what each adds to the scores of `codes`), as the solution is a sum over the right-hand side."""
+    s, c = model.state, model.config
+    confidence = model._confidence(history)
+    y, trust = s["item_vectors"][confidence.indices].astype(float), confidence.data
+    left = s["gram"] + c.regularization * np.eye(len(s["gram"])) + (y.T * (np.abs(trust) - 1)) @ y
+    towards = np.linalg.solve(left, s["item_vectors"][codes].T.astype(float))
+    return confidence.indices, np.maximum(trust, 0)[:, None] * (y @ towards)
 
 # %% ../../nbs/24_als.ipynb #c83cfbcf
 class BPRConfig(Config):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from recsys_lab.datasets.log import Dataset
 
 # %% auto #0
-__all__ = ['MODELS', 'MODEL_FORMAT', 'ModelHooks', 'Configured', 'Fitted', 'Scoring', 'Recommender', 'check_log',
+__all__ = ['MODELS', 'MODEL_FORMAT', 'ModelHooks', 'Configured', 'Fitted', 'Scoring', 'Recommender', 'modules_of', 'check_log',
            'known_histories', 'rank_blocks', 'write_model', 'model_class', 'one_catalogue', 'load_model', 'restore']
 
 # %% ../../nbs/20_recommender.ipynb #29aaf8a0
@@ -331,11 +331,16 @@ class Recommender(Scoring):
 
         Empty for a model whose class is in no file, as that of a notebook.
         """
-        own = code_module(MODELS.place(self.name))
-        parts = (m for part in self._made_of() for m in model_class(part)().modules)
-        return tuple(sorted({own, *parts})) if own else ()
+        return modules_of(self)
 
 # %% ../../nbs/20_recommender.ipynb #d47e8b90
+def modules_of(model: Recommender) -> tuple[str, ...]:
+    """`Recommender.modules`."""
+    own = code_module(MODELS.place(model.name))
+    parts = (m for part in model._made_of() for m in model_class(part)().modules)
+    return tuple(sorted({own, *parts})) if own else ()
+
+
 def check_log(model: Fitted, log: Dataset) -> None:
     """Refuse, with a sentence, a log that cannot be learned from."""
     if not hasattr(log, "histories"):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from recsys_lab.datasets.log import Dataset
 
 # %% auto #0
-__all__ = ['zscore', 'BlendConfig', 'Blend', 'fit_members']
+__all__ = ['zscore', 'BlendConfig', 'Blend', 'member_terms', 'fit_members']
 
 # %% ../../nbs/42_blend.ipynb #1d3c2035
 def zscore(scores: Scores, shape: tuple[int, int]) -> np.ndarray:
@@ -105,26 +105,31 @@ class Blend(Recommender):
         return total
 
     def _terms(self, history: Histories, codes: np.ndarray) -> list[Terms]:
-        shape = (1, len(self.items))
-        weights = {name: self.config.weights.get(name, 1.0) for name in self.parts}
-        values = {
-            name: w * zscore(self.parts[name].score(history), shape)[0, codes] for name, w in weights.items() if w
-        }
-        below = {name: explain_codes(self.parts[name], history, codes) for name in values}
-        why = "the score is the sum of the members' standardised scores, times their weights"
-        return [
-            (
-                [Part("model", name, float(v[n])) for name, v in values.items()],
-                True,
-                why,
-                {name: b[n] for name, b in below.items()},
-            )
-            for n in range(len(codes))
-        ]
+        return member_terms(self, history, codes)
 
     def _source(self, histories: Histories) -> np.ndarray:
         first = self._approximate()
         return self.parts[first[0]]._source(histories) if first else super()._source(histories)
+
+# %% ../../nbs/42_blend.ipynb #2e8d1883
+def member_terms(model: Blend, history: Histories, codes: np.ndarray) -> list[Terms]:
+    """For `explain`: what each member adds to the score, with the explanations of the members."""
+    shape = (1, len(model.items))
+    weights = {name: model.config.weights.get(name, 1.0) for name in model.parts}
+    values = {
+        name: w * zscore(model.parts[name].score(history), shape)[0, codes] for name, w in weights.items() if w
+    }
+    below = {name: explain_codes(model.parts[name], history, codes) for name in values}
+    why = "the score is the sum of the members' standardised scores, times their weights"
+    return [
+        (
+            [Part("model", name, float(v[n])) for name, v in values.items()],
+            True,
+            why,
+            {name: b[n] for name, b in below.items()},
+        )
+        for n in range(len(codes))
+    ]
 
 # %% ../../nbs/42_blend.ipynb #1eeb52ae
 def fit_members(

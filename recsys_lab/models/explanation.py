@@ -17,7 +17,7 @@ from ..topk import Scores, steps_back
 
 # %% auto #0
 __all__ = ['MOST_ITEMS', 'SUMS', 'WITHOUT', 'Terms', 'Part', 'Explanation', 'plain_id', 'scores_at', 'history_items',
-           'stack_histories', 'history_terms', 'explain', 'explain_codes', 'made', 'with_repeat']
+           'stack_histories', 'history_terms', 'explain_codes', 'made', 'with_repeat', 'explain']
 
 # %% ../../nbs/39_explanations.ipynb #4b4c3cd7
 class Part(NamedTuple):
@@ -88,7 +88,7 @@ SUMS = "the score is a sum over the items of the history"
 WITHOUT = "the model is no sum over the history; a value is how much the score falls without the item"
 Terms = tuple[list[Part], bool, str, dict[str, Explanation]]  # parts, exact, method, below
 
-
+# %% ../../nbs/39_explanations.ipynb #9edf45df
 def scores_at(scores: Scores, codes: np.ndarray) -> np.ndarray:
     """Scores `[n, codes]` of some items; 0 where a sparse block has no entry, NaN where a dense one has none."""
     if sparse.issparse(scores):
@@ -114,7 +114,7 @@ def stack_histories(parts: Sequence[Histories]) -> Histories:
     indptr = np.concatenate([[0], np.cumsum([len(h.items) for h in parts])])
     return replace(first, indptr=indptr, at=np.concatenate([h.at for h in parts]), user_ids=None, **arrays)
 
-
+# %% ../../nbs/39_explanations.ipynb #73dac738
 def history_terms(model: Any, history: Histories, codes: np.ndarray) -> list[Terms]:
     """For each item code the terms of its score by the items of one encoded history that is not empty."""
     given = model._contributions(history, codes)
@@ -145,22 +145,7 @@ def history_terms(model: Any, history: Histories, codes: np.ndarray) -> list[Ter
         for column, ok in zip(values.T, exact, strict=True)
     ]
 
-# %% ../../nbs/39_explanations.ipynb #03836b5e
-def explain(model: Any, history: Any, item: Any) -> Explanation:
-    """`Recommender.explain`."""
-    model.check_ready(1)
-    if not isinstance(history, Histories):
-        history = Histories.from_lists([list(history)], event_names=model.known.event_names)
-    if len(history) != 1:
-        raise ValueError(
-            f"explain takes the history of one visitor, not {len(history)}; take one by histories.take([i])"
-        )
-    code = model.items.get_indexer(np.asarray([item]))
-    if code[0] < 0:
-        raise KeyError(f"{model.name} does not know the item {item!r}")
-    return explain_codes(model, history.encode(model.items), code)[0]
-
-
+# %% ../../nbs/39_explanations.ipynb #b7d70b5b
 def explain_codes(model: Any, history: Histories, codes: np.ndarray) -> list[Explanation]:
     """Explanations of the scores of some item codes for one encoded history."""
     if not len(history.items):
@@ -189,7 +174,7 @@ def explain_codes(model: Any, history: Histories, codes: np.ndarray) -> list[Exp
         total = own
     return [made(model, code, s, t) for code, s, t in zip(codes, scores_at(total, codes)[0], terms, strict=True)]
 
-
+# %% ../../nbs/39_explanations.ipynb #2b56dffa
 def made(model: Any, code: int, score: float, terms: Terms) -> Explanation:
     """An `Explanation` of terms, those that are 0 left out, the greatest first."""
     parts, exact, method, below = terms
@@ -220,3 +205,18 @@ def with_repeat(terms: Terms, own: Scores, total: float, code: int, model: Any) 
         method,
         below,
     )
+
+# %% ../../nbs/39_explanations.ipynb #03836b5e
+def explain(model: Any, history: Any, item: Any) -> Explanation:
+    """`Recommender.explain`."""
+    model.check_ready(1)
+    if not isinstance(history, Histories):
+        history = Histories.from_lists([list(history)], event_names=model.known.event_names)
+    if len(history) != 1:
+        raise ValueError(
+            f"explain takes the history of one visitor, not {len(history)}; take one by histories.take([i])"
+        )
+    code = model.items.get_indexer(np.asarray([item]))
+    if code[0] < 0:
+        raise KeyError(f"{model.name} does not know the item {item!r}")
+    return explain_codes(model, history.encode(model.items), code)[0]

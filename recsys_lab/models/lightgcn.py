@@ -40,7 +40,7 @@ __all__ = ['normalize_adjacency', 'as_tensor', 'symmetric_adjacency', 'propagate
            'PositivePairs', 'draw_items', 'bpr_loss', 'softmax_loss', 'LightGCNConfig', 'initial_vectors', 'Learner',
            'step', 'needs_all_vectors', 'sample_negatives', 'sparse_rows', 'hardest_negatives', 'interaction_mask',
            'held_out_hit_rate', 'write_checkpoint', 'read_checkpoint', 'Curve', 'train', 'should_stop', 'fewest_epochs',
-           'LightGCN', 'l2_normalize', 'fitted_learner', 'BPRMFConfig', 'BPRMF']
+           'LightGCN', 'graph_terms', 'l2_normalize', 'fitted_learner', 'BPRMFConfig', 'BPRMF']
 
 # %% ../../nbs/40_lightgcn.ipynb #353842e3
 def normalize_adjacency(weights: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -498,8 +498,7 @@ class LightGCN(FactorRecommender):
     curve : one row for each epoch of the last fit; of the search for the number of epochs where `validation_fraction` is set
     """
 
-    name = "lightgcn"
-    Config = LightGCNConfig
+    name, Config = "lightgcn", LightGCNConfig
     checkpoint: Path | None = None
 
     @property
@@ -522,13 +521,13 @@ class LightGCN(FactorRecommender):
             raise ValueError(f"{self.name}: no event of {dataset.name} has a weight above 0, so the graph has no edges")
         learner, curve = fitted_learner(self, dataset.fingerprint, known, weights)
         table = learner.smooth().cpu().numpy()
-        own, users = learner.own().cpu().numpy()[: len(known)], len(known)
+        users = len(known)
         vectors = to_fixed_point(l2_normalize(table) if c.loss == "softmax" else table).astype(np.float32)
         # what a history takes from its items: all layers but the first, one step short
         spread = learner.smooth(None, c.mix[1:]).cpu().numpy()[users:] if c.layers else table[users:] * 0
         state = {"user_vectors": vectors[:users], "item_vectors": vectors[users:], "spread": spread}
         state["degrees"] = np.asarray(weights.sum(0)).ravel()
-        state["fold"] = fold_map(mean_vectors(known, vectors[users:]), own)
+        state["fold"] = fold_map(mean_vectors(known, vectors[users:]), learner.own().cpu().numpy()[:users])
         return state | {"curve": np.array(curve, float).reshape(-1, len(Curve._fields))}
 
     def _score(self, histories: Histories) -> np.ndarray:
@@ -546,18 +545,23 @@ class LightGCN(FactorRecommender):
         return scores
 
     def _terms(self, history: Histories, codes: np.ndarray) -> list[Terms]:
-        c, s, row = self.config, self.state, stored_rows(self, history)[0]
-        if row >= 0:
-            return stored_terms(self, row, codes, np.zeros(len(self.items)))
-        met = history.matrix(len(self.items), self._weights(history.event_names))
-        size = met.data / np.sqrt(met.data.sum()) * degree_powers(s["degrees"], 0.5)[met.indices]
-        seen = history.matrix(len(self.items)).indices
-        fold = c.mix[0] * s["fold"].astype(float)
-        each = s["item_vectors"][seen].astype(float) @ fold[:-1] / max(1, len(seen))
-        each[np.searchsorted(seen, met.indices)] += size[:, None] * s["spread"][met.indices]
-        length = np.linalg.norm(each.sum(0) + fold[-1]) if c.loss == "softmax" else 1.0
-        towards = s["item_vectors"][codes].T.astype(float) / (length or 1.0)
-        return fold_in_terms(self, seen, each @ towards, fold[-1] @ towards)
+        return graph_terms(self, history, codes)
+
+# %% ../../nbs/40_lightgcn.ipynb #70ebd49a
+def graph_terms(model: LightGCN, history: Histories, codes: np.ndarray) -> list[Terms]:
+    """For `explain`: the terms of scores by the estimated vector, which is a sum over the items of a history."""
+    c, s, row = model.config, model.state, stored_rows(model, history)[0]
+    if row >= 0:
+        return stored_terms(model, row, codes, np.zeros(len(model.items)))
+    met = history.matrix(len(model.items), model._weights(history.event_names))
+    size = met.data / np.sqrt(met.data.sum()) * degree_powers(s["degrees"], 0.5)[met.indices]
+    seen = history.matrix(len(model.items)).indices
+    fold = c.mix[0] * s["fold"].astype(float)
+    each = s["item_vectors"][seen].astype(float) @ fold[:-1] / max(1, len(seen))
+    each[np.searchsorted(seen, met.indices)] += size[:, None] * s["spread"][met.indices]
+    length = np.linalg.norm(each.sum(0) + fold[-1]) if c.loss == "softmax" else 1.0
+    towards = s["item_vectors"][codes].T.astype(float) / (length or 1.0)
+    return fold_in_terms(model, seen, each @ towards, fold[-1] @ towards)
 
 # %% ../../nbs/40_lightgcn.ipynb #447b4e44
 def l2_normalize(vectors: np.ndarray) -> np.ndarray:

@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['MIN_RECENCY_WEIGHT', 'even_blocks', 'largest_positions', 'keep_strongest', 'item_similarity', 'ItemKNNConfig',
-           'ItemKNN', 'UserKNNConfig', 'UserKNN', 'l2_normalize_rows', 'VisitIndex', 'visits_of', 'sort_by_last_event',
-           'index_visits', 'similar_sessions', 'session_gap_setting', 'SessionKNNConfig', 'SessionKNN',
-           'nearest_sessions', 'follow_counts', 'last_items', 'SequentialRulesConfig', 'SequentialRules',
-           'walk_similarity', 'recency_weights', 'SessionWalkConfig', 'SessionWalk']
+           'ItemKNN', 'UserKNNConfig', 'UserKNN', 'neighbour_terms', 'l2_normalize_rows', 'VisitIndex', 'visits_of',
+           'sort_by_last_event', 'index_visits', 'similar_sessions', 'session_gap_setting', 'SessionKNNConfig',
+           'SessionKNN', 'nearest_sessions', 'session_contributions', 'follow_counts', 'last_items',
+           'SequentialRulesConfig', 'SequentialRules', 'walk_similarity', 'recency_weights', 'SessionWalkConfig',
+           'SessionWalk']
 
 # %% ../../nbs/22_neighbours.ipynb #2a9ddf50
 def even_blocks(work: np.ndarray, most: float) -> Iterator[slice]:
@@ -209,17 +210,22 @@ class UserKNN(Recommender):
         return keep_strongest(similarities, self.config.n_neighbors)
 
     def _terms(self, history: Histories, codes: np.ndarray) -> list[Terms]:
-        query = l2_normalize_rows(history.matrix(len(self.items)), self.state["weight"])
-        users = self._neighbours(query, history, slice(0, 1))
-        values = users.data[:, None] * self.state["met"][users.indices][:, codes].toarray()
-        ids, why = (
-            self.users[users.indices],
-            "the score is the sum of the similarities of the users who interacted with the item",
-        )
-        return [
-            ([Part("similar user", i, float(v)) for i, v in zip(ids, column, strict=True)], True, why, {})
-            for column in values.T
-        ]
+        return neighbour_terms(self, history, codes)
+
+# %% ../../nbs/22_neighbours.ipynb #f0080628
+def neighbour_terms(model: UserKNN, history: Histories, codes: np.ndarray) -> list[Terms]:
+    """For `explain`: the similarities of the nearest users who interacted with each of some items."""
+    query = l2_normalize_rows(history.matrix(len(model.items)), model.state["weight"])
+    users = model._neighbours(query, history, slice(0, 1))
+    values = users.data[:, None] * model.state["met"][users.indices][:, codes].toarray()
+    ids, why = (
+        model.users[users.indices],
+        "the score is the sum of the similarities of the users who interacted with the item",
+    )
+    return [
+        ([Part("similar user", i, float(v)) for i, v in zip(ids, column, strict=True)], True, why, {})
+        for column in values.T
+    ]
 
 # %% ../../nbs/22_neighbours.ipynb #44474ee8
 def l2_normalize_rows(matrix: sparse.csr_matrix, weight: np.ndarray) -> sparse.csr_matrix:
@@ -369,18 +375,7 @@ class SessionKNN(Recommender):
         return VisitIndex(*(self.state[f"index_{name}"] for name in VisitIndex._fields))
 
     def _contributions(self, history: Histories, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        c = self.config
-        _, item, back = steps_back(history, c.max_history)
-        _, visit, _, own, offered, near = self._votes(np.zeros(len(item), int), item, back)
-        weight = near * self.state["idf"][offered]
-        votes = sparse.csr_matrix((weight, (own, offered)), (len(visit), len(self.items)))[:, codes]
-        start = fading(back, c.session_decay) * self.state["idf"][item]
-        each, shared, share, _ = similar_sessions(self._index(), np.arange(len(item)), item, back, start, c.sample_size)
-        position = np.full(int(max(visit.max(initial=0), shared.max(initial=0))) + 1, -1)
-        position[visit] = np.arange(len(visit))
-        kept = position[shared] >= 0
-        by_item = sparse.csr_matrix((share[kept], (each[kept], position[shared][kept])), (len(item), len(visit)))
-        return item, (by_item @ votes).toarray()
+        return session_contributions(self, history, codes)
 
 # %% ../../nbs/22_neighbours.ipynb #56e7aa75
 def nearest_sessions(
@@ -394,6 +389,22 @@ def nearest_sessions(
         kept[run] = False
         kept[run.start + largest_positions(likeness[run], -visit[run], n)] = True
     return row[kept], visit[kept], likeness[kept], place[kept]
+
+# %% ../../nbs/22_neighbours.ipynb #650c6979
+def session_contributions(model: SessionKNN, history: Histories, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For `explain`: (items of a history, what each adds to the scores of `codes` through the nearest sessions)."""
+    c = model.config
+    _, item, back = steps_back(history, c.max_history)
+    _, visit, _, own, offered, near = model._votes(np.zeros(len(item), int), item, back)
+    weight = near * model.state["idf"][offered]
+    votes = sparse.csr_matrix((weight, (own, offered)), (len(visit), len(model.items)))[:, codes]
+    start = fading(back, c.session_decay) * model.state["idf"][item]
+    each, shared, share, _ = similar_sessions(model._index(), np.arange(len(item)), item, back, start, c.sample_size)
+    position = np.full(int(max(visit.max(initial=0), shared.max(initial=0))) + 1, -1)
+    position[visit] = np.arange(len(visit))
+    kept = position[shared] >= 0
+    by_item = sparse.csr_matrix((share[kept], (each[kept], position[shared][kept])), (len(item), len(visit)))
+    return item, (by_item @ votes).toarray()
 
 # %% ../../nbs/22_neighbours.ipynb #d2d55054
 def follow_counts(visits: Histories, n_items: int, steps: int, decay: float, itself: bool = False) -> sparse.csr_matrix:

@@ -28,7 +28,7 @@ from recsys_lab.simulator import (
 )
 
 # %% auto #0
-__all__ = ['OracleConfig', 'last_views', 'follow_up_density', 'view_density', 'Oracle']
+__all__ = ['BY_TRUTH', 'OracleConfig', 'last_views', 'follow_up_density', 'view_density', 'known_visitors', 'Oracle']
 
 # %% ../../nbs/29_oracle.ipynb #030c0d35
 class OracleConfig(Config):
@@ -87,6 +87,16 @@ def view_density(truth: Truth, gap: np.ndarray, length: np.ndarray) -> np.ndarra
     return goes_on * density / np.maximum(1 - goes_on * before, 1e-12)
 
 # %% ../../nbs/29_oracle.ipynb #624886a5
+BY_TRUTH = "the chance of the item by the simulator's own truth"
+
+
+def known_visitors(visitors: np.ndarray | None, truth: Truth) -> np.ndarray:
+    """The visitors as numbers; `ValueError` for histories of visitors who are not of the simulated shop."""
+    if visitors is None or not np.isin(visitors, np.arange(truth.config.visitors)).all():
+        raise ValueError("the oracle ranks visitors of its own shop only; these histories name others, or nobody")
+    return visitors.astype(np.int64)
+
+# %% ../../nbs/29_oracle.ipynb #a91d33ef
 class Oracle(Recommender):
     """Ranks by the simulated shop's true probability that the next event (or purchase) is of the item.
 
@@ -95,9 +105,7 @@ class Oracle(Recommender):
     not all, of what the coming weeks will hold. Visitors who are not of this shop cannot be ranked (`ValueError`).
     """
 
-    name = "oracle"
-    fold_in = "none"
-    Config = OracleConfig
+    name, fold_in, Config = "oracle", "none", OracleConfig
 
     def _catalogue(self, dataset: Dataset) -> pd.Index:
         if "truth" not in dataset.offers:
@@ -115,15 +123,13 @@ class Oracle(Recommender):
         return self._truth
 
     def _terms(self, history: Histories, codes: np.ndarray) -> list[Terms]:
-        scores = self._score(history)[0, codes].astype(float)
-        why = "the chance of the item by the simulator's own truth"
-        return [([Part("model", "true preference", s)], True, why, {}) for s in scores.tolist()]
+        return [
+            ([Part("model", "true preference", float(s))], True, BY_TRUTH, {}) for s in self._score(history)[0, codes]
+        ]
 
     def _score(self, histories: Histories) -> np.ndarray:
-        visitors, truth = histories.user_ids, self.truth
-        if visitors is None or not np.isin(visitors, np.arange(truth.config.visitors)).all():
-            raise ValueError("the oracle ranks visitors of its own shop only; these histories name others, or nobody")
-        visitors, scores = visitors.astype(np.int64), np.empty((len(histories), len(self.items)), np.float32)
+        truth, scores = self.truth, np.empty((len(histories), len(self.items)), np.float32)
+        visitors = known_visitors(histories.user_ids, truth)
         last, gap, length, start = last_views(histories)
         inside = (last >= 0) & (gap <= VIEW_GAP_MS[1])
         day = truth.day(np.where(inside, start, histories.at))  # a session keeps the shelf of the day on which it began
@@ -137,10 +143,9 @@ class Oracle(Recommender):
             scores[bought[:2]] += 1
         else:
             keen = truth.people.keen[visitors[histories.rows]] * truth.items.conversion[histories.items]
-            carted = follow_up_density(
-                histories, "view", "addtocart", CART_AFTER_MS, np.minimum(1, truth.config.cart * keen)
-            )
+            carts = np.minimum(1, truth.config.cart * keen)
+            carted = follow_up_density(histories, "view", "addtocart", CART_AFTER_MS, carts)
             scores *= np.where(inside, view_density(truth, gap, length), 1.0).astype(np.float32)[:, None]
-            for row, item, density in (carted, bought):
-                np.add.at(scores, (row, item), density.astype(np.float32))
+            for *place, density in (carted, bought):
+                np.add.at(scores, tuple(place), density.astype(np.float32))
         return np.where(scores > 0, scores, -np.inf).astype(np.float32)

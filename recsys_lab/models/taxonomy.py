@@ -129,7 +129,7 @@ class Taxonomy(Recommender):
         weight = fading(back, self.config.decay)[placed]
         return item[placed], weight[:, None] * self.state["around"][kind[placed]][:, codes].toarray()
 
-
+# %% ../../nbs/26_taxonomy.ipynb #fc9ea59c
 def top_items_by_category(kind: np.ndarray, n_categories: int, users: np.ndarray, most: int) -> sparse.csr_matrix:
     """The `most` most popular items of each category with their share of its users: CSR float32 `[categories, items]`."""
     placed = np.flatnonzero(kind >= 0)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['NORMALISATIONS', 'tied_ranks', 'normalize_scores', 'blend_scores', 'normalized_halves', 'score_at', 'HybridConfig',
-           'Reasons', 'attach_reasons', 'Hybrid', 'hybrid_terms', 'HybridTuned', 'blend_of']
+           'Reasons', 'attach_reasons', 'Hybrid', 'blended_terms', 'hybrid_terms', 'HybridTuned', 'blend_of']
 
 # %% ../../nbs/34_hybrid_alpha.ipynb #08709c70
 NORMALISATIONS = ("minmax", "rank")
@@ -194,13 +194,7 @@ class Hybrid(Boosting):
         return attach_reasons(codes, best, sources, lists, halves)
 
     def _terms(self, history: Histories, codes: np.ndarray) -> list[Terms]:
-        lists, block = self.short_lists(history, "none")
-        source, c = self.parts[self.config.collaborative], self.config
-        one, two = normalized_halves(*self.halves(source.score(history), lists, block), lists.indptr, c.normalisation)
-        rows, trees = candidate_rows(lists, codes), ranker_terms(self, lists, block, codes)
-        return [
-            hybrid_terms(self, history, code, row, t, one, two) for code, row, t in zip(codes, rows, trees, strict=True)
-        ]
+        return blended_terms(self, history, codes)
 
     def rank_with_reasons(
         self, histories: Histories, k: int = 10, exclude: str | None = None, items: Iterable[Any] | None = None
@@ -217,6 +211,17 @@ class Hybrid(Boosting):
         out["ranker_score"], out["collaborative_score"] = r.ranker[row, place], r.collaborative[row, place]
         out["sources"] = [", ".join(names[n]) or "popular" for n in r.named[row, place]]
         return out.assign(user_type=np.where(np.diff(encoded.indptr) == 0, "cold", "warm")[row])
+
+# %% ../../nbs/34_hybrid_alpha.ipynb #c3f93008
+def blended_terms(model: Hybrid, history: Histories, codes: np.ndarray) -> list[Terms]:
+    """For `explain`: the terms of the blended scores of item codes for one history."""
+    lists, block = model.short_lists(history, "none")
+    source, c = model.parts[model.config.collaborative], model.config
+    one, two = normalized_halves(*model.halves(source.score(history), lists, block), lists.indptr, c.normalisation)
+    rows, trees = candidate_rows(lists, codes), ranker_terms(model, lists, block, codes)
+    return [
+        hybrid_terms(model, history, code, row, t, one, two) for code, row, t in zip(codes, rows, trees, strict=True)
+    ]
 
 
 def hybrid_terms(
@@ -237,7 +242,7 @@ def hybrid_terms(
     why = f"the score is the sum of both components, brought to one scale by {c.normalisation} within the request"
     return parts, True, why, below
 
-
+# %% ../../nbs/34_hybrid_alpha.ipynb #5083a2d7
 class HybridTuned(Hybrid):
     """`Hybrid` with alpha tuned on validation, under a name of its own so that both can be compared."""
 

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from recsys_lab.datasets.log import Dataset
 
 # %% auto #0
-__all__ = ['NOT_PROPOSED', 'BASIC', 'CROSSED', 'usual_widths', 'TwoStageConfig', 'stage_of', 'TwoStage', 'proposed_by',
-           'candidate_rows', 'ranker_terms', 'columns_of', 'design', 'LogisticConfig', 'with_unknown', 'Logistic',
-           'LogisticEnriched']
+__all__ = ['NOT_PROPOSED', 'BASIC', 'CROSSED', 'usual_widths', 'TwoStageConfig', 'stage_of', 'feature_modules', 'FirstStageModel',
+           'TwoStage', 'proposed_by', 'candidate_rows', 'ranker_terms', 'columns_of', 'design', 'LogisticConfig',
+           'with_unknown', 'Logistic', 'LogisticEnriched']
 
 # %% ../../nbs/32_logistic_baseline.ipynb #626a9aec
 def usual_widths() -> dict[str, int]:
@@ -80,13 +80,19 @@ def stage_of(config: Any) -> Stage:
         widths, settings, tuple(config.features), *own_settings, config.negatives, config.negative_sampling, config.seed
     )
 
-# %% ../../nbs/32_logistic_baseline.ipynb #dce6698d
-class TwoStage(Recommender):
-    """Base of models that rank a short list: a model learns from rows (`_learn`) and scores a block of features (`predict`).
+# %% ../../nbs/32_logistic_baseline.ipynb #559ee57b
+def feature_modules(wanted: Sequence[str]) -> set[str]:
+    """The modules that define the groups of some features (by group or name; all if none), as `code_fingerprint` takes them."""
+    chosen = [
+        name
+        for name, group in GROUPS.items()
+        if not wanted or name in wanted or any(f.name in wanted for f in group.features)
+    ]
+    return {code_module(GROUPS.place(name)) for name in chosen} - {""}
 
-    Source of the arrangement: Covington et al., *Deep neural networks for YouTube recommendations*, RecSys 2016. Fold-in is exact as far
-    as the sources' is. Refuses (`ValueError`) logs that arrived split, and those whose windows hold nothing to learn from.
-    """
+# %% ../../nbs/32_logistic_baseline.ipynb #71ff3363
+class FirstStageModel(Recommender):
+    """A model with sources of candidates and their features: the short lists of its requests."""
 
     Config = TwoStageConfig
     requires_cooccurrence = True
@@ -97,20 +103,7 @@ class TwoStage(Recommender):
     @property
     def modules(self) -> tuple[str, ...]:
         """Those of `Recommender`, and the modules of the groups of features that are used."""
-        chosen = [g for g, group in GROUPS.items() if self._uses(g, [f.name for f in group.features])]
-        return tuple(sorted({*super().modules, *(code_module(GROUPS.place(g)) for g in chosen)} - {""}))
-
-    def _uses(self, group: str, names: list[str]) -> bool:
-        wanted = self.config.features
-        return not wanted or group in wanted or any(name in wanted for name in names)
-
-    def _fit(self, dataset: Dataset) -> dict[str, Any]:
-        stage = stage_of(self.config)
-        first, self.parts = first_stage_of(dataset, stage), {}
-        learned = self._learn(training_rows(dataset, stage), dataset)
-        self.parts = first.sources
-        facts = {f"facts/{name}": value for name, value in first.facts.items()}
-        return facts | {"names": np.array(first.names)} | learned
+        return tuple(sorted({*super().modules, *feature_modules(self.config.features)}))
 
     @property
     def first(self) -> FirstStage:
@@ -118,6 +111,33 @@ class TwoStage(Recommender):
         facts = {n.removeprefix("facts/"): v for n, v in self.state.items() if n.startswith("facts/")}
         widths = {name: self.config.sources[name] for name in self.parts}
         return FirstStage(self.parts, widths, facts, self.state["names"].tolist(), {})
+
+    def short_lists(
+        self, histories: Histories, exclude: str, answers: dict[str, Scores] | None = None, allowed: Any = None
+    ) -> tuple[Candidates, np.ndarray]:
+        """(candidates of encoded histories, their features `[m, features]`); users without history have none and get the cold list.
+
+        `answers` are scores by sources that are known already, `allowed` the only items that may be listed.
+        """
+        first = self.first
+        lists = gather(first.sources, first.widths, histories, exclude, answers, allowed)
+        lists = lists.keep((np.diff(histories.indptr) > 0)[lists.rows])
+        return lists, feature_block(first.facts, histories, lists, first.names)
+
+# %% ../../nbs/32_logistic_baseline.ipynb #dce6698d
+class TwoStage(FirstStageModel):
+    """Base of models that rank a short list: a model learns from rows (`_learn`) and scores a block of features (`predict`).
+
+    Source of the arrangement: Covington et al., *Deep neural networks for YouTube recommendations*, RecSys 2016. Fold-in is exact as far
+    as the sources' is. Refuses (`ValueError`) logs that arrived split, and those whose windows hold nothing to learn from.
+    """
+
+    def _fit(self, dataset: Dataset) -> dict[str, Any]:
+        stage = stage_of(self.config)
+        first, self.parts = first_stage_of(dataset, stage), {}
+        learned = self._learn(training_rows(dataset, stage), dataset)
+        self.parts = first.sources
+        return {f"facts/{n}": v for n, v in first.facts.items()} | {"names": np.array(first.names)} | learned
 
     @abstractmethod
     def _learn(self, rows: Rows, dataset: Dataset) -> dict[str, Any]:
@@ -135,18 +155,6 @@ class TwoStage(Recommender):
         """(short lists of encoded histories, the scores of their items `[m]`)."""
         lists, block = self.short_lists(histories, exclude, allowed=allowed)
         return lists, self.scored(histories, lists, block)
-
-    def short_lists(
-        self, histories: Histories, exclude: str, answers: dict[str, Scores] | None = None, allowed: Any = None
-    ) -> tuple[Candidates, np.ndarray]:
-        """(candidates of encoded histories, their features `[m, features]`); users without history have none and get the cold list.
-
-        `answers` are scores by sources that are known already, `allowed` the only items that may be listed.
-        """
-        first = self.first
-        lists = gather(first.sources, first.widths, histories, exclude, answers, allowed)
-        lists = lists.keep((np.diff(histories.indptr) > 0)[lists.rows])
-        return lists, feature_block(first.facts, histories, lists, first.names)
 
     def _answer(self, histories: Histories, exclude: str, allowed: np.ndarray | None) -> sparse.csr_matrix:
         lists, scores = self.candidates(histories, exclude, allowed)
@@ -236,13 +244,13 @@ class LogisticConfig(TwoStageConfig):
         gt=0,
     )
 
-
+# %% ../../nbs/32_logistic_baseline.ipynb #133cdd76
 def with_unknown(values: np.ndarray, fill: np.ndarray, flagged: np.ndarray) -> np.ndarray:
     """Unknown values replaced by `fill`, and a 0/1 column for each of the `flagged` columns appended."""
     unknown = np.isnan(values)
     return np.concatenate([np.where(unknown, fill, values), unknown[:, flagged]], axis=1)
 
-
+# %% ../../nbs/32_logistic_baseline.ipynb #c324e479
 class Logistic(TwoStage):
     """Logistic regression on six basic features: similarity, popularity, interaction count, history size crossed, category
     affinity, recency crossed.

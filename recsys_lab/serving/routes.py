@@ -190,7 +190,7 @@ async def recommend_explain(
         entry["because"] = because
     return schemas.as_json(answer)
 
-
+# %% ../../nbs/69_routes.ipynb #860b0242
 @recommend_routes.post(
     "/explain",
     summary="Why one item has its score for a user or a history",

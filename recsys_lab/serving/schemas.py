@@ -203,7 +203,7 @@ class ExplanationResponse(BaseModel):
     model: str
     arm: str
 
-
+# %% ../../nbs/64_schemas.ipynb #9649561b
 class RecommendResponse(BaseModel):
     """A list with its reasons."""
 

@@ -335,7 +335,7 @@ def title_of(b: Bundle, item: Any) -> str:
     """The title of an item by its id."""
     return b.shown["title"][b.items.find(plain_id(item))]
 
-
+# %% ../../nbs/65_service.ipynb #d4fe0c8d
 def explanation_of(arm: Arm, ask: ExplainRequest) -> dict[str, Any]:
     """The explanation of one item's score as `ExplanationResponse`; `ApiError` for an item that is not known."""
     b, name = arm.bundle, model_of(arm, ask.model)
