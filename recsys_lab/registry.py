@@ -184,9 +184,7 @@ def located(word: str) -> str:
     if path.is_file():
         module = str(path.resolve())
     elif module.endswith(".py") or find_spec(module.partition(".")[0]) is None:
-        raise ValueError(
-            f"there is no module {module!r} for {word!r}: it is neither installed nor a file in {Path.cwd()}"
-        )
+        raise ValueError(f"there is no module {module!r}: it is neither installed nor a file in {Path.cwd()}")
     return f"{module}:{name}" if name else module
 
 

@@ -77,6 +77,8 @@ def named_class(word: str) -> Any:
     from recsys_lab.models.base import Recommender, model_class
     from recsys_lab.registry import add_plugin
 
+    if word.endswith(".py"):
+        raise UserError(f"{word} is a file; name the class in it, as {word}:MyModel")
     kind = add_plugin(word) if ":" in word else model_class(word)
     if not (isinstance(kind, type) and issubclass(kind, Recommender)):
         raise UserError(f"{word} is no class of models; name a subclass of recsys_lab.Recommender")

@@ -45,6 +45,7 @@ def test_ones_own_class_is_checked(tmp_path):
         done = run_lab("check", "mine_of_commands.py:Mine", cwd=tmp_path)
         assert done.returncode == code and said in done.stdout, done
     assert run_lab("check", "mine_of_commands.py:Yours", cwd=tmp_path).returncode == 2
+    assert "name the class in it" in run_lab("check", "mine_of_commands.py", cwd=tmp_path).stderr
     assert "take values" in run_lab("check", "item_knn", "--set", "shrinkage=much").stderr.replace("takes", "take")
 
 
