@@ -12,7 +12,23 @@ def read(name: str) -> dict:
     return json.loads((HERE / "results" / f"{name}.json").read_text())
 
 
-speed, knn, item, collaborative, ranking, graph, products, search, serving, parity, full, defaults, imported, by_session = (
+(
+    speed,
+    knn,
+    item,
+    collaborative,
+    ranking,
+    graph,
+    products,
+    search,
+    serving,
+    parity,
+    full,
+    defaults,
+    imported,
+    by_session,
+    words,
+) = (
     read(n)
     for n in (
         "evaluation_speed",
@@ -29,6 +45,7 @@ speed, knn, item, collaborative, ranking, graph, products, search, serving, pari
         "defaults",
         "import_size",
         "sessions",
+        "command_line",
     )
 )
 
@@ -66,6 +83,22 @@ rows = [
         f"{opened['seconds']} s, {opened['peak_gb']} GB at most; pandas alone reads and orders four columns of the CSV in "
         f"{imported['pandas_alone']['seconds']} s and {imported['pandas_alone']['peak_gb']} GB",
         "60 s, 6 GB",
+    ),
+    (
+        "`command_line.py`",
+        "`recsys-lab --help`, a whole process; `recsys-lab run --help`",
+        f"{words['help']['--help']['bare']['ours_seconds']} s, {words['help']['--help']['import pandas']['ratio']} times a process that imports pandas; "
+        f"{words['help']['run --help']['bare']['ours_seconds']} s",
+        "0.3 s",
+    ),
+    *(
+        (
+            "`command_line.py`",
+            f"explaining an item for a known user of the small shop by {name}, one at a time ({found['users']} users)",
+            f"{1000 * found['ours_seconds'] / found['users']:.1f} ms, {found['ratio']} times making the list",
+            "",
+        )
+        for name, found in words["explain"].items()
     ),
     *(
         (
