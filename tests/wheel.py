@@ -48,9 +48,31 @@ def python_of(version: str) -> str | None:
     return None
 
 
+def clean_source(place: Path) -> Path:
+    """A copy of what a distribution is made from, so that nothing of an earlier build gets into it, and nothing is left in the checkout."""
+    for folder in ("recsys_lab", "nbs", "benchmarks", "reports/published"):
+        shutil.copytree(
+            ROOT / folder, place / folder, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+        )
+    files = (
+        "setup.py",
+        "settings.ini",
+        "pyproject.toml",
+        "MANIFEST.in",
+        "README.md",
+        "CHANGELOG.md",
+        "LICENSE",
+        "constraints.txt",
+    )
+    for name in files:
+        shutil.copy(ROOT / name, place)
+    return place
+
+
 def check_archives(dist: Path) -> Path:
     """The wheel, after a look at what it and the source archive hold and say."""
-    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", dist, ROOT)
+    source = clean_source(dist.parent / "source")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", dist, source)
     (wheel,) = dist.glob("*.whl")
     run(sys.executable, "-m", "twine", "check", "--strict", *dist.iterdir())
     names = zipfile.ZipFile(wheel).namelist()
