@@ -131,12 +131,13 @@ def why(item: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
         )
         if item[name] is not None
     ]
-    return f"<div>{chips}</div>" + because(item.get("because", [])) + "".join(bars)
+    return f"<div>{chips}</div>" + because(item.get("because", []), item.get("itemid")) + "".join(bars)
 
 
-def because(reasons: Sequence[Mapping[str, Any]]) -> str:
-    """The items of the history that speak for an item, as HTML."""
-    shares = [f"{html.escape(r['title'])} ({r['share']:.0%})" for r in reasons]
+def because(reasons: Sequence[Mapping[str, Any]], itself: Any = None) -> str:
+    """The items of the history that speak for an item, as HTML; the item itself is there where it was seen before."""
+    names = ["your look at it before" if r["item_id"] == itself else html.escape(r["title"]) for r in reasons]
+    shares = [f"{name} ({r['share']:.0%})" for name, r in zip(names, reasons, strict=True)]
     return f'<div class="small">because of {", ".join(shares)}</div>' if shares else ""
 
 
