@@ -49,7 +49,7 @@ test: $(VENV)/.installed $(PEERS)/.installed ## exports in sync, chapters, tests
 	$(BIN)/recsys-lab data make shop --size tiny
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2
-	$(BIN)/python tests/wheel.py
+	$(BIN)/python tests/built_wheel.py
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
@@ -58,7 +58,7 @@ test-fast: $(VENV)/.installed ## the tests that take two minutes together
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow"
 
 test-wheel: $(VENV)/.installed ## the built wheel in clean environments of Python 3.11, 3.12 and 3.13, where they can be had
-	$(BIN)/python tests/wheel.py 3.11 3.12 3.13
+	$(BIN)/python tests/built_wheel.py 3.11 3.12 3.13
 
 test-kernels: $(VENV)/.installed ## the same lists and choices under other BLAS kernels, and with other threads
 	$(BIN)/recsys-lab data make shop --size tiny

@@ -1,4 +1,4 @@
-"""The built wheel in clean environments: `python tests/wheel.py [3.12 ...]`; this Python's version by default.
+"""The built wheel in clean environments: `python tests/built_wheel.py [3.12 ...]`; this Python's version by default.
 
 Builds the wheel and the source archive, checks their metadata, installs the wheel with the extra `run` into a new environment of
 each Python, and uses it outside the checkout: the command line, a new lab, chapters that were edited there, the book, a model of
