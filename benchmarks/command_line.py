@@ -39,9 +39,9 @@ def explanations() -> dict[str, Any]:
     found = {}
     for name in MODELS:
         model = model_class(name)().fit(known)
-        asked = [(model.histories([u]), model.recommend([u], k=1).frame()["item_id"][0]) for u in users]
-        explain = lambda model=model, asked=asked: [model.explain(history, item) for history, item in asked]  # noqa: E731
-        lists = lambda model=model, asked=asked: [model.rank(history, 10) for history, _ in asked]  # noqa: E731
+        requests = [(model.histories([u]), model.recommend([u], k=1).frame()["item_id"][0]) for u in users]
+        explain = lambda model=model, requests=requests: [model.explain(history, item) for history, item in requests]  # noqa: E731
+        lists = lambda model=model, requests=requests: [model.rank(history, 10) for history, _ in requests]  # noqa: E731
         found[name] = paired(explain, lists, 5) | {"users": len(users)}
     return found
 

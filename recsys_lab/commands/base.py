@@ -63,9 +63,9 @@ ListLength = Annotated[int, typer.Option("-k", min=1, help="Length of the lists.
 RunFolder = Annotated[str, typer.Argument(help="Folder of the run, as reports/shop.")]
 
 
-def show_version(asked: bool) -> None:
+def show_version(wanted: bool) -> None:
     """Print the version and stop."""
-    if asked:
+    if wanted:
         print(f"recsys-lab {__version__}")
         raise typer.Exit()
 

@@ -152,11 +152,11 @@ def explain(
         raise UserError("say whose list it is: --user ID or --history ID,ID")
     fitted = fitted_model(run, model)
     item_id = id_like(item, fitted.items, "--item")
-    told: Any = (
+    seen: Any = (
         fitted.histories([id_like(user, fitted.users, "--user")])
         if user
         else [id_like(word, fitted.items, "--history") for word in history.split(",")]
     )
-    why = fitted.explain(told, item_id)
+    why = fitted.explain(seen, item_id)
     text = f"{fitted.name} scores {why.item} by {why.score:.6g}: {why.method}\n{why.frame().to_string(index=False)}"
     show(as_json, why.to_dict, lambda: text)

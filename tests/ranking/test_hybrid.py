@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pandas as pd
+import pytest
 from helpers import FEW_SOURCES, quick
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 from recsys_lab import evaluation, splits
 from recsys_lab.histories import Histories
 from recsys_lab.models import popularity
-from recsys_lab.models.base import load_model, model_class
+from recsys_lab.models.base import MODELS, Recommender, load_model, model_class
 from recsys_lab.ranking import candidates, hybrid
+from recsys_lab.ranking.features import GROUPS, Feature, feature_group
 
 
 @settings(max_examples=80, deadline=None)
@@ -95,3 +97,42 @@ def test_a_blend_is_saved_with_all_that_it_is_made_of(shop_split, tmp_path):
     pd.testing.assert_frame_equal(model.rank_with_reasons(h, 5), back.rank_with_reasons(h, 5))
     part = tmp_path / "m" / "item_knn"
     assert not (part / "known").exists() and (part / "state" / "similarity.data.npy").exists()
+
+
+def test_a_source_and_a_feature_of_ones_own_are_used_saved_and_explained(shop_split, tmp_path):
+    """Without an edit of the package; a process that does not know the feature refuses to rank."""
+
+    class OwnSource(Recommender):
+        name = "source_of_test"
+
+        def _fit(self, dataset):
+            matrix = dataset.matrix().matrix
+            return {"pairs": (matrix.T @ matrix).tocsr()}
+
+        def _score(self, histories):
+            return (histories.matrix(len(self.items)) @ self.state["pairs"]).tocsr()
+
+    @feature_group("group_of_test", Feature("feature_of_test", "log(1 + users)", "users of the item once more"))
+    def own_columns(block):
+        return {"feature_of_test": np.log1p(block.facts["users"][block.c.items])}
+
+    try:
+        settings = quick("hybrid")
+        settings["sources"] = {**settings["sources"], "source_of_test": 15}
+        known = shop_split.known("test")
+        model = model_class("hybrid")(**settings, collaborative="source_of_test").fit(known)
+        back = load_model(model.save(tmp_path / "model"))
+        users = known.users[:40]
+        np.testing.assert_array_equal(back.recommend(users, k=8).codes, model.recommend(users, k=8).codes)
+        listed = model.rank_with_reasons(model.histories(users), 8, exclude="none")
+        assert listed["sources"].str.contains("source_of_test").any()
+        warm = listed[listed["user_type"] == "warm"].iloc[0]
+        why = model.explain(model.histories([warm["user_id"]]), warm["item_id"])
+        assert why.exact and set(why.below) == {"ranker", "source_of_test"}
+        assert "feature_of_test" in {part.id for part in why.below["ranker"].parts}
+        GROUPS.discard("group_of_test")
+        with pytest.raises(ValueError, match="unknown feature 'feature_of_test'"):
+            back.recommend(users[:2], k=3)
+    finally:
+        GROUPS.discard("group_of_test")
+        MODELS.discard("source_of_test")
