@@ -72,6 +72,9 @@ def test_a_model_of_ones_own_is_tuned_judged_and_ranked_with_the_others(tmp_path
             """
         )
     )
+    (lab / "my_metric.py").write_text(
+        "from recsys_lab.metrics import metric\n\n\n@metric('first_of_run')\ndef first(hits, n_relevant):\n    return hits[:, 0] * 1.0\n"
+    )
     words = (
         "run",
         "--size",
@@ -84,11 +87,13 @@ def test_a_model_of_ones_own_is_tuned_judged_and_ranked_with_the_others(tmp_path
         "--model",
         "my_models.py:Damped",
     )
+    words = (*words, "--plugin", "my_metric.py")
     done = run_lab(*words, cwd=lab)
     assert done.returncode == 0, done.stderr
     run = lab / "reports" / "shop-tiny"
     metrics = json.loads((run / "metrics.json").read_text())
     assert {"damped", "popularity"} <= {row["model"] for row in metrics}
+    assert {"damped", "popularity"} <= {row["model"] for row in metrics if row["metric"] == "first_of_run"}
     trials = [row for row in json.loads((run / "trials.json").read_text()) if row["model"] == "damped"]
     assert len({json.dumps(row["settings"]) for row in trials}) > 2 and any(row["chosen"] for row in trials)
     compared = json.loads((run / "comparisons.json").read_text())
