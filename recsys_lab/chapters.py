@@ -13,6 +13,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,12 +25,14 @@ from .files import UserError, code_fingerprint, imported_modules, modules_behind
 from .models.base import MODELS
 from .provenance import provenance_of
 from .registry import code_module
+from .schedule import peak_of_children, ready, waiting_for, workers
 
 # %% auto #0
 __all__ = ['OWN', 'EXTRAS', 'OWN_MODELS', 'SPLIT_SHARES', 'Parameter', 'chapter_paths', 'parameters_of', 'find_lab',
            'parse_value', 'assign_parameters', 'choose_chapters', 'strip_outputs', 'ChapterFailed', 'execute', 'Plan',
            'default_folder', 'make_plan', 'chapter_key', 'missing_for', 'shares_of', 'describe', 'chapter_progress',
-           'run_chapters', 'run_chapter', 'forget', 'chapters_before', 'check_folder', 'save_states']
+           'notebook_of', 'begin_chapter', 'end_chapter', 'run_chapters', 'work_off', 'forget', 'chapters_before',
+           'check_folder', 'save_states']
 
 # %% ../nbs/82_chapters.ipynb #1054d7c3
 class Parameter(NamedTuple):
@@ -69,7 +72,7 @@ def find_lab() -> Path:
     return root
 
 # %% ../nbs/82_chapters.ipynb #f2da8a1a
-OWN = ("dataset", "size", "out", "needs")  # set by the run itself
+OWN = ("dataset", "size", "out", "needs", "after")  # set by the run itself
 
 
 def parse_value(name: str, text: str, parameter: Parameter) -> Any:
@@ -140,20 +143,25 @@ class ChapterFailed(Exception):
 
     def __init__(self, chapter: str, reason: str):
         super().__init__(f"chapter {chapter} failed: {reason}")
-        self.chapter = chapter
+        self.chapter, self.reason = chapter, reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.chapter, self.reason)  # it comes from another process
 
 
-def execute(path: Path, target: Path, parameters: dict[str, Any]) -> None:
-    """Execute a chapter with papermill into `target`, atomically; a failed chapter is kept with its error.
+def execute(path: Path, target: Path, parameters: dict[str, Any]) -> dict[str, float]:
+    """Execute a chapter with papermill into `target`, atomically; a failed chapter is kept with its error. Returns its `seconds` and
+    `megabytes`.
 
     Raises `ChapterFailed`, also where the kernel died.
     """
+    start = time.perf_counter()
     import nbformat
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
 
     quiet = {"progress_bar": False, "extra_arguments": ["--IPKernelApp.log_level=ERROR"]}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, peak_of_children() as most:
         made, failed = Path(folder) / path.name, None
         try:
             execute_notebook(str(path), str(made), parameters=parameters, cwd=str(path.parent), **quiet)
@@ -167,6 +175,7 @@ def execute(path: Path, target: Path, parameters: dict[str, Any]) -> None:
             )
     if failed is not None:
         raise ChapterFailed(path.stem, failed)
+    return {"seconds": round(time.perf_counter() - start, 2), "megabytes": round(most[0])}
 
 # %% ../nbs/82_chapters.ipynb #1f67e2ce
 EXTRAS = {
@@ -284,8 +293,10 @@ def describe(plan: Plan) -> dict[str, Any]:
 
 # %% ../nbs/82_chapters.ipynb #75df5950
 @contextmanager
-def chapter_progress(chapters: Sequence[str]) -> Iterator[Callable[[str], None]]:
-    """A progress bar on a terminal: the chapter at work, how many are done, time spent and left. Yields a function to call for each."""
+def chapter_progress(chapters: Sequence[str]) -> Iterator[Callable[[Sequence[str], int], None]]:
+    """A progress bar on a terminal: the chapters at work, how many are done, time spent and left. Yields a function to call with the
+    chapters at work and the number of those that are done.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -306,56 +317,90 @@ def chapter_progress(chapters: Sequence[str]) -> Iterator[Callable[[str], None]]
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=len(chapters))
-        begun = False
+        yield lambda at_work, done: bar.update(task, description=", ".join(at_work), completed=done)
 
-        def begin(chapter: str) -> None:
-            nonlocal begun
-            bar.update(task, description=chapter, advance=int(begun))
-            begun = True
+# %% ../nbs/82_chapters.ipynb #1d2fcdd7
+def notebook_of(plan: Plan, chapter: str) -> Path:
+    """Where a run keeps an executed chapter."""
+    return plan.folder / "notebooks" / f"{chapter}.ipynb"
 
-        yield begin
-        bar.update(task, description="", advance=int(begun))
+
+def begin_chapter(plan: Plan, chapter: str, resume: bool, provenance: dict[str, Any]) -> bool:
+    """Whether a chapter is to be executed: not if it is done, or the log lacks what it needs; its state is recorded."""
+    states, key = provenance["chapters"], chapter_key(plan, chapter)
+    done = (states.get(chapter, {}).get("key"), states.get(chapter, {}).get("status")) == (key, "done")
+    if resume and done and notebook_of(plan, chapter).exists():
+        return False
+    if missing := missing_for(plan, chapter):
+        forget(plan.folder, chapter)  # what it recorded before its needs were what they are
+        states[chapter] = {"status": f"skipped: needs {', '.join(missing)}"}
+        return False
+    states[chapter] = {"status": "failed", "key": key}
+    return True
+
+
+def end_chapter(
+    plan: Plan, chapter: str, future: Future[Any], provenance: dict[str, Any], params: dict[str, dict[str, Any]]
+) -> ChapterFailed | None:
+    """Record the state and the parameters of an executed chapter; its failure, if it failed, with nothing of its records left."""
+    failed = future.exception()
+    if failed is None:
+        provenance["chapters"][chapter] |= {"status": "done", **future.result()}
+        defaults = {n: p.default for n, p in plan.takes[chapter].items() if n not in ("needs", "after")}
+        params[chapter] = {**defaults, **plan.given[chapter]}
+    else:
+        runs.Run(plan.folder, chapter).forget()
+    save_states(plan.folder, provenance, params)
+    if failed is not None and not isinstance(failed, ChapterFailed):
+        raise failed
+    return failed
 
 # %% ../nbs/82_chapters.ipynb #e8fe1185
-def run_chapters(plan: Plan, resume: bool = False) -> dict[str, dict[str, Any]]:
-    """Execute the planned chapters in order; returns their states.
+def run_chapters(plan: Plan, resume: bool = False, jobs: int = 1) -> dict[str, dict[str, Any]]:
+    """Execute the planned chapters, `jobs` at a time, each after those that it names; returns their states.
 
-    Stops at the first that fails (`ChapterFailed`), leaving nothing of it but its notebook with the error.
+    After one that fails (`ChapterFailed`) no other is begun, and nothing of it is left but its notebook with the error.
     """
     provenance = {**describe(plan), "chapters": chapters_before(plan)}
     states: dict[str, dict[str, Any]] = provenance["chapters"]
     params = {n: p for n, p in files.read_json(plan.folder / "params.json", {}).items() if n in states}
-    with chapter_progress(plan.chapters) as begin:
+    try:
+        failed = work_off(plan, resume, jobs, provenance, params)
+    except KeyboardInterrupt:
         for chapter in plan.chapters:
-            begin(chapter)
-            run_chapter(plan, chapter, resume, provenance, params)
+            if states.get(chapter, {}).get("status") == "failed":
+                runs.Run(plan.folder, chapter).forget()
+        save_states(plan.folder, provenance, params)
+        raise
     save_states(plan.folder, provenance, params)
+    if failed is not None:
+        raise failed
     return states
 
-# %% ../nbs/82_chapters.ipynb #1d2fcdd7
-def run_chapter(
-    plan: Plan, chapter: str, resume: bool, provenance: dict[str, Any], params: dict[str, dict[str, Any]]
-) -> None:
-    """Execute one chapter of a plan, unless it is done or the log lacks what it needs; its state and parameters are recorded."""
-    states = provenance["chapters"]
-    key, target = chapter_key(plan, chapter), plan.folder / "notebooks" / f"{chapter}.ipynb"
-    if resume and target.exists() and (states.get(chapter, {}).get("key"), states[chapter]["status"]) == (key, "done"):
-        return
-    if missing := missing_for(plan, chapter):
-        forget(plan.folder, chapter)  # what it recorded before its needs were what they are
-        states[chapter] = {"status": f"skipped: needs {', '.join(missing)}"}
-        return
-    start, states[chapter] = time.perf_counter(), {"status": "failed", "key": key}
-    try:
-        execute(plan.root / "nbs" / f"{chapter}.ipynb", target, plan.given[chapter])
-        states[chapter] |= {"status": "done", "seconds": round(time.perf_counter() - start, 2)}
-        defaults = {n: p.default for n, p in plan.takes[chapter].items() if n != "needs"}
-        params[chapter] = {**defaults, **plan.given[chapter]}
-    except (ChapterFailed, KeyboardInterrupt):
-        runs.Run(plan.folder, chapter).forget()
-        raise
-    finally:
-        save_states(plan.folder, provenance, params)
+
+def work_off(
+    plan: Plan, resume: bool, jobs: int, provenance: dict[str, Any], params: dict[str, dict[str, Any]]
+) -> ChapterFailed | None:
+    """Execute chapters until none is left, or one has failed, which is returned."""
+    after = {c: list(plan.takes[c]["after"].default) if "after" in plan.takes[c] else [] for c in plan.chapters}
+    unfinished, failed = waiting_for(after), None
+    running: dict[Future[Any], str] = {}
+    with chapter_progress(plan.chapters) as show, workers(jobs) as submit:
+        while unfinished and (running or failed is None):
+            for chapter in ready(unfinished, set(unfinished) - set(running.values())):
+                if failed is not None or len(running) >= jobs:
+                    break
+                show([*running.values(), chapter], len(plan.chapters) - len(unfinished))
+                if not begin_chapter(plan, chapter, resume, provenance):
+                    del unfinished[chapter]
+                    break  # others may be ready now
+                source, target = plan.root / "nbs" / f"{chapter}.ipynb", notebook_of(plan, chapter)
+                running[submit(execute, source, target, plan.given[chapter])] = chapter
+            for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
+                chapter = running.pop(future)
+                del unfinished[chapter]
+                failed = end_chapter(plan, chapter, future, provenance, params) or failed
+    return failed
 
 # %% ../nbs/82_chapters.ipynb #801e1426
 def forget(folder: Path, chapter: str) -> None:

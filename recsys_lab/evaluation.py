@@ -268,7 +268,7 @@ class Ranker(Protocol):
     fit_seconds: float
 
     def fit(self, dataset: Dataset) -> Any: ...
-    def rank(self, histories: Histories, k: int, exclude: str) -> TopK: ...
+    def rank(self, histories: Histories, k: int, exclude: str, **options: Any) -> TopK: ...
 
 
 def fit_on(model: Ranker, known: Dataset) -> None:
@@ -289,7 +289,9 @@ def rank_cases(
 
     Ranked in blocks whose dense scores take at most `memory_mb`. `ValueError` for a list that names an item twice.
     """
-    block = max(1, min(8192, int(memory_mb * 2**20 / (12 * max(1, len(model.items))))))
+    rows_held = max(1, min(8192, int(memory_mb * 2**20 / (12 * max(1, len(model.items))))))
+    bounded = hasattr(model, "reads")  # a model of the lab keeps to the bound itself, and finds visitors who have done the same
+    block, options = (2**16, {"block": rows_held}) if bounded else (rows_held, {})
     translate = cases.items.get_indexer(model.items)
     unknown = translate < 0  # items that only the model knows get codes beyond the cases' items
     translate[unknown] = len(cases.items) + np.arange(int(unknown.sum()))
@@ -298,7 +300,7 @@ def rank_cases(
     for start in range(0, len(cases), block):
         rows = slice(start, start + block)
         asking = replace(cases.histories(rows), user_ids=None) if hide_user_ids else cases.histories(rows)
-        ranked = model.rank(asking, k, cases.exclude)
+        ranked = model.rank(asking, k, cases.exclude, **options)
         out[rows] = translate[ranked.codes]
         if ranked.sources is not None:
             stored[rows] = (ranked.sources == SOURCES.index("stored")).any(1)
@@ -356,6 +358,7 @@ def evaluate(
     ks: Iterable[int] = (5, 10, 20),
     memory_mb: int = 512,
     hide_user_ids: bool = False,
+    visitors: int = 0,
 ) -> Evaluation:
     """Evaluate a model on `part` of a split, ranking the full catalogue.
 
@@ -367,12 +370,13 @@ def evaluate(
     ks : lengths of the lists judged
     memory_mb : bound on the memory of a block of dense scores
     hide_user_ids : hide user ids from the model, so that every user is ranked from the history alone
+    visitors : ask only so many of the visitors of the split's sample; 0: all of it
 
     Raises `ValueError` for a protocol the split does not allow, for a model fitted on other data than the part may know, and for one that
     lists an item twice.
     """
     ks = tuple(sorted(set(ks)))
-    cases = make_cases(split, protocol or split.protocols[0], target, part, exclude)
+    cases = make_cases(split, protocol or split.protocols[0], target, part, exclude, visitors)
     known = split.known(part)
     fit_on(model, known)
     start = time.perf_counter()

@@ -25,12 +25,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from filelock import FileLock
+
 # %% auto #0
 __all__ = ['SUFFIXES', 'DAMAGED', 'LAB_FILE', 'FOREIGN', 'DataError', 'UserError', 'Unpacked', 'naming_damage', 'open_source',
            'open_zstd', 'in_archive_junk', 'open_member', 'find_source', 'write_text', 'write_bytes', 'whole_file',
-           'read_json', 'whole_folder', 'peak_mb', 'project_root', 'data_folders', 'cache_folder', 'file_hash',
-           'package_folder', 'module_file', 'imported_modules', 'modules_behind', 'code_hash', 'definition_hashes',
-           'code_fingerprint']
+           'read_json', 'whole_folder', 'alone', 'peak_mb', 'memory_limit_gb', 'project_root', 'data_folders',
+           'cache_folder', 'file_hash', 'package_folder', 'module_file', 'imported_modules', 'modules_behind',
+           'code_hash', 'definition_hashes', 'code_fingerprint']
 
 # %% ../nbs/06_files.ipynb #77aa36e4
 class DataError(ValueError):
@@ -193,6 +195,14 @@ def whole_folder(path: Path, replace: bool = True) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 # %% ../nbs/06_files.ipynb #7f94e7e4
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """What is done inside is done by one process at a time, of all that name this path; the lock file lies beside it, hidden."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        yield
+
+
 def peak_mb() -> float:
     """The most memory that this process has held so far, in MB."""
     try:
@@ -203,6 +213,22 @@ def peak_mb() -> float:
         return float(psutil.Process().memory_info().peak_wset) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes on macOS, kilobytes elsewhere
+
+
+def memory_limit_gb() -> float:
+    """What one process may take, in GB: RECSYS_LAB_MEMORY_GB, or what is free. `DataError` where it is no number above 0."""
+    chosen = os.environ.get("RECSYS_LAB_MEMORY_GB", "")
+    if not chosen:
+        import psutil
+
+        return float(psutil.virtual_memory().available) / 1e9
+    try:
+        limit = float(chosen)
+    except ValueError:
+        limit = 0.0
+    if not limit > 0:
+        raise DataError(f"RECSYS_LAB_MEMORY_GB must be a number of gigabytes above 0, not {chosen!r}")
+    return limit
 
 
 LAB_FILE = "lab.toml"  # what marks a lab that `recsys-lab new` has made

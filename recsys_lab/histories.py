@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from .numerics import hash_bits
+
 # %% auto #0
 __all__ = ['EVENTS', 'PURCHASE', 'FOREVER', 'MINUTE', 'flat_ranges', 'listed_ids', 'check_id_type', 'event_weights', 'entries_of',
            'Histories', 'listed_histories', 'taken_histories', 'history_matrix', 'split_into_sessions',
-           'hold_out_last_items']
+           'hold_out_last_items', 'distinct_histories']
 
 # %% ../nbs/07_histories.ipynb #5c935f32
 EVENTS = ("view", "addtocart", "transaction")  # the events of a shop, in the order of the funnel
@@ -201,3 +203,26 @@ def hold_out_last_items(histories: Histories, share: float, rng: np.random.Gener
     rows = np.flatnonzero(distinct >= 3)
     rows = np.sort(rng.choice(rows, round(len(rows) * share), replace=False))
     return rows, histories.items[histories.indptr[rows + 1] - 1].astype(np.int64)
+
+# %% ../nbs/07_histories.ipynb #48f89af8
+def distinct_histories(h: Histories, times: bool, ids: bool) -> tuple[np.ndarray, np.ndarray]:
+    """(positions of the distinct encoded histories, the place among them of each history).
+
+    Two are the same if their items, events, counts and sessions are, and with `times` and `ids` their times and moments of asking, and
+    their users. Found by a 64-bit hash and compared entry by entry; where two hashes collide every history counts as distinct.
+    """
+    rows, length = h.rows, np.diff(h.indptr)
+    entry = [np.arange(len(h.items)) - h.indptr[rows], h.items, h.events]
+    entry += [part.view(np.int32) for part in (h.counts,) if part is not None]
+    entry += [part for part in (h.sessions,) if part is not None] + ([h.times] if times else [])
+    with np.errstate(over="ignore"):
+        sums = np.add.reduceat(np.append(hash_bits(0, *entry), np.uint64(0)), h.indptr[:-1]) if len(h) else np.zeros(0)
+    whole = [np.where(length > 0, sums.astype(np.uint64), np.uint64(0)).view(np.int64), length]
+    whole += [h.at] if times else []
+    key = hash_bits(1, *whole)
+    if ids and h.user_ids is not None:
+        key = hash_bits(2, key.view(np.int64), np.arange(len(h)))  # an id of its own each
+    _, first, same = np.unique(key, return_index=True, return_inverse=True)
+    flat, _ = flat_ranges(h.indptr[first[same]], h.indptr[first[same] + 1])
+    equal = len(flat) == len(h.items) and all(np.array_equal(part[flat], part) for part in entry)
+    return (first, same) if equal else (np.arange(len(h)), np.arange(len(h)))

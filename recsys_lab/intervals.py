@@ -53,9 +53,9 @@ def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def student(level: float | np.ndarray, n: np.ndarray) -> np.ndarray:
     """Student's two-sided quantile for means of `n` values."""
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
-    return np.asarray(t.ppf(1 - (1 - np.asarray(level)) / 2, np.maximum(n - 1, 1)))
+    return np.asarray(stdtrit(np.maximum(n - 1, 1), 1 - (1 - np.asarray(level)) / 2))
 
 
 def mean_intervals(
@@ -98,7 +98,7 @@ def paired_p(differences: np.ndarray) -> float:
     Up to `EXACT` users that differ it is the share of all assignments of signs whose mean is as far from 0 (Fisher, *The design of
     experiments*, 1935); above, Student's test, but never below what so many signs allow.
     """
-    from scipy.stats import t
+    from scipy.special import stdtr
 
     d = differences[~np.isnan(differences)]
     differing = d[d != 0]
@@ -109,7 +109,7 @@ def paired_p(differences: np.ndarray) -> float:
         return float((np.abs(signs @ units) >= abs(units.sum()) - tie).mean())
     _, mean, variance = (float(value[0]) for value in moments(d[:, None]))
     least = 2.0 ** (1 - len(differing))
-    return least if variance == 0 else max(least, float(2 * t.sf(abs(mean) / np.sqrt(variance / len(d)), len(d) - 1)))
+    return least if variance == 0 else max(least, float(2 * stdtr(len(d) - 1, -abs(mean) / np.sqrt(variance / len(d)))))
 
 
 def difference_intervals(

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import psutil
 import pyarrow as pa
@@ -34,6 +35,7 @@ from recsys_lab.files import (
     whole_folder,
     write_text,
 )
+from .numerics import hash_uniform
 from .readers import reviews
 from .readers.formats import read_adjacency, read_matrix, read_retailrocket, read_session_files
 from .readers.logs import find_files, LogOptions
@@ -42,11 +44,12 @@ from .readers.tables import literal
 from .registry import Registry, code_module, place_of
 
 # %% auto #0
-__all__ = ['MAKERS', 'SHARED_OPTIONS', 'CUTOFFS', 'KINDS', 'READERS', 'CACHE_FROM', 'BYTES_PER_EVENT', 'Reader', 'reader',
-           'read_mapped', 'read_matrix_file', 'format_of', 'format_name', 'read_options', 'within', 'table_words',
-           'read_folder', 'naming_the_toml', 'with_cutoffs', 'read_by_options', 'available_datasets', 'load',
-           'content_key', 'source_files', 'remembered_key', 'keep_copy', 'write_copy', 'first_moment', 'read_frame',
-           'refuse_what_cannot_fit', 'read_copy', 'is_large', 'copy_place', 'prepare', 'read_cached']
+__all__ = ['MAKERS', 'SHARED_OPTIONS', 'CUTOFFS', 'KINDS', 'READERS', 'CACHE_FROM', 'BYTES_PER_EVENT', 'EXAMPLE_EVENTS',
+           'EXAMPLE_ITEMS', 'Reader', 'reader', 'read_mapped', 'read_matrix_file', 'format_of', 'format_name',
+           'read_options', 'within', 'table_words', 'read_folder', 'naming_the_toml', 'with_cutoffs', 'read_by_options',
+           'available_datasets', 'load', 'content_key', 'source_files', 'remembered_key', 'keep_copy', 'write_copy',
+           'first_moment', 'read_frame', 'refuse_what_cannot_fit', 'read_copy', 'is_large', 'copy_place', 'prepare',
+           'read_cached', 'example_part', 'load_example']
 
 # %% ../nbs/54_loading.ipynb #941fbee3
 #| export
@@ -446,3 +449,32 @@ def read_cached(folder: Path, name: str) -> Dataset:
         warnings.warn(f"{name} is not kept as Parquet in {cache_folder()}: {error}", stacklevel=2)
         return log
     return with_cutoffs(read_copy(copy, name, folder), options)
+
+# %% ../nbs/54_loading.ipynb #ccb2de6a
+EXAMPLE_EVENTS = 20_000  # that an example's log has, about
+EXAMPLE_ITEMS = 2_000  # the most popular ones, of which it is
+
+
+def example_part(log: Dataset, events: int = EXAMPLE_EVENTS, items: int = EXAMPLE_ITEMS) -> Dataset:
+    """A bounded part of a log, for examples: visitors drawn by a hash of their ids, on the most popular items, with about so many events.
+
+    A log that is at most twice as long is returned as it is.
+    """
+    if len(log) <= 2 * events:
+        return log
+    order = np.lexsort((np.arange(len(log.items)), -log.item_users()))
+    popular = np.zeros(len(log.items), bool)
+    popular[order[:items]] = True
+    inside = popular[log.item_codes]
+    chance = hash_uniform(0, pd.util.hash_array(log.users.to_numpy()).view(np.int64))
+    inside &= (chance < events / inside.sum())[log.user_codes]
+    properties = log.properties
+    kept = None if properties is None else properties[properties["item_id"].isin(log.items[popular])]
+    part = log.where(inside, kept)
+    part.cutoffs |= log.cutoffs
+    return part
+
+
+def load_example(name: str, size: str = "tiny") -> Dataset:
+    """`example_part` of a dataset loaded by name."""
+    return example_part(load(name, size))

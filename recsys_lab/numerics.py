@@ -11,7 +11,7 @@ from scipy import sparse
 # %% auto #0
 __all__ = ['FEATURE_STEP', 'SCORE_BITS', 'fixed_point_bits', 'to_fixed_point', 'exact_product', 'exact_pairs', 'select_columns',
            'sparse_product', 'weighted_sums', 'sum_rows', 'weigh_columns', 'round_to_grid', 'round_scores', 'mix_bits',
-           'hash_uniform']
+           'hash_bits', 'hash_uniform']
 
 # %% ../nbs/09_numerics.ipynb #58342d30
 def fixed_point_bits(length: int) -> int:
@@ -119,10 +119,8 @@ def mix_bits(state: np.ndarray) -> np.ndarray:
     return state ^ (state >> np.uint64(31))
 
 
-def hash_uniform(seed: int, *names: np.ndarray) -> np.ndarray:
-    """A reproducible uniform number in [0, 1) for each tuple of integers (arrays of one length), independent of order: float64
-    `[n]`.
-    """
+def hash_bits(seed: int, *names: np.ndarray) -> np.ndarray:
+    """A reproducible 64-bit hash of each tuple of integers (arrays of one length): uint64 `[n]`."""
     gamma = np.uint64(0x9E3779B97F4A7C15)
     with np.errstate(over="ignore"):
         state = mix_bits(
@@ -130,4 +128,11 @@ def hash_uniform(seed: int, *names: np.ndarray) -> np.ndarray:
         )
         for name in names:
             state = mix_bits((state ^ np.asarray(name, np.int64).view(np.uint64)) + gamma)
-    return (state >> np.uint64(11)) * 2.0**-53
+    return state
+
+
+def hash_uniform(seed: int, *names: np.ndarray) -> np.ndarray:
+    """A reproducible uniform number in [0, 1) for each tuple of integers (arrays of one length), independent of order: float64
+    `[n]`.
+    """
+    return (hash_bits(seed, *names) >> np.uint64(11)) * 2.0**-53

@@ -179,7 +179,8 @@ def pairs(table: pd.DataFrame) -> Figure:
 def trials(table: pd.DataFrame, title: str = "") -> Figure:
     """The value of each trial of `tuning.tune` against each setting that was searched, one panel a setting."""
     value = table.columns[-2]
-    settings = [c for c in table.columns[1:-2] if table[c].nunique() > 1] or list(table.columns[1:2])
+    searched = [c for c in table.columns[1:-2] if c != "visitors"]
+    settings = [c for c in searched if table[c].nunique() > 1] or searched[:1]
     figure, axes = plt.subplots(1, len(settings), figsize=(0.8 + 2.5 * len(settings), 2.9), sharey=True, squeeze=False)
     best = table[table["chosen"]]
     for axis, name in zip(axes[0], settings, strict=True):

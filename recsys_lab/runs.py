@@ -19,16 +19,17 @@ import pandas as pd
 
 from .datasets.log import Dataset
 from .evaluation import Evaluation, compare_pairs, evaluate
-from .files import code_fingerprint, read_json, write_text
+from .files import alone, code_fingerprint, read_json, write_text
 from .intervals import FEW, is_shown
 from .splits import NoCases, Split, make_cases
 
 # %% auto #0
 __all__ = ['MEASURED', 'METRIC_COLUMNS', 'RECORDS', 'COMPARISON_COLUMNS', 'PAIR', 'ABOUT', 'Question', 'QUESTIONS', 'MEANING',
            'plain', 'write_rows', 'fit_key', 'RunFolder', 'RunRecords', 'Run', 'fit_path', 'chosen_settings',
-           'kept_fit', 'evaluation_name', 'same_about', 'pair_key', 'check_record', 'trial_rows', 'question_of',
-           'questions', 'first_question_for', 'label_models', 'judge', 'load_or_judge', 'format_interval', 'headline',
-           'p_text', 'verdict', 'sentence', 'sentences', 'first_question', 'comparison_list', 'sizes']
+           'kept_fit', 'evaluation_name', 'same_about', 'pair_key', 'check_record', 'setting_columns', 'trial_rows',
+           'question_of', 'questions', 'first_question_for', 'label_models', 'judge', 'load_or_judge',
+           'format_interval', 'headline', 'p_text', 'verdict', 'sentence', 'sentences', 'first_question',
+           'comparison_list', 'sizes']
 
 # %% ../nbs/14_runs.ipynb #fa8e4f8f
 MEASURED = ("value", "low", "high", "per_event", "n_users", "n_events", "n_effective", "few", "cases")
@@ -48,7 +49,7 @@ METRIC_COLUMNS = (
 )
 
 # %% ../nbs/14_runs.ipynb #d54abded
-RECORDS = ("metrics", "comparisons", "decisions", "costs", "trials", "fits")  # what a run keeps as rows
+RECORDS = ("metrics", "comparisons", "decisions", "costs", "trials", "fits", "spent")  # what a run keeps as rows
 COMPARISON_COLUMNS = (
     "chapter",
     "a",
@@ -95,20 +96,27 @@ def fit_key(model: Any, known: Dataset) -> str:
 class RunFolder:
     """The rows that chapters keep in the folder of a run."""
 
-    def __init__(self, folder: Path | str, chapter: str = ""):
+    def __init__(self, folder: Path | str, chapter: str = "", after: Sequence[str] = ("*",)):
         self.folder = Path(folder) if str(folder) else None
-        self.chapter = chapter
+        self.chapter, self.after = chapter, (*after, chapter)
         if self.folder and chapter:
             self.forget()
 
+    def sees(self, chapter: str) -> bool:
+        """Whether what a chapter recorded is read here: one that this one comes `after`, or all (`*`)."""
+        return not self.chapter or "*" in self.after or chapter in self.after
+
     def rows(self, name: str) -> list[dict[str, Any]]:
-        """All rows of one of `RECORDS`."""
+        """The rows of one of `RECORDS` that this chapter sees."""
+        return [row for row in self._all(name) if self.sees(row["chapter"])]
+
+    def _all(self, name: str) -> list[dict[str, Any]]:
         return read_json(self.folder / f"{name}.json", []) if self.folder else []
 
     def forget(self) -> None:
         """Remove everything that this chapter recorded in the run."""
         for name in RECORDS:
-            if any(row["chapter"] == self.chapter for row in self.rows(name)):
+            if self._mine(name):
                 self._replace(name, [])
         for pattern in (f"figures/{self.chapter}_*", f"evaluations/{self.chapter}__*"):  # half-written ones too
             for old in self.folder.glob(pattern) if self.folder else ():
@@ -120,15 +128,16 @@ class RunFolder:
 
     def _replace(self, name: str, mine: Sequence[dict[str, Any]]) -> None:
         if self.folder:
-            others = [row for row in self.rows(name) if row["chapter"] != self.chapter]
-            both = others + [{"chapter": self.chapter, **row} for row in mine]
-            write_rows(self.folder / f"{name}.json", sorted(both, key=lambda row: row["chapter"]))
+            with alone(self.folder / name):  # chapters that run side by side write to the same files
+                others = [row for row in self._all(name) if row["chapter"] != self.chapter]
+                both = others + [{"chapter": self.chapter, **row} for row in mine]
+                write_rows(self.folder / f"{name}.json", sorted(both, key=lambda row: row["chapter"]))
 
     def _append(self, name: str, more: Sequence[dict[str, Any]]) -> None:
         self._replace(name, self._mine(name) + list(more))
 
     def _mine(self, name: str) -> list[dict[str, Any]]:
-        return [row for row in self.rows(name) if row["chapter"] == self.chapter]
+        return [row for row in self._all(name) if row["chapter"] == self.chapter]
 
 # %% ../nbs/14_runs.ipynb #a7ffb366
 class RunRecords(RunFolder):
@@ -176,9 +185,14 @@ class RunRecords(RunFolder):
         """Keep the trials of a search (`tuning.tune`) of a model for a question."""
         self._append("trials", trial_rows(model, question, trials))
 
+    def record_spent(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Keep what searches took, and which models were left out and why: rows of `model, settings, seconds, planned, left_out`."""
+        self._append("spent", [dict(row) for row in rows])
+
     def evaluations(self) -> list[Evaluation]:
         """All evaluations that chapters of this run saved, in order of chapter."""
-        return [Evaluation.load(p) for p in sorted(self.folder.glob("evaluations/*.npz"))] if self.folder else []
+        paths = sorted(self.folder.glob("evaluations/*.npz")) if self.folder else []
+        return [Evaluation.load(p) for p in paths if self.sees(p.name.partition("__")[0])]
 
 # %% ../nbs/14_runs.ipynb #3f899c70
 class Run(RunRecords):
@@ -188,6 +202,8 @@ class Run(RunRecords):
     ----------
     folder : `reports/NAME`, or "" to record nothing
     chapter : the notebook's name, as `22_neighbours`
+    after : the chapters whose records it reads (`*`: all); they must be done before it, so that a run whose chapters are executed side
+        by side gives the same as one after the other
     """
 
     def fit(self, model: Any, known: Dataset) -> Any:
@@ -256,10 +272,11 @@ def kept_fit(folder: Path | None, model: Any, known: Dataset) -> Any:
     if folder is None or not model.modules:
         return model.fit(known) if model.fitted_on is None else model
     path = folder / "fits" / fit_key(model, known)
-    if (path / "model.json").exists():
-        return model.load(path)
-    fitted = model if model.fitted_on == known.fingerprint else model.fit(known)
-    fitted.save(path)
+    with alone(path):  # two chapters that need the same fit make it once
+        if (path / "model.json").exists():
+            return model.load(path)
+        fitted = model if model.fitted_on == known.fingerprint else model.fit(known)
+        fitted.save(path)
     return fitted
 
 # %% ../nbs/14_runs.ipynb #0aef98b9
@@ -289,7 +306,7 @@ def check_record(run: RunFolder, evaluation: Evaluation, path: Path) -> None:
             f"{run.chapter} has recorded another evaluation of {about['model']} on {MEANING.get(question_of(about), about)}; "
             "give the second settings a name of their own, as judge does for models of one name"
         )
-    for row in run.rows("metrics"):
+    for row in run._all("metrics"):
         other = row.get("cases") not in (None, evaluation.units[:12]) and row["chapter"] != run.chapter
         if other and all(row[c] == about[c] for c in ABOUT[1:]):
             raise ValueError(
@@ -299,8 +316,13 @@ def check_record(run: RunFolder, evaluation: Evaluation, path: Path) -> None:
             )
 
 # %% ../nbs/14_runs.ipynb #d24ae14d
+def setting_columns(trials: pd.DataFrame) -> list[str]:
+    """The columns of a table that `tuning.tune` made which hold settings."""
+    return [c for c in trials.columns[1:-2] if c != "visitors"]
+
+
 def trial_rows(model: str, question: Question, trials: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows `model, protocol, target, exclude, trial, settings, metric, k, value, chosen` of a table that `tuning.tune` made."""
+    """Rows `model, protocol, target, exclude, trial, settings, visitors, metric, k, value, chosen` of a table that `tuning.tune` made."""
     name = trials.columns[-2]
     metric, _, k = name.partition("@")
     return [
@@ -308,7 +330,8 @@ def trial_rows(model: str, question: Question, trials: pd.DataFrame) -> list[dic
             "model": model,
             **dict(zip(("protocol", "target", "exclude"), question, strict=True)),
             "trial": row["trial"],
-            "settings": {n: plain(row[n]) for n in trials.columns[1:-2]},
+            "settings": {n: plain(row[n]) for n in setting_columns(trials)},
+            "visitors": row.get("visitors"),
             "metric": metric,
             "k": int(k),
             "value": row[name],

@@ -14,12 +14,13 @@ import pandas as pd
 
 from .datasets.log import Dataset, to_moment
 from .histories import FOREVER, PURCHASE, Histories
+from .numerics import hash_uniform
 from .topk import default_exclude, excluded_entries, known_exclude
 
 # %% auto #0
 __all__ = ['PARTS', 'Split', 'count_row', 'pairs_in', 'funnel_rows', 'cut_moment', 'temporal', 'possible_cutoffs', 'sequence',
-           'session_cut', 'given', 'make', 'nearness_by_place', 'NoCases', 'Cases', 'period_cases', 'item_cases',
-           'look_back', 'make_cases', 'new_cases', 'protocols_with_cases']
+           'session_cut', 'given', 'make', 'nearness_by_place', 'NoCases', 'in_sample', 'Cases', 'period_cases',
+           'item_cases', 'look_back', 'make_cases', 'new_cases', 'protocols_with_cases']
 
 # %% ../nbs/10_splits.ipynb #a6a66712
 PARTS = ("train", "valid", "test")
@@ -35,6 +36,7 @@ class Split:
     train, valid, test : Datasets
     cutoffs : the moments (ms, or row numbers) at which valid and test begin; None where the parts are not periods
     known_for_test : what may be known when test is judged: train and valid
+    sample : visitors whom a question asks at most, drawn with `seed`; 0: all
     """
 
     kind: str
@@ -43,6 +45,8 @@ class Split:
     test: Dataset
     known_for_test: Dataset
     cutoffs: tuple[int, int] | None = None
+    sample: int = 0
+    seed: int = 0
 
     def judged(self, part: str = "test") -> Dataset:
         """The evaluated events of a part; `part` is `valid` or `test`."""
@@ -59,7 +63,11 @@ class Split:
         return None if self.cutoffs is None else self.cutoffs[PARTS.index(part) - 1]
 
     def through(self, part: str = "test") -> Dataset:
-        """`known(part)` and `judged(part)` together, in order: a user's history at any time is a prefix of these events."""
+        """`known(part)` and `judged(part)` together, in order: a user's history at any time is a prefix of these events (cached)."""
+        return self.known(part).kept(("through", self.cutoffs, part), lambda: self.joined(part), 1)
+
+    def joined(self, part: str) -> Dataset:
+        """`through`, made now."""
         known, judged = self.known(part), self.judged(part)
         moments = None if known.has_times else np.concatenate([known.moments, judged.moments])
         return Dataset(
@@ -236,19 +244,26 @@ def given(log: Dataset, valid: float = 0.1, seed: int = 0, last: bool = False) -
     return Split("given", train.where(~carved), train.where(carved), log.where(is_test), train)
 
 
-def make(log: Dataset, test: float | Any = 0.0, valid: float | Any = 0.0, seed: int = 0) -> Split:
+def make(
+    log: Dataset, test: float | Any = 0.0, valid: float | Any = 0.0, seed: int = 0, judged: int = 0
+) -> Split:
     """The split that fits a log: as given, by time, or by order; a moment is taken as it is.
 
-    A share of 0.0 means the log's own cutoffs (`log.cutoffs`) where its owner named any, and the kind's default otherwise.
+    A share of 0.0 means the log's own cutoffs (`log.cutoffs`) where its owner named any, and the kind's default otherwise. `judged`
+    bounds the visitors whom a question asks (`Cases.first_visitors`), drawn with `seed`; 0: all are asked.
     """
+    if isinstance(judged, bool) or not isinstance(judged, int) or judged < 0:
+        raise ValueError(f"judged must be a number of visitors, 0 for all, not {judged!r}")
     shares = dict(log.cutoffs) | {
         name: share
         for name, share in (("test", test), ("valid", valid))
         if not (isinstance(share, float) and share == 0)
     }
     if "part" in log.events:
-        return given(log, shares.get("valid", 0.1), seed)
-    return temporal(log, **shares) if log.has_times else sequence(log, **shares)
+        split = given(log, shares.get("valid", 0.1), seed)
+    else:
+        split = temporal(log, **shares) if log.has_times else sequence(log, **shares)
+    return replace(split, sample=judged, seed=seed)
 
 # %% ../nbs/10_splits.ipynb #0600db49
 def nearness_by_place(split: Split, parts: int = 10, seed: int = 0) -> np.ndarray:
@@ -279,6 +294,17 @@ def nearness_by_place(split: Split, parts: int = 10, seed: int = 0) -> np.ndarra
 class NoCases(ValueError):
     """A valid question for which this split has no cases (no purchases, say)."""
 
+# %% ../nbs/10_splits.ipynb #ef6bfe60
+def in_sample(user_ids: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Which entries `[m]` are of a sample of `n` of the visitors (all where there are fewer): bool `[m]`."""
+    who, ids = pd.factorize(user_ids)
+    if len(ids) <= n:
+        return np.ones(len(who), bool)
+    chance = hash_uniform(seed, pd.util.hash_array(np.asarray(ids)).view(np.int64))
+    chosen = np.zeros(len(ids), bool)
+    chosen[np.argsort(chance, kind="stable")[:n]] = True
+    return np.asarray(chosen[who])
+
 # %% ../nbs/10_splits.ipynb #f7ad4486
 @dataclass(frozen=True, eq=False)
 class Cases:
@@ -291,6 +317,7 @@ class Cases:
     user_ids, at : `[n]` who asks, and when (on the log's clock)
     history : int64 `[n]` number of events before
     indptr, relevant, events : relevant codes (positions in `items`) of each request and the kind of event that made them so
+    visitors : how many the part has for this target; fewer are asked where they are sampled, or have no possible case
     """
 
     protocol: str
@@ -305,6 +332,7 @@ class Cases:
     indptr: np.ndarray
     relevant: np.ndarray
     events: np.ndarray
+    visitors: int = 0
 
     def __len__(self) -> int:
         return len(self.at)
@@ -327,6 +355,11 @@ class Cases:
             relevant=self.relevant[inside],
             events=self.events[inside],
         )
+
+    def first_visitors(self, n: int, seed: int) -> Cases:
+        """The cases of a sample of `n` visitors (all where there are fewer), those of a larger sample with this seed among them."""
+        rows = np.flatnonzero(in_sample(self.user_ids, n, seed))
+        return self if len(rows) == len(self) else self.subset(rows, np.ones(len(self.relevant), bool))
 
     @property
     def units(self) -> str:
@@ -377,19 +410,26 @@ def look_back(cases: Cases, block: int = 8192) -> tuple[np.ndarray, np.ndarray]:
 
 # %% ../nbs/10_splits.ipynb #629a2d2a
 def make_cases(
-    split: Split, protocol: str, target: str = "any", part: str = "test", exclude: str | None = None
+    split: Split, protocol: str, target: str = "any", part: str = "test", exclude: str | None = None, visitors: int = 0
 ) -> Cases:
     """The cases of a protocol on `part` of a split; made once for each question, and kept with the split.
+
+    Where the split samples, only those of its sample; `visitors` asks for a smaller one, which a larger one holds (0: the split's own).
 
     A request none of whose items can be recommended (all excluded) is left out; on a log of sessions so is the first view of a session,
     before which there is no visitor. Raises `ValueError` for a protocol that the split does not allow, `NoCases` where no case is left.
     """
     usual = default_exclude(protocol, target)  # refuses an unknown protocol or target
     question = protocol, target, part, known_exclude(usual if exclude is None else exclude)
-    made: dict[tuple[str, ...], Cases] = split.__dict__.setdefault("_cases", {})
+    made: dict[tuple[Any, ...], Cases] = split.__dict__.setdefault("_cases", {})
     if question not in made:
         made[question] = new_cases(split, *question)
-    return made[question]
+    if not visitors:
+        return made[question]
+    smaller = (*question, visitors)
+    if smaller not in made:
+        made[smaller] = made[question].first_visitors(visitors, split.seed)
+    return made[smaller]
 
 # %% ../nbs/10_splits.ipynb #4a934f8a
 def new_cases(split: Split, protocol: str, target: str, part: str, exclude: str) -> Cases:
@@ -400,6 +440,9 @@ def new_cases(split: Split, protocol: str, target: str, part: str, exclude: str)
     if not len(judged):
         raise NoCases(f"{judged.name}: the {part} part is empty, so there is nothing to judge")
     wanted = np.ones(len(judged), bool) if target == "any" else (judged.events["event"] == PURCHASE).to_numpy()
+    visitors = judged.events["user_id"][wanted].nunique()
+    if 0 < split.sample < visitors:
+        wanted[wanted] = in_sample(judged.events["user_id"][wanted].to_numpy(), split.sample, split.seed)
     events, codes = judged.events[wanted], whole.items.get_indexer(judged.events["item_id"][wanted])
     if protocol == "next_item":
         source, drawn = whole, item_cases(events, codes, judged.moments[wanted])
@@ -420,6 +463,7 @@ def new_cases(split: Split, protocol: str, target: str, part: str, exclude: str)
         indptr,
         relevant,
         kinds,
+        visitors,
     )
     length, known = look_back(cases)
     cases = replace(cases, history=length)

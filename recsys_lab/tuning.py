@@ -5,6 +5,7 @@
 # %% ../nbs/16_tuning.ipynb #29b8e594
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -13,20 +14,21 @@ import numpy as np
 import pandas as pd
 
 from .evaluation import Evaluation, case_values, evaluate
-from .intervals import choose_within_error
-from .runs import MEANING, Question, questions
-from .splits import Split
+from .intervals import FEW, choose_within_error, moments, user_means
+from .runs import MEANING, Question, questions, setting_columns
+from .splits import Split, make_cases
 
 with warnings.catch_warnings():  # tqdm misses Jupyter's widgets, which nothing here uses
     warnings.simplefilter("ignore")
     import optuna
-from .models.base import MODELS, model_class
+from .models.base import MODELS, memory_shortage, model_class
 from .models.config import Range, describe_settings, make_config
 
 # %% auto #0
-__all__ = ['Space', 'REPEATS', 'Trials', 'distributions', 'contains', 'space_table', 'new_study', 'choose_trial', 'propose',
-           'check_trials', 'tune', 'best_setting', 'repeat_weights', 'try_repeats', 'trial_table', 'search_model',
-           'keep_trials', 'tune_models', 'validate', 'fit_chosen', 'chosen_table', 'first_trials']
+__all__ = ['Space', 'Trials', 'RUNGS', 'HOPELESS', 'REPEATS', 'distributions', 'contains', 'space_table', 'new_study',
+           'choose_trial', 'trial_table', 'propose', 'check_trials', 'is_hopeless', 'best_so_far', 'race', 'tune',
+           'best_setting', 'repeat_weights', 'try_repeats', 'search_model', 'keep_trials', 'bounded_settings',
+           'without_those_too_large', 'tune_models', 'validate', 'fit_chosen', 'chosen_table', 'first_trials']
 
 # %% ../nbs/16_tuning.ipynb #a2e38122
 Space: TypeAlias = Mapping[str, Range | tuple[Any, ...]]
@@ -85,6 +87,26 @@ def choose_trial(
     return table.assign(chosen=table.index == (choose_within_error(values, users) if len(rows) else -1))
 
 
+Trials: TypeAlias = list[tuple[dict[str, Any], Evaluation]]  # settings and their evaluation on validation
+
+
+def trial_table(tried: Trials, metric: str, k: int, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """Trials as a table: `trial`, each setting, the `visitors` asked, the metric, and `chosen`.
+
+    Chosen is the first within one standard error of the best, of those that were judged on all visitors.
+    """
+    name = f"{metric}@{k}"
+    rows = [
+        {"trial": n, **settings, "visitors": len(pd.unique(e.user_ids)), name: e.mean(metric, k)}
+        for n, (settings, e) in enumerate(tried)
+    ]
+    table = pd.DataFrame(rows, columns=["trial", *(columns or (tried[0][0] if tried else ())), "visitors", name])
+    whole = [n for n, (_, e) in enumerate(tried) if len(e.codes) == max(len(other.codes) for _, other in tried)]
+    values = [case_values(tried[n][1], metric, k) for n in whole]
+    best = whole[choose_within_error(values, tried[whole[0]][1].user_ids)] if tried else -1
+    return table.assign(chosen=table.index == best)
+
+
 def propose(
     config: Any, space: Space, trials: int, seed: int = 0, held: Mapping[str, Any] | None = None
 ) -> list[dict[str, Any]]:
@@ -101,9 +123,52 @@ def propose(
 
 
 def check_trials(trials: Any) -> None:
-    """Refuse a number of trials that is none."""
+    """Refuse a number of trials that is none; one for each model (by name) is checked one by one."""
+    if isinstance(trials, Mapping):
+        for one in trials.values():
+            check_trials(one)
+        return
     if not isinstance(trials, int) or trials < 0:
         raise ValueError(f"trials must be a whole number of at least 0, not {trials!r}")
+
+# %% ../nbs/16_tuning.ipynb #f127cc96
+RUNGS = (1000, 5000)  # visitors after whom a setting must not be hopeless
+HOPELESS = 3.0  # standard errors behind the best
+
+
+def is_hopeless(few: Evaluation, best: Evaluation, metric: str, k: int) -> bool:
+    """Whether an evaluation on some of the visitors is `HOPELESS` standard errors behind `best` on the same ones."""
+    same = np.isin(best.user_ids, few.user_ids)
+    gaps = case_values(few, metric, k) - case_values(best, metric, k)[same]
+    gaps = user_means(gaps[:, None], pd.factorize(few.user_ids)[0])
+    n, mean, variance = (float(value[0]) for value in moments(gaps))
+    return bool((np.nan_to_num(gaps) != 0).sum() >= FEW and mean < -HOPELESS * np.sqrt(variance / n))
+
+
+def best_so_far(tried: Trials, metric: str, k: int) -> Evaluation | None:
+    """The best of the evaluations on all visitors; None where nothing was tried."""
+    most = max((len(e.codes) for _, e in tried), default=0)
+    return max((e for _, e in tried if len(e.codes) == most), key=lambda e: e.mean(metric, k), default=None)
+
+
+def race(
+    model: Any,
+    split: Split,
+    question: Sequence[Any],
+    best: Evaluation | None,
+    ks: Sequence[int],
+    metric: str = "ndcg",
+    k: int = 10,
+) -> Evaluation:
+    """Evaluate a model for a question on validation, on growing samples of visitors as long as it is not hopeless against `best`."""
+    protocol, target, exclude = question
+    asked = len(pd.unique(make_cases(split, protocol, target, "valid", exclude).user_ids))
+    for visitors in RUNGS:
+        if best is not None and 2 * visitors < asked:
+            few = evaluate(model, split, protocol, target, "valid", exclude, ks=ks, visitors=visitors)
+            if is_hopeless(few, best, metric, k):
+                return few
+    return evaluate(model, split, protocol, target, "valid", exclude, ks=ks)
 
 # %% ../nbs/16_tuning.ipynb #fe9573fb
 def tune(
@@ -121,25 +186,22 @@ def tune(
 ) -> pd.DataFrame:
     """Evaluate settings of a model for one question on validation: columns `trial`, each setting, the metric, and `chosen`.
 
-    Fitted on train alone; the test part is not touched. Chosen is the first trial within one standard error of the best
-    (`intervals.choose_within_error`). `trials=0` gives an empty table, which stands for the defaults. `fixed` are settings that are
+    Fitted on train alone; the test part is not touched. Settings race (`race`): a hopeless one is judged on few visitors. Chosen is
+    the first trial within one standard error of the best (`intervals.choose_within_error`). `trials=0` gives an empty table, which
+    stands for the defaults. `fixed` are settings that are
     not searched.
     """
     kind: Any = model
-    space, name, held = space or kind.search_space(), f"{metric}@{k}", dict(fixed or {})
+    space, held = space or kind.search_space(), dict(fixed or {})
     check_trials(trials)
     if trials and not space:
         raise ValueError(f"{kind.name} has no setting that a search tries; name a space")
     make_config(kind.Config, kind.name, held)  # refuses what is unknown, by name
-    rows: list[dict[str, Any]] = []
-    values: list[np.ndarray] = []
-    users: Any = None
-    for number, setting in enumerate(propose(kind().config, space, trials, seed, held)):
-        evaluation = evaluate(kind(**setting), split, protocol, target, "valid", exclude, ks=(k,))
-        values.append(case_values(evaluation, metric, k))
-        users = evaluation.user_ids
-        rows.append({"trial": number, **setting, name: evaluation.mean(metric, k)})
-    return choose_trial(rows, ["trial", *[n for n in space if n not in held], *held, name], values, users)
+    tried: Trials = []
+    for setting in propose(kind().config, space, trials, seed, held):
+        question = protocol, target, exclude
+        tried.append((setting, race(kind(**setting), split, question, best_so_far(tried, metric, k), (k,), metric, k)))
+    return trial_table(tried, metric, k, [*[n for n in space if n not in held], *held])
 
 # %% ../nbs/16_tuning.ipynb #33ef51ba
 def best_setting(trials: pd.DataFrame) -> dict[str, Any]:
@@ -147,7 +209,7 @@ def best_setting(trials: pd.DataFrame) -> dict[str, Any]:
     if not len(trials):
         return {}
     row = trials.loc[trials["chosen"].idxmax()]
-    return {c: row[c].item() if hasattr(row[c], "item") else row[c] for c in trials.columns[1:-2]}
+    return {c: row[c].item() if hasattr(row[c], "item") else row[c] for c in setting_columns(trials)}
 
 # %% ../nbs/16_tuning.ipynb #8d198fc7
 REPEATS = (0.0, 0.3, 1.0, 3.0)  # weights of the items that a visitor has already seen
@@ -160,43 +222,45 @@ def repeat_weights(model: Any, exclude: str) -> tuple[float, ...]:
         (own,) if exclude == "seen" or model.name in ("revisits", "blend") else (own, *(w for w in REPEATS if w != own))
     )
 
-
-Trials: TypeAlias = list[tuple[dict[str, Any], Evaluation]]  # settings and their evaluation on validation
-
 # %% ../nbs/16_tuning.ipynb #c7dba42d
-def try_repeats(model: Any, split: Split, question: Question, settings: Mapping[str, Any], k: int) -> Trials:
-    """Evaluate a model fitted on train with each of its `repeat_weights` for a question on validation."""
-    protocol, target, exclude = question
+def try_repeats(
+    model: Any, split: Split, question: Question, settings: Mapping[str, Any], k: int, metric: str = "ndcg"
+) -> Trials:
+    """Race a model fitted on train with each of its `repeat_weights` for a question on validation."""
     out: Trials = []
-    for weight in repeat_weights(model, exclude):
-        variant = model.with_repeats(weight)
-        evaluation = evaluate(variant, split, protocol, target, "valid", exclude, ks=(5, 10, 20, k))
-        out.append(({**settings, "repeat_weight": weight}, evaluation))
+    for weight in repeat_weights(model, question[2]):
+        variant, best = model.with_repeats(weight), best_so_far(out, metric, k)
+        out.append(
+            ({**settings, "repeat_weight": weight}, race(variant, split, question, best, (5, 10, 20, k), metric, k))
+        )
     return out
-
-
-def trial_table(tried: Trials, metric: str, k: int) -> pd.DataFrame:
-    """Trials as `tune` gives them."""
-    name = f"{metric}@{k}"
-    rows = [
-        {"trial": n, **settings, name: evaluation.mean(metric, k)} for n, (settings, evaluation) in enumerate(tried)
-    ]
-    columns = ["trial", *(tried[0][0] if tried else ()), name]
-    values = [case_values(evaluation, metric, k) for _, evaluation in tried]
-    return choose_trial(rows, columns, values, tried[0][1].user_ids if tried else None)
 
 # %% ../nbs/16_tuning.ipynb #721c164a
 def search_model(
-    kind: Any, split: Split, trials: int, seed: int = 0, k: int = 10, metric: str = "ndcg"
+    kind: Any,
+    split: Split,
+    trials: int,
+    seed: int = 0,
+    k: int = 10,
+    metric: str = "ndcg",
+    held: Mapping[str, Any] | None = None,
+    seconds: float = 0.0,
 ) -> dict[Question, Trials]:
-    """The trials of a model for each question that has cases on validation: `trials` settings, the defaults with `repeat_weights`."""
+    """The trials of a model for each question that has cases on validation: `trials` settings, the defaults with `repeat_weights`.
+
+    `held` are settings that are not searched. After `seconds` (0: no limit) no further setting is begun, nor one that would end later
+    if it took as long as those before.
+    """
     out: dict[Question, Trials] = {}
-    wanted = questions(split, "valid")
-    for number, setting in enumerate(propose(kind().config, kind.search_space(), trials, seed)):
+    wanted, start = questions(split, "valid"), time.perf_counter()
+    for number, setting in enumerate(propose(kind().config, kind.search_space(), trials, seed, held)):
+        spent = time.perf_counter() - start
+        if number and seconds and spent * (number + 1) / number > seconds:
+            break
         model = kind(**setting).fit(split.train)
         for question in wanted:
             if not number:
-                out[question] = try_repeats(model, split, question, setting, k)
+                out[question] = try_repeats(model, split, question, setting, k, metric)
                 continue
             first = [
                 row
@@ -204,11 +268,9 @@ def search_model(
                 if all(row[0][n] == v for n, v in out[question][0][0].items() if n != "repeat_weight")
             ]
             weight = best_setting(trial_table(first, metric, k))["repeat_weight"]
-            protocol, target, exclude = question
-            evaluation = evaluate(
-                model.with_repeats(weight), split, protocol, target, "valid", exclude, ks=(5, 10, 20, k)
-            )
-            out[question].append(({**setting, "repeat_weight": weight}, evaluation))
+            best = best_so_far(out[question], metric, k)
+            raced = race(model.with_repeats(weight), split, question, best, (5, 10, 20, k), metric, k)
+            out[question].append(({**setting, "repeat_weight": weight}, raced))
     return out
 
 
@@ -220,20 +282,61 @@ def keep_trials(run: Any, name: str, question: Question, tried: Trials, metric: 
         run.record(tried[int(table["chosen"].idxmax())][1], k)
     return table
 
+# %% ../nbs/16_tuning.ipynb #9a5551e9
+def bounded_settings(models: Iterable[Any], split: Split, most: int) -> dict[str, dict[str, Any]]:
+    """For each model that can be asked on a part of the catalogue (`items`), where it has more than `most` items: that setting, by name."""
+    large = len(split.known("test").items) > most > 0
+    return {kind.name: {"items": most} for kind in models if large and "items" in kind.Config.model_fields}
+
+
+def without_those_too_large(
+    run: Any, models: Iterable[Any], split: Split, fixed: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[Any]:
+    """The models that fit the memory (`memory_shortage`); the others are recorded as left out, with the figure, and printed."""
+    out = []
+    for kind in models:
+        why = memory_shortage(kind(**(fixed or {}).get(kind.name, {})), split.known("test"))
+        if why:
+            print(f"left out: {why}")
+            run.record_spent([{"model": kind.name, "settings": 0, "seconds": 0.0, "planned": 0.0, "left_out": why}])
+        else:
+            out.append(kind)
+    return out
+
 # %% ../nbs/16_tuning.ipynb #b72ca56f
 def tune_models(
-    run: Any, models: Iterable[Any], split: Split, trials: int, seed: int = 0, k: int = 10, metric: str = "ndcg"
+    run: Any,
+    models: Iterable[Any],
+    split: Split,
+    trials: int | Mapping[str, int],
+    seed: int = 0,
+    k: int = 10,
+    metric: str = "ndcg",
+    fixed: Mapping[str, Mapping[str, Any]] | None = None,
+    seconds: float | Mapping[str, float] = 0.0,
 ) -> dict[str, dict[Question, pd.DataFrame]]:
     """Tune each model for every question; tables of `tune` by name and question.
 
-    All trials and the evaluation of each chosen one on validation are recorded in a `runs.Run`. A model without a search space has its
-    defaults and their `repeat_weights`; `trials=0` looks at nothing and stands for the defaults.
+    All trials, the evaluation of each chosen one on validation, and the time that each search took are recorded in a `runs.Run`. A
+    model without a search space has its defaults and their `repeat_weights`; `trials=0` looks at nothing and stands for the defaults.
+
+    Parameters
+    ----------
+    trials : settings tried, of all models or of each by its name
+    fixed : settings that are not searched, by the model's name (`bounded_settings`)
+    seconds : what the search of each model may take (`search_model`)
     """
     check_trials(trials)
     out: dict[str, dict[Question, pd.DataFrame]] = {}
     for kind in models:
-        tried = search_model(kind, split, trials, seed, k, metric) if trials else {}
+        n = trials.get(kind.name, 0) if isinstance(trials, Mapping) else trials
+        most = seconds.get(kind.name, 0.0) if isinstance(seconds, Mapping) else seconds
+        start = time.perf_counter()
+        tried = search_model(kind, split, n, seed, k, metric, (fixed or {}).get(kind.name), most) if n else {}
         out[kind.name] = {q: keep_trials(run, kind.name, q, rows, metric, k) for q, rows in tried.items()}
+        settings = max((len({repr(s) for s, _ in rows}) for rows in tried.values()), default=0)
+        row = {"model": kind.name, "settings": settings, "seconds": round(time.perf_counter() - start, 1), "planned": most}
+        run.record_spent([row | {"left_out": ""}])
     return out
 
 
@@ -251,7 +354,11 @@ def validate(
 
 # %% ../nbs/16_tuning.ipynb #f771f9d5
 def fit_chosen(
-    run: Any, models: Iterable[Any], trials_of: Mapping[str, Mapping[Question, pd.DataFrame]], split: Split
+    run: Any,
+    models: Iterable[Any],
+    trials_of: Mapping[str, Mapping[Question, pd.DataFrame]],
+    split: Split,
+    fixed: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[Question, list[Any]]:
     """The models with the settings chosen for each question, fitted on what test may know; one fit serves all that chose its settings."""
     known, kinds = split.known("test"), list(models)
@@ -260,7 +367,8 @@ def fit_chosen(
     for question in questions(split):
         out[question] = []
         for kind in kinds:
-            model = kind(**best_setting(trials_of[kind.name].get(question, pd.DataFrame())))
+            chosen = best_setting(trials_of[kind.name].get(question, pd.DataFrame()))
+            model = kind(**(dict((fixed or {}).get(kind.name, {})) | chosen))
             weight = model.config.repeat_weight
             core = (kind.name, repr(model.config.replace(repeat_weight=0.0)))
             model = run.fit(fitted[core].with_repeats(weight) if core in fitted else model, known)

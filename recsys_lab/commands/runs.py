@@ -17,9 +17,9 @@ from .base import RUNS, Json, RunFolder, app, command_pages, examples, show
 from .data import SizeOption
 
 # %% auto #0
-__all__ = ['Dataset', 'Out', 'ABOUT_PARAMS', 'Params', 'Only', 'ABOUT_MODEL', 'OwnModels', 'ABOUT_RESUME', 'Resume', 'NoBook',
-           'RUNNING', 'Length', 'split_words', 'finish_run', 'run', 'list_parameters', 'new', 'leaderboard', 'build',
-           'compare', 'reproduce', 'make_readme']
+__all__ = ['Dataset', 'Out', 'ABOUT_PARAMS', 'Params', 'Only', 'ABOUT_MODEL', 'OwnModels', 'ABOUT_RESUME', 'Resume', 'ABOUT_JOBS',
+           'Jobs', 'NoBook', 'RUNNING', 'Length', 'split_words', 'finish_run', 'run', 'list_parameters', 'new',
+           'leaderboard', 'build', 'compare', 'reproduce', 'make_readme']
 
 # %% ../../nbs/92_cli_runs.ipynb #67b27f27
 def split_words(words: list[str]) -> list[str]:
@@ -44,6 +44,8 @@ ABOUT_MODEL = "A model of your own to tune and judge with the others, as my_mode
 OwnModels = Annotated[list[str] | None, typer.Option("--model", metavar="MODULE:CLASS", help=ABOUT_MODEL)]
 ABOUT_RESUME = "Leave out chapters that finished with the same source, parameters and data."
 Resume = Annotated[bool, typer.Option("--resume", help=ABOUT_RESUME)]
+ABOUT_JOBS = "Chapters executed side by side (default: the number of cores)."
+Jobs = Annotated[int, typer.Option(min=0, help=ABOUT_JOBS)]
 NoBook = Annotated[bool, typer.Option("--no-book", help="Do not build the HTML book.")]
 RUNNING = examples(
     "recsys-lab run",
@@ -78,6 +80,7 @@ def run(
     only: Only = "",
     model: OwnModels = None,
     resume: Resume = False,
+    jobs: Jobs = 0,
     no_book: NoBook = False,
 ) -> None:
     """Execute the chapters on a dataset and build the book."""
@@ -93,7 +96,7 @@ def run(
     words += (["--only", only] if only else []) + [w for word in params or [] if word for w in ("--params", word)]
     again = shlex.join([*words, *(w for word in model or [] for w in ("--model", word)), "--resume"])
     try:
-        states = run_chapters(plan, resume)
+        states = run_chapters(plan, resume, jobs or os.cpu_count() or 1)
     except ChapterFailed as error:
         where = f"{shown}/notebooks/{error.chapter}.ipynb"
         print(f"\n{error}\nthe notebook with the error: {where}\nresume after mending it: {again}", file=sys.stderr)

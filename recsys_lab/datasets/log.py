@@ -456,7 +456,8 @@ def item_users(log: Dataset, items: pd.Index) -> np.ndarray:
     """Number of users of `log` who interacted with each of `items`: int64."""
     matrix, _, known = log.matrix()
     counts = np.zeros(len(items), np.int64)
-    counts[items.get_indexer(known)] = np.bincount(matrix.indices, minlength=len(known))
+    place = items.get_indexer(known)
+    counts[place[place >= 0]] = np.bincount(matrix.indices, minlength=len(known))[place >= 0]
     return counts
 
 # %% ../../nbs/00_datasets.ipynb #807f3237

@@ -16,7 +16,7 @@ from ..histories import Histories
 from .base import Recommender
 from .config import Config
 from .factors import FactorRecommender, cosines
-from ..numerics import exact_pairs, exact_product, to_fixed_point
+from ..numerics import exact_product, to_fixed_point
 
 with warnings.catch_warnings():  # tqdm misses Jupyter's widgets, which nothing here uses
     warnings.simplefilter("ignore")
@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from recsys_lab.datasets.log import Dataset
 
 # %% auto #0
-__all__ = ['NEAR_EXTRA', 'bm25_idf', 'bm25', 'ALSConfig', 'solve_users', 'near_scores', 'ALS', 'als_contributions', 'BPRConfig',
-           'BPR']
+__all__ = ['bm25_idf', 'bm25', 'ALSConfig', 'solve_users', 'ALS', 'als_contributions', 'BPRConfig', 'BPR']
 
 # %% ../../nbs/24_als.ipynb #65d9fdd6
 def bm25_idf(matrix: sparse.csr_matrix) -> np.ndarray:
@@ -97,22 +96,6 @@ def solve_users(
                 out[some] = np.linalg.solve(left, y.swapaxes(1, 2) @ wanted)[..., 0]
     return out
 
-# %% ../../nbs/24_als.ipynb #deb137b3
-NEAR_EXTRA = 16  # neighbours requested beyond k, so that the index's own rounding does not decide the last places
-
-
-def near_scores(model: ALS, histories: Histories, k: int) -> sparse.csr_matrix:
-    """Scores of about the best k items for each encoded history by the index `model.near`; none for an empty history.
-
-    The index retrieves the items; their scores are computed as `_score` does, because the index's own depend on the processor.
-    """
-    queries = model.fold(histories)
-    _, codes = model.near.search(queries, k + NEAR_EXTRA)
-    row, place = np.nonzero((codes >= 0) & (np.diff(histories.indptr) > 0)[:, None])
-    column = codes[row, place]
-    scores = exact_pairs(queries, model.state["item_vectors"], row, column).astype(np.float32)
-    return sparse.csr_matrix((scores, (row, column)), shape=(len(histories), len(model.items)))
-
 # %% ../../nbs/24_als.ipynb #90403d76
 class ALS(Recommender):
     """Matrix factorisation of implicit feedback by alternating least squares, with implicit.
@@ -122,9 +105,9 @@ class ALS(Recommender):
     """
 
     name = "als"
+    reads = ()
     Config = ALSConfig
     requires_cooccurrence = True
-    near: Any = None  # an index of the item vectors by inner product (FAISS), where lists need not be exact
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         confidence = dataset.matrix(self._weights(dataset.event_names)).matrix
@@ -159,14 +142,17 @@ class ALS(Recommender):
         )
         return to_fixed_point(vectors).astype(np.float32)
 
+    def _memory(self, users: int, items: int, events: int) -> float:
+        return 16.0 * (users + items) * self.config.factors + 60.0 * events
+
+    def _factors(self, histories: Histories) -> tuple[np.ndarray, np.ndarray, None]:
+        return self.fold(histories), self.state["item_vectors"], None
+
     def _score(self, histories: Histories) -> np.ndarray:
-        return exact_product(self.fold(histories), self.state["item_vectors"])
+        return exact_product(*self._factors(histories))
 
     def _contributions(self, history: Histories, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return als_contributions(self, history, codes)
-
-    def _near(self, histories: Histories, k: int) -> sparse.csr_matrix:
-        return near_scores(self, histories, k)
 
     def _similar(self, codes: np.ndarray) -> np.ndarray:
         return cosines(self.state["item_vectors"], codes)

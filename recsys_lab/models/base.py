@@ -7,22 +7,26 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from scipy import sparse
+from threadpoolctl import ThreadpoolController
 from tqdm import tqdm
 
-from ..files import whole_folder
-from ..histories import FOREVER, Histories, check_id_type, listed_ids
+from ..files import memory_limit_gb, whole_folder
+from ..histories import FOREVER, Histories, check_id_type, distinct_histories, listed_ids
 from .config import Config, Range, make_config, new_name, signature_of
+from .retrieval import index_of, retrieved_scores
 from .explanation import Explanation, Terms, explain, history_terms
 from .storage import read_arrays, write_arrays
 from ..registry import Registry, code_module
@@ -33,7 +37,8 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['MODELS', 'MODEL_FORMAT', 'ModelHooks', 'Configured', 'Fitted', 'Scoring', 'Recommender', 'modules_of', 'check_log',
-           'known_histories', 'rank_blocks', 'write_model', 'model_class', 'one_catalogue', 'load_model', 'restore']
+           'popular_part', 'check_memory', 'memory_shortage', 'known_histories', 'thread_limits', 'one_thread_each',
+           'rank_blocks', 'write_model', 'model_class', 'one_catalogue', 'load_model', 'restore']
 
 # %% ../../nbs/20_recommender.ipynb #29aaf8a0
 MODELS = Registry("model", "recsys_lab.models")  # the class of each model by its name
@@ -48,6 +53,7 @@ class ModelHooks(ABC):
     requires_cooccurrence: ClassVar[bool] = False
     source: ClassVar[str] = "model"
     searched: ClassVar[tuple[str, ...] | None] = None
+    reads: ClassVar[tuple[str, ...]] = ("times", "user_ids")
 
     config: Any
     items: Any
@@ -66,17 +72,29 @@ class ModelHooks(ABC):
         with only scored items.
         """
 
+    def _factors(self, histories: Histories) -> tuple[np.ndarray, np.ndarray, np.ndarray | None] | None:
+        """Where scores are inner products: (queries `[n, f]`, vectors of the items `[items, f]`, their biases or None), which an index
+        needs on a large catalogue (`models.retrieval`).
+        """
+        return None
+
     def _answer(self, histories: Histories, exclude: str, allowed: np.ndarray | None) -> Scores:
-        """`_score` with the arguments of the request, for models that retrieve candidates first."""
-        return self._score(histories)
+        """`_score` with the arguments of the request; on a large catalogue the scores of candidates from an index, where there is one."""
+        index = index_of(self) if allowed is None else None
+        factors = None if index is None else self._factors(histories)
+        return self._score(histories) if factors is None else retrieved_scores(index, *factors, histories)
 
     def _made_of(self) -> tuple[str, ...]:
         """Names of the models that `fit` makes parts of."""
         return ()
 
     def _catalogue(self, dataset: Dataset) -> Any:
-        """The items that the model can recommend, sorted; those with events by default."""
-        return dataset.items
+        """The items that the model can recommend, sorted; those of the part of the log that it learns from by default."""
+        return popular_part(dataset, self.config.most_items).items
+
+    def _memory(self, users: int, items: int, events: int) -> float:
+        """Bytes that fitting takes at most beside the log, for a log of so many users, items and events; 0 where nobody knows."""
+        return 0.0
 
     def _cold(self) -> np.ndarray:
         """Scores `[items]` for users without history: the number of users who interacted with each item."""
@@ -121,6 +139,7 @@ class Configured(ModelHooks):
         self.popularity_order = np.zeros(0, np.int64)
         self._cold_list: tuple[np.ndarray, np.ndarray] | None = None
         self._latest_order: tuple[Any, Any] = (None, None)
+        self.near: dict[str, Any] = {}  # the index of item vectors and its facts, shared by copies
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config)})"
@@ -156,11 +175,13 @@ class Fitted(Configured):
     def fit(self, dataset: Dataset, progress: bool = False) -> Self:
         """Learn from a log; returns self. `ValueError` for an empty log, or one on which the model cannot work."""
         check_log(self, dataset)
+        check_memory(self, dataset)
         self.progress, start = progress, time.perf_counter()
         self.items, self.known = self._catalogue(dataset), dataset.histories()
         self.popular = dataset.item_users(self.items)
         self.index_users(dataset.users)
-        self.state = self._fit(dataset)
+        self.near = {}
+        self.state = self._fit(popular_part(dataset, self.config.most_items))
         self.fitted_on, self.fit_seconds = dataset.fingerprint, time.perf_counter() - start
         return self
 
@@ -212,19 +233,40 @@ class Scoring(Fitted):
         self, encoded: Histories, k: int, exclude: str, allowed: np.ndarray | None = None, answer: Scores | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(codes, scores, sources) `[n, k]` for encoded histories, from `answer` (`score`) where it is known already."""
+        cold = (np.diff(encoded.indptr) == 0) & (self.fold_in != "none")
+        if cold.any():  # nothing to fold in: one list for all of them
+            return self.cold_lists(encoded, cold, k, exclude, allowed, answer)
         if answer is None:
             answer = self.score(encoded, exclude, allowed)
         excluded = exclusion(encoded, exclude, len(self.items))
         codes, scores = best_of(answer, excluded, k, self.order_of(answer), allowed)
-        cold = (np.diff(encoded.indptr) == 0) & (self.fold_in != "none")
-        if cold.any():  # nothing to fold in
-            offered, order = self.cold_list()
-            codes[cold], scores[cold] = best_of(offered, excluded[np.flatnonzero(cold)], k, order, allowed)
         filled = fill_up(codes, self.popularity_order, excluded, allowed)
         sources = np.repeat(self._source(encoded)[:, None], k, axis=1)
         sources[(filled != codes) & (filled >= 0)] = SOURCES.index("popular")
-        sources[cold] = SOURCES.index("cold")
         return filled, scores, sources
+
+    def cold_lists(
+        self,
+        encoded: Histories,
+        cold: np.ndarray,
+        k: int,
+        exclude: str,
+        allowed: np.ndarray | None,
+        answer: Scores | None,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`lists` where some histories are empty (bool `[n]`): these get `cold_list`, and only the others are scored."""
+        warm, n = np.flatnonzero(~cold), len(cold)
+        offered, order = self.cold_list()
+        nothing = sparse.csr_matrix((1, len(self.items)), dtype=np.float32)
+        first, values = best_of(offered, nothing, k, order, allowed)
+        codes, scores = np.repeat(fill_up(first, self.popularity_order, nothing, allowed), n, axis=0), np.repeat(values, n, axis=0)
+        sources = np.full((n, k), SOURCES.index("cold"))
+        if len(warm):
+            given = answer[warm] if answer is not None and answer.ndim == 2 else answer
+            lists = self.lists(encoded.take(warm), k, exclude, allowed, given)
+            sources = sources.astype(lists[2].dtype)
+            codes[warm], scores[warm], sources[warm] = lists
+        return codes, scores, sources
 
     def cold_list(self) -> tuple[np.ndarray, np.ndarray]:
         """(scores `[items]` for users without history, their `rank_codes`), cached."""
@@ -253,6 +295,8 @@ class Recommender(Scoring):
     requires_cooccurrence : whether it learns from users who interacted with two or more items
     source : where its own entries come from, one of `topk.SOURCES`
     searched : the settings that a search tries; None: all whose `setting` says what to try
+    reads : what its scores depend on beside the items and events of a history, of `times` and `user_ids`; visitors who agree in
+        what it reads are ranked once
     config : its settings
     items : the items that it can recommend, an index
     users : the users of the fitted log, an index
@@ -357,6 +401,45 @@ def check_log(model: Fitted, log: Dataset) -> None:
         )
 
 
+def popular_part(log: Dataset, most: int) -> Dataset:
+    """The events of a log on its `most` most popular items (ties break by id), kept with the log; the log itself for 0 or fewer items."""
+    if not most or len(log.items) <= most:
+        return log
+
+    def made() -> Dataset:
+        order = np.lexsort((np.arange(len(log.items)), -log.item_users()))
+        kept = np.zeros(len(log.items), bool)
+        kept[order[:most]] = True
+        return log.where(kept[log.item_codes])
+
+    part: Dataset = log.kept(("popular part", most), made)
+    return part
+
+
+def check_memory(model: Fitted, log: Dataset) -> None:
+    """Refuse a fit that takes more memory than there is, with `memory_shortage`."""
+    if why := memory_shortage(model, log):
+        raise ValueError(why)
+
+
+def memory_shortage(model: Fitted, log: Dataset) -> str:
+    """Why a model cannot be fitted in the memory that there is (`files.memory_limit_gb`): the figure, and what would fit; "" if it can."""
+    part = popular_part(log, model.config.most_items)
+    need, limit = model._memory(len(part.users), len(part.items), len(part)) / 1e9, memory_limit_gb()
+    if need <= limit:
+        return ""
+    advice = "raise it (RECSYS_LAB_MEMORY_GB, or recsys-lab run --memory)"
+    if "items" in type(model.config).model_fields:
+        fitting, shares = len(part.items), len(part) / max(1, len(part.items))
+        while fitting > 1 and model._memory(len(part.users), fitting, int(fitting * shares)) / 1e9 > limit:
+            fitting = fitting * 9 // 10
+        advice += f", or ask it on the most popular items: items={fitting:,}".replace(",", "_")
+    return (
+        f"{model.name} needs about {need:.1f} GB to be fitted on the {len(part.items):,} items and {len(part.users):,} users of "
+        f"{log.name}, and may take {limit:.1f}: {advice}"
+    )
+
+
 def known_histories(known: Histories, users: Any, user_ids: np.ndarray) -> Histories:
     """The histories in `known` of the given users, of whom `users` is an index; empty histories for unknown users."""
     rows = users.get_indexer(user_ids)
@@ -368,6 +451,17 @@ def known_histories(known: Histories, users: Any, user_ids: np.ndarray) -> Histo
     return replace(histories, indptr=indptr, at=request_times, user_ids=user_ids)
 
 # %% ../../nbs/20_recommender.ipynb #17babd26
+@cache
+def thread_limits(libraries: tuple[str, ...]) -> ThreadpoolController:
+    """What limits the threads of the libraries of this process; looked up again only when one of `libraries` was loaded."""
+    return ThreadpoolController()
+
+
+def one_thread_each() -> Any:
+    """A context in which BLAS and OpenMP use one thread, for work that has threads of its own."""
+    return thread_limits(tuple(n for n in ("faiss", "torch", "lightgbm", "implicit", "sklearn") if n in sys.modules)).limit(limits=1)
+
+
 def rank_blocks(
     model: Recommender,
     histories: Histories,
@@ -380,19 +474,24 @@ def rank_blocks(
     """`Recommender.rank`: blocks of histories on a few threads; blocks are independent, so their number does not matter."""
     if not len(histories):
         return TopK(np.zeros((0, k), np.int32), np.zeros((0, k), np.float32), model.items, histories.user_ids)
-    even = max(256, -(-len(histories) // 8))  # so that no thread is left with one large block
+    encoded = histories.encode(model.items)
+    first, same = distinct_histories(encoded, "times" in model.reads, "user_ids" in model.reads)
+    asked = encoded.take(first) if len(first) < len(encoded) else encoded
+    even = max(256, -(-len(asked) // 8))  # so that no thread is left with one large block
     size = block or max(64, min(4096, even, 2**27 // (4 * max(1, len(model.items)))))
-    starts = range(0, len(histories), size)
+    starts = range(0, len(asked), size)
 
     def ranked(start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return model.lists(histories.take(slice(start, start + size)).encode(model.items), k, exclude, allowed)
+        return model.lists(asked.take(slice(start, start + size)), k, exclude, allowed)
 
     if len(starts) == 1:
         parts = [ranked(0)]
     else:
-        with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:  # one kind of threads
+        with one_thread_each(), ThreadPoolExecutor(os.cpu_count()) as pool:
             parts = list(tqdm(pool.map(ranked, starts), total=len(starts), disable=not progress, desc=model.name))
     codes, scores, sources = (np.concatenate(part) for part in zip(*parts, strict=True))
+    if len(first) < len(encoded):
+        codes, scores, sources = codes[same], scores[same], sources[same]
     return TopK(codes, scores, model.items, histories.user_ids, sources)
 
 # %% ../../nbs/20_recommender.ipynb #4cbd3ca3

@@ -87,6 +87,11 @@ class Blend(Recommender):
         """`approximate` if any member's is."""
         return "approximate" if self._approximate() else "exact"
 
+    @property
+    def reads(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What any member reads."""
+        return tuple({word for part in self.parts.values() for word in part.reads})
+
     def _approximate(self) -> list[str]:
         return [name for name in self._made_of() if model_class(name).fold_in != "exact"]
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 # %% auto #0
 __all__ = ['NonNegative', 'Width', 'EventWeights', 'LIMITS', 'RENAMED_WORDS', 'RENAMED', 'SIGNS', 'Range', 'setting', 'Config',
-           'make_config', 'new_name', 'describe_settings', 'signature_of']
+           'BoundedConfig', 'make_config', 'new_name', 'describe_settings', 'signature_of']
 
 # %% ../../nbs/27_settings.ipynb #4afd622f
 class Range(NamedTuple):
@@ -63,6 +63,11 @@ class Config(BaseModel):
     def from_numpy(cls, values: Any) -> Any:
         return {n: v.item() if isinstance(v, np.generic) else v for n, v in dict(values).items()}
 
+    @property
+    def most_items(self) -> int:
+        """How many of the most popular items are learned and recommended; 0: all."""
+        return 0
+
     def replace(self, **changes: Any) -> Self:
         """The same settings with some of them changed."""
         return type(self)(**(self.model_dump() | changes))
@@ -90,6 +95,16 @@ LIMITS = {  # what pydantic calls an error -> what the setting must be
     "literal_error": "{expected}",
     "string_pattern_mismatch": "text that matches {pattern}",
 }
+
+
+class BoundedConfig(Config):
+    """Settings of a model whose cost grows faster than the catalogue: it can be asked on a part of it."""
+
+    items: int = setting(0, "learns and recommends so many of the most popular items; 0: all", ge=0)
+
+    @property
+    def most_items(self) -> int:
+        return self.items
 
 
 def make_config(kind: type[Config], model: str, settings: Mapping[str, Any]) -> Config:

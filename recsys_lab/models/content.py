@@ -96,6 +96,7 @@ class Content(Recommender):
     """
 
     name = "content"
+    reads = ()
     Config = ContentConfig
 
     def _catalogue(self, dataset: Dataset) -> pd.Index:

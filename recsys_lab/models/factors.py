@@ -105,6 +105,7 @@ class FactorRecommender(Recommender):
 
     fold_in = "approximate"
     requires_cooccurrence = True
+    reads = ("user_ids",)
 
     def _vectors(self, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Learn: float32 vectors of users `[users, f]` and items `[items, f]`, and biases of items `[items]`."""
@@ -116,11 +117,17 @@ class FactorRecommender(Recommender):
         fold = fold_map(mean_vectors(self.known.encode(self.items), items), users)
         return {"user_vectors": users, "item_vectors": items, "bias": bias, "fold": fold}
 
-    def _score(self, histories: Histories) -> np.ndarray:
+    def _memory(self, users: int, items: int, events: int) -> float:
+        return 24.0 * (users + items) * getattr(self.config, "factors", 0) + 60.0 * events
+
+    def _factors(self, histories: Histories) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         vectors, rows = self.state["item_vectors"], stored_rows(self, histories)
         query = exact_product(mean_vectors(histories, vectors), self.state["fold"].T)
         query[rows >= 0] = self.state["user_vectors"][rows[rows >= 0]]
-        return exact_product(query, vectors, self.state["bias"])
+        return query, vectors, self.state["bias"]
+
+    def _score(self, histories: Histories) -> np.ndarray:
+        return exact_product(*self._factors(histories))
 
     def _source(self, histories: Histories) -> np.ndarray:
         return np.where(stored_rows(self, histories) >= 0, SOURCES.index("stored"), SOURCES.index("fold_in")).astype(

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from ..histories import Histories
 from .base import Recommender
-from .config import Config, Range, setting
+from .config import BoundedConfig, Range, setting
 from .neighbours import steps_back
 from recsys_lab.numerics import (
     exact_product,
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from recsys_lab.datasets.log import Dataset
 
 # %% auto #0
-__all__ = ['CONVERGED', 'ROUNDS', 'GROWTH', 'degree_powers', 'transition_matrices', 'converged_basis', 'smooth_basis', 'basis_of',
-           'GFCFConfig', 'GFCF', 'low_pass', 'GraphFilterConfig', 'position_weights', 'rms_normalize', 'GraphFilter']
+__all__ = ['CONVERGED', 'ROUNDS', 'GROWTH', 'degree_powers', 'transition_matrices', 'converged_basis', 'smooth_basis',
+           'basis_memory', 'basis_of', 'GFCFConfig', 'GFCF', 'low_pass', 'GraphFilterConfig', 'position_weights',
+           'rms_normalize', 'GraphFilter']
 
 # %% ../../nbs/41_graph_filters.ipynb #092d4e2c
 def degree_powers(degrees: np.ndarray, exponent: float) -> np.ndarray:
@@ -107,6 +108,11 @@ def smooth_basis(matrix: sparse.csr_matrix, user: float, item: float, factors: i
     return to_fixed_point(basis).astype(np.float32, order="C")
 
 
+def basis_memory(users: int, items: int, factors: int) -> float:
+    """Bytes that `converged_basis` takes at most: five blocks of vectors of the items and two of the users."""
+    return 8.0 * (2 * min(factors, items) + 20) * (5 * items + 2 * users)
+
+
 def basis_of(log: Dataset, user: float, item: float, factors: int, seed: int) -> np.ndarray:
     """`smooth_basis` of a log's matrix, made once for all settings that share it and kept with the log; not to be written to."""
 
@@ -118,7 +124,7 @@ def basis_of(log: Dataset, user: float, item: float, factors: int, seed: int) ->
     return log.kept(("basis", user, item, factors, seed), made)
 
 # %% ../../nbs/41_graph_filters.ipynb #eef63106
-class GFCFConfig(Config):
+class GFCFConfig(BoundedConfig):
     """Settings of GF-CF."""
 
     factors: int = setting(256, "singular vectors in the low pass", (32, 64, 128, 256), ge=1)
@@ -133,6 +139,7 @@ class GFCF(Recommender):
     """
 
     name = "gf_cf"
+    reads = ()
     Config = GFCFConfig
     requires_cooccurrence = True
 
@@ -141,6 +148,9 @@ class GFCF(Recommender):
         to_users, to_items = transition_matrices(matrix, 1.0, 0.5, 0.5)
         basis = basis_of(dataset, 0.5, 0.5, self.config.factors, self.config.seed)
         return {"to_users": to_users, "to_items": to_items, "basis": basis}
+
+    def _memory(self, users: int, items: int, events: int) -> float:
+        return basis_memory(users, items, self.config.factors)
 
     def _score(self, histories: Histories) -> np.ndarray:
         s, met = self.state, histories.matrix(len(self.items)).astype(np.float32)
@@ -163,7 +173,7 @@ def low_pass(
     return out
 
 # %% ../../nbs/41_graph_filters.ipynb #c2dae7c3
-class GraphFilterConfig(Config):
+class GraphFilterConfig(BoundedConfig):
     """Settings of the graph filter."""
 
     user_exponent: float = setting(1.0, "exponent of the users' degrees in the neighbour filter", Range(0.3, 1.2))
@@ -209,6 +219,7 @@ class GraphFilter(Recommender):
     """
 
     name = "graph_filter"
+    reads = ()
     Config = GraphFilterConfig
     requires_cooccurrence = True
 
@@ -217,6 +228,9 @@ class GraphFilter(Recommender):
         to_users, to_items = transition_matrices(matrix, c.user_exponent, c.in_exponent, c.out_exponent)
         basis = basis_of(dataset, c.lowpass_user_exponent, c.lowpass_item_exponent, c.factors, c.seed)
         return {"to_users": to_users, "to_items": to_items, "basis": basis}
+
+    def _memory(self, users: int, items: int, events: int) -> float:
+        return basis_memory(users, items, self.config.factors)
 
     def _score(self, histories: Histories) -> np.ndarray:
         c, s, met = self.config, self.state, position_weights(histories, len(self.items), self.config.position_decay)

@@ -530,7 +530,10 @@ class LightGCN(FactorRecommender):
         state["fold"] = fold_map(mean_vectors(known, vectors[users:]), learner.own().cpu().numpy()[:users])
         return state | {"curve": np.array(curve, float).reshape(-1, len(Curve._fields))}
 
-    def _score(self, histories: Histories) -> np.ndarray:
+    def _memory(self, users: int, items: int, events: int) -> float:
+        return 52.0 * (users + items) * self.config.factors + 60.0 * events
+
+    def _factors(self, histories: Histories) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         c, s = self.config, self.state
         rows = stored_rows(self, histories)
         met = histories.matrix(len(self.items), self._weights(histories.event_names))
@@ -540,8 +543,11 @@ class LightGCN(FactorRecommender):
         query = (c.mix[0] * guess + weighted_sums(ties.tocsr(), s["spread"])).astype(np.float32)
         query = l2_normalize(query) if c.loss == "softmax" else query
         query[rows >= 0] = s["user_vectors"][rows[rows >= 0]]
-        scores = exact_product(query, s["item_vectors"])
-        scores[:, s["degrees"] == 0] = -np.inf  # of a node without edges nothing was learned
+        return query, s["item_vectors"], None
+
+    def _score(self, histories: Histories) -> np.ndarray:
+        scores = super()._score(histories)
+        scores[:, self.state["degrees"] == 0] = -np.inf  # of a node without edges nothing was learned
         return scores
 
     def _terms(self, history: Histories, codes: np.ndarray) -> list[Terms]:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..histories import Histories
 from .base import Recommender
-from .config import Config, Range, setting
+from .config import BoundedConfig, Config, Range, setting
 from .neighbours import even_blocks, keep_strongest
 
 if TYPE_CHECKING:
@@ -54,13 +54,12 @@ def invert_in_place(matrix: np.ndarray, block: int = 1024, progress: bool = Fals
     return matrix
 
 # %% ../../nbs/23_linear.ipynb #e900d61d
-class EASEConfig(Config):
+class EASEConfig(BoundedConfig):
     """Settings of EASE."""
 
     regularization: float = setting(
         200.0, "L2 penalty on the weights, in users (added to the diagonal)", Range(10.0, 3000.0, True), gt=0
     )
-    memory_gb: float = setting(12.0, "what fitting may take; a catalogue that needs more is refused", ge=0)
 
 
 def ease_memory(n_items: int) -> float:
@@ -72,21 +71,19 @@ class EASE(Recommender):
     """Embarrassingly shallow autoencoder: the closed-form linear model with a zero diagonal.
 
     Source: Steck, *Embarrassingly shallow autoencoders for sparse data*, WWW 2019. Fold-in is exact. `ValueError` where the
-    catalogue needs more memory than `memory_gb`.
+    catalogue needs more memory than there is; `items` bounds it.
     """
 
     name = "ease"
+    reads = ()
     Config = EASEConfig
     requires_cooccurrence = True
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
-        n, need = len(self.items), ease_memory(len(self.items))
-        if need > self.config.memory_gb:
-            raise ValueError(
-                f"ease needs {need:.1f} GB for the {n:,} items of {dataset.name} and may take memory_gb={self.config.memory_gb:g}: "
-                "raise it, or use rp3beta, which needs no matrix of items by items"
-            )
         return {"weights": ease_weights(dataset.matrix().matrix, self.config.regularization, self.progress)}
+
+    def _memory(self, users: int, items: int, events: int) -> float:
+        return ease_memory(items) * 1e9
 
     def _score(self, histories: Histories) -> np.ndarray:
         return histories.matrix(len(self.items)).astype(np.float32) @ self.state["weights"]
@@ -124,6 +121,7 @@ class RP3beta(Recommender):
     """
 
     name = "rp3beta"
+    reads = ()
     Config = RP3betaConfig
     requires_cooccurrence = True
 

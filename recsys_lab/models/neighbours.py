@@ -135,6 +135,7 @@ class ItemKNN(Recommender):
     """
 
     name = "item_knn"
+    reads = ()
     Config = ItemKNNConfig
     requires_cooccurrence = True
 
@@ -149,6 +150,9 @@ class ItemKNN(Recommender):
                 matrix, c.shrinkage, c.min_cooccurrence, c.n_neighbors, progress=self.progress
             )
         }
+
+    def _memory(self, users: int, items: int, events: int) -> float:
+        return 40.0 * events + 16.0 * min(items * self.config.n_neighbors, 40 * events)
 
     def _score(self, histories: Histories) -> sparse.csr_matrix:
         return (histories.matrix(len(self.items)) @ self.state["similarity"]).tocsr()
@@ -178,6 +182,7 @@ class UserKNN(Recommender):
     """
 
     name = "user_knn"
+    reads = ("user_ids",)
     Config = UserKNNConfig
     requires_cooccurrence = True
     source = "neighbours"
@@ -331,6 +336,7 @@ class SessionKNN(Recommender):
     """
 
     name = "session_knn"
+    reads = ()
     Config = SessionKNNConfig
     requires_cooccurrence = True
     source = "neighbours"
@@ -445,6 +451,7 @@ class SequentialRules(Recommender):
     """
 
     name = "sequential_rules"
+    reads = ()
     Config = SequentialRulesConfig
     requires_cooccurrence = True
 
@@ -526,6 +533,7 @@ class SessionWalk(Recommender):
     """
 
     name = "session_walk"
+    reads = ()
     Config = SessionWalkConfig
     requires_cooccurrence = True
 

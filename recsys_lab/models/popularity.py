@@ -28,6 +28,7 @@ class Popularity(Recommender):
     """Items ranked by their number of distinct users."""
 
     name = "popularity"
+    reads = ()
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         return {"scores": dataset.item_users(self.items).astype(np.float32)}
@@ -51,6 +52,7 @@ class RecentPopularity(Recommender):
     """Items by their events, each weighted by `0.5 ** (age / half_life)`; age counts from the last event known."""
 
     name = "popularity_recent"
+    reads = ()
     Config = RecentConfig
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
@@ -69,6 +71,7 @@ class CategoryPopularity(Recommender):
     """
 
     name = "popularity_category"
+    reads = ()
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         category = dataset.item_property("categoryid")
@@ -105,6 +108,7 @@ class Revisits(Recommender):
     """The visitor's own items, the latest first, then popular ones. Fold-in is exact."""
 
     name = "revisits"
+    reads = ()
     Config = RevisitsConfig
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
@@ -148,6 +152,7 @@ class PopularityBlend(Recommender):
     """A blend of overall popularity and the popularity of recent events."""
 
     name = "popularity_blend"
+    reads = ()
     Config = PopularityBlendConfig
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:

@@ -97,6 +97,7 @@ class Taxonomy(Recommender):
     """
 
     name = "taxonomy"
+    reads = ()
     Config = TaxonomyConfig
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:

@@ -347,12 +347,12 @@ def bootstrap_interval(drawn: np.ndarray, level: float, n_users: int) -> tuple[n
 
     No p-value is below 1 over the number of draws and one, for so many draws cannot tell more.
     """
-    from scipy.stats import t
+    from scipy.special import stdtr
 
     error = drawn[1:].std(0, ddof=1)
     half = student(level, np.array(n_users)) * error
     scaled = np.divide(np.abs(drawn[0]), error, out=np.where(drawn[0] == 0, 0.0, np.inf), where=error > 0)
-    return drawn[0] - half, drawn[0] + half, np.maximum(2 * t.sf(scaled, max(1, n_users - 1)), 1 / len(drawn))
+    return drawn[0] - half, drawn[0] + half, np.maximum(2 * stdtr(max(1, n_users - 1), -scaled), 1 / len(drawn))
 
 
 def phase_table(results: Sequence[Any], drawn: dict[str, np.ndarray], k: int, n_users: int) -> pd.DataFrame:

@@ -114,13 +114,9 @@ def source_lists(
     """Top-k items by the model's own scores, without the popularity fallback: (codes, scores) `[n, k]`; empty for users without
     history unless the model is non-personalised.
 
-    A model with an index of its vectors (`near`) is asked for about the best instead of all. `out` and `answer` are the
-    exclusion and the model's answer, where they are known already; `allowed` the only items that may be named.
+    `out` and `answer` are the exclusion and the model's answer, where they are known already; `allowed` the only items that may be named.
     """
     out = exclusion(histories, exclude, len(model.items)) if out is None else out
-    if allowed is None and getattr(model, "near", None) is not None:
-        indexed: Any = model
-        return best_of(indexed._near(histories, k + int(np.diff(out.indptr).max(initial=0))), out, k)
     scores = model.score(histories, exclude, allowed) if answer is None else answer
     if isinstance(scores, np.ndarray) and scores.ndim == 2:
         scores[np.diff(histories.indptr) == 0] = -np.inf

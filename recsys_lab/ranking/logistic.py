@@ -101,6 +101,11 @@ class FirstStageModel(Recommender):
         return tuple(self.config.sources)
 
     @property
+    def reads(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Times, of which features are made, and what any source reads."""
+        return tuple({"times", *(word for part in self.parts.values() for word in part.reads)})
+
+    @property
     def modules(self) -> tuple[str, ...]:
         """Those of `Recommender`, and the modules of the groups of features that are used."""
         return tuple(sorted({*super().modules, *feature_modules(self.config.features)}))

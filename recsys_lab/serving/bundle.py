@@ -24,15 +24,15 @@ from ..files import DataError, definition_hashes, file_hash, modules_behind, rea
 from ..histories import FOREVER, Histories
 from ..lexical import lexical_search
 from ..models.base import load_model, model_class
+from ..models.retrieval import EXACT_UP_TO, make_index
 from ..numerics import round_scores
 from ..topk import SOURCES, best_of, exclusion
 
 # %% auto #0
-__all__ = ['BUNDLE_FORMAT', 'EXACT_UP_TO', 'ENOUGH', 'FLAT_UP_TO', 'DISPLAY_FIELDS', 'REMAKE', 'Ids', 'Texts', 'code_behind',
-           'build_ann_index', 'mean_overlap', 'write_catalogue', 'shown_rows', 'pack', 'write_ann_index', 'manifest_of',
-           'facts_of', 'swap_in', 'fit_of', 'bundle_run', 'refit', 'refit_models', 'roll_back', 'read_manifest',
-           'verify', 'difference', 'local_copy', 'Listed', 'Bundle', 'read_texts', 'open_words', 'with_index',
-           'served_model', 'encode_history', 'rank_one_stage', 'rank_two_stages']
+__all__ = ['BUNDLE_FORMAT', 'DISPLAY_FIELDS', 'REMAKE', 'Ids', 'Texts', 'code_behind', 'write_catalogue', 'shown_rows', 'pack',
+           'write_indexes', 'manifest_of', 'facts_of', 'swap_in', 'fit_of', 'bundle_run', 'refit', 'refit_models',
+           'roll_back', 'read_manifest', 'verify', 'difference', 'local_copy', 'Listed', 'Bundle', 'read_texts',
+           'open_words', 'with_index', 'served_model', 'encode_history', 'rank_one_stage', 'rank_two_stages']
 
 # %% ../../nbs/60_bundle.ipynb #93ef3fee
 class Ids:
@@ -92,50 +92,6 @@ def code_behind(models: Sequence[str]) -> dict[str, str]:
 
 # %% ../../nbs/60_bundle.ipynb #6ba4caba
 BUNDLE_FORMAT = 2
-EXACT_UP_TO = 50_000  # items; above, nearest vectors are looked for in an index
-ENOUGH = 0.99  # recall of the exact list that the index is set to reach
-FLAT_UP_TO = 20_000  # vectors in the index; above, they lie in lists, of which a few are searched
-
-
-def build_ann_index(vectors: np.ndarray, queries: np.ndarray, k: int, path: Path, seed: int = 0) -> dict[str, float]:
-    """Build an approximate nearest-neighbour index (FAISS) of vectors `[n, f]` for maximum inner product; returns its facts, with
-    recall@k against exact search.
-
-    Maximum inner-product search mostly returns items with large norms. The largest-norm items are kept, doubling their number until
-    the recall on the queries `[m, f]` reaches `ENOUGH`. Above `FLAT_UP_TO` items an IVF index is used, and `nprobe` is doubled (up to
-    half of the lists) until the same recall is reached.
-    """
-    import faiss as untyped
-
-    faiss: Any = untyped
-    vectors, queries = (np.ascontiguousarray(a, np.float32) for a in (vectors, queries))
-    whole = faiss.IndexFlatIP(vectors.shape[1])
-    whole.add(vectors)
-    wanted, by_length = whole.search(queries, k)[1], np.argsort(-np.linalg.norm(vectors, axis=1), kind="stable")
-    n = min(len(vectors), max(k, len(vectors) // 64))
-    while n < len(vectors) and np.isin(wanted, by_length[:n]).mean() < ENOUGH:
-        n = min(len(vectors), 2 * n)
-    kept = np.sort(by_length[:n])
-    index = lists = faiss.IndexFlatIP(vectors.shape[1])
-    if n > FLAT_UP_TO:
-        lists = faiss.IndexIVFFlat(index, vectors.shape[1], int(np.sqrt(n)), faiss.METRIC_INNER_PRODUCT)
-        lists.cp.seed = seed + 1
-        lists.train(vectors[kept])
-    index = faiss.IndexIDMap(lists)
-    index.add_with_ids(vectors[kept], kept)
-    facts = {"items": len(vectors), "kept": n, "k": k}
-    if n > FLAT_UP_TO:
-        lists.nprobe = 8
-        while mean_overlap(index.search(queries, k)[1], wanted) < ENOUGH and lists.nprobe < lists.nlist // 2:
-            lists.nprobe *= 2
-        facts |= {"lists": lists.nlist, "searched": lists.nprobe}
-    faiss.write_index(index, str(path))
-    return facts | {"recall": round(mean_overlap(index.search(queries, k)[1], wanted), 4)}
-
-
-def mean_overlap(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Mean share of the entries of each row of `wanted` that the same row of `found` holds."""
-    return float(np.mean([np.isin(w, f).mean() for f, w in zip(found, wanted, strict=True)])) if len(wanted) else 1.0
 
 # %% ../../nbs/60_bundle.ipynb #d7c06c23
 DISPLAY_FIELDS = ("title", "category", "image_url")
@@ -194,12 +150,7 @@ def pack(
         for head in beside.rglob("model.json"):  # how long a fit took makes no other bundle
             head.write_text(json.dumps(json.loads(head.read_text()) | {"fit_seconds": 0.0}, indent=1))
         write_catalogue(shown_rows(log, model.items), beside / "catalogue")
-        near = {}
-        if len(model.items) > exact_up_to and "als" in model.parts:
-            (beside / "near").mkdir()
-            near = {
-                "als": write_ann_index(model.parts["als"], model.known, model.config.sources["als"], beside / "near")
-            }
+        near = write_indexes(model.parts, beside / "near") if len(model.items) > exact_up_to else {}
         manifest = manifest_of(model, sorted(others or {}), near, dict(about or {}), beside)
         (beside / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
         beside.chmod(0o755)
@@ -209,11 +160,19 @@ def pack(
     return manifest
 
 # %% ../../nbs/60_bundle.ipynb #997c6a6b
-def write_ann_index(model: Any, known: Histories, k: int, folder: Path, most: int = 1000) -> dict[str, float]:
-    """Write the index of a model's item vectors; its recall is measured with up to `most` visitors."""
-    rows = np.unique(np.linspace(0, len(known) - 1, min(most, len(known))).astype(int))
-    queries = model.fold(known.take(rows).encode(model.items))
-    return build_ann_index(model.state["item_vectors"], queries, k, folder / f"{model.name}.faiss")
+def write_indexes(parts: Mapping[str, Any], folder: Path) -> dict[str, dict[str, float]]:
+    """Write the index of the item vectors of each model that has any (`models.retrieval`), as `NAME.faiss`; their facts by name."""
+    facts = {}
+    for name, model in parts.items():
+        made = make_index(model)
+        if made is not None:
+            import faiss as untyped
+
+            faiss: Any = untyped
+            folder.mkdir(exist_ok=True)
+            faiss.write_index(made["index"], str(folder / f"{name}.faiss"))
+            facts[name] = made["facts"]
+    return facts
 
 
 def manifest_of(
@@ -473,6 +432,7 @@ class Bundle:
         self.models: dict[str, Any] = {self.model.name: self.model, **self.model.parts}
         for name in self.manifest["others"]:
             self.models[name] = load_model(self.folder / "others" / name, mapped=True, index=Ids)
+            self.models[name].near = {"index": None}
         with_index(self.model, self.folder)
         self.shown = {name: read_texts(self.folder / "catalogue", name) for name in DISPLAY_FIELDS}
         self.price = np.load(self.folder / "catalogue" / "price.npy", mmap_mode="r")
@@ -531,13 +491,14 @@ def open_words(folder: Path) -> sqlite3.Connection:
 
 
 def with_index(model: Any, folder: Path) -> Any:
-    """A hybrid with the index of its item vectors that a bundle holds, if any; returns it."""
-    path = folder / "near" / "als.faiss"
-    if path.exists():
+    """A hybrid with the indexes of its sources' item vectors that a bundle holds, if any; returns it."""
+    for part in model.parts.values():
+        part.near = {"index": None}  # what has none is scored whole, and none is made while serving
+    for path in sorted((folder / "near").glob("*.faiss")):
         import faiss as untyped
 
         faiss: Any = untyped
-        model.parts["als"].near = faiss.read_index(str(path))
+        model.parts[path.stem].near["index"] = faiss.read_index(str(path))
     return model
 
 
