@@ -17,22 +17,24 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from . import files, loading, runs, splits
+from .budget import plan_models
 from .datasets.log import Dataset, card_facts, missing_needs
 from .files import UserError, code_fingerprint, imported_modules, modules_behind
-from .models.base import MODELS
-from .provenance import provenance_of
+from .models.base import MODELS, model_class
+from .provenance import machine_facts, provenance_of
 from .registry import code_module
 from .schedule import peak_of_children, ready, waiting_for, workers
 
 # %% auto #0
 __all__ = ['OWN', 'EXTRAS', 'OWN_MODELS', 'SPLIT_SHARES', 'Parameter', 'chapter_paths', 'parameters_of', 'find_lab',
            'parse_value', 'assign_parameters', 'choose_chapters', 'strip_outputs', 'ChapterFailed', 'execute', 'Plan',
-           'default_folder', 'make_plan', 'chapter_key', 'missing_for', 'shares_of', 'describe', 'chapter_progress',
-           'notebook_of', 'begin_chapter', 'end_chapter', 'run_chapters', 'work_off', 'forget', 'chapters_before',
-           'check_folder', 'save_states']
+           'default_folder', 'make_plan', 'chapter_key', 'missing_for', 'shares_of', 'describe', 'searching_chapters',
+           'settings_held', 'with_budget', 'chapter_progress', 'notebook_of', 'begin_chapter', 'end_chapter',
+           'run_chapters', 'work_off', 'forget', 'chapters_before', 'check_folder', 'save_states']
 
 # %% ../nbs/82_chapters.ipynb #1054d7c3
 class Parameter(NamedTuple):
@@ -197,6 +199,8 @@ class Plan(NamedTuple):
     chapters: list[str]
     given: dict[str, dict[str, Any]]
     takes: dict[str, dict[str, Parameter]]
+    budget: float = 0.0  # seconds; 0: none
+    left_out: Mapping[str, str] = MappingProxyType({})  # chapters that the budget does not allow, and why
 
 
 def default_folder(dataset: str, size: str) -> str:
@@ -265,7 +269,7 @@ def missing_for(plan: Plan, chapter: str) -> list[str]:
     return missing + missing_needs([need for need in wanted if need not in extras], plan.log)
 
 # %% ../nbs/82_chapters.ipynb #158a7a21
-SPLIT_SHARES = ("test", "valid", "seed")  # parameters that decide which cases are judged
+SPLIT_SHARES = ("test", "valid", "seed", "judged")  # parameters that decide which cases are judged
 
 
 def shares_of(plan: Plan) -> dict[str, Any]:
@@ -290,6 +294,56 @@ def describe(plan: Plan) -> dict[str, Any]:
     except ValueError as error:
         provenance["dataset"]["funnel_missing"] = str(error)
     return provenance
+
+# %% ../nbs/82_chapters.ipynb #f751f739
+def searching_chapters(plan: Plan, params: Sequence[str] = ()) -> list[str]:
+    """The chapters whose models a budget plans for: those that search, where `params` do not say how many settings are tried."""
+    counted = {word.partition("=")[0] for word in params}
+    return [
+        c
+        for c in plan.chapters
+        if {"trials", "seconds", "models"} <= set(plan.takes[c]) and not counted & {"trials", f"{c[:2]}.trials", f"{c}.trials"}
+    ]
+
+
+def settings_held(plan: Plan, chapter: str) -> dict[str, dict[str, Any]]:
+    """The models of a chapter with the settings that are not searched: the part of a large catalogue on which they are asked."""
+    value = {n: plan.given[chapter].get(n, p.default) for n, p in plan.takes[chapter].items()}
+    most = value.get("dense_items", 0)
+    large = len(plan.log.items) > most > 0
+    return {
+        name: {"items": most} if large and "items" in model_class(name).Config.model_fields else {}
+        for name in value["models"]
+    }
+
+
+def with_budget(plan: Plan, seconds: float, jobs: int, params: Sequence[str] = (), resume: bool = False) -> Plan:
+    """The plan with what the search of each model may try within `seconds`; it lies in `plan.json` of the run, from where a resumed run
+    takes it.
+    """
+    chapters = searching_chapters(plan, params)
+    held = {c: settings_held(plan, c) for c in chapters}
+    asked = shares_of(plan).get("judged", 0) or len(plan.log.users)
+    head = {"seconds": seconds, "jobs": jobs, "data": plan.log.fingerprint, "asked": asked, "held": held}
+    kept = files.read_json(plan.folder / "plan.json", {})
+    if resume and all(kept.get(name) == value for name, value in head.items()):
+        models = kept["models"]
+    else:
+        machine = json.dumps([machine_facts()[name] for name in ("model", "cores")])
+        all_models = {name: settings for chapter in held.values() for name, settings in chapter.items()}
+        models = plan_models(plan.log, all_models, seconds, jobs, min(asked, len(plan.log.users)), machine)
+        runs.write_text(plan.folder / "plan.json", json.dumps(head | {"models": models}, indent=1) + "\n")
+    given, left_out = dict(plan.given), {}
+    for chapter in chapters:
+        mine = {name: models[name] for name in held[chapter] if name in models}
+        if mine and not any(row["trials"] for row in mine.values()):
+            left_out[chapter] = "; ".join(f"{name}: {row['left_out']}" for name, row in mine.items())
+        given[chapter] = given[chapter] | {
+            "models": [name for name in held[chapter] if name not in mine or mine[name]["trials"]],
+            "trials": {name: row["trials"] for name, row in mine.items() if row["trials"]},
+            "seconds": {name: round(row["seconds"], 1) for name, row in mine.items() if row["trials"]},
+        }
+    return plan._replace(given=given, budget=seconds, left_out=left_out)
 
 # %% ../nbs/82_chapters.ipynb #75df5950
 @contextmanager
@@ -331,9 +385,11 @@ def begin_chapter(plan: Plan, chapter: str, resume: bool, provenance: dict[str, 
     done = (states.get(chapter, {}).get("key"), states.get(chapter, {}).get("status")) == (key, "done")
     if resume and done and notebook_of(plan, chapter).exists():
         return False
-    if missing := missing_for(plan, chapter):
+    missing = missing_for(plan, chapter)
+    if missing or chapter in plan.left_out:
         forget(plan.folder, chapter)  # what it recorded before its needs were what they are
-        states[chapter] = {"status": f"skipped: needs {', '.join(missing)}"}
+        why = f"skipped: needs {', '.join(missing)}" if missing else f"left out: {plan.left_out[chapter]}"
+        states[chapter] = {"status": why}
         return False
     states[chapter] = {"status": "failed", "key": key}
     return True
@@ -430,7 +486,7 @@ def check_folder(plan: Plan) -> None:
         )
     mine = shares_of(plan)
     for chapter, params in files.read_json(plan.folder / "params.json", {}).items():
-        for name in ("test", "valid"):
+        for name in ("test", "valid", "judged"):
             if chapter not in plan.chapters and name in mine and params.get(name, mine[name]) != mine[name]:
                 raise UserError(
                     f"{plan.folder} holds {chapter} with {name}={params[name]} and would get chapters with {name}={mine[name]}, which "

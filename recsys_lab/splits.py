@@ -439,7 +439,7 @@ def new_cases(split: Split, protocol: str, target: str, part: str, exclude: str)
     whole, judged = split.through(part), split.judged(part)
     if not len(judged):
         raise NoCases(f"{judged.name}: the {part} part is empty, so there is nothing to judge")
-    wanted = np.ones(len(judged), bool) if target == "any" else (judged.events["event"] == PURCHASE).to_numpy()
+    wanted = np.ones(len(judged), bool) if target == "any" else (judged.events["event"] == PURCHASE).to_numpy(copy=True)
     visitors = judged.events["user_id"][wanted].nunique()
     if 0 < split.sample < visitors:
         wanted[wanted] = in_sample(judged.events["user_id"][wanted].to_numpy(), split.sample, split.seed)

@@ -15,9 +15,10 @@ from .histories import PURCHASE, Histories
 from .numerics import SCORE_BITS, round_scores
 
 # %% auto #0
-__all__ = ['SOURCES', 'PROTOCOLS', 'TARGETS', 'EXCLUDES', 'Scores', 'TopK', 'lower_bounds', 'top_k', 'top_k_sparse',
-           'known_exclude', 'excluded_entries', 'default_exclude', 'rank_in_order', 'exclusion', 'rank_codes',
-           'keep_columns', 'best_of', 'fill_up', 'steps_back', 'fading', 'scale_rows', 'add_repeats']
+__all__ = ['SOURCES', 'PROTOCOLS', 'TARGETS', 'EXCLUDES', 'Scores', 'EXACT_UP_TO', 'WIDTH', 'TopK', 'lower_bounds', 'top_k',
+           'top_k_sparse', 'known_exclude', 'excluded_entries', 'default_exclude', 'rank_in_order', 'exclusion',
+           'rank_codes', 'keep_columns', 'best_of', 'fill_up', 'steps_back', 'fading', 'scale_rows', 'candidate_widths',
+           'first_of_all', 'add_repeats']
 
 # %% ../nbs/19_lists.ipynb #4db357ac
 @dataclass(frozen=True, eq=False)
@@ -284,14 +285,49 @@ def scale_rows(scores: sparse.csr_matrix) -> sparse.csr_matrix:
     return sparse.csr_matrix((data, out.indices, out.indptr), shape=out.shape)
 
 
+EXACT_UP_TO = 50_000  # items; above, lists are made from candidates
+WIDTH = 200  # candidates of a request, beside as many as its history has items
+
+
+def candidate_widths(distinct: np.ndarray) -> np.ndarray:
+    """How many candidates histories of so many distinct items `[n]` get: `WIDTH` and the next power of two above, none for an empty one."""
+    return np.where(distinct > 0, WIDTH + 2 ** np.ceil(np.log2(distinct + 1)).astype(np.int64), 0)
+
+
+def first_of_all(scores: np.ndarray, row: np.ndarray, item: np.ndarray, n: int) -> sparse.csr_matrix:
+    """Scores `[items]` that are the same for all, on a scale from 0 to 1, as a CSR block `[n, items]` of each row's candidates.
+
+    Candidates are the best by `candidate_widths` and the items that a row has (`row` and `item`, each pair once); a list of up to
+    `WIDTH` of them is the same as one made of all.
+    """
+    finite = np.isfinite(scores)
+    low, span = scores.min(initial=np.inf, where=finite), np.ptp(scores[finite]) if finite.any() else 0
+    scaled = np.where(finite, (scores - low) / span if span > 0 else 0, -np.inf).astype(np.float32)
+    widths = np.minimum(np.maximum(candidate_widths(np.bincount(row, minlength=n)), WIDTH), finite.sum())
+    rounded, most = round_scores(scaled), int(widths.max(initial=0))
+    near = np.flatnonzero(rounded >= np.partition(rounded, len(rounded) - most)[len(rounded) - most]) if most else np.zeros(0, int)
+    best = near[np.lexsort((near, -rounded[near]))][:most]
+    place = np.full(len(scores), len(scores))
+    place[best] = np.arange(len(best))
+    own = np.flatnonzero((place[item] >= widths[row]) & finite[item])
+    which = np.concatenate([np.repeat(np.arange(n), widths), row[own]])
+    codes = np.concatenate([best[np.arange(widths.sum()) - np.repeat(np.cumsum(widths) - widths, widths)], item[own]])
+    return sparse.csr_matrix((scaled[codes], (which, codes)), shape=(n, len(scores)))
+
+
 def add_repeats(scores: Scores, histories: Histories, n_items: int, weight: float, decay: float) -> Scores:
     """Scores on a scale on which each history's best item is 1, plus `weight` times `fading` for the items of the history.
 
-    Dense scores are scaled from the lowest of each row (0) to the highest; sparse ones, which are opinions of at least 0, by their
-    highest. An item that a dense model will not score (-inf) stays out.
+    Dense scores are scaled from the lowest of each row (0) to the highest, and so are those that are the same for all, of which on a
+    large catalogue only candidates are kept (`first_of_all`); sparse ones, which are opinions of at least 0, by their highest. An item
+    that a dense model will not score (-inf) stays out.
     """
     row, item, back = steps_back(histories, 50)
     met = (weight * fading(back, decay)).astype(np.float32)
+    if isinstance(scores, np.ndarray) and scores.ndim == 1 and n_items > EXACT_UP_TO:
+        offered, able = first_of_all(scores, row, item, len(histories)), np.isfinite(scores[item])
+        own = sparse.csr_matrix((met[able], (row[able], item[able])), (len(histories), n_items))
+        return (offered + own).tocsr()
     if sparse.issparse(scores):
         indptr = np.searchsorted(row, np.arange(len(histories) + 1))  # entries come row by row, items ascending
         return (scale_rows(scores) + sparse.csr_matrix((met, item, indptr), (len(histories), n_items))).tocsr()

@@ -21,14 +21,14 @@ from .splits import Split, make_cases
 with warnings.catch_warnings():  # tqdm misses Jupyter's widgets, which nothing here uses
     warnings.simplefilter("ignore")
     import optuna
-from .models.base import MODELS, memory_shortage, model_class
+from .models.base import MODELS, model_class
 from .models.config import Range, describe_settings, make_config
 
 # %% auto #0
 __all__ = ['Space', 'Trials', 'RUNGS', 'HOPELESS', 'REPEATS', 'distributions', 'contains', 'space_table', 'new_study',
            'choose_trial', 'trial_table', 'propose', 'check_trials', 'is_hopeless', 'best_so_far', 'race', 'tune',
            'best_setting', 'repeat_weights', 'try_repeats', 'search_model', 'keep_trials', 'bounded_settings',
-           'without_those_too_large', 'tune_models', 'validate', 'fit_chosen', 'chosen_table', 'first_trials']
+           'kinds_for', 'tune_models', 'validate', 'fit_chosen', 'chosen_table', 'first_trials']
 
 # %% ../nbs/16_tuning.ipynb #a2e38122
 Space: TypeAlias = Mapping[str, Range | tuple[Any, ...]]
@@ -289,19 +289,10 @@ def bounded_settings(models: Iterable[Any], split: Split, most: int) -> dict[str
     return {kind.name: {"items": most} for kind in models if large and "items" in kind.Config.model_fields}
 
 
-def without_those_too_large(
-    run: Any, models: Iterable[Any], split: Split, fixed: Mapping[str, Mapping[str, Any]] | None = None
-) -> list[Any]:
-    """The models that fit the memory (`memory_shortage`); the others are recorded as left out, with the figure, and printed."""
-    out = []
-    for kind in models:
-        why = memory_shortage(kind(**(fixed or {}).get(kind.name, {})), split.known("test"))
-        if why:
-            print(f"left out: {why}")
-            run.record_spent([{"model": kind.name, "settings": 0, "seconds": 0.0, "planned": 0.0, "left_out": why}])
-        else:
-            out.append(kind)
-    return out
+def kinds_for(models: Iterable[str], log: Any) -> list[Any]:
+    """The classes of models by their names, but for those that need what the log does not have (`needs`)."""
+    kinds = [model_class(name) for name in models]
+    return [kind for kind in kinds if set(kind.needs) <= set(log.offers)]
 
 # %% ../nbs/16_tuning.ipynb #b72ca56f
 def tune_models(

@@ -17,9 +17,10 @@ from .base import RUNS, Json, RunFolder, app, command_pages, examples, show
 from .data import SizeOption
 
 # %% auto #0
-__all__ = ['Dataset', 'Out', 'ABOUT_PARAMS', 'Params', 'Only', 'ABOUT_MODEL', 'OwnModels', 'ABOUT_RESUME', 'Resume', 'ABOUT_JOBS',
-           'Jobs', 'NoBook', 'RUNNING', 'Length', 'split_words', 'finish_run', 'run', 'list_parameters', 'new',
-           'leaderboard', 'build', 'compare', 'reproduce', 'make_readme']
+__all__ = ['Dataset', 'Out', 'ABOUT_PARAMS', 'Params', 'Only', 'ABOUT_MODEL', 'OwnModels', 'ABOUT_RESUME', 'Resume',
+           'ABOUT_BUDGET', 'Budget', 'ABOUT_MEMORY', 'Memory', 'ABOUT_JOBS', 'Jobs', 'NoBook', 'RUNNING', 'Length',
+           'split_words', 'finish_run', 'run', 'list_parameters', 'new', 'leaderboard', 'build', 'compare', 'reproduce',
+           'make_readme']
 
 # %% ../../nbs/92_cli_runs.ipynb #67b27f27
 def split_words(words: list[str]) -> list[str]:
@@ -44,6 +45,10 @@ ABOUT_MODEL = "A model of your own to tune and judge with the others, as my_mode
 OwnModels = Annotated[list[str] | None, typer.Option("--model", metavar="MODULE:CLASS", help=ABOUT_MODEL)]
 ABOUT_RESUME = "Leave out chapters that finished with the same source, parameters and data."
 Resume = Annotated[bool, typer.Option("--resume", help=ABOUT_RESUME)]
+ABOUT_BUDGET = "Time for the whole run, as 90s, 30m or 1.5h; none: as many settings as the chapters say. Default: by the log's size."
+Budget = Annotated[str, typer.Option(metavar="TIME", help=ABOUT_BUDGET)]
+ABOUT_MEMORY = "Gigabytes that the run may take; what needs more is left out by name. Default: what is free."
+Memory = Annotated[float, typer.Option(metavar="GB", min=0, help=ABOUT_MEMORY)]
 ABOUT_JOBS = "Chapters executed side by side (default: the number of cores)."
 Jobs = Annotated[int, typer.Option(min=0, help=ABOUT_JOBS)]
 NoBook = Annotated[bool, typer.Option("--no-book", help="Do not build the HTML book.")]
@@ -64,7 +69,7 @@ def finish_run(folder: Path, states: dict[str, dict[str, Any]], with_book: bool)
 
     book.refresh(folder)
     for name, state in states.items():
-        if state["status"].startswith("skipped"):
+        if state["status"].startswith(("skipped", "left out")):
             print(f"{name} {state['status']}")
     first = book.build_book(folder, pages=command_pages()) if with_book else None
     print("\n" + book.leaderboards(folder))
@@ -81,22 +86,33 @@ def run(
     model: OwnModels = None,
     resume: Resume = False,
     jobs: Jobs = 0,
+    budget: Budget = "",
+    memory: Memory = 0.0,
     no_book: NoBook = False,
 ) -> None:
     """Execute the chapters on a dataset and build the book."""
-    from recsys_lab.chapters import ChapterFailed, make_plan, run_chapters
+    from recsys_lab.budget import parse_budget, usual_budget
+    from recsys_lab.chapters import ChapterFailed, make_plan, run_chapters, with_budget
     from recsys_lab.commands.models import named_class
     from recsys_lab.registry import located
 
     for word in model or []:
         named_class(word)
-    plan = make_plan(dataset, size, out, split_words(params or []), only, [located(word) for word in model or []])
+    given, side_by_side = split_words(params or []), jobs or os.cpu_count() or 1
+    seconds = parse_budget(budget) if budget else 0.0
+    if memory:
+        os.environ["RECSYS_LAB_MEMORY_GB"] = f"{memory / side_by_side:g}"
+    plan = make_plan(dataset, size, out, given, only, [located(word) for word in model or []])
+    seconds = seconds if budget or only else usual_budget(plan.log)
+    if seconds:
+        plan = with_budget(plan, seconds, side_by_side, given, resume)
     shown = os.path.relpath(plan.folder)
     words = ["recsys-lab", "run", "--dataset", dataset, "--size", size, "--out", shown]
-    words += (["--only", only] if only else []) + [w for word in params or [] if word for w in ("--params", word)]
+    words += [w for name, value in (("--only", only), ("--budget", budget), ("--memory", memory)) if value for w in (name, str(value))]
+    words += [w for word in params or [] if word for w in ("--params", word)]
     again = shlex.join([*words, *(w for word in model or [] for w in ("--model", word)), "--resume"])
     try:
-        states = run_chapters(plan, resume, jobs or os.cpu_count() or 1)
+        states = run_chapters(plan, resume, side_by_side)
     except ChapterFailed as error:
         where = f"{shown}/notebooks/{error.chapter}.ipynb"
         print(f"\n{error}\nthe notebook with the error: {where}\nresume after mending it: {again}", file=sys.stderr)

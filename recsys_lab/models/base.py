@@ -54,6 +54,7 @@ class ModelHooks(ABC):
     source: ClassVar[str] = "model"
     searched: ClassVar[tuple[str, ...] | None] = None
     reads: ClassVar[tuple[str, ...]] = ("times", "user_ids")
+    needs: ClassVar[tuple[str, ...]] = ()
 
     config: Any
     items: Any
@@ -297,6 +298,7 @@ class Recommender(Scoring):
     searched : the settings that a search tries; None: all whose `setting` says what to try
     reads : what its scores depend on beside the items and events of a history, of `times` and `user_ids`; visitors who agree in
         what it reads are ranked once
+    needs : what a log must offer for it (`Dataset.offers`), as `categories`
     config : its settings
     items : the items that it can recommend, an index
     users : the users of the fitted log, an index

@@ -97,6 +97,7 @@ class Content(Recommender):
 
     name = "content"
     reads = ()
+    needs = ("properties",)
     Config = ContentConfig
 
     def _catalogue(self, dataset: Dataset) -> pd.Index:

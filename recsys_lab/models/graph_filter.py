@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from recsys_lab.datasets.log import Dataset
 
 # %% auto #0
-__all__ = ['CONVERGED', 'ROUNDS', 'GROWTH', 'degree_powers', 'transition_matrices', 'converged_basis', 'smooth_basis',
+__all__ = ['CONVERGED', 'ROUNDS', 'SHORT', 'GROWTH', 'degree_powers', 'transition_matrices', 'converged_basis', 'smooth_basis',
            'basis_memory', 'basis_of', 'GFCFConfig', 'GFCF', 'low_pass', 'GraphFilterConfig', 'position_weights',
            'rms_normalize', 'GraphFilter']
 
@@ -60,6 +60,7 @@ def transition_matrices(
 # %% ../../nbs/41_graph_filters.ipynb #a59dfe0a
 CONVERGED = 1e-3  # residual of an eigenvector, as a share of the greatest eigenvalue
 ROUNDS = 60  # after which the iteration ends whatever is left
+SHORT = 8  # items of the histories, weighted by their length, up to which the Gram matrix of the items is made
 GROWTH = (
     1e8  # of the leading direction over the last one in a round; with more, a float64 no longer holds the last ones
 )
@@ -74,10 +75,17 @@ def converged_basis(scaled: sparse.csr_matrix, factors: int, seed: int = 0) -> n
     Lanczos method from one vector would miss; and with a few steps of a randomised method the lists would depend on `seed`.
     """
     items, back = scaled.shape[1], scaled.T.tocsr()
+    length = np.diff(scaled.indptr)
+    gram = (back @ scaled).tocsr() if (length.astype(float) ** 2).sum() <= SHORT * length.sum() else None
+
+    def step(block: np.ndarray) -> np.ndarray:
+        """`S'S` times a block; one sparse product where users are many and their histories short."""
+        return back @ (scaled @ block) if gram is None else gram @ block
+
     width = min(items, 2 * factors + 20)
     block = np.linalg.qr(np.random.default_rng(seed).normal(size=(items, width)))[0]
     for _ in range(ROUNDS):
-        moved = back @ (scaled @ block)
+        moved = step(block)
         values, turn = np.linalg.eigh(block.T @ moved)
         values, turn = values[::-1], turn[:, ::-1]  # the greatest first
         block, moved = block @ turn, moved @ turn
@@ -87,7 +95,7 @@ def converged_basis(scaled: sparse.csr_matrix, factors: int, seed: int = 0) -> n
         half = max(values[-1], 1e-9 * values[0]) / 2  # the polynomial is small on 0 to twice this
         before, now = block, moved / half - block
         for _ in range(max(1, int(np.arccosh(GROWTH) / np.arccosh(values[0] / half - 1)) - 1)):
-            before, now = now, 2 * ((back @ (scaled @ now)) / half - now) - before
+            before, now = now, 2 * (step(now) / half - now) - before
         block = np.linalg.qr(now)[0]
     return block[:, :factors]
 
@@ -108,9 +116,10 @@ def smooth_basis(matrix: sparse.csr_matrix, user: float, item: float, factors: i
     return to_fixed_point(basis).astype(np.float32, order="C")
 
 
-def basis_memory(users: int, items: int, factors: int) -> float:
-    """Bytes that `converged_basis` takes at most: five blocks of vectors of the items and two of the users."""
-    return 8.0 * (2 * min(factors, items) + 20) * (5 * items + 2 * users)
+def basis_memory(users: int, items: int, events: int, factors: int) -> float:
+    """Bytes that `converged_basis` takes about: five blocks of vectors of the items, and one of the users or the Gram matrix."""
+    width = 2 * min(factors, items) + 20
+    return 8.0 * width * 5 * items + min(8.0 * width * users, 12.0 * SHORT * events) + 60.0 * events
 
 
 def basis_of(log: Dataset, user: float, item: float, factors: int, seed: int) -> np.ndarray:
@@ -150,7 +159,7 @@ class GFCF(Recommender):
         return {"to_users": to_users, "to_items": to_items, "basis": basis}
 
     def _memory(self, users: int, items: int, events: int) -> float:
-        return basis_memory(users, items, self.config.factors)
+        return basis_memory(users, items, events, self.config.factors)
 
     def _score(self, histories: Histories) -> np.ndarray:
         s, met = self.state, histories.matrix(len(self.items)).astype(np.float32)
@@ -230,7 +239,7 @@ class GraphFilter(Recommender):
         return {"to_users": to_users, "to_items": to_items, "basis": basis}
 
     def _memory(self, users: int, items: int, events: int) -> float:
-        return basis_memory(users, items, self.config.factors)
+        return basis_memory(users, items, events, self.config.factors)
 
     def _score(self, histories: Histories) -> np.ndarray:
         c, s, met = self.config, self.state, position_weights(histories, len(self.items), self.config.position_decay)

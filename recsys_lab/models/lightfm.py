@@ -130,6 +130,7 @@ class LightFMHybrid(LightFMWarp):
     """
 
     name = "lightfm_hybrid"
+    needs = ("categories",)
 
     def _catalogue(self, dataset: Dataset) -> pd.Index:
         category = dataset.item_property("categoryid")

@@ -72,6 +72,7 @@ class CategoryPopularity(Recommender):
 
     name = "popularity_category"
     reads = ()
+    needs = ("categories",)
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         category = dataset.item_property("categoryid")

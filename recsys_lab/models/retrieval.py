@@ -14,14 +14,13 @@ from scipy import sparse
 
 from ..histories import Histories
 from ..numerics import to_fixed_point
+from ..topk import EXACT_UP_TO, candidate_widths
 
 # %% auto #0
-__all__ = ['EXACT_UP_TO', 'WIDTH', 'LIST', 'ENOUGH', 'FLAT_UP_TO', 'QUERIES', 'LOCK', 'build_index', 'mean_overlap',
-           'pair_products', 'retrieved_scores', 'index_of', 'make_index']
+__all__ = ['LIST', 'ENOUGH', 'FLAT_UP_TO', 'QUERIES', 'LOCK', 'build_index', 'mean_overlap', 'pair_products', 'retrieved_scores',
+           'index_of', 'make_index']
 
 # %% ../../nbs/94_retrieval.ipynb #39602fbe
-EXACT_UP_TO = 50_000  # items; above, candidates are looked for in an index
-WIDTH = 200  # candidates of a request, beside as many as its history has items
 LIST = 100  # length of the lists whose recall is measured
 ENOUGH = 0.99  # recall of the exact list that the index is set to reach
 FLAT_UP_TO = 20_000  # vectors in the index; above, they lie in lists, of which a few are searched
@@ -84,15 +83,14 @@ def retrieved_scores(
 ) -> sparse.csr_matrix:
     """Scores of the candidates of encoded histories: CSR float32 `[n, items]`, none for an empty history.
 
-    Candidates are the `WIDTH` best by the index, as many more as the history has items (rounded up to a power of two), and these
-    items; values are inner products of queries `[n, f]` and vectors `[items, f]`, and the bias `[items]`, less the lowest of a
-    request's retrieved ones.
+    Candidates are the best by the index, as many as `candidate_widths` says, and the items of the history; values are inner products of
+    queries `[n, f]` and vectors `[items, f]`, and the bias `[items]`, less the lowest of a request's retrieved ones.
     """
     n, met = len(queries), histories.matrix(len(vectors))
     own = np.diff(met.indptr)
     asked = queries if bias is None else np.append(queries, np.ones((n, 1), np.float32), axis=1)
     asked = np.ascontiguousarray(asked, np.float32)
-    widths = np.where(own > 0, WIDTH + 2 ** np.ceil(np.log2(own + 1)).astype(np.int64), 0)
+    widths = candidate_widths(own)
     keys, values = [], []
     for width in np.unique(widths[widths > 0]):
         rows = np.flatnonzero(widths == width)

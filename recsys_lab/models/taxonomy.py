@@ -98,6 +98,7 @@ class Taxonomy(Recommender):
 
     name = "taxonomy"
     reads = ()
+    needs = ("categories",)
     Config = TaxonomyConfig
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:

@@ -56,9 +56,8 @@ def widths_of(words: Sequence[str]) -> dict[str, int]:
 
 def available_sources(widths: Mapping[str, int], log: Dataset) -> tuple[dict[str, int], dict[str, str]]:
     """(widths of the sources whose data requirements the log meets, reasons why the others are left out)."""
-    lacking = {"taxonomy": "categories", "popularity_category": "categories", "lightfm_hybrid": "categories"}
-    lacking |= {"content": "properties"}
-    out = {name: f"needs {need}" for name, need in lacking.items() if name in widths and need not in log.offers}
+    lacking = {name: [need for need in model_class(name).needs if need not in log.offers] for name in widths}
+    out = {name: f"needs {', '.join(needs)}" for name, needs in lacking.items() if needs}
     return {name: width for name, width in widths.items() if name not in out}, out
 
 # %% ../../nbs/30_candidates.ipynb #75c69057
