@@ -101,13 +101,15 @@ def models_not_judged(folder: Path | str) -> pd.DataFrame:
     judged = {row["model"].partition(" ")[0] for row in Run(folder).rows("metrics")}
     states = read_json(Path(folder) / "provenance.json", {}).get("chapters", {})
     given = read_json(Path(folder) / "params.json", {})
+    planned = read_json(Path(folder) / "plan.json", {}).get("models", {})
     rows = []
     for model in set(MODELS.own()) - judged - set(PARTS_ONLY):
         chapter = chapter_of(model)
         state = states.get(chapter, {}).get("status", "was not run").replace("failed", "did not finish")
         limits = [f"{n}={v}" for n, v in given.get(chapter, {}).items() if n.startswith(f"{model}_")]
         left_out = f"left out by {chapter}" + (f" ({', '.join(limits)})" if limits else "")
-        rows.append({"model": model, "why": left_out if state == "done" else f"{chapter} {state}"})
+        why = planned.get(model, {}).get("left_out") or (left_out if state == "done" else f"{chapter} {state}")
+        rows.append({"model": model, "why": why})
     return pd.DataFrame(rows, columns=["model", "why"]).sort_values("model", ignore_index=True)
 
 # %% ../nbs/79_board.ipynb #7e412c31

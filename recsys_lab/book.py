@@ -187,6 +187,8 @@ def summary(folder: Path | str, k: int | None = None) -> str:
         parts += ["## The log", markdown_table(facts_frame(data["card"]))]
     if data.get("funnel"):
         parts += ["## Who and what is judged", markdown_table(pd.DataFrame(data["funnel"]))]
+    if data.get("asked"):
+        parts += ["Who is asked, for each question:", markdown_table(pd.DataFrame(data["asked"]))]
     if figures := figures_of(folder):
         parts += ["## Figures", *(f"![{f.stem}](figures/{f.name})" for f in figures)]
     skipped = {
@@ -291,12 +293,12 @@ def render_page(notebook: dict[str, Any]) -> dict[str, Any]:
 BOOK_PARTS = (
     ("The log", ("0", "45", "46", "47", "48", "49", "53", "54", "55")),
     ("Evidence", "1"),
-    ("Collaborative models", ("2", "44")),
+    ("Collaborative models", ("2", "44", "94")),
     ("Ranking", "3"),
     ("Graphs", "4"),
     ("Products and search", "5"),
     ("Serving", ("6", "89")),
-    ("The lab itself", ("7", "8", "92", "93")),
+    ("The lab itself", ("7", "8", "92", "93", "95", "96")),
     ("Results", "9"),
 )
 

@@ -151,7 +151,7 @@ def measured_costs(
     return out
 
 # %% ../nbs/96_budget.ipynb #30857fbf
-STEPS = (1, 2, 3, 4, 6, 8, 12, 16)  # numbers of settings that a plan chooses from
+STEPS = (1, 2, 3, 4, 6, 8)  # numbers of settings that a plan chooses from
 
 
 class Planned(NamedTuple):

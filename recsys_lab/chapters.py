@@ -27,14 +27,15 @@ from .files import UserError, code_fingerprint, imported_modules, modules_behind
 from .models.base import MODELS, model_class
 from .provenance import machine_facts, provenance_of
 from .registry import code_module
-from .schedule import peak_of_children, ready, waiting_for, workers
+from .schedule import peak_of_children, ready, stopped_at, waiting_for, workers
 
 # %% auto #0
-__all__ = ['OWN', 'EXTRAS', 'OWN_MODELS', 'SPLIT_SHARES', 'Parameter', 'chapter_paths', 'parameters_of', 'find_lab',
-           'parse_value', 'assign_parameters', 'choose_chapters', 'strip_outputs', 'ChapterFailed', 'execute', 'Plan',
-           'default_folder', 'make_plan', 'chapter_key', 'missing_for', 'shares_of', 'describe', 'searching_chapters',
-           'settings_held', 'with_budget', 'chapter_progress', 'notebook_of', 'begin_chapter', 'end_chapter',
-           'run_chapters', 'work_off', 'forget', 'chapters_before', 'check_folder', 'save_states']
+__all__ = ['OWN', 'EXTRAS', 'OWN_MODELS', 'SPLIT_SHARES', 'ENDS', 'SET_APART', 'SPENT', 'Parameter', 'chapter_paths',
+           'parameters_of', 'find_lab', 'parse_value', 'assign_parameters', 'choose_chapters', 'strip_outputs',
+           'ChapterFailed', 'OutOfTime', 'execute', 'Plan', 'default_folder', 'make_plan', 'chapter_key', 'missing_for',
+           'shares_of', 'describe', 'searching_chapters', 'settings_held', 'window_settings', 'with_budget',
+           'chapter_progress', 'notebook_of', 'begin_chapter', 'end_chapter', 'run_chapters', 'work_off', 'forget',
+           'chapters_before', 'check_folder', 'save_states']
 
 # %% ../nbs/82_chapters.ipynb #1054d7c3
 class Parameter(NamedTuple):
@@ -151,11 +152,15 @@ class ChapterFailed(Exception):
         return type(self), (self.chapter, self.reason)  # it comes from another process
 
 
-def execute(path: Path, target: Path, parameters: dict[str, Any]) -> dict[str, float]:
+class OutOfTime(ChapterFailed):
+    """A chapter was stopped because the budget of its run was spent."""
+
+
+def execute(path: Path, target: Path, parameters: dict[str, Any], until: float = 0.0) -> dict[str, float]:
     """Execute a chapter with papermill into `target`, atomically; a failed chapter is kept with its error. Returns its `seconds` and
     `megabytes`.
 
-    Raises `ChapterFailed`, also where the kernel died.
+    Raises `ChapterFailed`, also where the kernel died, and `OutOfTime` where it was at work at the moment `until` (of `time.time`).
     """
     start = time.perf_counter()
     import nbformat
@@ -163,7 +168,7 @@ def execute(path: Path, target: Path, parameters: dict[str, Any]) -> dict[str, f
     from papermill import PapermillExecutionError, execute_notebook
 
     quiet = {"progress_bar": False, "extra_arguments": ["--IPKernelApp.log_level=ERROR"]}
-    with tempfile.TemporaryDirectory() as folder, peak_of_children() as most:
+    with tempfile.TemporaryDirectory() as folder, peak_of_children() as most, stopped_at(until) as stopped:
         made, failed = Path(folder) / path.name, None
         try:
             execute_notebook(str(path), str(made), parameters=parameters, cwd=str(path.parent), **quiet)
@@ -176,7 +181,8 @@ def execute(path: Path, target: Path, parameters: dict[str, Any]) -> dict[str, f
                 target, nbformat.writes(strip_outputs(nbformat.read(made, as_version=4), parameters)) + "\n"
             )
     if failed is not None:
-        raise ChapterFailed(path.stem, failed)
+        target.unlink(missing_ok=True) if stopped[0] else None
+        raise (OutOfTime if stopped[0] else ChapterFailed)(path.stem, failed)
     return {"seconds": round(time.perf_counter() - start, 2), "megabytes": round(most[0])}
 
 # %% ../nbs/82_chapters.ipynb #1f67e2ce
@@ -199,7 +205,7 @@ class Plan(NamedTuple):
     chapters: list[str]
     given: dict[str, dict[str, Any]]
     takes: dict[str, dict[str, Parameter]]
-    budget: float = 0.0  # seconds; 0: none
+    until: float = 0.0  # moment (of `time.time`) at which the budget is spent, but for what ends a run; 0: none
     left_out: Mapping[str, str] = MappingProxyType({})  # chapters that the budget does not allow, and why
 
 
@@ -290,7 +296,9 @@ def describe(plan: Plan) -> dict[str, Any]:
         "card": {k: runs.plain(v) for k, v in card_facts(plan.log).items()},
     }
     try:
-        provenance["dataset"]["funnel"] = splits.make(plan.log, **shares_of(plan)).funnel().to_dict("records")
+        split = splits.make(plan.log, **shares_of(plan))
+        provenance["dataset"]["funnel"] = split.funnel().to_dict("records")
+        provenance["dataset"]["asked"] = runs.asked_table(split).to_dict("records")
     except ValueError as error:
         provenance["dataset"]["funnel_missing"] = str(error)
     return provenance
@@ -317,11 +325,29 @@ def settings_held(plan: Plan, chapter: str) -> dict[str, dict[str, Any]]:
     }
 
 
+ENDS = ("90_leaderboard",)  # chapters for which, with the book, a part of the budget is set apart
+SET_APART = 0.08  # share of the budget
+
+
+def window_settings(plan: Plan, chapter: str, params: Sequence[str] = ()) -> dict[str, int]:
+    """One window to learn from, with as many requests, where a chapter would take several and the log is so large that one holds enough."""
+    value = {n: plan.given[chapter].get(n, p.default) for n, p in plan.takes[chapter].items()}
+    named = any(word.partition("=")[0].rpartition(".")[2] in ("n_windows", "max_requests") for word in params)
+    if named or "n_windows" not in value:
+        return {}
+    wanted = value["n_windows"] * value["max_requests"]
+    enough = len(plan.log) * value["window_fraction"] > 4 * wanted  # some events are of visitors without a history
+    return {"n_windows": 1, "max_requests": wanted} if enough else {}
+
+
 def with_budget(plan: Plan, seconds: float, jobs: int, params: Sequence[str] = (), resume: bool = False) -> Plan:
     """The plan with what the search of each model may try within `seconds`; it lies in `plan.json` of the run, from where a resumed run
     takes it.
     """
+    until = time.time() + (1 - SET_APART) * seconds
     chapters = searching_chapters(plan, params)
+    if not chapters:
+        return plan._replace(until=until)
     held = {c: settings_held(plan, c) for c in chapters}
     asked = shares_of(plan).get("judged", 0) or len(plan.log.users)
     head = {"seconds": seconds, "jobs": jobs, "data": plan.log.fingerprint, "asked": asked, "held": held}
@@ -333,7 +359,8 @@ def with_budget(plan: Plan, seconds: float, jobs: int, params: Sequence[str] = (
         all_models = {name: settings for chapter in held.values() for name, settings in chapter.items()}
         models = plan_models(plan.log, all_models, seconds, jobs, min(asked, len(plan.log.users)), machine)
         runs.write_text(plan.folder / "plan.json", json.dumps(head | {"models": models}, indent=1) + "\n")
-    given, left_out = dict(plan.given), {}
+    given = {c: words | window_settings(plan, c, params) for c, words in plan.given.items()}
+    left_out = {}
     for chapter in chapters:
         mine = {name: models[name] for name in held[chapter] if name in models}
         if mine and not any(row["trials"] for row in mine.values()):
@@ -343,7 +370,7 @@ def with_budget(plan: Plan, seconds: float, jobs: int, params: Sequence[str] = (
             "trials": {name: row["trials"] for name, row in mine.items() if row["trials"]},
             "seconds": {name: round(row["seconds"], 1) for name, row in mine.items() if row["trials"]},
         }
-    return plan._replace(given=given, budget=seconds, left_out=left_out)
+    return plan._replace(given=given, until=until, left_out=left_out)
 
 # %% ../nbs/82_chapters.ipynb #75df5950
 @contextmanager
@@ -379,17 +406,21 @@ def notebook_of(plan: Plan, chapter: str) -> Path:
     return plan.folder / "notebooks" / f"{chapter}.ipynb"
 
 
+SPENT = "the budget was spent"
+
+
 def begin_chapter(plan: Plan, chapter: str, resume: bool, provenance: dict[str, Any]) -> bool:
     """Whether a chapter is to be executed: not if it is done, or the log lacks what it needs; its state is recorded."""
     states, key = provenance["chapters"], chapter_key(plan, chapter)
     done = (states.get(chapter, {}).get("key"), states.get(chapter, {}).get("status")) == (key, "done")
     if resume and done and notebook_of(plan, chapter).exists():
         return False
-    missing = missing_for(plan, chapter)
-    if missing or chapter in plan.left_out:
+    missing, left_out = missing_for(plan, chapter), plan.left_out.get(chapter, "")
+    if plan.until and time.time() > plan.until and chapter not in ENDS:
+        left_out = SPENT
+    if missing or left_out:
         forget(plan.folder, chapter)  # what it recorded before its needs were what they are
-        why = f"skipped: needs {', '.join(missing)}" if missing else f"left out: {plan.left_out[chapter]}"
-        states[chapter] = {"status": why}
+        states[chapter] = {"status": f"skipped: needs {', '.join(missing)}" if missing else f"left out: {left_out}"}
         return False
     states[chapter] = {"status": "failed", "key": key}
     return True
@@ -406,10 +437,12 @@ def end_chapter(
         params[chapter] = {**defaults, **plan.given[chapter]}
     else:
         runs.Run(plan.folder, chapter).forget()
+    if isinstance(failed, OutOfTime):
+        provenance["chapters"][chapter] = {"status": f"left out: {SPENT} while it was at work"}
     save_states(plan.folder, provenance, params)
     if failed is not None and not isinstance(failed, ChapterFailed):
         raise failed
-    return failed
+    return None if isinstance(failed, OutOfTime) else failed
 
 # %% ../nbs/82_chapters.ipynb #e8fe1185
 def run_chapters(plan: Plan, resume: bool = False, jobs: int = 1) -> dict[str, dict[str, Any]]:
@@ -420,6 +453,7 @@ def run_chapters(plan: Plan, resume: bool = False, jobs: int = 1) -> dict[str, d
     provenance = {**describe(plan), "chapters": chapters_before(plan)}
     states: dict[str, dict[str, Any]] = provenance["chapters"]
     params = {n: p for n, p in files.read_json(plan.folder / "params.json", {}).items() if n in states}
+    os.environ["RECSYS_LAB_RUN"] = str(plan.folder)
     try:
         failed = work_off(plan, resume, jobs, provenance, params)
     except KeyboardInterrupt:
@@ -428,6 +462,8 @@ def run_chapters(plan: Plan, resume: bool = False, jobs: int = 1) -> dict[str, d
                 runs.Run(plan.folder, chapter).forget()
         save_states(plan.folder, provenance, params)
         raise
+    finally:
+        del os.environ["RECSYS_LAB_RUN"]
     save_states(plan.folder, provenance, params)
     if failed is not None:
         raise failed
@@ -451,7 +487,8 @@ def work_off(
                     del unfinished[chapter]
                     break  # others may be ready now
                 source, target = plan.root / "nbs" / f"{chapter}.ipynb", notebook_of(plan, chapter)
-                running[submit(execute, source, target, plan.given[chapter])] = chapter
+                until = 0.0 if chapter in ENDS else plan.until
+                running[submit(execute, source, target, plan.given[chapter], until)] = chapter
             for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
                 chapter = running.pop(future)
                 del unfinished[chapter]

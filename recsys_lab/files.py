@@ -31,8 +31,8 @@ from filelock import FileLock
 __all__ = ['SUFFIXES', 'DAMAGED', 'LAB_FILE', 'FOREIGN', 'DataError', 'UserError', 'Unpacked', 'naming_damage', 'open_source',
            'open_zstd', 'in_archive_junk', 'open_member', 'find_source', 'write_text', 'write_bytes', 'whole_file',
            'read_json', 'whole_folder', 'alone', 'peak_mb', 'memory_limit_gb', 'project_root', 'data_folders',
-           'cache_folder', 'file_hash', 'package_folder', 'module_file', 'imported_modules', 'modules_behind',
-           'code_hash', 'definition_hashes', 'code_fingerprint']
+           'cache_folder', 'run_folder', 'file_hash', 'package_folder', 'module_file', 'imported_modules',
+           'modules_behind', 'code_hash', 'definition_hashes', 'code_fingerprint']
 
 # %% ../nbs/06_files.ipynb #77aa36e4
 class DataError(ValueError):
@@ -197,9 +197,11 @@ def whole_folder(path: Path, replace: bool = True) -> Iterator[Path]:
 # %% ../nbs/06_files.ipynb #7f94e7e4
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """What is done inside is done by one process at a time, of all that name this path; the lock file lies beside it, hidden."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
+    """What is done inside is done by one process of this machine at a time, of all that name this path. The lock lies among temporary
+    files.
+    """
+    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:24]
+    with FileLock(Path(tempfile.gettempdir()) / f"recsys-lab-{name}.lock"):
         yield
 
 
@@ -253,6 +255,12 @@ def cache_folder() -> Path:
     """Where Parquet copies are kept: RECSYS_LAB_CACHE, or `data/.cache` of the checkout (safe to delete at any time)."""
     chosen = os.environ.get("RECSYS_LAB_CACHE")
     return Path(chosen) if chosen else data_folders()[0] / ".cache"
+
+
+def run_folder() -> Path | None:
+    """The folder of the run that is at work: RECSYS_LAB_RUN, which `recsys-lab run` sets for the chapters; None outside of one."""
+    chosen = os.environ.get("RECSYS_LAB_RUN")
+    return Path(chosen) if chosen else None
 
 
 def file_hash(path: Path) -> str:

@@ -5,7 +5,6 @@
 # %% ../nbs/14_runs.ipynb #4ad5ffb6
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -19,17 +18,17 @@ import pandas as pd
 
 from .datasets.log import Dataset
 from .evaluation import Evaluation, compare_pairs, evaluate
-from .files import alone, code_fingerprint, read_json, write_text
+from .files import alone, read_json, write_text
 from .intervals import FEW, is_shown
+from .models.storage import fit_key, kept_fit
 from .splits import NoCases, Split, make_cases
 
 # %% auto #0
 __all__ = ['MEASURED', 'METRIC_COLUMNS', 'RECORDS', 'COMPARISON_COLUMNS', 'PAIR', 'ABOUT', 'Question', 'QUESTIONS', 'MEANING',
-           'plain', 'write_rows', 'fit_key', 'RunFolder', 'RunRecords', 'Run', 'fit_path', 'chosen_settings',
-           'kept_fit', 'evaluation_name', 'same_about', 'pair_key', 'check_record', 'setting_columns', 'trial_rows',
-           'question_of', 'questions', 'first_question_for', 'label_models', 'judge', 'load_or_judge',
-           'format_interval', 'headline', 'p_text', 'verdict', 'sentence', 'sentences', 'first_question',
-           'comparison_list', 'sizes']
+           'plain', 'write_rows', 'RunFolder', 'RunRecords', 'Run', 'fit_path', 'chosen_settings', 'evaluation_name',
+           'same_about', 'pair_key', 'check_record', 'setting_columns', 'trial_rows', 'question_of', 'questions',
+           'asked_table', 'first_question_for', 'label_models', 'judge', 'load_or_judge', 'format_interval', 'headline',
+           'p_text', 'verdict', 'sentence', 'sentences', 'first_question', 'comparison_list', 'sizes']
 
 # %% ../nbs/14_runs.ipynb #fa8e4f8f
 MEASURED = ("value", "low", "high", "per_event", "n_users", "n_events", "n_effective", "few", "cases")
@@ -85,13 +84,6 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     lines = [json.dumps({k: plain(v) for k, v in row.items()}, ensure_ascii=False) for row in rows]
     write_text(path, "[\n" + ",\n".join(lines) + "\n]\n")
 
-# %% ../nbs/14_runs.ipynb #c34a120a
-def fit_key(model: Any, known: Dataset) -> str:
-    """The name under which a fit is kept: model, settings, data and source."""
-    facts = [model.name, model.config.model_dump(), known.fingerprint, code_fingerprint(*model.modules)]
-    header = json.dumps(facts, sort_keys=True)
-    return f"{model.name}-{hashlib.sha256(header.encode()).hexdigest()[:16]}"
-
 # %% ../nbs/14_runs.ipynb #002eb33b
 class RunFolder:
     """The rows that chapters keep in the folder of a run."""
@@ -108,7 +100,7 @@ class RunFolder:
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """The rows of one of `RECORDS` that this chapter sees."""
-        return [row for row in self._all(name) if self.sees(row["chapter"])]
+        return [row for row in self._all(name) if self.sees(row.get("chapter", ""))]
 
     def _all(self, name: str) -> list[dict[str, Any]]:
         return read_json(self.folder / f"{name}.json", []) if self.folder else []
@@ -266,19 +258,6 @@ def chosen_settings(run: Run, name: str, question: Question | None = None) -> di
         settings |= row["settings"] if question_of(row) == wanted else {}
     return settings or next((dict(row["settings"]) for row in run.rows("fits") if row["model"] == name), {})
 
-
-def kept_fit(folder: Path | None, model: Any, known: Dataset) -> Any:
-    """`Run.fit`: a model that cannot be loaded again by its name is fitted and not kept."""
-    if folder is None or not model.modules:
-        return model.fit(known) if model.fitted_on is None else model
-    path = folder / "fits" / fit_key(model, known)
-    with alone(path):  # two chapters that need the same fit make it once
-        if (path / "model.json").exists():
-            return model.load(path)
-        fitted = model if model.fitted_on == known.fingerprint else model.fit(known)
-        fitted.save(path)
-    return fitted
-
 # %% ../nbs/14_runs.ipynb #0aef98b9
 ABOUT = ("model", "protocol", "target", "exclude", "part")  # by which an evaluation is named
 
@@ -376,6 +355,20 @@ def questions(split: Split, part: str = "test") -> list[Question]:
             continue  # no purchases, say: the funnel shows it
         answerable.append((protocol, target, exclude))
     return answerable
+
+
+def asked_table(split: Split) -> pd.DataFrame:
+    """Who is asked: a row for each part and question with its `visitors`, those of them who are `asked`, and their `requests`.
+
+    Fewer are asked where a split samples, and where no request of a visitor has an item that could be recommended.
+    """
+    rows = []
+    for part in ("valid", "test"):
+        for question in questions(split, part):
+            cases = make_cases(split, *question[:2], part, question[2])
+            asked = len(pd.unique(cases.user_ids))
+            rows.append({"part": part, "question": MEANING[question], "visitors": cases.visitors, "asked": asked, "requests": len(cases)})
+    return pd.DataFrame(rows, columns=["part", "question", "visitors", "asked", "requests"])
 
 
 def first_question_for(split: Split, target: str) -> Question:

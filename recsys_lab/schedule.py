@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from typing import Any
 import psutil
 
 # %% auto #0
-__all__ = ['waiting_for', 'chain_lengths', 'ready', 'end_with_parent', 'workers', 'peak_of_children']
+__all__ = ['waiting_for', 'chain_lengths', 'ready', 'end_with_parent', 'workers', 'stopped_at', 'peak_of_children']
 
 # %% ../nbs/95_schedule.ipynb #cc4a982c
 def waiting_for(after: Mapping[str, list[str]]) -> dict[str, set[str]]:
@@ -90,6 +91,27 @@ def workers(jobs: int) -> Iterator[Callable[..., Future[Any]]]:
     pool.shutdown(wait=True)
 
 # %% ../nbs/95_schedule.ipynb #259dd7fa
+@contextmanager
+def stopped_at(moment: float) -> Iterator[list[bool]]:
+    """Kill the kernels that this process has started when `moment` (of `time.time`; 0: never) comes; the list's one entry says whether."""
+    stopped, over = [False], threading.Event()
+
+    def watch() -> None:
+        if not over.wait(max(0.0, moment - time.time())):
+            stopped[0] = True
+            for child in psutil.Process().children(recursive=True):
+                if any("ipykernel" in word for word in child.cmdline()):
+                    child.kill()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    if moment:
+        thread.start()
+    try:
+        yield stopped
+    finally:
+        over.set()
+
+
 @contextmanager
 def peak_of_children(every: float = 0.2) -> Iterator[list[float]]:
     """A list whose one entry is the most memory in MB that the children of this process held together, looked at `every` seconds."""

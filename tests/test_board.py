@@ -30,7 +30,9 @@ def test_models_that_are_missing_are_named_with_the_reason(tmp_path):
     }
     (tmp_path / "provenance.json").write_text(json.dumps({"chapters": chapters}))
     (tmp_path / "params.json").write_text(json.dumps({"23_linear": {"ease_items": 12, "k": 10}}))
+    planned = {"bpr": {"trials": 0, "left_out": "its defaults need about 900 s, and each model may take 100 s"}}
+    (tmp_path / "plan.json").write_text(json.dumps({"seconds": 360.0, "models": planned}))
     why = board.models_not_judged(tmp_path).set_index("model").why
     assert "popularity" not in why and why["ease"] == "left out by 23_linear (ease_items=12)"
     assert why["item_knn"] == "left out by 22_neighbours" and why["lightgcn"] == "40_lightgcn did not finish"
-    assert why["als"] == "24_als was not run"
+    assert why["als"] == "24_als was not run" and why["bpr"] == planned["bpr"]["left_out"]

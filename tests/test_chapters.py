@@ -100,7 +100,7 @@ def test_a_run_leaves_what_it_says_and_repeats_itself(small_checkout):
 
 
 def test_a_failing_chapter_is_told_kept_and_resumed(small_checkout):
-    done = run_lab("run", "--size", "tiny", "--no-book", "--params", "fail=true", cwd=small_checkout)
+    done = run_lab("run", "--size", "tiny", "--no-book", "--jobs", "1", "--params", "fail=true", cwd=small_checkout)
     assert done.returncode == 1
     assert "chapter 22_second failed: RuntimeError: broken on purpose" in done.stderr and "--resume" in done.stderr
     folder = small_checkout / "reports" / "shop-tiny"
@@ -118,9 +118,10 @@ def test_a_failing_chapter_is_told_kept_and_resumed(small_checkout):
     }
 
 
-def test_an_interrupt_leaves_nothing_half_written(small_checkout):
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_an_interrupt_leaves_nothing_half_written(small_checkout, jobs):
     process = subprocess.Popen(
-        [BIN / "recsys-lab", "run", "--size", "tiny", "--no-book", "--params", "wait=60"],
+        [BIN / "recsys-lab", "run", "--size", "tiny", "--no-book", "--jobs", jobs, "--params", "wait=60"],
         cwd=small_checkout,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -128,7 +129,11 @@ def test_an_interrupt_leaves_nothing_half_written(small_checkout):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's children ignore it
     )
     folder, deadline = small_checkout / "reports" / "shop-tiny", time.monotonic() + 120
-    while not (folder / "evaluations").exists() or not list(folder.glob("evaluations/22_second*none*")):
+    while not (
+        list(folder.glob("evaluations/22_second*none*")) and '"21_first"' in (folder / "params.json").read_text()
+        if (folder / "params.json").exists()
+        else False
+    ):
         assert time.monotonic() < deadline and process.poll() is None, process.communicate()
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
@@ -137,6 +142,31 @@ def test_an_interrupt_leaves_nothing_half_written(small_checkout):
     assert set(runs.Run(folder).frame().chapter) == {"21_first"}
     assert not list(folder.rglob("*.partial")) and [p.stem for p in (folder / "notebooks").iterdir()] == ["21_first"]
     assert not list(folder.glob("evaluations/22_second*"))
+
+
+def test_side_by_side_gives_the_same_as_one_after_the_other(small_checkout):
+    for jobs in ("1", "2"):
+        words = ("run", "--size", "tiny", "--no-book", "--jobs", jobs, "--out", f"reports/jobs{jobs}")
+        done = run_lab(*words, cwd=small_checkout)
+        assert done.returncode == 0, done.stderr
+    one, two = (small_checkout / "reports" / f"jobs{jobs}" for jobs in "12")
+    differing = {name for name, value in digests(one).items() if digests(two).get(name) != value}
+    assert digests(one).keys() == digests(two).keys()
+    assert differing <= {"params.json", "README.md", *(f"notebooks/{n}.ipynb" for n in ("21_first", "22_second"))}
+    for name in differing:  # they name the folder, and nothing else differs
+        texts = [(folder / name).read_text().replace(f"jobs{jobs}", "") for folder, jobs in ((one, 1), (two, 2))]
+        assert texts[0] == texts[1]
+
+
+def test_a_chapter_that_would_outlast_the_budget_is_left_out_by_name(small_checkout):
+    words = ("run", "--size", "tiny", "--no-book", "--budget", "20s", "--params", "wait=300")
+    start = time.monotonic()
+    done = run_lab(*words, cwd=small_checkout)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - start < 120  # and not 300
+    assert "22_second left out: the budget was spent" in done.stdout
+    assert states(small_checkout)["21_first"]["status"] == "done"
+    assert set(runs.Run(small_checkout / "reports" / "shop-tiny").frame().chapter) == {"21_first"}
 
 
 def test_parameters_reach_their_chapters(small_checkout):

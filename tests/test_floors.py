@@ -9,7 +9,7 @@ import pytest
 from recsys_lab.files import imported_modules, module_file, package_folder
 
 FLOORS = [  # a module imports from its own floor and from those before it
-    ["files", "registry", "histories", "numerics", "intervals", "metrics"],
+    ["files", "registry", "histories", "numerics", "intervals", "metrics", "schedule"],
     ["topk", "datasets.log", "readers.tables", "readers.times", "readers.staging", "readers.logs", "readers.shaping"],
     ["readers.formats", "readers.amazon"],
     ["catalogue", "simulator", "exploration", "splits", "leakage"],
@@ -24,7 +24,7 @@ FLOORS = [  # a module imports from its own floor and from those before it
         "ranking.hybrid",
     ],
     ["evaluation", "plots"],
-    ["runs", "tuning", "decision", "provenance", "ranking.analysis"],
+    ["runs", "tuning", "decision", "provenance", "ranking.analysis", "budget"],
     ["testing", "serving.*", "board", "published", "chapters", "batches", "labs"],
     ["book"],
     ["commands.*", "cli"],
@@ -40,6 +40,7 @@ ARRAYS = (
     "models.factors",
     "registry",
     "models.storage",
+    "models.retrieval",
 )  # which need no tables
 PATHS = sorted(package_folder().rglob("*.py"))
 MODULES = [".".join(p.relative_to(package_folder()).with_suffix("").parts) for p in PATHS if not p.name.startswith("_")]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from recsys_lab.histories import Histories, split_into_sessions
+from recsys_lab.histories import Histories, distinct_histories, split_into_sessions
 from recsys_lab.models.popularity import Popularity
 
 runs = st.lists(st.lists(st.integers(0, 9), max_size=6), min_size=1, max_size=8)
@@ -85,3 +85,17 @@ def test_sessions_cut_histories_and_lose_nothing(runs, gap):
     assert borders == wanted | pauses | {0}
     saved = replace(histories, sessions=np.arange(len(flat)))
     assert len(split_into_sessions(saved, gap)) == len(flat)
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), max_size=3), min_size=1, max_size=30))
+def test_distinct_histories_are_those_that_differ(lists):
+    h = Histories.from_lists(
+        [[i for i, _ in run] for run in lists],
+        [[("view", "addtocart", "transaction")[e] for _, e in run] for run in lists],
+    )
+    h = replace(h, items=h.items.astype(np.int32))
+    first, same = distinct_histories(h, times=False, ids=False)
+    assert len(first) == len({tuple(run) for run in lists})
+    assert all(lists[first[same[n]]] == run for n, run in enumerate(lists))
+    alone = distinct_histories(replace(h, user_ids=np.arange(len(h))), times=False, ids=True)[0]
+    assert len(alone) == len(lists)

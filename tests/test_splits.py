@@ -130,3 +130,50 @@ def test_the_last_rows_of_each_user_are_carved():
     events["part"] = pd.Categorical(events["part"], ["train", "test"])
     split = splits.given(datasets.Dataset("arrived", events, has_times=False), 0.2, last=True)
     assert split.valid.events.groupby("user_id").item_id.apply(list).tolist() == [[8, 9], [8, 9]]
+
+
+@given(st.integers(0, 1000), st.integers(1, 60), st.integers(1, 60), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_a_sample_of_visitors_is_bounded_nested_and_keeps_their_cases_whole(seed, few, many, text):
+    log, (few, many) = random_log(seed, n=300, text=text), sorted((few, many))
+    every = splits.make_cases(splits.make(log, 0.3, 0.3), "next_item")
+    small, large = (splits.make_cases(splits.make(log, 0.3, 0.3, seed, judged=n), "next_item") for n in (few, many))
+    sampled = [set(cases.user_ids.tolist()) for cases in (small, large, every)]
+    assert sampled[0] <= sampled[1] <= sampled[2] and len(sampled[0]) <= few and len(sampled[1]) <= many
+    assert small.visitors == every.visitors  # how many there are does not depend on how many are asked
+    inside = np.isin(every.user_ids, list(sampled[0]))
+    assert small.at.tolist() == every.at[inside].tolist()
+    again = large.first_visitors(few, seed)
+    assert again.user_ids.tolist() == small.user_ids.tolist() and again.relevant.tolist() == small.relevant.tolist()
+
+
+def test_a_sample_is_the_same_for_every_part_and_question(shop):
+    split = splits.make(shop, judged=100, seed=3)
+    drawn = {}
+    for part in ("valid", "test"):
+        for question in (("next_item", "any", "none"), ("next_period", "any", "seen")):
+            cases = splits.make_cases(split, *question[:2], part, question[2])
+            every = splits.make_cases(splits.make(shop), *question[:2], part, question[2])
+            drawn[part, question[0]] = (set(cases.user_ids), set(every.user_ids))
+    for (one, all_one), (two, all_two) in ((drawn["test", "next_item"], drawn["test", "next_period"]),):
+        both = all_one & all_two
+        assert len((one & both) ^ (two & both)) <= 2  # but for those at the edge of the sample of either
+    assert len(drawn["valid", "next_item"][0]) <= 100
+
+
+def test_a_sample_estimates_the_whole(shop):
+    from recsys_lab.evaluation import evaluate
+    from recsys_lab.models.popularity import Revisits
+
+    whole = evaluate(Revisits(), splits.make(shop), "next_item").mean("ndcg", 10)
+    parts = [
+        evaluate(Revisits(), splits.make(shop, judged=150, seed=s), "next_item").mean("ndcg", 10) for s in range(12)
+    ]
+    error = np.std(parts, ddof=1) / np.sqrt(len(parts))
+    assert abs(np.mean(parts) - whole) < 4 * error and np.std(parts) > 0
+
+
+@pytest.mark.parametrize("judged", [-1, 2.5, True, "all"])
+def test_a_wrong_number_of_visitors_is_refused(shop, judged):
+    with pytest.raises(ValueError, match="judged must be a number of visitors"):
+        splits.make(shop, judged=judged)

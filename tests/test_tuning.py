@@ -9,7 +9,7 @@ import pytest
 from recsys_lab import evaluation, intervals, leakage, runs, splits, tuning
 from recsys_lab.models.base import MODELS, model_class
 from recsys_lab.models.config import Config, Range
-from recsys_lab.models.neighbours import ItemKNN, SequentialRules
+from recsys_lab.models.neighbours import ItemKNN, SequentialRules, SessionWalk
 from recsys_lab.models.popularity import Popularity, Revisits
 
 
@@ -111,3 +111,40 @@ def test_wrong_budgets_and_models_without_a_space_are_refused(shop_split):
         tuning.tune(Popularity, shop_split, "next_item", 1)
     with pytest.raises(ValueError, match="there is no model 'svd'; there are als"):
         model_class("svd")
+
+
+def test_a_race_stops_the_hopeless_and_changes_no_choice(shop_split, monkeypatch):
+    kinds, seen = [ItemKNN, SessionWalk], []
+    monkeypatch.setattr(tuning, "RUNGS", (10**9,))
+    whole = tuning.tune_models(runs.Run(""), kinds, shop_split, trials=6)
+    monkeypatch.setattr(tuning, "RUNGS", (60, 200))
+    raced = tuning.tune_models(runs.Run(""), kinds, shop_split, trials=6)
+    for kind in kinds:
+        for question, table in whole[kind.name].items():
+            other = raced[kind.name][question]
+            assert tuning.best_setting(other) == tuning.best_setting(table)
+            asked = table.visitors.max()
+            assert (table.visitors == asked).all() and set(other.visitors) <= {60, 200, asked}
+            assert other.visitors[other.chosen].item() == asked  # who was judged on few is not chosen
+            seen.append((other.visitors < asked).sum())
+    assert sum(seen) > 0
+
+
+def test_a_search_ends_when_its_time_is_up(shop_split):
+    found = tuning.search_model(ItemKNN, shop_split, 50, seconds=1e-6)
+    assert all(
+        len({s["shrinkage"] for s, _ in tried}) == 1 for tried in found.values()
+    )  # the defaults are always tried
+
+
+def test_fixed_settings_are_kept_in_every_trial(shop_split, tmp_path):
+    run = runs.Run(tmp_path, "22_neighbours")
+    fixed = {"item_knn": {"min_cooccurrence": 2}}
+    found = tuning.tune_models(run, [ItemKNN], shop_split, {"item_knn": 2}, fixed=fixed, seconds={"item_knn": 100.0})
+    assert all((table.min_cooccurrence == 2).all() for table in found["item_knn"].values())
+    models = tuning.fit_chosen(run, [ItemKNN], found, shop_split, fixed)
+    assert {m.config.min_cooccurrence for [m] in models.values()} == {2}
+    [spent] = run.rows("spent")
+    assert (
+        spent["model"] == "item_knn" and spent["planned"] == 100.0 and spent["settings"] >= 2 and spent["seconds"] > 0
+    )

@@ -267,6 +267,12 @@ class EventLog(EventTables):
         """What `make()` gave for a key, made once and kept with this log; of each kind (`key[0]`) the `most` latest used."""
         return keep_latest(self.__dict__.setdefault("_kept", {}), key, make, most)
 
+    def release(self, kind: str) -> None:
+        """Drop what was kept of a kind, which may be large."""
+        kept = self.__dict__.get("_kept", {})
+        for key in [key for key in kept if key[0] == kind]:
+            del kept[key]
+
 # %% ../../nbs/00_datasets.ipynb #142bc278
 Names = Mapping[str, str] | None  # the lab's names of columns -> a frame's
 

@@ -5,15 +5,22 @@
 # %% ../../nbs/28_storage.ipynb #b2e1c5b7
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
 
+from ..files import alone, code_fingerprint
+
+if TYPE_CHECKING:
+    from recsys_lab.datasets.log import Dataset
+
 # %% auto #0
-__all__ = ['pack_arrays', 'unpack_arrays', 'write_arrays', 'read_arrays']
+__all__ = ['pack_arrays', 'unpack_arrays', 'write_arrays', 'read_arrays', 'fit_key', 'kept_fit']
 
 # %% ../../nbs/28_storage.ipynb #41eb32fe
 def pack_arrays(name: str, value: Any) -> dict[str, Any]:
@@ -54,3 +61,26 @@ def read_arrays(folder: Path, patterns: tuple[str, ...], mapped: bool = False) -
     files = [path for pattern in patterns for path in folder.glob(pattern)]
     arrays = {f.relative_to(folder).as_posix()[:-4]: np.asarray(np.load(f, mode, allow_pickle=False)) for f in files}
     return unpack_arrays(arrays)
+
+# %% ../../nbs/28_storage.ipynb #658daf7c
+def fit_key(model: Any, known: Dataset) -> str:
+    """The name under which a fit is kept, by the model, its settings, the data and the source."""
+    facts = [model.name, model.config.model_dump(), known.fingerprint, code_fingerprint(*model.modules)]
+    header = json.dumps(facts, sort_keys=True)
+    return f"{model.name}-{hashlib.sha256(header.encode()).hexdigest()[:16]}"
+
+
+def kept_fit(folder: Path | None, model: Any, known: Dataset) -> Any:
+    """`model` fitted on `known`: loaded from `fits/` of a run's folder where the same was fitted before, otherwise fitted and kept.
+
+    A model that cannot be loaded again by its name, or one outside of a run, is fitted and not kept.
+    """
+    if folder is None or not model.modules:
+        return model.fit(known) if model.fitted_on is None else model
+    path = folder / "fits" / fit_key(model, known)
+    with alone(path):  # two chapters that need the same fit make it once
+        if (path / "model.json").exists():
+            return model.load(path)
+        fitted = model if model.fitted_on == known.fingerprint else model.fit(known)
+        fitted.save(path)
+    return fitted

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
+from ..files import run_folder
 from ..histories import Histories
 from ..models.base import Recommender, model_class, one_catalogue
+from ..models.storage import kept_fit
 from ..topk import Scores, best_of, exclusion
 
 if TYPE_CHECKING:
@@ -173,6 +175,9 @@ def fit_sources(
 ) -> dict[str, Recommender]:
     """The sources fitted on a log, with `settings` of their own or those of `SETTINGS`. `ValueError` where one has another
     catalogue than the log.
+
+    Within a run (`files.run_folder`) they are kept among its fits, where the chapters that follow find them.
     """
-    source_settings = SETTINGS | dict(settings or {})
-    return one_catalogue({name: model_class(name)(**source_settings.get(name, {})).fit(log) for name in widths}, log)
+    source_settings, folder = SETTINGS | dict(settings or {}), run_folder()
+    models = {name: model_class(name)(**source_settings.get(name, {})) for name in widths}
+    return one_catalogue({name: kept_fit(folder, model, log) for name, model in models.items()}, log)

@@ -139,8 +139,9 @@ class TwoStage(FirstStageModel):
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         stage = stage_of(self.config)
-        first, self.parts = first_stage_of(dataset, stage), {}
-        learned = self._learn(training_rows(dataset, stage), dataset)
+        rows, self.parts = training_rows(dataset, stage), {}
+        first = first_stage_of(dataset, stage)
+        learned = self._learn(rows, dataset)
         self.parts = first.sources
         return {f"facts/{n}": v for n, v in first.facts.items()} | {"names": np.array(first.names)} | learned
 

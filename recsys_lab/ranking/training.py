@@ -19,7 +19,7 @@ from ..models.base import Recommender
 from ..numerics import hash_uniform
 from .candidates import Candidates, fit_sources, gather, available_sources
 from .features import chosen_features, feature_block, item_statistics
-from ..topk import default_exclude, known_exclude
+from ..topk import EXACT_UP_TO, default_exclude, known_exclude
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -326,6 +326,8 @@ def new_rows(log: Dataset, stage: Stage) -> Rows:
     for number, window in enumerate(rolling_splits(log, stage.n_windows, stage.window_fraction)):
         first = first_stage_of(window.known("test"), replace(stage, features=tuple(names)))
         parts += window_rows(first, sample_training_cases(window, stage), stage)
+        if len(log.items) > EXACT_UP_TO:  # the sources of all windows at a time would not fit a usual memory
+            window.known("test").release("first stage")
         windows += [number] * (len(parts) - len(windows))
     if not any(label.any() for _, label, _, _ in parts):
         raise ValueError(

@@ -28,6 +28,21 @@ def test_ease_is_the_closed_form():
     np.testing.assert_allclose(ease_weights(LOG.matrix().matrix, 20.0), wanted, atol=1e-5)
 
 
-def test_ease_refuses_what_does_not_fit_with_the_figure():
-    with pytest.raises(ValueError, match=r"ease needs 0\.0 GB for the 25 items of random and may take memory_gb=0"):
-        EASE(memory_gb=0.0).fit(LOG)
+def test_what_does_not_fit_the_memory_is_refused_with_the_figure_and_a_part_that_fits(monkeypatch):
+    monkeypatch.setenv("RECSYS_LAB_MEMORY_GB", "0.0005")
+    with pytest.raises(
+        ValueError, match=r"ease needs about 0\.0 GB .* the 25 items .* of random.*items=\d+"
+    ) as refused:
+        EASE().fit(LOG)
+    items = int(str(refused.value).rpartition("items=")[2])
+    part = EASE(items=items).fit(LOG)
+    assert len(part.items) == items < 25
+    assert set(part.rank(LOG.histories(), 5).frame()["item_id"]) <= set(part.items)
+
+
+def test_a_part_of_the_catalogue_holds_the_most_popular_items():
+    part, users = EASE(items=10).fit(LOG), LOG.item_users()
+    assert users[LOG.items.get_indexer(part.items)].min() >= np.sort(users)[-10]
+    alone = EASE().fit(LOG.where(np.isin(LOG.events["item_id"], part.items)))
+    np.testing.assert_array_equal(part.state["weights"], alone.state["weights"])
+    assert part.fitted_on == LOG.fingerprint and (part.popular == users[LOG.items.get_indexer(part.items)]).all()

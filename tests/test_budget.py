@@ -1,0 +1,82 @@
+"""What a run may try in a given time: shares, extrapolation, and what is left out."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys_lab import budget
+from recsys_lab.budget import Cost, extrapolate, parse_budget, seconds_needed, share_out, usual_budget
+from recsys_lab.files import UserError
+from recsys_lab.models.base import model_class
+
+COSTS = st.dictionaries(
+    st.sampled_from([f"m{i}" for i in range(12)]),
+    st.builds(Cost, st.floats(0.001, 500), st.floats(0.001, 50)),
+    min_size=1,
+)
+
+
+@given(COSTS, st.floats(1, 5000), st.integers(1, 4))
+@settings(max_examples=200, deadline=None)
+def test_a_plan_never_grants_more_than_there_is_and_forgets_nobody(costs, seconds, questions):
+    plan = share_out(costs, seconds, questions)
+    assert set(plan) == set(costs)
+    spent = sum(seconds_needed(costs[n], p.trials, questions) for n, p in plan.items() if p.trials)
+    assert spent <= seconds * (1 + 1e-9)
+    for name, planned in plan.items():
+        assert bool(planned.left_out) == (planned.trials == 0)
+        if planned.left_out:
+            assert seconds_needed(costs[name], 1, questions) > seconds / len(costs)
+
+
+@given(COSTS, st.floats(1, 500))
+@settings(max_examples=100, deadline=None)
+def test_more_time_leaves_out_no_more_models(costs, seconds):
+    few, more = (share_out(costs, s, 4) for s in (seconds, 2 * seconds))
+    assert sum(p.trials == 0 for p in more.values()) <= sum(p.trials == 0 for p in few.values())
+
+
+def test_models_that_cost_the_same_are_granted_the_same():
+    plan = share_out({name: Cost(3.0, 0.5) for name in "abcd"}, 200.0, 4)
+    assert len({p.trials for p in plan.values()}) == 1 and plan["a"].trials > 1
+
+
+@pytest.mark.parametrize("power", [1.0, 1.5, 2.0])
+def test_a_power_law_is_continued(power):
+    sizes = [1000, 4000]
+    assert np.isclose(extrapolate(sizes, [(n / 1000) ** power for n in sizes], 64_000), 64**power)
+
+
+def test_what_is_faster_than_the_clock_of_a_busy_machine_does_not_explode():
+    assert extrapolate([1000, 4000], [0.001, 0.03], 4_000_000) < 100
+
+
+def test_a_budget_is_a_time():
+    assert [parse_budget(t) for t in ("90s", "30m", "1.5h", "2", "none")] == [90, 1800, 5400, 120, 0]
+    for wrong in ("", "0", "-1m", "soon", "1d", "0s"):
+        with pytest.raises(UserError, match="--budget must be a time"):
+            parse_budget(wrong)
+
+
+def test_costs_are_measured_once(shop, monkeypatch, tmp_path):
+    monkeypatch.setenv("RECSYS_LAB_CACHE", str(tmp_path))
+    first = budget.measured_costs(shop, {"item_knn": {}}, 500, 1.0, "here")
+    monkeypatch.setattr(budget, "measure_cost", lambda *args: pytest.fail("measured again"))
+    assert budget.measured_costs(shop, {"item_knn": {}}, 500, 1.0, "here") == first
+    monkeypatch.undo()
+    monkeypatch.setenv("RECSYS_LAB_CACHE", str(tmp_path))
+    other = budget.measured_costs(shop, {"item_knn": {}}, 500, 1.0, "elsewhere")
+    assert set(other) == {"item_knn"}
+
+
+def test_a_model_too_large_for_the_memory_is_left_out_with_the_figure(shop, monkeypatch, tmp_path):
+    monkeypatch.setenv("RECSYS_LAB_CACHE", str(tmp_path))
+    monkeypatch.setenv("RECSYS_LAB_MEMORY_GB", "0.003")
+    plan = budget.plan_models(shop, {"ease": {}, "popularity": {}}, 60.0, 2, 500, "here")
+    assert plan["ease"]["trials"] == 0 and "ease needs about" in plan["ease"]["left_out"]
+    assert plan["popularity"]["trials"] > 0
+
+
+def test_a_log_has_a_usual_budget(shop):
+    assert usual_budget(shop) == 90.0 and model_class("item_knn").needs == ()
