@@ -279,5 +279,7 @@ def describe_items(log: Dataset, items: Any, at: int | None = None) -> pd.DataFr
     if "categoryid" in names and log.categories is not None:
         tree = Tree.of(log.categories)
         codes = tree.codes(AsOf(log.properties, "categoryid").lookup(ids, moment))
-        table["category"] = [" / ".join(tree.path(int(c))) if c >= 0 else None for c in codes]
+        distinct, place = np.unique(codes, return_inverse=True)
+        paths = np.array([" / ".join(tree.path(int(c))) if c >= 0 else None for c in distinct], object)
+        table["category"] = paths[place]
     return table

@@ -267,12 +267,16 @@ def chapter_key(plan: Plan, chapter: str) -> str:
 
 
 def missing_for(plan: Plan, chapter: str) -> list[str]:
-    """Requirements of a chapter that the log does not meet, and extras of the package (`extra:NAME`) that are not installed."""
+    """Requirements of a chapter that the log does not meet, catalogues that are larger than it can take (`items:MOST`), and extras of
+    the package (`extra:NAME`) that are not installed.
+    """
     needs = plan.takes[chapter].get("needs")
     wanted = needs.default if needs else []
     extras = [need for need in wanted if need.startswith("extra:")]
     missing = [need for need in extras if find_spec(EXTRAS[need.removeprefix("extra:")]) is None]
-    return missing + missing_needs([need for need in wanted if need not in extras], plan.log)
+    bounds = [need for need in wanted if need.startswith("items:")]
+    missing += [f"at most {int(n[6:]):,} items" for n in bounds if len(plan.log.items) > int(n[6:])]
+    return missing + missing_needs([need for need in wanted if need not in [*extras, *bounds]], plan.log)
 
 # %% ../nbs/82_chapters.ipynb #158a7a21
 SPLIT_SHARES = ("test", "valid", "seed", "judged")  # parameters that decide which cases are judged

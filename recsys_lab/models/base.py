@@ -435,7 +435,7 @@ def memory_shortage(model: Fitted, log: Dataset) -> str:
         fitting, shares = len(part.items), len(part) / max(1, len(part.items))
         while fitting > 1 and model._memory(len(part.users), fitting, int(fitting * shares)) / 1e9 > limit:
             fitting = fitting * 9 // 10
-        advice += f", or ask it on the most popular items: items={fitting:,}".replace(",", "_")
+        advice += f", or ask it on the most popular items: items={fitting}"
     return (
         f"{model.name} needs about {need:.1f} GB to be fitted on the {len(part.items):,} items and {len(part.users):,} users of "
         f"{log.name}, and may take {limit:.1f}: {advice}"
