@@ -11,6 +11,9 @@ OUT ?=
 PARAMS ?=
 ONLY ?=
 RESUME ?=
+BUDGET ?=
+MEMORY ?=
+JOBS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: help install reports serve test test-fast test-intervals test-kernels test-kernels-small test-postgres test-wheel lab export readme benchmarks ledger clean
@@ -21,7 +24,8 @@ help: ## show this list
 	@echo '  make reports DATASET=my_log          your own log in data/my_log'
 	@echo '  make reports PARAMS="k=20 seed=1"    other parameters; 22.trials=20 goes to one chapter'
 	@echo '  make reports ONLY=22 OUT=reports/try one chapter, into another folder'
-	@echo '  make reports SIZE=full ONLY=00,01,02,03   explore a shop as large as the published log'
+	@echo '  make reports SIZE=full MEMORY=6      a shop as large as the published log, in half an hour and 6 GB'
+	@echo '  make reports BUDGET=10m JOBS=1       another time for the whole run (none: as many settings as chapters say), one chapter at a time'
 	@echo '  make reports RESUME=1                go on where a run broke off'
 
 $(VENV)/.installed: constraints.txt settings.ini setup.py
@@ -38,7 +42,8 @@ $(PEERS)/.installed: tests/peers.txt
 install: $(VENV)/.installed ## make .venv with everything, pinned by constraints.txt
 
 reports: $(VENV)/.installed ## make the data, execute every chapter and bind the book
-	$(BIN)/recsys-lab run --dataset '$(DATASET)' --size '$(SIZE)' --out '$(OUT)' --only '$(ONLY)' --params '$(PARAMS)' $(if $(RESUME),--resume)
+	$(BIN)/recsys-lab run --dataset '$(DATASET)' --size '$(SIZE)' --out '$(OUT)' --only '$(ONLY)' --params '$(PARAMS)' $(if $(RESUME),--resume) \
+		$(if $(BUDGET),--budget '$(BUDGET)') $(if $(MEMORY),--memory '$(MEMORY)') $(if $(JOBS),--jobs '$(JOBS)')
 
 serve: $(VENV)/.installed ## bundle the run of DATASET and serve it on port 8000 (after make reports)
 	$(BIN)/recsys-lab bundle create '$(if $(OUT),$(OUT),reports/$(DATASET))' -o bundle
@@ -86,7 +91,7 @@ readme: $(VENV)/.installed ## make README.md from nbs/index.ipynb and reports/sh
 	$(BIN)/recsys-lab readme
 
 benchmarks: $(VENV)/.installed ## speed and quality beside other libraries (most need RECSYS_LAB_DATA)
-	for name in full_size import_size sessions command_line evaluation_speed item_knn next_item collaborative ranking graph products search serving parity defaults report; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in full_size growth import_size sessions command_line evaluation_speed item_knn next_item collaborative ranking graph products search serving parity defaults report; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 ledger: $(VENV)/.installed ## published numbers, computed again where they are missing (up to an hour; needs RECSYS_LAB_DATA)
 	$(BIN)/recsys-lab reproduce
