@@ -85,7 +85,7 @@ def extrapolate(sizes: Sequence[float], seconds: Sequence[float], to: float) -> 
     slope = np.log(last / before) / np.log(sizes[-1] / sizes[-2]) if len(sizes) > 1 else 1.0
     return float(seconds[-1] * (to / sizes[-1]) ** np.clip(slope, 0.0, 2.0))
 
-
+# %% ../nbs/96_budget.ipynb #f1d71533
 def time_model(model: Any, log: Dataset) -> Cost:
     """Seconds to fit a model on the train part of a log (with its index, if it has one), and to judge one visitor of validation."""
     split: Split = log.kept(("timed split",), lambda: make(log, judged=ASKED[1]))

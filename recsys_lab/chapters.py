@@ -332,7 +332,7 @@ def settings_held(plan: Plan, chapter: str) -> dict[str, dict[str, Any]]:
 ENDS = ("90_leaderboard",)  # chapters for which, with the book, a part of the budget is set apart
 SET_APART = 0.08  # share of the budget
 
-
+# %% ../nbs/82_chapters.ipynb #95aecbf0
 def window_settings(plan: Plan, chapter: str, params: Sequence[str] = ()) -> dict[str, int]:
     """One window to learn from, with as many requests, where a chapter would take several and the log is so large that one holds enough."""
     value = {n: plan.given[chapter].get(n, p.default) for n, p in plan.takes[chapter].items()}
@@ -483,7 +483,10 @@ def work_off(
     running: dict[Future[Any], str] = {}
     with chapter_progress(plan.chapters) as show, workers(jobs) as submit:
         while unfinished and (running or failed is None):
-            for chapter in ready(unfinished, set(unfinished) - set(running.values())):
+            able = ready(unfinished, set(unfinished) - set(running.values()))
+            if plan.until:  # what shows a method is short: the budget is for what comes after it
+                able.sort(key=lambda name: "out" in plan.takes[name])
+            for chapter in able:
                 if failed is not None or len(running) >= jobs:
                     break
                 show([*running.values(), chapter], len(plan.chapters) - len(unfinished))

@@ -288,7 +288,7 @@ def scale_rows(scores: sparse.csr_matrix) -> sparse.csr_matrix:
 EXACT_UP_TO = 50_000  # items; above, lists are made from candidates
 WIDTH = 200  # candidates of a request, beside as many as its history has items
 
-
+# %% ../nbs/19_lists.ipynb #4200e17c
 def candidate_widths(distinct: np.ndarray) -> np.ndarray:
     """How many candidates histories of so many distinct items `[n]` get: `WIDTH` and the next power of two above, none for an empty one."""
     return np.where(distinct > 0, WIDTH + 2 ** np.ceil(np.log2(distinct + 1)).astype(np.int64), 0)

@@ -402,7 +402,7 @@ def check_log(model: Fitted, log: Dataset) -> None:
             "collaborative filtering cannot work on it; use popularity, or a log that knows its visitors for longer"
         )
 
-
+# %% ../../nbs/20_recommender.ipynb #e0e80d13
 def popular_part(log: Dataset, most: int) -> Dataset:
     """The events of a log on its `most` most popular items (ties break by id), kept with the log; the log itself for 0 or fewer items."""
     if not most or len(log.items) <= most:
