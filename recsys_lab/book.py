@@ -311,7 +311,7 @@ myst_enable_extensions = ["dollarmath", "colon_fence"]
 suppress_warnings = ["mystnb.unknown_mime_type", "myst.header", "misc.highlighting_failure", "toc.not_included"]
 html_theme = "sphinx_book_theme"
 html_title = "recsys_lab · {name}"
-html_theme_options = {{"home_page_in_toc": True, "show_navbar_depth": 1, "use_download_button": False, "use_fullscreen_button": False}}
+html_theme_options = {{"home_page_in_toc": True, "show_navbar_depth": 1, "collapse_navbar": True, "use_download_button": False, "use_fullscreen_button": False}}
 html_static_path = ["_static"]
 html_css_files = ["book.css"]
 html_js_files = ["tables.js"]
@@ -330,6 +330,7 @@ def setup(app):
         return skip or str(getattr(obj, "__doc__", "")).startswith("Alias for field number")
 
     app.connect("autodoc-skip-member", skip)
+    app.extensions["sphinx-mathjax-offline"].parallel_read_safe = True  # it only names a script, and does not say so
 """
 
 # %% ../nbs/80_book.ipynb #5ed66d1e
@@ -530,7 +531,7 @@ def build_book(folder: Path | str, k: int | None = None, pages: Mapping[str, str
         source, made = Path(work) / "source", Path(work) / "html" / "book"
         source.mkdir()
         write_sources(folder, source, k, pages)
-        words = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-d", f"{work}/doctrees", str(source), str(made)]
+        words = [sys.executable, "-m", "sphinx", "-q", "-j", "auto", "-b", "html", "-d", f"{work}/doctrees", str(source), str(made)]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"the book of {folder} could not be bound:\n{done.stderr.strip()}")

@@ -23,9 +23,9 @@ from .splits import NoCases, Split, in_sample, make, make_cases
 from .tuning import REPEATS
 
 # %% auto #0
-__all__ = ['UNITS', 'PUBLISHED', 'SHARES', 'LEAST', 'ASKED', 'TENTH', 'PIECES', 'STEPS', 'SEARCHES', 'parse_budget',
-           'usual_budget', 'Cost', 'visitor_part', 'extrapolate', 'time_model', 'measure_cost', 'measured_costs',
-           'Planned', 'seconds_needed', 'share_out', 'plan_models']
+__all__ = ['UNITS', 'PUBLISHED', 'SHARES', 'LEAST', 'ASKED', 'TENTH', 'ROUNDS', 'FEW_ROUNDS', 'PIECES', 'STEPS', 'SEARCHES',
+           'parse_budget', 'usual_budget', 'Cost', 'visitor_part', 'extrapolate', 'time_fit', 'time_model',
+           'measure_cost', 'measured_costs', 'Planned', 'seconds_needed', 'share_out', 'plan_models']
 
 # %% ../nbs/96_budget.ipynb #6190553c
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "": 60.0}
@@ -60,6 +60,7 @@ SHARES = (1024, 256, 64, 16, 4, 1)  # parts of the log on which costs are measur
 LEAST = 2_000  # events below which a part tells nothing
 ASKED = (100, 2_000)  # visitors judged on each part, whose difference is what more of them take
 TENTH = 0.1  # seconds
+ROUNDS, FEW_ROUNDS = ("epochs", "iterations"), 3  # settings that say how often a fit passes over the data
 PIECES = (16, 8, 4, 2, 1)  # parts of the items of a model that is asked on the most popular ones
 
 
@@ -86,19 +87,37 @@ def extrapolate(sizes: Sequence[float], seconds: Sequence[float], to: float) -> 
     return float(seconds[-1] * (to / sizes[-1]) ** np.clip(slope, 0.0, 2.0))
 
 # %% ../nbs/96_budget.ipynb #f1d71533
+def time_fit(model: Any, log: Dataset) -> tuple[Any, float]:
+    """(the model fitted on a log, seconds that its fit takes more than what is spent here).
+
+    Of a model that passes over the data many times (`ROUNDS`) two short fits are made, and the rest is computed from their difference.
+    """
+    name = next((n for n in ROUNDS if n in type(model).Config.model_fields), "")
+    rounds = getattr(model.config, name, 0)
+    if rounds < 2 * FEW_ROUNDS:
+        return model.fit(log), 0.0
+    settings, times = model.config.model_dump(), []
+    for number in (1, 1, FEW_ROUNDS):  # the first time libraries are loaded
+        start = time.perf_counter()
+        model = type(model)(**(settings | {name: number})).fit(log)
+        times.append(time.perf_counter() - start)
+    each = max(0.0, times[2] - times[1]) / (FEW_ROUNDS - 1)
+    return model, (rounds - FEW_ROUNDS) * each - times[0] - times[1]
+
+
 def time_model(model: Any, log: Dataset) -> Cost:
     """Seconds to fit a model on the train part of a log (with its index, if it has one), and to judge one visitor of validation."""
     split: Split = log.kept(("timed split",), lambda: make(log, judged=ASKED[1]))
     protocol, target, exclude = questions(split, "valid")[0]
     many = len(pd.unique(make_cases(split, protocol, target, "valid", exclude).user_ids))
     times = [time.perf_counter()]
-    model.fit(split.train)
+    model, rest = time_fit(model, split.train)
     for visitors in (ASKED[0], *ASKED):  # the first time an index is made
         evaluate(model, split, protocol, target, "valid", exclude, ks=(10,), visitors=min(visitors, many))
         times.append(time.perf_counter())
     first, few, more = np.diff(times)
     each = (more - few) / (many - ASKED[0]) if many > 2 * ASKED[0] else more / many
-    return Cost(max(1e-4, first - few), max(0.0, each))
+    return Cost(max(1e-4, first - few + rest), max(0.0, each))
 
 
 def measure_cost(
@@ -117,13 +136,15 @@ def measure_cost(
         steps = [(whole, {**(settings or {}), "items": bound // piece}, bound / piece) for piece in PIECES]
     sizes: list[float] = []
     found: list[Cost] = []
+    spent: list[float] = []
     for share, words, size in steps:
-        fits = [cost.fit for cost in found]
-        if fits and extrapolate(sizes, fits, size) > most and not (len(fits) == 1 and fits[0] < 3 * most):
+        if spent and extrapolate(sizes, spent, size) > most and not (len(spent) == 1 and spent[0] < 3 * most):
             break
+        start = time.perf_counter()
         try:
             found.append(time_model(kind(**words), visitor_part(log, share)))
             sizes.append(size)
+            spent.append(time.perf_counter() - start)
         except (ValueError, IndexError, NoCases):
             continue  # too small a part, or no log for this model
     if not found:
@@ -194,7 +215,7 @@ def share_out(costs: Mapping[str, Cost], seconds: float, n_questions: int) -> di
     return out
 
 # %% ../nbs/96_budget.ipynb #a50bb14e
-SEARCHES = 0.5  # share of the budget that the models' own chapters take
+SEARCHES = 0.3  # share of the budget that the models' own chapters take
 
 
 def plan_models(

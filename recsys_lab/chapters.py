@@ -30,12 +30,12 @@ from .registry import code_module
 from .schedule import peak_of_children, ready, stopped_at, waiting_for, workers
 
 # %% auto #0
-__all__ = ['OWN', 'EXTRAS', 'OWN_MODELS', 'SPLIT_SHARES', 'ENDS', 'SET_APART', 'SPENT', 'Parameter', 'chapter_paths',
+__all__ = ['OWN', 'EXTRAS', 'OWN_MODELS', 'SPLIT_SHARES', 'ENDS', 'SET_APART', 'SPENT', 'FREED', 'Parameter', 'chapter_paths',
            'parameters_of', 'find_lab', 'parse_value', 'assign_parameters', 'choose_chapters', 'strip_outputs',
            'ChapterFailed', 'OutOfTime', 'execute', 'Plan', 'default_folder', 'make_plan', 'chapter_key', 'missing_for',
            'shares_of', 'describe', 'searching_chapters', 'settings_held', 'window_settings', 'with_budget',
-           'chapter_progress', 'notebook_of', 'begin_chapter', 'end_chapter', 'run_chapters', 'work_off', 'forget',
-           'chapters_before', 'check_folder', 'save_states']
+           'chapter_progress', 'notebook_of', 'begin_chapter', 'end_chapter', 'threads_for', 'environment',
+           'run_chapters', 'work_off', 'forget', 'chapters_before', 'check_folder', 'save_states']
 
 # %% ../nbs/82_chapters.ipynb #1054d7c3
 class Parameter(NamedTuple):
@@ -166,6 +166,10 @@ def execute(path: Path, target: Path, parameters: dict[str, Any], until: float =
     import nbformat
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
+
+    from recsys_lab.kernels import fork_kernels
+
+    fork_kernels()
 
     quiet = {"progress_bar": False, "extra_arguments": ["--IPKernelApp.log_level=ERROR"]}
     with tempfile.TemporaryDirectory() as folder, peak_of_children() as most, stopped_at(until) as stopped:
@@ -449,6 +453,33 @@ def end_chapter(
     return None if isinstance(failed, OutOfTime) else failed
 
 # %% ../nbs/82_chapters.ipynb #e8fe1185
+FREED = {  # glibc gives large arrays back to the system when they are freed, instead of keeping them for later
+    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
+}
+
+
+def threads_for(jobs: int) -> dict[str, str]:
+    """Variables that divide the cores among so many kernels; none for one kernel. Threads that wait for each other's core are far slower
+    than fewer of them, and no result depends on their number.
+    """
+    share = str(max(1, (os.cpu_count() or 1) // jobs))
+    return dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), share) if jobs > 1 else {}
+
+
+@contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    """Variables for the processes that are started inside; their values before are restored."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
 def run_chapters(plan: Plan, resume: bool = False, jobs: int = 1) -> dict[str, dict[str, Any]]:
     """Execute the planned chapters, `jobs` at a time, each after those that it names; returns their states.
 
@@ -457,17 +488,15 @@ def run_chapters(plan: Plan, resume: bool = False, jobs: int = 1) -> dict[str, d
     provenance = {**describe(plan), "chapters": chapters_before(plan)}
     states: dict[str, dict[str, Any]] = provenance["chapters"]
     params = {n: p for n, p in files.read_json(plan.folder / "params.json", {}).items() if n in states}
-    os.environ["RECSYS_LAB_RUN"] = str(plan.folder)
     try:
-        failed = work_off(plan, resume, jobs, provenance, params)
+        with environment(**{**FREED, **threads_for(jobs), **os.environ, "RECSYS_LAB_RUN": str(plan.folder)}):
+            failed = work_off(plan, resume, jobs, provenance, params)
     except KeyboardInterrupt:
         for chapter in plan.chapters:
             if states.get(chapter, {}).get("status") == "failed":
                 runs.Run(plan.folder, chapter).forget()
         save_states(plan.folder, provenance, params)
         raise
-    finally:
-        del os.environ["RECSYS_LAB_RUN"]
     save_states(plan.folder, provenance, params)
     if failed is not None:
         raise failed

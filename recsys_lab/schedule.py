@@ -17,6 +17,8 @@ from typing import Any
 
 import psutil
 
+from .kernels import kernel_processes
+
 # %% auto #0
 __all__ = ['waiting_for', 'chain_lengths', 'ready', 'end_with_parent', 'workers', 'stopped_at', 'peak_of_children']
 
@@ -99,9 +101,8 @@ def stopped_at(moment: float) -> Iterator[list[bool]]:
     def watch() -> None:
         if not over.wait(max(0.0, moment - time.time())):
             stopped[0] = True
-            for child in psutil.Process().children(recursive=True):
-                if any("ipykernel" in word for word in child.cmdline()):
-                    child.kill()
+            for process in kernel_processes(psutil.Process()):
+                process.kill()
 
     thread = threading.Thread(target=watch, daemon=True)
     if moment:
@@ -114,15 +115,19 @@ def stopped_at(moment: float) -> Iterator[list[bool]]:
 
 @contextmanager
 def peak_of_children(every: float = 0.2) -> Iterator[list[float]]:
-    """A list whose one entry is the most memory in MB that the children of this process held together, looked at `every` seconds."""
+    """A list whose one entry is the most memory in MB that the kernels of this process held together, looked at `every` seconds.
+
+    Pages of files, which the system may take back at any time, do not count (on Linux; elsewhere they cannot be told apart).
+    """
     most, over = [0.0], threading.Event()
 
     def look() -> None:
         while not over.wait(every):
             held = 0.0
-            for child in psutil.Process().children(recursive=True):
+            for child in kernel_processes(psutil.Process()):
                 try:
-                    held += child.memory_info().rss / 2**20
+                    used = child.memory_info()
+                    held += (used.rss - getattr(used, "shared", 0)) / 2**20
                 except psutil.Error:
                     continue
             most[0] = max(most[0], held)

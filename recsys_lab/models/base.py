@@ -367,9 +367,9 @@ class Recommender(Scoring):
         return Path(path)
 
     @staticmethod
-    def load(path: Path | str) -> Recommender:
-        """Load any model that `save` wrote."""
-        return load_model(path)
+    def load(path: Path | str, mapped: bool = False) -> Recommender:
+        """Load any model that `save` wrote; `mapped`: its large arrays stay in their files."""
+        return load_model(path, mapped=mapped)
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -553,7 +553,7 @@ def load_model(
     Parameters
     ----------
     known : users of the model that this one is a part of
-    mapped : leave the arrays in their files and read what is asked for (copy on write, so that libraries find them writable)
+    mapped : leave large arrays in their files and read what is asked for (copy on write, so that libraries find them writable)
     index : makes the index of an array of ids, of which `get_indexer` and `[]` are asked; None: pandas' Index
     """
     path = Path(path)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from recsys_lab.datasets.log import Dataset
 
 # %% auto #0
-__all__ = ['pack_arrays', 'unpack_arrays', 'write_arrays', 'read_arrays', 'fit_key', 'kept_fit']
+__all__ = ['MAPPED_FROM', 'pack_arrays', 'unpack_arrays', 'write_arrays', 'read_arrays', 'fit_key', 'kept_fit']
 
 # %% ../../nbs/28_storage.ipynb #41eb32fe
 def pack_arrays(name: str, value: Any) -> dict[str, Any]:
@@ -48,6 +48,9 @@ def unpack_arrays(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     return out
 
 # %% ../../nbs/28_storage.ipynb #327e3f4e
+MAPPED_FROM = 1 << 18  # each mapped file stays open, and a process may hold about a thousand
+
+
 def write_arrays(folder: Path, entries: Mapping[str, Any]) -> None:
     """Write state entries (arrays, indexes, CSR matrices) as npy files of a folder."""
     for name, array in {k: a for n, value in entries.items() for k, a in pack_arrays(n, value).items()}.items():
@@ -56,11 +59,16 @@ def write_arrays(folder: Path, entries: Mapping[str, Any]) -> None:
 
 
 def read_arrays(folder: Path, patterns: tuple[str, ...], mapped: bool = False) -> dict[str, Any]:
-    """Read the files written by `write_arrays` that match patterns; `mapped`: memory-mapped copy-on-write."""
-    mode: Any = "c" if mapped else None
+    """Read the files written by `write_arrays` that match patterns; `mapped`: those of at least `MAPPED_FROM` bytes are memory-mapped,
+    copy-on-write.
+    """
+
+    def read(path: Path) -> np.ndarray:
+        mode: Any = "c" if mapped and path.stat().st_size >= MAPPED_FROM else None
+        return np.asarray(np.load(path, mode, allow_pickle=False))
+
     files = [path for pattern in patterns for path in folder.glob(pattern)]
-    arrays = {f.relative_to(folder).as_posix()[:-4]: np.asarray(np.load(f, mode, allow_pickle=False)) for f in files}
-    return unpack_arrays(arrays)
+    return unpack_arrays({f.relative_to(folder).as_posix()[:-4]: read(f) for f in files})
 
 # %% ../../nbs/28_storage.ipynb #658daf7c
 def fit_key(model: Any, known: Dataset) -> str:
@@ -73,14 +81,15 @@ def fit_key(model: Any, known: Dataset) -> str:
 def kept_fit(folder: Path | None, model: Any, known: Dataset) -> Any:
     """`model` fitted on `known`: loaded from `fits/` of a run's folder where the same was fitted before, otherwise fitted and kept.
 
-    A model that cannot be loaded again by its name, or one outside of a run, is fitted and not kept.
+    A model that cannot be loaded again by its name, or one outside of a run, is fitted and not kept. What is kept stays in its files
+    (`mapped`), so that the models of a chapter take little memory of their own.
     """
     if folder is None or not model.modules:
         return model.fit(known) if model.fitted_on is None else model
     path = folder / "fits" / fit_key(model, known)
     with alone(path):  # two chapters that need the same fit make it once
         if (path / "model.json").exists():
-            return model.load(path)
+            return model.load(path, mapped=True)
         fitted = model if model.fitted_on == known.fingerprint else model.fit(known)
         fitted.save(path)
-    return fitted
+    return model.load(path, mapped=True)
