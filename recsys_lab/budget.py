@@ -60,7 +60,7 @@ SHARES = (1024, 256, 64, 16, 4, 1)  # parts of the log on which costs are measur
 LEAST = 2_000  # events below which a part tells nothing
 ASKED = (100, 2_000)  # visitors judged on each part, whose difference is what more of them take
 TENTH = 0.1  # seconds
-ROUNDS, FEW_ROUNDS = ("epochs", "iterations"), 3  # settings that say how often a fit passes over the data
+ROUNDS, FEW_ROUNDS = ("epochs", "iterations"), 2  # settings that say how often a fit passes over the data
 PIECES = (16, 8, 4, 2, 1)  # parts of the items of a model that is asked on the most popular ones
 
 
@@ -86,7 +86,7 @@ def extrapolate(sizes: Sequence[float], seconds: Sequence[float], to: float) -> 
     slope = np.log(last / before) / np.log(sizes[-1] / sizes[-2]) if len(sizes) > 1 else 1.0
     return float(seconds[-1] * (to / sizes[-1]) ** np.clip(slope, 0.0, 2.0))
 
-# %% ../nbs/96_budget.ipynb #f1d71533
+# %% ../nbs/96_budget.ipynb #77fe8fdd
 def time_fit(model: Any, log: Dataset) -> tuple[Any, float]:
     """(the model fitted on a log, seconds that its fit takes more than what is spent here).
 
@@ -97,12 +97,12 @@ def time_fit(model: Any, log: Dataset) -> tuple[Any, float]:
     if rounds < 2 * FEW_ROUNDS:
         return model.fit(log), 0.0
     settings, times = model.config.model_dump(), []
-    for number in (1, 1, FEW_ROUNDS):  # the first time libraries are loaded
+    for number in (1, FEW_ROUNDS):
         start = time.perf_counter()
         model = type(model)(**(settings | {name: number})).fit(log)
         times.append(time.perf_counter() - start)
-    each = max(0.0, times[2] - times[1]) / (FEW_ROUNDS - 1)
-    return model, (rounds - FEW_ROUNDS) * each - times[0] - times[1]
+    each = max(0.0, times[1] - times[0]) / (FEW_ROUNDS - 1)
+    return model, (rounds - FEW_ROUNDS) * each - times[0]
 
 
 def time_model(model: Any, log: Dataset) -> Cost:
@@ -119,7 +119,7 @@ def time_model(model: Any, log: Dataset) -> Cost:
     each = (more - few) / (many - ASKED[0]) if many > 2 * ASKED[0] else more / many
     return Cost(max(1e-4, first - few + rest), max(0.0, each))
 
-
+# %% ../nbs/96_budget.ipynb #f1d71533
 def measure_cost(
     kind: Any, log: Dataset, asked: int, most: float, settings: Mapping[str, Any] | None = None
 ) -> Cost | None:
@@ -140,8 +140,10 @@ def measure_cost(
     for share, words, size in steps:
         if spent and extrapolate(sizes, spent, size) > most and not (len(spent) == 1 and spent[0] < 3 * most):
             break
-        start = time.perf_counter()
         try:
+            if not found:  # the first time libraries are loaded and compiled
+                time_model(kind(**words), visitor_part(log, share))
+            start = time.perf_counter()
             found.append(time_model(kind(**words), visitor_part(log, share)))
             sizes.append(size)
             spent.append(time.perf_counter() - start)
@@ -235,7 +237,7 @@ def plan_models(
     full = {n: memory_shortage(model_class(n)(**s), log) for n, s in able.items()}
     out: dict[str, dict[str, Any]] = {n: Planned(0, 0.0, why)._asdict() for n, why in full.items() if why}
     fitting = {n: s for n, s in able.items() if not full[n]}
-    costs = measured_costs(log, fitting, asked, max(0.3, seconds / 600), machine)
+    costs = measured_costs(log, fitting, asked, max(0.3, seconds / 500), machine)
     known = {n: c for n, c in costs.items() if c is not None}
     split = make(visitor_part(log, 4), judged=ASKED[1])
     for name, planned in share_out(known, SEARCHES * seconds * jobs, len(questions(split))).items():

@@ -34,7 +34,7 @@ __all__ = ['OWN', 'EXTRAS', 'OWN_MODELS', 'SPLIT_SHARES', 'ENDS', 'SET_APART', '
            'parameters_of', 'find_lab', 'parse_value', 'assign_parameters', 'choose_chapters', 'strip_outputs',
            'ChapterFailed', 'OutOfTime', 'execute', 'Plan', 'default_folder', 'make_plan', 'chapter_key', 'missing_for',
            'shares_of', 'describe', 'searching_chapters', 'settings_held', 'window_settings', 'with_budget',
-           'chapter_progress', 'notebook_of', 'begin_chapter', 'end_chapter', 'threads_for', 'environment',
+           'time_left', 'chapter_progress', 'notebook_of', 'begin_chapter', 'end_chapter', 'threads_for', 'environment',
            'run_chapters', 'work_off', 'forget', 'chapters_before', 'check_folder', 'save_states']
 
 # %% ../nbs/82_chapters.ipynb #1054d7c3
@@ -171,7 +171,7 @@ def execute(path: Path, target: Path, parameters: dict[str, Any], until: float =
 
     fork_kernels()
 
-    quiet = {"progress_bar": False, "extra_arguments": ["--IPKernelApp.log_level=ERROR"]}
+    quiet = {"progress_bar": False, "extra_arguments": ["--IPKernelApp.log_level=CRITICAL"]}
     with tempfile.TemporaryDirectory() as folder, peak_of_children() as most, stopped_at(until) as stopped:
         made, failed = Path(folder) / path.name, None
         try:
@@ -381,20 +381,33 @@ def with_budget(plan: Plan, seconds: float, jobs: int, params: Sequence[str] = (
     return plan._replace(given=given, until=until, left_out=left_out)
 
 # %% ../nbs/82_chapters.ipynb #75df5950
+def time_left(until: float) -> str:
+    """The time from now to a moment (of `time.time`) as `12:05`; `0:00` where it has passed."""
+    minutes, seconds = divmod(max(0, round(until - time.time())), 60)
+    return f"{minutes}:{seconds:02}"
+
+
 @contextmanager
-def chapter_progress(chapters: Sequence[str]) -> Iterator[Callable[[Sequence[str], int], None]]:
-    """A progress bar on a terminal: the chapters at work, how many are done, time spent and left. Yields a function to call with the
-    chapters at work and the number of those that are done.
+def chapter_progress(chapters: Sequence[str], until: float = 0.0) -> Iterator[Callable[[Sequence[str], int], None]]:
+    """A progress bar on a terminal: the chapters at work, how many are done, time spent, and what they may still take: the rest of the
+    budget, which is spent at the moment `until`, or without one an estimate. Yields a function to call with the chapters at work and the
+    number of those that are done.
     """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        ProgressColumn,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.text import Text
+
+    class BudgetColumn(ProgressColumn):
+        def render(self, task: Any) -> Text:
+            return Text(f"{time_left(until)} of the budget left")
 
     console = Console(stderr=True)
     columns = (
@@ -402,7 +415,7 @@ def chapter_progress(chapters: Sequence[str]) -> Iterator[Callable[[Sequence[str
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        BudgetColumn() if until else TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=len(chapters))
@@ -452,7 +465,7 @@ def end_chapter(
         raise failed
     return None if isinstance(failed, OutOfTime) else failed
 
-# %% ../nbs/82_chapters.ipynb #e8fe1185
+# %% ../nbs/82_chapters.ipynb #6e7784eb
 FREED = {  # glibc gives large arrays back to the system when they are freed, instead of keeping them for later
     "MALLOC_ARENA_MAX": "2",
     "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
@@ -479,7 +492,7 @@ def environment(**variables: str) -> Iterator[None]:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
-
+# %% ../nbs/82_chapters.ipynb #e8fe1185
 def run_chapters(plan: Plan, resume: bool = False, jobs: int = 1) -> dict[str, dict[str, Any]]:
     """Execute the planned chapters, `jobs` at a time, each after those that it names; returns their states.
 
@@ -510,7 +523,7 @@ def work_off(
     after = {c: list(plan.takes[c]["after"].default) if "after" in plan.takes[c] else [] for c in plan.chapters}
     unfinished, failed = waiting_for(after), None
     running: dict[Future[Any], str] = {}
-    with chapter_progress(plan.chapters) as show, workers(jobs) as submit:
+    with chapter_progress(plan.chapters, plan.until) as show, workers(jobs) as submit:
         while unfinished and (running or failed is None):
             able = ready(unfinished, set(unfinished) - set(running.values()))
             if plan.until:  # what shows a method is short: the budget is for what comes after it

@@ -21,7 +21,7 @@ from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvision
 # %% auto #0
 __all__ = ['PRELOADED', 'end_with_starter', 'become_kernel', 'ForkedProcess', 'ForkedKernels', 'fork_kernels', 'kernel_processes']
 
-# %% ../nbs/97_kernels.ipynb #00e17c7e
+# %% ../nbs/97_kernels.ipynb #69426cea
 PRELOADED = (
     "ipykernel.kernelapp",
     "matplotlib.pyplot",
@@ -60,7 +60,7 @@ def become_kernel(arguments: list[str], folder: str, variables: dict[str, str]) 
     sys.argv = ["ipykernel_launcher", *arguments, f"--IPKernelApp.parent_handle={os.getppid()}"]
     runpy.run_module("ipykernel_launcher", run_name="__main__", alter_sys=True)
 
-
+# %% ../nbs/97_kernels.ipynb #00e17c7e
 class ForkedProcess:
     """A kernel's process, with the part of `subprocess.Popen` that Jupyter asks for.
 

@@ -421,7 +421,8 @@ class Dataset(FrameLog):
 
     def item_property(self, name: str) -> pd.Series:
         """The last known value (text) of a property of each item that has it, indexed by item id."""
-        return last_values(self._properties, name)
+        values: pd.Series = self.kept(("item property", name), lambda: last_values(self._properties, name), 8)
+        return values.copy(deep=False)
 
     def card(self) -> pd.Series:
         """The dataset card: counts, dates and warnings."""

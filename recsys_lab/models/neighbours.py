@@ -479,10 +479,14 @@ def walk_similarity(
     )
     step = (left @ counts @ right).tocsr()
     work = np.asarray((step != 0).astype(float) @ np.diff(step.indptr)).ravel()
-    twice = [keep_strongest((step[rows] @ step).tocsr(), n_neighbors) for rows in even_blocks(work, 2e7)]
-    both = (step + two_step_weight * sparse.vstack(twice, format="csr")).tocsr()
-    both.setdiag(0)
-    return keep_strongest(both, n_neighbors)
+
+    def strongest(rows: slice) -> sparse.csr_matrix:
+        twice = keep_strongest((step[rows] @ step).tocsr(), n_neighbors)
+        both = (step[rows] + two_step_weight * twice).tocsr()
+        both.data[both.indices == rows.start + np.repeat(np.arange(both.shape[0]), np.diff(both.indptr))] = 0
+        return keep_strongest(both, n_neighbors)
+
+    return sparse.vstack([strongest(rows) for rows in even_blocks(work, 2e7)], format="csr")
 
 # %% ../../nbs/22_neighbours.ipynb #9f307928
 MIN_RECENCY_WEIGHT = 0.3  # weight of an item without recent events
