@@ -5,9 +5,11 @@ import pandas as pd
 from helpers import LOG, dense, random_log, untimed_sessions
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
 from recsys_lab.datasets import Dataset
 from recsys_lab.histories import Histories
+from recsys_lab.models import neighbours
 from recsys_lab.models.linear import RP3beta, walk_weights
 from recsys_lab.models.neighbours import (
     MIN_RECENCY_WEIGHT,
@@ -16,6 +18,7 @@ from recsys_lab.models.neighbours import (
     SessionKNN,
     SessionWalk,
     UserKNN,
+    even_blocks,
     follow_counts,
     item_similarity,
     keep_strongest,
@@ -183,6 +186,17 @@ def test_the_walk_is_one_step_and_two():
     wanted = step + 2.0 * step @ step
     np.fill_diagonal(wanted, 0)
     np.testing.assert_allclose(walk_similarity(both, 0.3, 2.0, 10_000).toarray(), wanted, rtol=1e-4, atol=1e-7)
+
+
+def test_blocks_of_rows_do_not_change_the_walk(monkeypatch):
+    """A large graph is walked a block of rows at a time, down to one row."""
+    half = sparse.random(80, 80, 0.1, random_state=0, dtype=np.float32)
+    counts = (half + half.T).tocsr()
+    whole = walk_similarity(counts, 0.3, 2.0, 12)
+    monkeypatch.setattr(neighbours, "even_blocks", lambda work, most: even_blocks(work, 1.0))
+    alone = walk_similarity(counts, 0.3, 2.0, 12)
+    np.testing.assert_array_equal(alone.toarray(), whole.toarray())
+    assert not whole.diagonal().any()
 
 
 def test_the_walk_forgets_stale_items_and_returns_to_own_ones():
