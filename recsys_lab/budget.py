@@ -23,8 +23,8 @@ from .splits import NoCases, Split, in_sample, make, make_cases
 from .tuning import REPEATS
 
 # %% auto #0
-__all__ = ['UNITS', 'PUBLISHED', 'SHARES', 'LEAST', 'ASKED', 'TENTH', 'ROUNDS', 'FEW_ROUNDS', 'PIECES', 'STEPS', 'SEARCHES',
-           'parse_budget', 'usual_budget', 'Cost', 'visitor_part', 'extrapolate', 'time_fit', 'time_model',
+__all__ = ['UNITS', 'PUBLISHED', 'SHARES', 'LEAST', 'ASKED', 'TENTH', 'ROUNDS', 'FEW_ROUNDS', 'PIECES', 'STEPS', 'AT_MOST',
+           'SEARCHES', 'parse_budget', 'usual_budget', 'Cost', 'visitor_part', 'extrapolate', 'time_fit', 'time_model',
            'measure_cost', 'measured_costs', 'Planned', 'seconds_needed', 'share_out', 'plan_models']
 
 # %% ../nbs/96_budget.ipynb #6190553c
@@ -196,23 +196,33 @@ def seconds_needed(cost: Cost, trials: int, n_questions: int) -> float:
     return search + min(trials, n_questions) * 1.2 * cost.fit + n_questions * cost.rank
 
 
+AT_MOST = 2.0  # shares
+
+
 def share_out(costs: Mapping[str, Cost], seconds: float, n_questions: int) -> dict[str, Planned]:
-    """A plan for models of known cost that together may take `seconds`."""
+    """A plan for models of known cost that together may take `seconds`, the same share each. What one does not need goes to the others; a
+    model's defaults may take `AT_MOST` shares, where all others' defaults fit beside them.
+    """
     open_models, left, out = dict(costs), seconds, {}
     while open_models:
         share = left / len(open_models)
         need = {name: [seconds_needed(cost, n, n_questions) for n in STEPS] for name, cost in open_models.items()}
         content = [name for name in open_models if need[name][-1] <= share]
         dearest = max(open_models, key=lambda name: (need[name][0], name))
-        if not content and need[dearest][0] > share:
-            why = f"its defaults need about {need[dearest][0]:,.0f} s, and each model may take {share:,.0f} s"
-            out[dearest] = Planned(0, 0.0, why)
+        most = need[dearest][0]
+        if not content and most > share:
+            if most <= AT_MOST * share and sum(wanted[0] for wanted in need.values()) <= left:
+                out[dearest] = Planned(1, most, "")  # its defaults, for which the others give of theirs
+                left -= most
+            else:
+                why = f"its defaults need about {most:,.0f} s, and each model may take {share:,.0f} s"
+                out[dearest] = Planned(0, 0.0, why)
             del open_models[dearest]
             continue
         for name in content or list(open_models):
-            most = max(i for i, wanted in enumerate(need[name]) if wanted <= share)
-            out[name] = Planned(STEPS[most], share, "")
-            left -= need[name][most]
+            step = max(i for i, wanted in enumerate(need[name]) if wanted <= share)
+            out[name] = Planned(STEPS[step], share, "")
+            left -= need[name][step]
             del open_models[name]
     return out
 
