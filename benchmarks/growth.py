@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from common import record
+from common import RESULTS, record
 
 from recsys_lab import budget, datasets, loading, runs, splits
 from recsys_lab.datasets.log import Dataset
@@ -140,26 +140,32 @@ def exponents(rows: dict[str, dict[str, Any]], word: str) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    result: dict[str, Any] = {"judged": JUDGED, "sizes": {}, "steps": {}}
+def main(chosen: list[str]) -> None:
+    """Measure all steps, or those that are named beside what the results hold already."""
+    every = [*list(STEPS)[1:], *MODELS]
+    if unknown := set(chosen) - set(every):
+        raise SystemExit(f"there is no step {sorted(unknown)[0]!r}; there are {', '.join(every)}")
+    path = RESULTS / "growth.json"
+    kept = json.loads(path.read_text())["steps"] if chosen and path.exists() else {}
+    result: dict[str, Any] = {"judged": JUDGED, "sizes": {}, "steps": kept}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["GROWTH_FOLDER"] = folder
         for size in SIZES:
             result["sizes"][size] = run_step("make", size)
-        for step in [*list(STEPS)[1:], *MODELS]:
+        for step in chosen or every:
             rows = {size: run_step(step, size) for size in SIZES}
             word = "fit" if step in MODELS else "seconds"
             result["steps"][step] = rows | {"exponents": exponents(rows, word)}
             print(step, json.dumps(result["steps"][step]), flush=True)
-    record("growth", result)
+            record("growth", result)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
+    if len(sys.argv) == 3 and sys.argv[2] in SIZES:
         begun = time.perf_counter()
         found = model(sys.argv[2], sys.argv[1]) if sys.argv[1] in MODELS else STEPS[sys.argv[1]](sys.argv[2])
         seconds = {"seconds": time.perf_counter() - begun} | found
         facts = {k: round(v, 3) if isinstance(v, float) else v for k, v in seconds.items()}
         print(json.dumps(facts | {"peak_mb": round(peak_mb())}))
     else:
-        main()
+        main(sys.argv[1:])

@@ -28,6 +28,7 @@ def read(name: str) -> dict:
     imported,
     by_session,
     words,
+    growth,
 ) = (
     read(n)
     for n in (
@@ -46,8 +47,27 @@ def read(name: str) -> dict:
         "import_size",
         "sessions",
         "command_line",
+        "growth",
     )
 )
+
+
+def grown(step: str) -> tuple[str, str, str, str]:
+    """A row about one step of growth.py: seconds at the published log's size and at four times it, memory, and how it grows."""
+    rows = {size: growth["steps"][step].get(size, {}) for size in growth["sizes"]}
+    if why := rows["one"].get("refused"):
+        return "`growth.py`", step, why, ""
+    word = "fit" if "fit" in rows["one"] else "seconds"
+    parts = []
+    for size, name in (("one", "1"), ("four", "4")):
+        row = rows[size]
+        if "refused" in row:
+            parts.append(f"at {name}: {row['refused']}")
+            continue
+        judged = f" and {row['judge']:.1f} s for judging" if "judge" in row else ""
+        parts.append(f"at {name}: {row[word]:.1f} s{judged}, {row['peak_mb'] / 1000:.1f} GB")
+    grows = ", ".join(f"{value:.2f} ({where})" for where, value in growth["steps"][step]["exponents"].items())
+    return "`growth.py`", step, f"{'; '.join(parts)}; exponent of the time {grows}", ""
 
 
 def at_full_size(step: str, what: str, goal: str, beside: str = "", against: str = "") -> tuple[str, str, str, str]:
@@ -353,11 +373,21 @@ rows = [
         f"{ranking['chapters']['seconds']} s, {ranking['chapters']['peak_gb']} GB at most",
         f"{ranking['goal_peak_gb']} GB",
     ),
+    *(
+        (
+            file,
+            f"{'fit ' if 'fit' in growth['steps'][step]['one'] else ''}{what}, at 1 and 4 times the published log",
+            told,
+            goal,
+        )
+        for step in growth["steps"]
+        for file, what, told, goal in [grown(step)]
+    ),
 ]
 machine = full["machine"]
 text = f"""# Benchmarks
 
-`make benchmarks` runs them all and writes this page; each file runs alone too. All but `full_size.py` and `products.py` need the real data (`RECSYS_LAB_DATA`). Measured on
+`make benchmarks` runs them all and writes this page; each file runs alone too. All but `full_size.py`, `growth.py` and `products.py` need the real data (`RECSYS_LAB_DATA`). Measured on
 {machine["cores"]} cores ({machine["processor"]}), Python {machine["python"]}; machines are noisy, so where there is another library the figure is
 the median ratio of runs in turn. Brackets are the smallest and largest ratio, or a 95% interval over users.
 
