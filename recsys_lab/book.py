@@ -298,7 +298,7 @@ BOOK_PARTS = (
     ("Graphs", "4"),
     ("Products and search", "5"),
     ("Serving", ("6", "89")),
-    ("The lab itself", ("7", "8", "92", "93", "95", "96")),
+    ("The lab itself", ("7", "8", "92", "93", "95", "96", "97")),
     ("Results", "9"),
 )
 
