@@ -45,8 +45,8 @@ def parse_budget(text: str) -> float:
 def usual_budget(log: Dataset) -> float:
     """Seconds that a run of a log takes where nothing else is said."""
     if len(log) <= 30_000:
-        return 300.0
-    return 900.0 if len(log) <= 500_000 else 3000.0 * max(1.0, len(log) / PUBLISHED)
+        return 600.0
+    return 1500.0 if len(log) <= 500_000 else 3000.0 * max(1.0, len(log) / PUBLISHED)
 
 # %% ../nbs/96_budget.ipynb #fb2fe454
 class Cost(NamedTuple):

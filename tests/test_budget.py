@@ -79,4 +79,4 @@ def test_a_model_too_large_for_the_memory_is_left_out_with_the_figure(shop, monk
 
 
 def test_a_log_has_a_usual_budget(shop):
-    assert usual_budget(shop) == 300.0 and model_class("item_knn").needs == ()
+    assert usual_budget(shop) == 600.0 and model_class("item_knn").needs == ()
