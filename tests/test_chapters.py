@@ -249,6 +249,14 @@ def test_a_chapter_whose_process_dies_is_told(small_checkout):
     assert states(small_checkout)["22_second"]["status"] == "failed"
 
 
+@pytest.mark.slow
+def test_chapters_hold_where_a_budget_leaves_out_one_of_their_models(tmp_path):
+    words = '24.models=["als"] 25.models=["lightfm"] trials=1 judged=200'
+    done = run_lab("run", "--size", "tiny", "--only", "24,25", "--out", str(tmp_path), "--no-book", "--params", words)
+    assert done.returncode == 0, done.stderr
+    assert "BPR was left out of this run." in (tmp_path / "notebooks" / "24_als.ipynb").read_text()
+
+
 def test_a_log_without_cooccurrences_is_refused_before_anything_runs(tmp_path):
     folder = tmp_path / "strangers"
     folder.mkdir()
