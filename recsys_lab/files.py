@@ -32,7 +32,7 @@ __all__ = ['SUFFIXES', 'DAMAGED', 'LAB_FILE', 'FOREIGN', 'DataError', 'UserError
            'open_zstd', 'in_archive_junk', 'open_member', 'find_source', 'write_text', 'write_bytes', 'whole_file',
            'read_json', 'whole_folder', 'alone', 'peak_mb', 'memory_limit_gb', 'project_root', 'data_folders',
            'cache_folder', 'run_folder', 'file_hash', 'package_folder', 'module_file', 'imported_modules',
-           'modules_behind', 'code_hash', 'definition_hashes', 'code_fingerprint']
+           'modules_behind', 'code_hash', 'hashes_of', 'definition_hashes', 'code_fingerprint']
 
 # %% ../nbs/06_files.ipynb #77aa36e4
 class DataError(ValueError):
@@ -287,7 +287,8 @@ def module_file(module: str) -> Path | None:
     return path if module and path.is_file() else None
 
 
-def imported_modules(source: str, module: str = "") -> set[str]:
+@cache
+def imported_modules(source: str, module: str = "") -> frozenset[str]:
     """The modules of this package that a source text imports, anywhere in it; `module` is the name that relative imports start from."""
     names = set()
     for node in ast.walk(ast.parse(source)):
@@ -300,7 +301,7 @@ def imported_modules(source: str, module: str = "") -> set[str]:
             base = ".".join([*above, *([node.module] if node.module else [])])
             names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
     inside = {name.removeprefix("recsys_lab.") for name in names if name.startswith("recsys_lab.")}
-    return {name for name in inside if module_file(name)}
+    return frozenset(name for name in inside if module_file(name))
 
 
 @cache
@@ -329,6 +330,15 @@ def code_hash(node: ast.AST) -> str:
     return hashlib.sha256(ast.dump(node).encode()).hexdigest()[:16]
 
 
+@cache
+def hashes_of(source: str) -> dict[str, str]:
+    """`code_hash` of each function and class of a source text by name, and of its remaining statements by ""."""
+    tree = ast.parse(source)
+    named = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    rest = code_hash(ast.Module([node for node in tree.body if node not in named], []))
+    return {"": rest, **{node.name: code_hash(node) for node in named}}
+
+
 def definition_hashes(modules: Iterable[str]) -> dict[str, str]:
     """`code_hash` of each function and class of some modules of this package, by `module:name`, and of their remaining
     statements, by `module:`.
@@ -337,10 +347,8 @@ def definition_hashes(modules: Iterable[str]) -> dict[str, str]:
     for module in modules:
         path = module_file(module)
         assert path, module
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        named = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
-        hashes |= {f"{module}:{node.name}": code_hash(node) for node in named}
-        hashes[f"{module}:"] = code_hash(ast.Module([node for node in tree.body if node not in named], []))
+        found = hashes_of(path.read_text(encoding="utf-8"))
+        hashes |= {f"{module}:{name}": value for name, value in found.items()}
     return hashes
 
 

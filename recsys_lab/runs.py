@@ -24,11 +24,12 @@ from .models.storage import fit_key, kept_fit
 from .splits import NoCases, Split, make_cases
 
 # %% auto #0
-__all__ = ['MEASURED', 'METRIC_COLUMNS', 'RECORDS', 'COMPARISON_COLUMNS', 'PAIR', 'ABOUT', 'Question', 'QUESTIONS', 'MEANING',
-           'plain', 'write_rows', 'RunFolder', 'RunRecords', 'Run', 'fit_path', 'chosen_settings', 'evaluation_name',
-           'same_about', 'pair_key', 'check_record', 'setting_columns', 'trial_rows', 'question_of', 'questions',
-           'asked_table', 'first_question_for', 'label_models', 'judge', 'load_or_judge', 'format_interval', 'headline',
-           'p_text', 'verdict', 'sentence', 'sentences', 'first_question', 'comparison_list', 'sizes']
+__all__ = ['MEASURED', 'METRIC_COLUMNS', 'RECORDS', 'COMPARISON_COLUMNS', 'PAIR', 'ROW', 'ABOUT', 'Question', 'QUESTIONS',
+           'MEANING', 'plain', 'row_line', 'write_lines', 'read_lines', 'parse_lines', 'RunFolder', 'RunRecords', 'Run',
+           'fit_path', 'chosen_settings', 'evaluation_name', 'same_about', 'pair_key', 'check_record',
+           'setting_columns', 'trial_rows', 'question_of', 'questions', 'asked_table', 'first_question_for',
+           'label_models', 'judge', 'load_or_judge', 'format_interval', 'headline', 'p_text', 'verdict', 'sentence',
+           'sentences', 'first_question', 'comparison_list', 'sizes']
 
 # %% ../nbs/14_runs.ipynb #fa8e4f8f
 MEASURED = ("value", "low", "high", "per_event", "n_users", "n_events", "n_effective", "few", "cases")
@@ -79,10 +80,38 @@ def plain(value: Any) -> Any:
     return value
 
 
-def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows as a JSON array, one row a line."""
-    lines = [json.dumps({k: plain(v) for k, v in row.items()}, ensure_ascii=False) for row in rows]
+def row_line(row: Mapping[str, Any]) -> str:
+    """A row as JSON, on one line."""
+    return json.dumps({k: plain(v) for k, v in row.items()}, ensure_ascii=False)
+
+
+def write_lines(path: Path, lines: Sequence[str]) -> None:
+    """Write rows, each as JSON on a line, as a JSON array."""
     write_text(path, "[\n" + ",\n".join(lines) + "\n]\n")
+
+
+ROW = re.compile(r'\{"chapter": "([^"\\]*)".*\}')
+
+
+def read_lines(path: Path) -> list[tuple[str, str]]:
+    """(chapter, row as JSON) of each row of a file that `write_lines` wrote, or any JSON array of rows; none where there is no file.
+
+    `ValueError` for a file that is no JSON.
+    """
+    text = path.read_text(encoding="utf-8") if path.exists() else "[\n\n]\n"
+    lines = [line.removesuffix(",") for line in text.split("\n")[1:-2]]
+    found = [ROW.fullmatch(line) for line in lines]
+    if text.startswith("[\n") and text.endswith("}\n]\n") and all(found):
+        return [(match[1], match[0]) for match in found if match]
+    return [(row.get("chapter", ""), row_line(row)) for row in read_json(path, [])]
+
+
+def parse_lines(path: Path, lines: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of some lines of a file; `ValueError` naming the file where one is no JSON."""
+    try:
+        return json.loads(f"[{','.join(lines)}]")  # type: ignore[no-any-return]
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); restore it or run again into a new folder") from error
 
 # %% ../nbs/14_runs.ipynb #002eb33b
 class RunFolder:
@@ -100,10 +129,14 @@ class RunFolder:
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """The rows of one of `RECORDS` that this chapter sees."""
-        return [row for row in self._all(name) if self.sees(row.get("chapter", ""))]
+        return self._parsed(name, [line for chapter, line in self.lines(name) if self.sees(chapter)])
 
-    def _all(self, name: str) -> list[dict[str, Any]]:
-        return read_json(self.folder / f"{name}.json", []) if self.folder else []
+    def lines(self, name: str) -> list[tuple[str, str]]:
+        """(chapter, row as JSON) of all rows of one of `RECORDS`, whoever recorded them."""
+        return read_lines(self.folder / f"{name}.json") if self.folder else []
+
+    def _parsed(self, name: str, lines: Sequence[str]) -> list[dict[str, Any]]:
+        return parse_lines(self.folder / f"{name}.json", lines) if self.folder else []
 
     def forget(self) -> None:
         """Remove everything that this chapter recorded in the run."""
@@ -120,16 +153,17 @@ class RunFolder:
 
     def _replace(self, name: str, mine: Sequence[dict[str, Any]]) -> None:
         if self.folder:
+            own = [(self.chapter, row_line({"chapter": self.chapter, **row})) for row in mine]
             with alone(self.folder / name):  # chapters that run side by side write to the same files
-                others = [row for row in self._all(name) if row["chapter"] != self.chapter]
-                both = others + [{"chapter": self.chapter, **row} for row in mine]
-                write_rows(self.folder / f"{name}.json", sorted(both, key=lambda row: row["chapter"]))
+                others = [line for line in self.lines(name) if line[0] != self.chapter]
+                both = sorted(others + own, key=lambda line: line[0])
+                write_lines(self.folder / f"{name}.json", [line for _, line in both])
 
     def _append(self, name: str, more: Sequence[dict[str, Any]]) -> None:
         self._replace(name, self._mine(name) + list(more))
 
     def _mine(self, name: str) -> list[dict[str, Any]]:
-        return [row for row in self._all(name) if row["chapter"] == self.chapter]
+        return self._parsed(name, [line for chapter, line in self.lines(name) if chapter == self.chapter])
 
 # %% ../nbs/14_runs.ipynb #a7ffb366
 class RunRecords(RunFolder):
@@ -285,9 +319,10 @@ def check_record(run: RunFolder, evaluation: Evaluation, path: Path) -> None:
             f"{run.chapter} has recorded another evaluation of {about['model']} on {MEANING.get(question_of(about), about)}; "
             "give the second settings a name of their own, as judge does for models of one name"
         )
-    for row in run._all("metrics"):
-        other = row.get("cases") not in (None, evaluation.units[:12]) and row["chapter"] != run.chapter
-        if other and all(row[c] == about[c] for c in ABOUT[1:]):
+    same = f'"cases": "{evaluation.units[:12]}"'  # looked for in the text, since a run holds many thousands of rows
+    texts = [line for chapter, line in run.lines("metrics") if chapter != run.chapter and same not in line]
+    for row in parse_lines(path, [line for line in texts if all(json.dumps(about[c]) in line for c in ABOUT[1:])]):
+        if row.get("cases") is not None and all(row[c] == about[c] for c in ABOUT[1:]):
             raise ValueError(
                 f"{run.folder}: {row['chapter']} judged {row['model']} on {row['n_events']:,} cases of this question and "
                 f"{run.chapter} would judge {about['model']} on {len(evaluation.user_ids):,} others (another log, or other "

@@ -5,15 +5,19 @@
 # %% ../nbs/16_tuning.ipynb #29b8e594
 from __future__ import annotations
 
+import hashlib
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from .evaluation import Evaluation, case_values, evaluate
+from .histories import Histories
 from .intervals import FEW, choose_within_error, moments, user_means
 from .runs import MEANING, Question, questions, setting_columns
 from .splits import Split, make_cases
@@ -25,10 +29,11 @@ from .models.base import MODELS, model_class
 from .models.config import Range, describe_settings, make_config
 
 # %% auto #0
-__all__ = ['Space', 'Trials', 'RUNGS', 'HOPELESS', 'REPEATS', 'distributions', 'contains', 'space_table', 'new_study',
-           'choose_trial', 'trial_table', 'propose', 'check_trials', 'is_hopeless', 'best_so_far', 'race', 'tune',
-           'best_setting', 'repeat_weights', 'try_repeats', 'search_model', 'keep_trials', 'bounded_settings',
-           'kinds_for', 'tune_models', 'validate', 'fit_chosen', 'chosen_table', 'first_trials']
+__all__ = ['Space', 'Trials', 'RUNGS', 'HOPELESS', 'REPEATS', 'REMEMBERED', 'distributions', 'contains', 'space_table',
+           'new_study', 'choose_trial', 'trial_table', 'propose', 'check_trials', 'is_hopeless', 'best_so_far', 'race',
+           'tune', 'best_setting', 'repeat_weights', 'block_key', 'with_memory', 'try_repeats', 'search_model',
+           'keep_trials', 'bounded_settings', 'kinds_for', 'tune_models', 'validate', 'fit_chosen', 'chosen_table',
+           'first_trials']
 
 # %% ../nbs/16_tuning.ipynb #a2e38122
 Space: TypeAlias = Mapping[str, Range | tuple[Any, ...]]
@@ -222,14 +227,46 @@ def repeat_weights(model: Any, exclude: str) -> tuple[float, ...]:
         (own,) if exclude == "seen" or model.name in ("revisits", "blend") else (own, *(w for w in REPEATS if w != own))
     )
 
+# %% ../nbs/16_tuning.ipynb #69b8fc6a
+REMEMBERED = 2**28  # bytes of answers that are kept
+
+
+def block_key(histories: Histories, ids: bool) -> bytes:
+    """A digest of a block of encoded histories; of its user ids only with `ids`."""
+    h, digest = histories, hashlib.blake2b(digest_size=16)
+    for part in (h.indptr, h.items, h.events, h.times, h.at, h.counts, h.sessions):
+        digest.update(b"-" if part is None else np.ascontiguousarray(part).tobytes())
+    digest.update(repr(h.user_ids.tolist()).encode() if ids and h.user_ids is not None else b"")
+    return digest.digest()
+
+
+def with_memory(model: Any) -> Any:
+    """A fitted model, and all copies of it by `with_repeats`, that keeps its own sparse scores of each block of histories."""
+    kept: dict[Any, Any] = {}
+    out = copy(model)
+
+    def answer(histories: Histories, exclude: str, allowed: np.ndarray | None) -> Any:
+        key = (block_key(histories, "user_ids" in model.reads), exclude)
+        if allowed is None and key in kept:
+            return kept[key]
+        found = model._answer(histories, exclude, allowed)
+        size = found.data.nbytes + found.indices.nbytes if sparse.issparse(found) else REMEMBERED
+        if allowed is None and size + sum(m.data.nbytes + m.indices.nbytes for m in list(kept.values())) < REMEMBERED:
+            kept[key] = found
+        return found
+
+    out.__dict__["_answer"] = answer  # of this object alone
+    return out
+
 # %% ../nbs/16_tuning.ipynb #c7dba42d
 def try_repeats(
     model: Any, split: Split, question: Question, settings: Mapping[str, Any], k: int, metric: str = "ndcg"
 ) -> Trials:
     """Race a model fitted on train with each of its `repeat_weights` for a question on validation."""
     out: Trials = []
+    remembering = with_memory(model)
     for weight in repeat_weights(model, question[2]):
-        variant, best = model.with_repeats(weight), best_so_far(out, metric, k)
+        variant, best = remembering.with_repeats(weight), best_so_far(out, metric, k)
         out.append(
             ({**settings, "repeat_weight": weight}, race(variant, split, question, best, (5, 10, 20, k), metric, k))
         )

@@ -59,7 +59,9 @@ def test_a_kernel_has_the_environment_and_folder_of_its_start(tmp_path, monkeypa
 
 def test_a_kernel_is_a_main_module_of_its_own():
     manager, client = start()
-    assert ask(client, "x = 1", "(__name__, 'x' in vars(__import__('sys').modules['__main__']))") == "('__main__', True)"
+    assert (
+        ask(client, "x = 1", "(__name__, 'x' in vars(__import__('sys').modules['__main__']))") == "('__main__', True)"
+    )
     client.stop_channels()
     manager.shutdown_kernel()
 

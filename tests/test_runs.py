@@ -10,6 +10,7 @@ from recsys_lab import runs, splits
 from recsys_lab.evaluation import compare_pairs
 from recsys_lab.models.neighbours import ItemKNN
 from recsys_lab.models.popularity import Popularity
+from recsys_lab.runs import RunFolder
 
 LOG = random_log(3, n=1500, users=150)
 MODELS = [Popularity(), ItemKNN()]
@@ -121,3 +122,31 @@ def test_a_run_without_a_folder_keeps_nothing(judged, split, tmp_path, monkeypat
 )
 def test_json_holds_what_it_can(value, kept):
     assert runs.plain(value) == kept
+
+
+def test_rows_of_other_chapters_stay_as_they_are_to_the_byte(tmp_path):
+    first, second = RunFolder(tmp_path, "21_popularity"), RunFolder(tmp_path, "22_neighbours")
+    first._append(
+        "costs",
+        [{"model": 'a "quoted" name, {"chapter": "22_neighbours"}', "seconds": 0.1}, {"model": "line\u2028end"}],
+    )
+    before = (tmp_path / "costs.json").read_text(encoding="utf-8")
+    for _ in range(2):
+        second._append("costs", [{"model": "item_knn"}])
+    lines = (tmp_path / "costs.json").read_text(encoding="utf-8").split("\n")
+    assert lines[:3] == [*before.split("\n")[:2], before.split("\n")[2] + ","]
+    assert [row["model"] for row in second._mine("costs")] == ["item_knn"] * 2
+    second.forget()
+    assert (tmp_path / "costs.json").read_text(encoding="utf-8") == before
+
+
+@pytest.mark.parametrize("text", ["[\n{", '[\n{"chapter": "a", "k": }\n]\n', '[\n{"chapter": "a"}\n'])
+def test_a_damaged_file_of_rows_is_named(tmp_path, text):
+    (tmp_path / "costs.json").write_text(text)
+    with pytest.raises(ValueError, match=r"costs\.json: not valid JSON"):
+        RunFolder(tmp_path).rows("costs")
+
+
+def test_rows_written_otherwise_are_read_all_the_same(tmp_path):
+    (tmp_path / "costs.json").write_text(json.dumps([{"chapter": "a", "k": 1}, {"k": 2}], indent=1))
+    assert [row["k"] for row in RunFolder(tmp_path).rows("costs")] == [1, 2]

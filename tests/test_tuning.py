@@ -1,16 +1,20 @@
 """Equal budgets, on validation only; and the ledger that rests on them."""
 
 import json
+from copy import copy
 
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import LOG
 
 from recsys_lab import evaluation, intervals, leakage, runs, splits, tuning
 from recsys_lab.models.base import MODELS, model_class
 from recsys_lab.models.config import Config, Range
+from recsys_lab.models.linear import EASE
 from recsys_lab.models.neighbours import ItemKNN, SequentialRules, SessionWalk
 from recsys_lab.models.popularity import Popularity, Revisits
+from recsys_lab.tuning import REPEATS, with_memory
 
 
 def test_every_model_with_settings_has_a_space():
@@ -148,3 +152,19 @@ def test_fixed_settings_are_kept_in_every_trial(shop_split, tmp_path):
     assert (
         spent["model"] == "item_knn" and spent["planned"] == 100.0 and spent["settings"] >= 2 and spent["seconds"] > 0
     )
+
+
+@pytest.mark.parametrize("kind", [ItemKNN, EASE])
+def test_scores_of_a_block_are_computed_once_for_all_weights_where_they_are_sparse(kind):
+    plain, calls = kind().fit(LOG), []
+    counted = copy(plain)
+    counted.__dict__["_answer"] = lambda *given: calls.append(1) or plain._answer(*given)
+    remembering, asked = with_memory(counted), LOG.histories()
+    for weight in REPEATS:
+        one, other = (m.with_repeats(weight).rank(asked, 5, exclude="none") for m in (remembering, plain))
+        np.testing.assert_array_equal(one.codes, other.codes)
+        np.testing.assert_array_equal(one.scores, other.scores)
+    assert len(calls) == (1 if kind is ItemKNN else len(REPEATS))
+    remembering.rank(asked.take(slice(0, 3)), 5, exclude="none")  # another block, and items that are allowed
+    remembering.rank(asked, 5, exclude="none", items=LOG.items[:4])
+    assert len(calls) == (3 if kind is ItemKNN else len(REPEATS) + 2)

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from ..files import memory_limit_gb, whole_folder
 from ..histories import FOREVER, Histories, check_id_type, distinct_histories, listed_ids
 from .config import Config, Range, make_config, new_name, signature_of
-from .retrieval import index_of, retrieved_scores
+from .retrieval import index_of, retrieved_scores, spread_part
 from .explanation import Explanation, Terms, explain, history_terms
 from .storage import read_arrays, write_arrays
 from ..registry import Registry, code_module
@@ -36,9 +36,10 @@ if TYPE_CHECKING:
     from recsys_lab.datasets.log import Dataset
 
 # %% auto #0
-__all__ = ['MODELS', 'MODEL_FORMAT', 'ModelHooks', 'Configured', 'Fitted', 'Scoring', 'Recommender', 'modules_of', 'check_log',
-           'popular_part', 'check_memory', 'memory_shortage', 'known_histories', 'thread_limits', 'one_thread_each',
-           'rank_blocks', 'write_model', 'model_class', 'one_catalogue', 'load_model', 'restore']
+__all__ = ['MODELS', 'MODEL_FORMAT', 'ModelHooks', 'Configured', 'Fitted', 'Scoring', 'Recommender', 'PartRecommender',
+           'modules_of', 'check_log', 'popular_part', 'check_memory', 'memory_shortage', 'known_histories',
+           'thread_limits', 'one_thread_each', 'rank_blocks', 'write_model', 'model_class', 'one_catalogue',
+           'load_model', 'restore']
 
 # %% ../../nbs/20_recommender.ipynb #29aaf8a0
 MODELS = Registry("model", "recsys_lab.models")  # the class of each model by its name
@@ -90,8 +91,8 @@ class ModelHooks(ABC):
         return ()
 
     def _catalogue(self, dataset: Dataset) -> Any:
-        """The items that the model can recommend, sorted; those of the part of the log that it learns from by default."""
-        return popular_part(dataset, self.config.most_items).items
+        """The items that the model can recommend, sorted; those of the log by default."""
+        return dataset.items
 
     def _memory(self, users: int, items: int, events: int) -> float:
         """Bytes that fitting takes at most beside the log, for a log of so many users, items and events; 0 where nobody knows."""
@@ -178,11 +179,13 @@ class Fitted(Configured):
         check_log(self, dataset)
         check_memory(self, dataset)
         self.progress, start = progress, time.perf_counter()
-        self.items, self.known = self._catalogue(dataset), dataset.histories()
+        self.items = self._catalogue(dataset)
+        self.known = dataset.kept(("histories",), dataset.histories)  # one copy for all models of a log
         self.popular = dataset.item_users(self.items)
         self.index_users(dataset.users)
         self.near = {}
-        self.state = self._fit(popular_part(dataset, self.config.most_items))
+        part = popular_part(dataset, self.config.most_items)
+        self.state = self._fit(part) | ({} if part is dataset else {"part": self.items.get_indexer(part.items)})
         self.fitted_on, self.fit_seconds = dataset.fingerprint, time.perf_counter() - start
         return self
 
@@ -378,6 +381,47 @@ class Recommender(Scoring):
         Empty for a model whose class is in no file, as that of a notebook.
         """
         return modules_of(self)
+
+# %% ../../nbs/20_recommender.ipynb #ee06890b
+class PartRecommender(Recommender):
+    """Base of models that can learn from a part of the catalogue (`BoundedConfig`); a subclass scores that part (`_score_part`).
+
+    The state then has `part`, the codes of its items in the catalogue, ascending.
+    """
+
+    @abstractmethod
+    def _score_part(self, histories: Histories) -> np.ndarray:
+        """Dense scores `[n, part_size]` of histories in codes of the part (may be overwritten)."""
+
+    @property
+    def part_size(self) -> int:
+        """Items that are learned from."""
+        return len(self.state["part"]) if "part" in self.state else len(self.items)
+
+    @property
+    def part_popular(self) -> np.ndarray:
+        """Users of each of them: int64 `[part_size]`."""
+        return self.popular[self.state["part"]] if "part" in self.state else self.popular
+
+    def in_part(self, histories: Histories) -> Histories:
+        """Encoded histories in codes of the part; entries of other items are dropped."""
+        if "part" not in self.state:
+            return histories
+        place = np.full(len(self.items), -1, np.int32)
+        place[self.state["part"]] = np.arange(self.part_size)
+        codes = place[histories.items]
+        return replace(histories, items=codes).keep(codes >= 0)
+
+    def _answer(self, histories: Histories, exclude: str, allowed: np.ndarray | None) -> Scores:
+        scores = self._score_part(self.in_part(histories))
+        if "part" not in self.state:
+            return scores
+        if allowed is not None:
+            scores[:, ~allowed[self.state["part"]]] = -np.inf
+        return spread_part(scores, self.state["part"], histories, len(self.items))
+
+    def _score(self, histories: Histories) -> Scores:
+        return self._answer(histories, "none", None)
 
 # %% ../../nbs/20_recommender.ipynb #d47e8b90
 def modules_of(model: Recommender) -> tuple[str, ...]:

@@ -100,7 +100,7 @@ LIMITS = {  # what pydantic calls an error -> what the setting must be
 class BoundedConfig(Config):
     """Settings of a model whose cost grows faster than the catalogue: it can be asked on a part of it."""
 
-    items: int = setting(0, "learns and recommends so many of the most popular items; 0: all", ge=0)
+    items: int = setting(0, "learns so many of the most popular items, and offers others only to those who have met them; 0: all", ge=0)
 
     @property
     def most_items(self) -> int:

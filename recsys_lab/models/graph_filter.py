@@ -11,7 +11,7 @@ import numpy as np
 from scipy import sparse
 
 from ..histories import Histories
-from .base import Recommender
+from .base import PartRecommender
 from .config import BoundedConfig, Range, setting
 from .neighbours import steps_back
 from recsys_lab.numerics import (
@@ -141,7 +141,7 @@ class GFCFConfig(BoundedConfig):
     seed: int = setting(0, "of the singular vectors", ge=0)
 
 
-class GFCF(Recommender):
+class GFCF(PartRecommender):
     """The linear neighbour filter and the ideal low pass of the user-item graph.
 
     Source: Shen et al., *How powerful is graph convolution for recommendation?*, CIKM 2021. Fold-in is exact.
@@ -161,9 +161,9 @@ class GFCF(Recommender):
     def _memory(self, users: int, items: int, events: int) -> float:
         return basis_memory(users, items, events, self.config.factors)
 
-    def _score(self, histories: Histories) -> np.ndarray:
-        s, met = self.state, histories.matrix(len(self.items)).astype(np.float32)
-        low = low_pass(met, s["basis"], self.popular, 0.5, 0.5)
+    def _score_part(self, histories: Histories) -> np.ndarray:
+        s, met = self.state, histories.matrix(self.part_size).astype(np.float32)
+        low = low_pass(met, s["basis"], self.part_popular, 0.5, 0.5)
         low *= self.config.alpha
         low += sparse_product(sparse_product(met, s["to_users"]), s["to_items"]).toarray()
         return low
@@ -220,7 +220,7 @@ def rms_normalize(scores: np.ndarray) -> np.ndarray:
     return scores
 
 
-class GraphFilter(Recommender):
+class GraphFilter(PartRecommender):
     """A neighbour filter and a low pass with exponents of their own, blended on one scale. Fold-in is exact.
 
     After Shen et al., CIKM 2021 (see `GFCF`); degree exponents as in Fu et al., *Revisiting neighborhood-based link
@@ -241,14 +241,16 @@ class GraphFilter(Recommender):
     def _memory(self, users: int, items: int, events: int) -> float:
         return basis_memory(users, items, events, self.config.factors)
 
-    def _score(self, histories: Histories) -> np.ndarray:
-        c, s, met = self.config, self.state, position_weights(histories, len(self.items), self.config.position_decay)
-        low = rms_normalize(low_pass(met, s["basis"], self.popular, c.lowpass_item_exponent, c.lowpass_out_exponent))
+    def _score_part(self, histories: Histories) -> np.ndarray:
+        c, s, met = self.config, self.state, position_weights(histories, self.part_size, self.config.position_decay)
+        low = rms_normalize(low_pass(met, s["basis"], self.part_popular, c.lowpass_item_exponent, c.lowpass_out_exponent))
         low *= c.lowpass_weight
         low += rms_normalize(sparse_product(sparse_product(met, s["to_users"]), s["to_items"]).toarray())
         return low
 
-    def _contributions(self, history: Histories, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _contributions(self, history: Histories, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        if "part" in self.state:
+            return None
         c, s = self.config, self.state
         met = position_weights(history, len(self.items), c.position_decay)
         each = sparse.csr_matrix((met.data, met.indices, np.arange(met.nnz + 1)), shape=(met.nnz, met.shape[1]))

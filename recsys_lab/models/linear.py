@@ -12,7 +12,7 @@ from scipy import linalg, sparse
 from tqdm import tqdm
 
 from ..histories import Histories
-from .base import Recommender
+from .base import PartRecommender, Recommender
 from .config import BoundedConfig, Config, Range, setting
 from .neighbours import even_blocks, keep_strongest
 
@@ -67,7 +67,7 @@ def ease_memory(n_items: int) -> float:
     return 4 * n_items * (n_items + 6 * 1024) / 1e9
 
 
-class EASE(Recommender):
+class EASE(PartRecommender):
     """Embarrassingly shallow autoencoder: the closed-form linear model with a zero diagonal.
 
     Source: Steck, *Embarrassingly shallow autoencoders for sparse data*, WWW 2019. Fold-in is exact. `ValueError` where the
@@ -85,8 +85,8 @@ class EASE(Recommender):
     def _memory(self, users: int, items: int, events: int) -> float:
         return ease_memory(items) * 1e9
 
-    def _score(self, histories: Histories) -> np.ndarray:
-        return histories.matrix(len(self.items)).astype(np.float32) @ self.state["weights"]
+    def _score_part(self, histories: Histories) -> np.ndarray:
+        return histories.matrix(self.part_size).astype(np.float32) @ self.state["weights"]
 
 # %% ../../nbs/23_linear.ipynb #b9a5bee9
 def ease_weights(matrix: sparse.csr_matrix, regularization: float, progress: bool = False) -> np.ndarray:

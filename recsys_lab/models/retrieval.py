@@ -14,11 +14,11 @@ from scipy import sparse
 
 from ..histories import Histories
 from ..numerics import to_fixed_point
-from ..topk import EXACT_UP_TO, candidate_widths
+from ..topk import EXACT_UP_TO, candidate_widths, top_k
 
 # %% auto #0
 __all__ = ['LIST', 'ENOUGH', 'FLAT_UP_TO', 'QUERIES', 'LOCK', 'build_index', 'mean_overlap', 'pair_products', 'retrieved_scores',
-           'index_of', 'make_index']
+           'spread_part', 'index_of', 'make_index']
 
 # %% ../../nbs/94_retrieval.ipynb #39602fbe
 LIST = 100  # length of the lists whose recall is measured
@@ -112,6 +112,31 @@ def retrieved_scores(
     row, item = np.divmod(key, len(vectors))
     indptr = np.searchsorted(row, np.arange(n + 1))
     return sparse.csr_matrix((np.concatenate(values)[first].astype(np.float32), item, indptr), shape=(n, len(vectors)))
+
+# %% ../../nbs/94_retrieval.ipynb #42758e3a
+def spread_part(scores: np.ndarray, part: np.ndarray, histories: Histories, n_items: int) -> sparse.csr_matrix:
+    """Dense scores `[n, part]` of a part of the items (codes, ascending) as CSR float32 `[n, n_items]`, none for an empty history.
+
+    Kept are the best, as many as `candidate_widths` says, and the items of the history; values are less the lowest of the row, which an
+    item outside of the part has, so that `topk.add_repeats` puts them on the scale of the dense ones. -inf is no entry.
+    """
+    n, met = len(scores), histories.matrix(n_items)
+    own = np.diff(met.indptr)
+    widths = np.minimum(candidate_widths(own), len(part))
+    codes, _ = top_k(scores, int(widths.max(initial=0)))
+    kept = (np.arange(codes.shape[1]) < widths[:, None]) & (codes >= 0)
+    row, place = np.nonzero(kept)
+    mine, each = np.searchsorted(part, met.indices), np.repeat(np.arange(n), own)
+    inside = (mine < len(part)) & (part[np.minimum(mine, len(part) - 1)] == met.indices)
+    rows, columns = np.append(row, each[inside]), np.append(codes[row, place], mine[inside])
+    key = np.unique(rows * len(part) + columns)
+    row, column = np.divmod(key, len(part))
+    value = scores[row, column].astype(np.float64)
+    low = np.min(scores, axis=1, where=np.isfinite(scores), initial=np.inf)
+    finite = np.isfinite(value)
+    row, column, value = row[finite], column[finite], value[finite]
+    indptr = np.searchsorted(row, np.arange(n + 1))
+    return sparse.csr_matrix(((value - low[row]).astype(np.float32), part[column], indptr), shape=(n, n_items))
 
 # %% ../../nbs/94_retrieval.ipynb #7d7290ea
 QUERIES = 1000  # histories of the fitted log on which an index is tuned

@@ -24,7 +24,7 @@ from ..numerics import round_scores
 from .boosting import BoostingConfig, is_held_out, train_booster
 from .candidates import Candidates, source_lists
 from .features import feature_block, group_of
-from .hybrid import NORMALISATIONS, blend_scores, score_at
+from .hybrid import NORMALISATIONS, mix_halves, normalized_halves, score_at
 from .logistic import stage_of
 from .training import Rows, map_case_blocks
 from ..splits import Cases
@@ -281,14 +281,13 @@ def sweep_alpha(
 ) -> dict[tuple[str, str, float], np.ndarray]:
     """NDCG@k of each case for each (collaborative half, normalisation, alpha)."""
     ranker = candidates["ranker"].to_numpy()
-    return {
-        (other, how, a): case_ndcg(
-            candidates, blend_scores(ranker, candidates[other].to_numpy(), indptr, a, how), cases, k
-        )
-        for other in others
-        for how in NORMALISATIONS
-        for a in sorted(alphas)
-    }
+    out = {}
+    for other in others:
+        for how in NORMALISATIONS:
+            halves = normalized_halves(ranker, candidates[other].to_numpy(), indptr, how)
+            for alpha in sorted(alphas):
+                out[other, how, alpha] = case_ndcg(candidates, mix_halves(*halves, alpha), cases, k)
+    return out
 
 # %% ../../nbs/38_ranking_analysis.ipynb #1a7be00f
 def alpha_table(values: dict[tuple[str, str, float], np.ndarray], users: np.ndarray) -> pd.DataFrame:
@@ -334,11 +333,12 @@ def classification_draws(met: np.ndarray, scores: np.ndarray, users: np.ndarray,
             else np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names)).astype(float)
         )
         weight = times[code]
-        hit, miss = np.cumsum(np.where(met, weight, 0)), np.cumsum(np.where(met, 0, weight))
-        below = miss[-1] - miss[met]
-        auc = (weight[met] * below).sum() / max(1e-12, hit[-1] * miss[-1])
-        precision = hit[met] / np.maximum(hit[met] + miss[met], 1e-12)
-        out[draw] = auc, (weight[met] * precision).sum() / max(1e-12, hit[-1])
+        whole, of_met = np.cumsum(weight), weight[met]
+        called, hit = whole[met], np.cumsum(of_met)  # at each positive row: weight of all rows so far, and of positive ones
+        positive = hit[-1] if len(hit) else 0.0
+        negative = whole[-1] - positive
+        auc = (of_met * (negative - (called - hit))).sum() / max(1e-12, positive * negative)
+        out[draw] = auc, (of_met * hit / np.maximum(called, 1e-12)).sum() / max(1e-12, positive)
     return out
 
 # %% ../../nbs/38_ranking_analysis.ipynb #423a71f9

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['NORMALISATIONS', 'tied_ranks', 'normalize_scores', 'blend_scores', 'normalized_halves', 'score_at', 'HybridConfig',
-           'Reasons', 'attach_reasons', 'Hybrid', 'blended_terms', 'hybrid_terms', 'HybridTuned', 'blend_of']
+__all__ = ['NORMALISATIONS', 'tied_ranks', 'normalize_scores', 'blend_scores', 'mix_halves', 'normalized_halves', 'score_at',
+           'HybridConfig', 'Reasons', 'attach_reasons', 'Hybrid', 'blended_terms', 'hybrid_terms', 'HybridTuned',
+           'blend_of']
 
 # %% ../../nbs/34_hybrid_alpha.ipynb #08709c70
 NORMALISATIONS = ("minmax", "rank")
@@ -68,7 +69,11 @@ def blend_scores(ranker: np.ndarray, other: np.ndarray, indptr: np.ndarray, alph
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be between 0 and 1, not {alpha}")
-    one, two = normalized_halves(ranker, other, indptr, how)
+    return mix_halves(*normalized_halves(ranker, other, indptr, how), alpha)
+
+
+def mix_halves(one: np.ndarray, two: np.ndarray, alpha: float) -> np.ndarray:
+    """`(1 - alpha) * one + alpha * two` of the components by `normalized_halves`; `one` where `two` is unknown (NaN)."""
     return np.where(np.isnan(two), one, (1 - alpha) * one + alpha * two)
 
 

@@ -10,12 +10,16 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..files import cache_folder
 from ..histories import FOREVER, Histories
-from ..models.base import Recommender
+from ..models.base import Recommender, load_model, write_model
+from ..models.storage import read_arrays, write_arrays
 from ..numerics import hash_uniform
 from .candidates import Candidates, fit_sources, gather, available_sources
 from .features import chosen_features, feature_block, item_statistics
@@ -27,9 +31,10 @@ if TYPE_CHECKING:
     from recsys_lab.splits import Cases, Split
 
 # %% auto #0
-__all__ = ['SourceSettings', 'Work', 'Stage', 'rolling_splits', 'new_windows', 'FirstStage', 'fit_first_stage', 'first_stage_of',
-           'hard_negatives', 'sample_from_runs', 'Rows', 'sample_cases', 'sample_training_cases', 'label_candidates',
-           'map_case_blocks', 'sample_rows', 'add_hard_negatives', 'window_rows', 'training_rows', 'new_rows']
+__all__ = ['SourceSettings', 'Work', 'Stage', 'rolling_splits', 'new_windows', 'FirstStage', 'fit_first_stage', 'in_files',
+           'first_stage_of', 'hard_negatives', 'sample_from_runs', 'Rows', 'sample_cases', 'sample_training_cases',
+           'label_candidates', 'map_case_blocks', 'sample_rows', 'add_hard_negatives', 'window_rows', 'training_rows',
+           'new_rows']
 
 # %% ../../nbs/37_training_rows.ipynb #321d515f
 @dataclass(frozen=True)
@@ -127,13 +132,38 @@ SourceSettings = tuple[tuple[str, Any], ...]
 def fit_first_stage(
     log: Dataset, widths: SourceSettings, settings: SourceSettings
 ) -> tuple[dict[str, Recommender], dict[str, Any]]:
-    """(fitted sources, item statistics) of a log, computed once for all questions and cached with the log."""
+    """(fitted sources, item statistics) of a log, computed once for all questions and cached with the log.
+
+    Above `EXACT_UP_TO` items their large arrays lie in files (`in_files`).
+    """
 
     def made() -> tuple[dict[str, Recommender], dict[str, Any]]:
-        return fit_sources(log, dict(widths), {name: dict(pairs) for name, pairs in settings}), item_statistics(log)
+        sources = fit_sources(log, dict(widths), {name: dict(pairs) for name, pairs in settings})
+        facts = item_statistics(log)
+        return (sources, facts) if len(log.items) <= EXACT_UP_TO else in_files(sources, facts)
 
     sources, facts = log.kept(("first stage", widths, settings), made)
     return dict(sources), facts
+
+
+def in_files(
+    sources: Mapping[str, Recommender], facts: Mapping[str, Any]
+) -> tuple[dict[str, Recommender], dict[str, Any]]:
+    """Sources and item statistics whose large arrays are memory-mapped from a folder in the cache, which goes with them.
+
+    The first stages of all windows and questions would not fit a usual memory, and to fit them again takes long.
+    """
+    home, out = cache_folder(), {}
+    home.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="stage-", dir=home, ignore_cleanup_errors=True) as folder:  # mapped files outlive their names
+        for name, model in sources.items():
+            path = Path(folder) / name
+            path.mkdir()
+            write_model(model, path, part=True)
+            out[name] = load_model(path, model.known, mapped=True)
+            out[name].items, out[name].users = model.items, model.users
+        write_arrays(Path(folder) / "facts", facts)
+        return out, read_arrays(Path(folder) / "facts", ("*.npy",), mapped=True)
 
 
 def first_stage_of(log: Dataset, stage: Stage) -> FirstStage:
@@ -326,8 +356,8 @@ def new_rows(log: Dataset, stage: Stage) -> Rows:
     for number, window in enumerate(rolling_splits(log, stage.n_windows, stage.window_fraction)):
         first = first_stage_of(window.known("test"), replace(stage, features=tuple(names)))
         parts += window_rows(first, sample_training_cases(window, stage), stage)
-        if len(log.items) > EXACT_UP_TO:  # the sources of all windows at a time would not fit a usual memory
-            window.known("test").release("first stage")
+        if len(log.items) > EXACT_UP_TO:  # is made again faster than it is held for all windows
+            window.known("test").release("through")
         windows += [number] * (len(parts) - len(windows))
     if not any(label.any() for _, label, _, _ in parts):
         raise ValueError(

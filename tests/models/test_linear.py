@@ -1,11 +1,15 @@
 """EASE and the inverse that it needs."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from helpers import LOG, dense
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recsys_lab.histories import Histories
+from recsys_lab.models.graph_filter import GFCF, GraphFilter
 from recsys_lab.models.linear import EASE, ease_weights, invert_in_place
 
 
@@ -36,13 +40,41 @@ def test_what_does_not_fit_the_memory_is_refused_with_the_figure_and_a_part_that
         EASE().fit(LOG)
     items = int(str(refused.value).rpartition("items=")[2])
     part = EASE(items=items).fit(LOG)
-    assert len(part.items) == items < 25
-    assert set(part.rank(LOG.histories(), 5).frame()["item_id"]) <= set(part.items)
+    assert part.part_size == items < 25 and part.items.equals(LOG.items)
 
 
-def test_a_part_of_the_catalogue_holds_the_most_popular_items():
-    part, users = EASE(items=10).fit(LOG), LOG.item_users()
-    assert users[LOG.items.get_indexer(part.items)].min() >= np.sort(users)[-10]
-    alone = EASE().fit(LOG.where(np.isin(LOG.events["item_id"], part.items)))
-    np.testing.assert_array_equal(part.state["weights"], alone.state["weights"])
-    assert part.fitted_on == LOG.fingerprint and (part.popular == users[LOG.items.get_indexer(part.items)]).all()
+@pytest.mark.parametrize("kind", [EASE, GFCF, GraphFilter])
+def test_a_part_of_the_catalogue_holds_the_most_popular_items(kind):
+    part, users = kind(items=10).fit(LOG), LOG.item_users()
+    taken = part.state["part"]
+    assert len(taken) == 10 and users[taken].min() >= np.sort(users)[-10]
+    alone = kind().fit(LOG.where(np.isin(LOG.events["item_id"], LOG.items[taken])))
+    assert alone.items.equals(LOG.items[taken]) and (part.part_popular == alone.popular).all()
+    for name in ("weights", "basis"):
+        if name in alone.state:
+            np.testing.assert_array_equal(part.state[name], alone.state[name])
+    assert part.fitted_on == LOG.fingerprint and (part.popular == users).all()
+
+
+@pytest.mark.parametrize("kind", [EASE, GFCF, GraphFilter])
+@pytest.mark.parametrize("repeat_weight", [0.0, 1.0])
+def test_lists_of_a_part_are_those_of_the_part_alone_and_repeat_items_outside_of_it(kind, repeat_weight, tmp_path):
+    part = kind(items=10, repeat_weight=repeat_weight).fit(LOG)
+    inside = LOG.items[part.state["part"]]
+    alone = kind(repeat_weight=repeat_weight).fit(LOG.where(np.isin(LOG.events["item_id"], inside)))
+    asked = LOG.histories()
+    within = [bool(set(asked.items[a:b]) <= set(inside)) for a, b in pairwise(asked.indptr)]
+    both = part.rank(asked, 5, exclude="none").frame(), alone.rank(asked, 5, exclude="none").frame()
+    known = set(asked.user_ids[within])
+    one, other = (frame[frame["user_id"].isin(known)]["item_id"].tolist() for frame in both)
+    assert known and one == other
+    outside = np.setdiff1d(LOG.items, inside)[:1]
+    someone = Histories.from_lists([[inside[0], outside[0]]])
+    listed = part.rank(someone, 3, exclude="none").frame()["item_id"].tolist()
+    assert (outside[0] in listed) == bool(repeat_weight)
+    allowed = part.rank(someone, 3, exclude="none", items=[inside[3], outside[0]]).frame()["item_id"].tolist()
+    assert set(allowed) == {inside[3], outside[0]}
+    part.save(tmp_path / "part")
+    again = kind.load(tmp_path / "part").rank(asked, 5, exclude="none")
+    np.testing.assert_array_equal(again.codes, part.rank(asked, 5, exclude="none").codes)
+    assert part.explain(someone, inside[3]).parts
