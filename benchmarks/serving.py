@@ -1,7 +1,8 @@
 """The service with a bundle as large as the published log: memory, start, latency and throughput over loopback, and drawn requests.
 
 The load comes from this process; the server has processes of its own, within a memory limit of 512 MB where this machine lets one set
-it (a control group; needs root on Linux). A hybrid is fitted first (minutes), and kept in `build/serving` for the next time.
+it (a control group; needs root on Linux). A hybrid is fitted first (minutes), and kept in `build/serving` for the next time; or name the
+bundle of a run: `python benchmarks/serving.py bundle`.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ from common import record
 
 from recsys_lab import loading
 from recsys_lab.files import DataError
+from recsys_lab.lifecycle.feedback import read_rows
 from recsys_lab.ranking.hybrid import HybridTuned
 from recsys_lab.serving.bundle import pack, verify
 
@@ -42,8 +44,10 @@ LIMIT_MB, WORKERS = 512, 2
 Answer = tuple[int, float, bytes]
 
 
-def bundle() -> tuple[Path, dict[str, Any]]:
-    """A bundle of the full shop; made anew where the code of candidates, features or scores has changed."""
+def bundle(given: str = "") -> tuple[Path, dict[str, Any]]:
+    """The bundle at a place, or one of the full shop; made anew where the code of candidates, features or scores has changed."""
+    if given:
+        return Path(given), verify(Path(given))
     folder = PLACE / "bundle"
     with suppress(DataError):
         return folder, verify(folder)
@@ -99,8 +103,8 @@ class Limit:
 
 
 @contextmanager
-def server(folder: Path, limit: Limit) -> Iterator[tuple[int, int, float]]:
-    """(port, process id, seconds from start to ready) of a server with `WORKERS` workers."""
+def server(folder: Path, limit: Limit, *more: str) -> Iterator[tuple[int, int, float]]:
+    """(port, process id, seconds from start to ready) of a server with `WORKERS` workers, and `more` words of its command."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -114,6 +118,7 @@ def server(folder: Path, limit: Limit) -> Iterator[tuple[int, int, float]]:
         "--workers",
         str(WORKERS),
         "--quiet",
+        *more,
     ]
     began = time.perf_counter()
     done = subprocess.Popen(words, cwd=ROOT, preexec_fn=limit.enter)
@@ -247,11 +252,35 @@ def unshared(parent: int) -> list[int]:
     return found
 
 
+def side_by_side(folder: Path, limit: Limit, hybrid: Sequence[Any], rounds: int = 3) -> dict[str, Any]:
+    """The service without and with a log of what it serves, in turns: latency at 50 a second, throughput and memory of each, and how
+    many lists were written of those served.
+    """
+    out: dict[str, Any] = {"without": {}, "with_log": {}}
+    for number in range(rounds):
+        for name, told_of in out.items():
+            place = PLACE / f"log-{number}"
+            words = ["--log", str(place), "--explore", "0.05"] if name == "with_log" else []
+            with server(folder, limit, *words) as (port, pid, _):
+                asyncio.run(as_fast_as_it_goes(port, hybrid[:500], 4, 30))
+                steady = asyncio.run(at_a_rate(port, hybrid[500:1500], 50))
+                answers, seconds = asyncio.run(as_fast_as_it_goes(port, hybrid[1500:], 8, 10))
+                told_of.setdefault("p50_ms", []).append(told(steady)["p50_ms"])
+                told_of.setdefault("p99_ms", []).append(told(steady)["p99_ms"])
+                told_of.setdefault("a_second", []).append(round(len(answers) / seconds))
+                told_of.setdefault("unshared_mb", []).append(max(unshared(pid), default=0))
+            if words:
+                served = len(steady) + len(answers) + 500
+                told_of.setdefault("written_of_served", []).append([len(read_rows(place, "lists")), served])
+                shutil.rmtree(place)
+    return out
+
+
 def drawn_requests(cases: int) -> dict[str, Any]:
     """Requests drawn from the OpenAPI description, by the test that asks for none to break the service; routes without parameters
     have fewer than their share of `cases`.
     """
-    words = ["-q", "-s", "-p", "no:randomly", "tests/test_api.py", "-k", "whatever_fits_the_schema"]
+    words = ["-q", "-s", "-p", "no:randomly", "tests/serving/test_schemas.py", "-k", "whatever_fits_the_schema"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *words],
         cwd=ROOT,
@@ -265,7 +294,7 @@ def drawn_requests(cases: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure and record."""
-    folder, manifest = bundle()
+    folder, manifest = bundle(*sys.argv[1:2])
     limit, rng = Limit(LIMIT_MB), random.Random(0)
     result: dict[str, Any] = {
         "limit_mb": LIMIT_MB if limit.folder else None,
@@ -296,6 +325,7 @@ def main() -> None:
             for name in ("memory.max_usage_in_bytes", "memory.peak"):
                 if (most := limit.told(name)) is not None:
                     result["peak_with_cache_mb"] = round(most / 2**20)
+        result["log"] = side_by_side(folder, limit, hybrid)
     finally:
         limit.remove()
     record("serving", result | {"drawn": drawn_requests(22_000)})

@@ -9,11 +9,14 @@ import json
 import re
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from . import loading
 from .datasets.log import Dataset
 from .evaluation import evaluate
 from .files import UserError, cache_folder, code_fingerprint, read_json, write_text
@@ -24,8 +27,9 @@ from .tuning import REPEATS
 
 # %% auto #0
 __all__ = ['UNITS', 'PUBLISHED', 'SHARES', 'LEAST', 'ASKED', 'TENTH', 'ROUNDS', 'FEW_ROUNDS', 'PIECES', 'STEPS', 'AT_MOST',
-           'SEARCHES', 'parse_budget', 'usual_budget', 'Cost', 'visitor_part', 'extrapolate', 'time_fit', 'time_model',
-           'measure_cost', 'measured_costs', 'Planned', 'seconds_needed', 'share_out', 'plan_models']
+           'SEARCHES', 'APART', 'parse_budget', 'usual_budget', 'Cost', 'visitor_part', 'extrapolate', 'time_fit',
+           'time_model', 'measure_cost', 'measured_costs', 'Planned', 'seconds_needed', 'share_out', 'plan_models',
+           'plan_apart', 'load_and_plan']
 
 # %% ../nbs/96_budget.ipynb #6190553c
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "": 60.0}
@@ -253,3 +257,17 @@ def plan_models(
     for name, planned in share_out(known, SEARCHES * seconds * jobs, len(questions(split))).items():
         out[name] = planned._asdict() | known[name]._asdict()
     return out
+
+# %% ../nbs/96_budget.ipynb #b2e164e9
+APART = 500_000  # events from which a plan is made in a process of its own
+
+
+def plan_apart(dataset: str, size: str, *given: Any) -> dict[str, dict[str, Any]]:
+    """`plan_models` of a log that `loading.load` knows, in a process of its own; `given` are the arguments after the log."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(load_and_plan, dataset, size, given).result()
+
+
+def load_and_plan(dataset: str, size: str, given: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    """`plan_apart`, in this process."""
+    return plan_models(loading.load(dataset, size=size), *given)

@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from . import files, loading, runs, splits
-from .budget import plan_models
+from .budget import APART, plan_apart, plan_models
 from .datasets.log import Dataset, card_facts, missing_needs
 from .files import UserError, code_fingerprint, imported_modules, modules_behind
 from .models.base import MODELS, model_class
@@ -365,7 +365,10 @@ def with_budget(plan: Plan, seconds: float, jobs: int, params: Sequence[str] = (
     else:
         machine = json.dumps([machine_facts()[name] for name in ("model", "cores")])
         all_models = {name: settings for chapter in held.values() for name, settings in chapter.items()}
-        models = plan_models(plan.log, all_models, seconds, jobs, min(asked, len(plan.log.users)), machine)
+        told = (all_models, seconds, jobs, min(asked, len(plan.log.users)), machine)
+        dataset = plan.given[chapters[0]]["dataset"]
+        large = len(plan.log) > APART
+        models = plan_apart(dataset, plan.size, *told) if large else plan_models(plan.log, *told)
         runs.write_text(plan.folder / "plan.json", json.dumps(head | {"models": models}, indent=1) + "\n")
     given = {c: words | window_settings(plan, c, params) for c, words in plan.given.items()}
     left_out = {}

@@ -80,3 +80,10 @@ def test_a_model_too_large_for_the_memory_is_left_out_with_the_figure(shop, monk
 
 def test_a_log_has_a_usual_budget(shop):
     assert usual_budget(shop) == 600.0 and model_class("item_knn").needs == ()
+
+
+def test_a_plan_made_in_a_process_of_its_own_is_the_same(shop, monkeypatch, tmp_path):
+    monkeypatch.setenv("RECSYS_LAB_CACHE", str(tmp_path))  # costs measured by the one are known to the other
+    told = ({"popularity": {}, "item_knn": {}}, 60.0, 2, 300, "machine")
+    here = budget.plan_models(shop, *told)
+    assert budget.plan_apart("shop", "tiny", *told) == here and set(here) == {"popularity", "item_knn"}

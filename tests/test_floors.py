@@ -24,7 +24,7 @@ FLOORS = [  # a module imports from its own floor and from those before it
         "ranking.hybrid",
     ],
     ["evaluation", "plots"],
-    ["runs", "tuning", "decision", "provenance", "ranking.analysis", "budget"],
+    ["runs", "tuning", "decision", "provenance", "ranking.analysis", "budget", "lifecycle.*"],
     ["testing", "serving.*", "board", "published", "chapters", "batches", "labs"],
     ["book"],
     ["commands.*", "cli"],

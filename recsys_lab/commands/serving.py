@@ -9,15 +9,16 @@ import json
 import os
 import sys
 from importlib.util import find_spec
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from .base import SERVING, Json, RunFolder, UserError, app, examples, group, plain, show
 
 # %% auto #0
-__all__ = ['bundle', 'BundlePlace', 'create_bundle', 'verify_bundle', 'diff_bundles', 'refit_bundle', 'roll_back_bundle', 'serve',
-           'open_page']
+__all__ = ['bundle', 'BundlePlace', 'feedback', 'LogFolder', 'UNHASHED', 'create_bundle', 'verify_bundle', 'diff_bundles',
+           'refit_bundle', 'roll_back_bundle', 'summarise_feedback', 'outcome_text', 'compact_feedback',
+           'forget_visitor', 'serve', 'open_page']
 
 # %% ../../nbs/89_cli_serving.ipynb #eca2bcc8
 bundle = group("bundle", "What a server needs: create, verify, diff, refit, rollback.", SERVING)
@@ -104,6 +105,69 @@ def roll_back_bundle(
         as_json, lambda: {"bundle": folder, "version": version}, lambda: f"{folder}: bundle {version} is in place again"
     )
 
+# %% ../../nbs/89_cli_serving.ipynb #9d71bef5
+feedback = group("feedback", "What was served and what came of it: summary, compact, forget.", SERVING)
+LogFolder = Annotated[str, typer.Argument(help="Folder that recsys-lab serve --log was given.")]
+UNHASHED = "RECSYS_LAB_LOG_KEY is not set, so visitors are looked for by their ids as they are"
+
+
+@feedback.command("summary", epilog=examples("recsys-lab feedback summary served"))
+def summarise_feedback(
+    folder: LogFolder,
+    within: Annotated[float, typer.Option(min=0, help="Hours after a list in which an event counts for it.")] = 24.0,
+    as_json: Json = False,
+) -> None:
+    """Print lists, clicks, carts, purchases and revenue by arm, what could not be attributed, and what was lost."""
+    from recsys_lab.lifecycle.feedback import count_outcomes
+
+    found = count_outcomes(folder, within * 3600)
+    show(as_json, lambda: found, lambda: outcome_text(found))
+
+
+def outcome_text(found: dict[str, Any]) -> str:
+    """`count_outcomes` as text."""
+    head = f"{'arm':<6}{'model':<16}{'lists':>9}{'click':>9}{'cart':>9}{'purchase':>10}{'revenue':>12}"
+    rows = [
+        f"{r['arm']:<6}{r['model']:<16}{r['lists']:>9,}{r['click']:>9.2%}{r['cart']:>9.2%}{r['purchase']:>10.2%}"
+        f"{r['revenue']:>12,.2f}"
+        for r in found["arms"]
+    ]
+    missed = ", ".join(f"{n:,} {why}" for why, n in found["not_attributed"].items())
+    lost = f"{found['lost']:,} rows were lost by workers that were killed, {found['dropped']:,} dropped because too many waited"
+    return "\n".join([head, *rows, f"not attributed: {missed}", lost])
+
+
+@feedback.command("compact", epilog=examples("recsys-lab feedback compact served --keep-days 90"))
+def compact_feedback(
+    folder: LogFolder,
+    keep_days: Annotated[int, typer.Option(min=0, help="Days after which hours are dropped (0: never).")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Make Parquet of complete hours, and drop old ones; the service does so itself every hour."""
+    from recsys_lab.lifecycle.feedback import compact
+
+    made = compact(folder, keep_days)
+    text = f"{folder}: {made.lists:,} lists and {made.events:,} events made Parquet, {made.hours_dropped:,} hours dropped"
+    show(as_json, made._asdict, lambda: text + (f", {made.lost:,} rows were lost by workers that were killed" if made.lost else ""))
+
+
+@feedback.command("forget", epilog=examples("RECSYS_LAB_LOG_KEY=... recsys-lab feedback forget served 17"))
+def forget_visitor(
+    folder: LogFolder,
+    user: Annotated[str, typer.Argument(help="Id of the visitor, as in requests.")],
+    as_json: Json = False,
+) -> None:
+    """Take a visitor's lists, and what came of them, out of everything."""
+    from recsys_lab.lifecycle.feedback import forget
+
+    key = os.environ.get("RECSYS_LAB_LOG_KEY", "")
+    if not key and not as_json:
+        print(UNHASHED, file=sys.stderr)
+    gone = forget(folder, user, key)
+    text = f"{gone['lists']:,} lists and {gone['events']:,} events are gone"
+    later = f"; {gone['waiting']:,} lists of this hour are left out from now on" if gone["waiting"] else ""
+    show(as_json, lambda: gone, lambda: text + later)
+
 # %% ../../nbs/89_cli_serving.ipynb #4a062c51
 @app.command(
     "serve",
@@ -112,6 +176,7 @@ def roll_back_bundle(
         "recsys-lab serve bundle --port 8000",
         "recsys-lab serve bundle --workers 2 --redis redis://localhost:6379",
         "recsys-lab serve bundle --challenger als --traffic 0.1",
+        "recsys-lab serve bundle --log served --explore 0.05 --keep-days 90",
     ),
 )
 def serve(
@@ -133,6 +198,15 @@ def serve(
         str | None, typer.Option(help="Bearer token for /training (default: RECSYS_LAB_TOKEN; none: off).")
     ] = None,
     db: Annotated[str | None, typer.Option(help="URL of the products' database for /status.")] = None,
+    log: Annotated[
+        str | None, typer.Option(help="Folder to which lists served and feedback are written (default: none).")
+    ] = None,
+    keep_days: Annotated[
+        int | None, typer.Option(min=0, help="Days after which they are dropped (default: 0, never).")
+    ] = None,
+    explore: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of the places of a list left to chance; needs --log.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Log warnings only.")] = False,
 ) -> None:
     """Serve a bundle over HTTP; the routes are described at /docs."""

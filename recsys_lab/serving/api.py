@@ -51,6 +51,7 @@ def create_app(settings: Settings, wait: bool = False) -> FastAPI:
     async def life(app: FastAPI) -> Any:
         if settings.redis_url:
             service.cache = Cache(settings.redis_url, settings.cache_ttl)
+        service.begin_log()
         try:
             await asyncio.to_thread(service.open)
         except (DataError, OSError, ValueError) as error:
@@ -64,6 +65,8 @@ def create_app(settings: Settings, wait: bool = False) -> FastAPI:
         service.stop.set()
         if service.cache:
             await service.cache.close()
+        if service.feedback:
+            await asyncio.to_thread(service.feedback.close)
 
     what = "Recommendations from a bundle: lists with reasons, similar items, search, and what a user has done."
     app = FastAPIOffline(title="recsys_lab", version=__version__, description=what, lifespan=life)
@@ -133,12 +136,13 @@ def serve(argv: Sequence[str] | None = None) -> None:
         sys.exit(f"recsys-lab: {error}")
     words = {"redis_url": "redis", "cache_ttl": "cache_ttl", "database": "db"}
     names = [name for name in Settings.model_fields if name != "every"]
-    given = {name: getattr(args, words.get(name, name)) for name in names}
+    given = {name: getattr(args, words.get(name, name), None) for name in names}
     try:
         settings = Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
-        sys.exit(f"recsys-lab: {'.'.join(map(str, first['loc']))}: {first['msg']}, not {first['input']!r}")
+        where = ".".join(map(str, first["loc"]))
+        sys.exit(f"recsys-lab: {where}: {first['msg']}, not {first['input']!r}" if where else f"recsys-lab: {first['msg'].removeprefix('Value error, ')}")
     shared = Path(tempfile.mkdtemp(prefix="recsys-serve-"))
     write_settings(settings, shared / "settings.json")
     os.environ["RECSYS_LAB_SETTINGS"] = str(shared / "settings.json")
@@ -181,6 +185,9 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     p.add_argument("--cache-ttl", type=int, help="seconds that answers are kept there (default: 60)")
     p.add_argument("--token", help="bearer token for /training (default: RECSYS_LAB_TOKEN; none: off)")
     p.add_argument("--db", help="URL of the products' database for /status")
+    p.add_argument("--log", help="folder to which lists served and feedback are written (default: none)")
+    p.add_argument("--keep-days", type=int, help="days after which they are dropped (default: 0, never)")
+    p.add_argument("--explore", type=float, help="share of the places of a list left to chance (default: 0; needs --log)")
     p.add_argument("--quiet", action="store_true", default=None, help="log warnings only")
     args = p.parse_args(argv)
     if not 0 <= (args.traffic or 0) <= 1 or args.workers < 1:

@@ -5,6 +5,7 @@
 # %% ../../nbs/69_routes.ipynb #96b1666c
 from __future__ import annotations
 
+import json
 import os
 import time
 from typing import Annotated, Any
@@ -31,19 +32,22 @@ from recsys_lab.serving.service import (
     json_id,
     metadata_of,
     model_of,
+    note_list,
+    rank_and_note,
     reasons_of,
     recommend_response,
     round_number,
     similar,
     similar_item_list,
     stats_of,
+    take_feedback,
 )
-from .training import check_token, train_bundle
+from .training import check_feedback_token, check_token, train_bundle
 
 # %% auto #0
 __all__ = ['ServiceDep', 'state_routes', 'recommend_routes', 'item_routes', 'user_routes', 'root', 'health', 'ready', 'metrics',
            'metadata', 'status', 'recommend', 'recommend_by', 'recommend_fast', 'recommend_explain', 'explain_item',
-           'factor_user', 'factor_similar', 'similar_items', 'search_products', 'user_stats', 'training']
+           'factor_user', 'factor_similar', 'similar_items', 'search_products', 'feedback', 'user_stats', 'training']
 
 # %% ../../nbs/69_routes.ipynb #1c8336f7
 ServiceDep = Annotated[Service, Depends(get_service)]
@@ -98,6 +102,7 @@ async def status(service: ServiceDep) -> Any:
     answer["matrix_factorization"] = {"status": "ready" if factors else "none", "n_users": len(b.users)}
     answer["matrix_factorization"] |= {"n_items": n, "n_factors": factors}
     answer["similarity_search"] = {"status": "ready", "n_products": n, "embedding_dimension": factors}
+    answer |= {"feedback": service.feedback.state()} if service.feedback else {}
     return schemas.as_json(answer)
 
 # %% ../../nbs/69_routes.ipynb #90c953ed
@@ -122,13 +127,17 @@ async def recommend(
     arm = service.arm(user_id, request)
     user, name = arm.bundle.users.find(user_id), model_of(arm, model)
     key = f"recsys:{arm.bundle.manifest['version']}:{arm.name}:{name}:{n}:{alpha}:{user}"
-    kept = await service.cache.get(key) if service.cache and user >= 0 else None
+    cached = service.cache and user >= 0 and not service.settings.explore  # what is left to chance is not the same twice
+    kept = await service.cache.get(key) if cached else None
     if kept:
+        if service.feedback is not None:
+            shown = [entry["itemid"] for entry in json.loads(kept)["recommendations"]]
+            note_list(service, request, arm, user_id, "warm", name, shown)
         return Response(kept, media_type="application/json")
-    ranked = arm.bundle.rank(arm.bundle.history(user), n, name, "", alpha)
+    ranked = rank_and_note(service, request, arm, user_id, arm.bundle.history(user), n, name, "", alpha)
     shown_id = json_id(arm.bundle.users[user]) if user >= 0 else user_id
     answer = schemas.as_json(recommend_response(arm, shown_id, ranked, name))
-    if service.cache and user >= 0:
+    if cached:
         await service.cache.put(key, bytes(answer.body))
     return answer
 
@@ -149,7 +158,7 @@ async def recommend_by(
     """Top items for a user by one model."""
     arm = service.arm(user_id, request)
     b, name = arm.bundle, model_of(arm, model)
-    ranked = b.rank(b.history(b.users.find(user_id)), k, name)
+    ranked = rank_and_note(service, request, arm, user_id, b.history(b.users.find(user_id)), k, name)
     named = zip(b.items[ranked.codes], ranked.scores, ranked.sources, strict=True)
     entries = [(i, s, name if not {"popular", "cold"} & set(by) else by[0]) for i, s, by in named]
     return schemas.as_json([{"product": json_id(i), "score": round_number(s), "strategy": by} for i, s, by in entries])
@@ -213,7 +222,8 @@ async def factor_user(service: ServiceDep, request: Request, ask: Annotated[sche
     arm = service.arm(ask.user_id, request)
     b, name = arm.bundle, model_of(arm, "als")
     user = find_user(b, ask.user_id)
-    ranked = b.rank(b.history(user), ask.n, name, "seen" if ask.filter_already_liked else "none")
+    left_out = "seen" if ask.filter_already_liked else "none"
+    ranked = rank_and_note(service, request, arm, ask.user_id, b.history(user), ask.n, name, left_out)
     return schemas.as_json({"recommendations": similar_item_list(b, ranked.codes, ranked.scores)})
 
 # %% ../../nbs/69_routes.ipynb #24ab5c40
@@ -226,9 +236,9 @@ item_routes = APIRouter(tags=["items"])
     response_model=schemas.SimilarItems,
     responses=schemas.WRONG,
 )
-async def factor_similar(service: ServiceDep, ask: Annotated[schemas.SimilarRequest, Body()]) -> Any:
+async def factor_similar(service: ServiceDep, request: Request, ask: Annotated[schemas.SimilarRequest, Body()]) -> Any:
     """Items with similar vectors by matrix factorisation (ALS)."""
-    return schemas.as_json({"recommendations": similar(service, ask.item_id, ask.n, "als")})
+    return schemas.as_json({"recommendations": similar(service, request, ask.item_id, ask.n, "als")})
 
 
 @item_routes.get(
@@ -238,10 +248,14 @@ async def factor_similar(service: ServiceDep, ask: Annotated[schemas.SimilarRequ
     responses=schemas.WRONG,
 )
 async def similar_items(
-    service: ServiceDep, item_id: schemas.ItemPath, k: schemas.Length = 10, model: schemas.ModelName = "item_knn"
+    service: ServiceDep,
+    request: Request,
+    item_id: schemas.ItemPath,
+    k: schemas.Length = 10,
+    model: schemas.ModelName = "item_knn",
 ) -> Any:
     """Items with many users in common (item KNN)."""
-    return schemas.as_json({"recommendations": similar(service, item_id, k, model)})
+    return schemas.as_json({"recommendations": similar(service, request, item_id, k, model)})
 
 
 @item_routes.post(
@@ -250,15 +264,31 @@ async def similar_items(
     response_model=schemas.SearchResults,
     responses=schemas.WRONG,
 )
-async def search_products(service: ServiceDep, ask: Annotated[schemas.SearchRequest, Body()]) -> Any:
+async def search_products(
+    service: ServiceDep, request: Request, ask: Annotated[schemas.SearchRequest, Body()]
+) -> Any:
     """Products whose title or category matches the words of a query (BM25)."""
-    b = service.arm("").bundle
-    codes, scores = b.find(ask.query, ask.top_k)
-    items = similar_item_list(b, codes, scores)
+    arm = service.arm("")
+    codes, scores = arm.bundle.find(ask.query, ask.top_k)
+    note_list(service, request, arm, None, "", "bm25", arm.bundle.items[codes])
+    items = similar_item_list(arm.bundle, codes, scores)
     return schemas.as_json({"results": [{"product_id": t.pop("item_id"), **t} for t in items]})
 
 # %% ../../nbs/69_routes.ipynb #41b735c4
 user_routes = APIRouter()
+
+
+@user_routes.post(
+    "/feedback",
+    tags=["feedback"],
+    summary="Clicks, carts and purchases that came of lists",
+    response_model=schemas.FeedbackResult,
+    responses=schemas.WRONG | {401: {"model": schemas.ErrorResponse}},
+    dependencies=[Depends(check_feedback_token)],
+)
+async def feedback(service: ServiceDep, ask: Annotated[schemas.FeedbackRequest, Body()]) -> Any:
+    """Write down what visitors did about items of lists; the same event told twice counts once."""
+    return schemas.as_json(take_feedback(service, ask))
 
 
 @user_routes.get(

@@ -16,12 +16,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 # %% auto #0
-__all__ = ['LOG', 'MOST_BODY', 'MOST_ID', 'MOST_HISTORY', 'MOST_LISTED', 'MOST_ALLOWED', 'AT_ONCE', 'CODES', 'ValidText',
-           'UserPath', 'ItemPath', 'Length', 'Alpha', 'ModelName', 'WRONG', 'GUARDED', 'ApiError', 'as_json',
-           'error_answer', 'whole', 'HistoryEvent', 'RecommendRequest', 'ExplainRequest', 'SimilarRequest',
-           'UserRequest', 'SearchRequest', 'TrainingRequest', 'Reason', 'ScoredItem', 'Term', 'ExplanationResponse',
-           'RecommendResponse', 'ItemIds', 'ModelItem', 'SimilarItem', 'SimilarItems', 'SearchHit', 'SearchResults',
-           'SeenItem', 'UserStats', 'TrainingResult', 'ErrorResponse']
+__all__ = ['LOG', 'MOST_BODY', 'MOST_ID', 'MOST_HISTORY', 'MOST_LISTED', 'MOST_ALLOWED', 'MOST_EVENTS', 'AT_ONCE', 'CODES',
+           'ValidText', 'UserPath', 'ItemPath', 'Length', 'Alpha', 'ModelName', 'WRONG', 'GUARDED', 'ApiError',
+           'as_json', 'error_answer', 'whole', 'HistoryEvent', 'RecommendRequest', 'ExplainRequest', 'SimilarRequest',
+           'UserRequest', 'SearchRequest', 'FeedbackEvent', 'FeedbackRequest', 'TrainingRequest', 'Reason',
+           'ScoredItem', 'Term', 'ExplanationResponse', 'RecommendResponse', 'ItemIds', 'ModelItem', 'SimilarItem',
+           'SimilarItems', 'SearchHit', 'SearchResults', 'SeenItem', 'UserStats', 'FeedbackResult', 'TrainingResult',
+           'ErrorResponse']
 
 # %% ../../nbs/64_schemas.ipynb #8d8d5f19
 LOG = logging.getLogger("recsys_lab.serve")
@@ -30,6 +31,7 @@ MOST_ID = 128  # characters of an id
 MOST_HISTORY = 200  # entries of a history in a request
 MOST_LISTED = 50
 MOST_ALLOWED = 5_000  # items to which a list may be restricted
+MOST_EVENTS = 200  # of feedback in a request
 AT_ONCE = 64  # requests at work or waiting in a worker; more are turned away
 CODES = {400: "bad_request", 401: "unauthorized", 403: "forbidden", 404: "not_found", 405: "method_not_allowed"}
 CODES |= {409: "busy", 413: "too_large", 422: "invalid", 500: "internal", 503: "unavailable"}
@@ -141,6 +143,31 @@ class SearchRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"query": "lamp", "top_k": 5}]})
     query: Annotated[ValidText, Field(max_length=500)]
     top_k: Annotated[int, Field(ge=1, le=MOST_LISTED)] = 10
+
+
+class FeedbackEvent(BaseModel):
+    """What a visitor did about an item of a list."""
+
+    model_config = ConfigDict(extra="forbid")
+    request_id: Annotated[
+        str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="of the list: its header X-Request-Id")
+    ]
+    item_id: Annotated[int | ValidText, Field(description="as in the list", examples=[211])]
+    event: Annotated[str, Field(pattern="^(click|cart|purchase)$")]
+    time: Annotated[int | None, Field(ge=0, le=2**43, description="ms since 1970; null: now")] = None
+    price: Annotated[float | None, Field(ge=0, le=1e12, description="of one, for carts and purchases")] = None
+    quantity: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    id: Annotated[ValidText, Field(max_length=64, description="by which a repeated event is known; null: by all fields")] = ""
+
+
+class FeedbackRequest(BaseModel):
+    """Events that came of lists."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"events": [{"request_id": "r1", "item_id": 211, "event": "click"}]}]},
+    )
+    events: Annotated[list[FeedbackEvent], Field(min_length=1, max_length=MOST_EVENTS)]
 
 
 class TrainingRequest(BaseModel):
@@ -291,6 +318,13 @@ class UserStats(BaseModel):
     first_seen: str | None
     last_seen: str | None
     recent_items: Annotated[list[SeenItem], Field(description="the latest distinct items, newest first, at most 8")]
+
+
+class FeedbackResult(BaseModel):
+    """Events taken, and those that had been taken before."""
+
+    accepted: int
+    repeated: int
 
 
 class TrainingResult(BaseModel):

@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
-from pydantic import Field, SecretStr
+import prometheus_client as prometheus
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from starlette.requests import Request
 
@@ -28,14 +29,17 @@ from ..histories import FOREVER
 from ..models.explanation import Explanation, explain_codes, plain_id
 from ..ranking.features import is_kind
 from .bundle import Bundle, Listed, encode_history, local_copy, read_manifest
-from .schemas import LOG, MOST_ID, ApiError, ExplainRequest, HistoryEvent, RecommendRequest
+from ..lifecycle.feedback import POOL, FeedbackLog, event_key, explore, visitor_key
+from .cache import metric
+from .schemas import LOG, MOST_ID, ApiError, ExplainRequest, FeedbackRequest, HistoryEvent, RecommendRequest
 
 # %% auto #0
-__all__ = ['SHOWN_HISTORY', 'REASONS', 'LATEST', 'FACTS', 'Arm', 'share_of', 'Settings', 'write_settings', 'read_settings',
-           'Service', 'get_service', 'round_number', 'json_id', 'listed_items', 'similar_item_list', 'model_of',
-           'iso_time', 'history_of', 'allowed_items', 'stats_of', 'factors_of', 'examples_of', 'metadata_of',
-           'health_of', 'reasons_of', 'title_of', 'explanation_of', 'terms_of', 'recommend_response', 'answer_request',
-           'arm_of_request', 'find_user', 'similar', 'database_facts', 'database_of']
+__all__ = ['SHOWN_HISTORY', 'REASONS', 'LATEST', 'RECORDS', 'REMEMBERED', 'AHEAD', 'FACTS', 'Arm', 'share_of', 'Settings',
+           'write_settings', 'read_settings', 'Service', 'get_service', 'round_number', 'json_id', 'listed_items',
+           'similar_item_list', 'model_of', 'iso_time', 'history_of', 'allowed_items', 'stats_of', 'factors_of',
+           'examples_of', 'metadata_of', 'health_of', 'reasons_of', 'title_of', 'explanation_of', 'terms_of',
+           'count_records', 'note_list', 'rank_and_note', 'take_places', 'take_feedback', 'recommend_response',
+           'answer_request', 'arm_of_request', 'find_user', 'similar', 'database_facts', 'database_of']
 
 # %% ../../nbs/65_service.ipynb #2a6686ec
 class Arm(NamedTuple):
@@ -69,12 +73,24 @@ class Settings(BaseSettings):
         "", description="URL of the products' database that `/status` tells of; empty: the bundle's facts"
     )
     every: float = Field(1.0, ge=0, description="seconds between looks at the bundle's folder; 0: never")
+    log: str = Field("", description="folder to which lists served and feedback are written; empty: none")
+    log_key: SecretStr = Field(SecretStr(""), description="secret by which visitors are hashed there; empty: ids as they are")
+    keep_days: int = Field(0, ge=0, description="days after which they are dropped; 0: never")
+    explore: float = Field(0.0, ge=0, le=1, description="share of the places of a list that is left to chance; needs `log`")
+    feedback_token: SecretStr = Field(SecretStr(""), description="bearer token that feedback needs; empty: none")
     quiet: bool = Field(False, description="log warnings only")
+
+    @model_validator(mode="after")
+    def check_explore(self) -> Self:
+        if self.explore and not self.log:
+            raise ValueError("explore needs log: lists left to chance are of use only where they are written down")
+        return self
 
 
 def write_settings(settings: Settings, path: Path) -> None:
-    """Write settings, the token too, to a file that only its owner can read: how they reach workers."""
-    fields = settings.model_dump() | {"token": settings.token.get_secret_value()}
+    """Write settings, the secret ones too, to a file that only its owner can read: how they reach workers."""
+    values = settings.model_dump()
+    fields = {n: v.get_secret_value() if isinstance(v, SecretStr) else v for n, v in values.items()}
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         json.dump(fields, file)
 
@@ -93,6 +109,8 @@ class Service:
         self.stop = threading.Event()
         self.at_work = 0
         self.cache: Any = None
+        self.feedback: FeedbackLog | None = None
+        self.remembered: dict[str, None] = {}  # keys of the latest events, oldest first
 
     def open(self) -> None:
         """Open the bundle or bundles; `DataError` if one is incomplete."""
@@ -104,6 +122,15 @@ class Service:
         elif s.challenger:
             arms.append(Arm("b", other := Bundle(local_copy(s.challenger)), other.model.name))
         self.arms = tuple(arms)
+
+    def begin_log(self) -> None:
+        """Open the log of lists and feedback, if the settings name one; `DataError` where it cannot be written."""
+        s = self.settings
+        if s.log:
+            try:
+                self.feedback = FeedbackLog(s.log, s.log_key.get_secret_value(), s.keep_days, told=count_records)
+            except OSError as error:
+                raise DataError(f"--log {s.log}: cannot be written to ({error.strerror}); name a folder that can") from error
 
     def watch(self) -> None:
         """Reload the bundle whenever another is put in its place, until the service stops; a bad one is logged and ignored."""
@@ -368,6 +395,94 @@ def terms_of(b: Bundle, why: Explanation) -> list[dict[str, Any]]:
         for p in why.parts
     ]
 
+# %% ../../nbs/65_service.ipynb #a4f869d9
+RECORDS = metric(prometheus.Counter, "recsys_feedback_records_total", "Rows of the log of lists and feedback", ["kind", "state"])
+REMEMBERED = 50_000  # events that a worker knows again
+
+
+def count_records(kind: str, state: str, n: int) -> None:
+    """Count rows of the log for `/metrics`."""
+    RECORDS.labels(kind, state).inc(n)
+
+
+def note_list(
+    service: Service, request: Request, arm: Arm, user: Any, kind: str, name: str, ids: Sequence[Any], chances: Any = None
+) -> None:
+    """Write down a list that is about to be served, by the ids of its items.
+
+    `kind` is that of the user, `warm` or `cold`, "" where the list is for nobody; `chances` are 1 where nothing was left to chance.
+    """
+    if service.feedback is None:
+        return
+    known = chances if chances is not None else np.ones(len(ids))
+    row = {"time": service.feedback.clock(), "request_id": request.state.request_id, "route": request.scope["route"].path}
+    row |= {"user": visitor_key(user, service.feedback.key), "user_type": kind, "arm": arm.name}
+    row |= {"model": name, "bundle": arm.bundle.manifest["version"], "items": [str(i) for i in ids]}
+    service.feedback.put("lists", {**row, "chances": [round(float(c), 9) for c in known]})
+
+
+def rank_and_note(
+    service: Service,
+    request: Request,
+    arm: Arm,
+    user: Any,
+    history: Any,
+    k: int,
+    name: str,
+    exclude: str = "",
+    alpha: float | None = None,
+    allowed: Any = None,
+) -> Listed:
+    """The list of `Bundle.rank`, places left to chance as the settings say, and written down."""
+    share = service.settings.explore
+    ranked = arm.bundle.rank(history, k + POOL if share else k, name, exclude, alpha, allowed)
+    chances = None
+    if share:
+        places, chances = explore(len(ranked.codes), k, share, request.state.request_id)
+        ranked = take_places(ranked, places)
+    kind = "warm" if ranked.warm else "cold"
+    note_list(service, request, arm, user, kind, name, arm.bundle.items[ranked.codes], chances)
+    return ranked
+
+
+def take_places(ranked: Listed, places: np.ndarray) -> Listed:
+    """The entries of a list at some places, in that order."""
+    arrays = (x[places] for x in (ranked.codes, ranked.scores, ranked.ranker, ranked.collaborative))
+    codes, scores, ranker, collaborative = arrays
+    return ranked._replace(
+        codes=codes, scores=scores, ranker=ranker, collaborative=collaborative, sources=[ranked.sources[p] for p in places]
+    )
+
+# %% ../../nbs/65_service.ipynb #a8b8f3f8
+AHEAD = 600_000  # ms that a caller's clock may be ahead
+
+
+def take_feedback(service: Service, ask: FeedbackRequest) -> dict[str, int]:
+    """Write down events that came of lists: how many were `accepted`, and how many `repeated`.
+
+    `ApiError` where no log is kept, where an event lies in the future, or where more waits to be written than may; then nothing is taken.
+    """
+    log = service.feedback
+    if log is None:
+        raise ApiError(404, "feedback is not written down here; start the service with --log DIR")
+    now, fresh = log.clock(), {}
+    for number, event in enumerate(ask.events):
+        row = {**event.model_dump(), "item_id": str(event.item_id), "time": now if event.time is None else event.time}
+        if row["time"] > now + AHEAD:
+            raise ApiError(422, f"events.{number}.time: lies in the future; times are milliseconds since 1970, in UTC")
+        key = event_key(row | ({"time": None} if event.time is None else {}))  # told again without a time it is the same event
+        del row["id"]
+        if key not in service.remembered:
+            fresh[key] = {**row, "received": now, "key": key}
+    if log.free() < len(fresh):
+        raise ApiError(503, "too much feedback waits to be written; send these events again in a moment")
+    for key, row in fresh.items():
+        service.remembered[key] = None
+        log.put("events", row)
+    while len(service.remembered) > REMEMBERED:
+        del service.remembered[next(iter(service.remembered))]
+    return {"accepted": len(fresh), "repeated": len(ask.events) - len(fresh)}
+
 # %% ../../nbs/65_service.ipynb #feed0e21
 def recommend_response(arm: Arm, user_id: Any, ranked: Listed, name: str) -> dict[str, Any]:
     """A list as `RecommendResponse`."""
@@ -377,12 +492,13 @@ def recommend_response(arm: Arm, user_id: Any, ranked: Listed, name: str) -> dic
 
 
 def answer_request(service: Service, ask: RecommendRequest, request: Request) -> tuple[Arm, Listed, str]:
-    """(arm, list, the model's name) for a request with a body."""
+    """(arm, list, the model's name) for a request with a body; the list is written down."""
     arm = arm_of_request(service, ask, request)
     name = model_of(arm, ask.model)
     history = history_of(arm, ask)
     allowed = allowed_items(arm.bundle, ask.items)
-    return arm, arm.bundle.rank(history, ask.k, name, ask.exclude, ask.alpha, allowed), name
+    ranked = rank_and_note(service, request, arm, ask.user_id, history, ask.k, name, ask.exclude, ask.alpha, allowed)
+    return arm, ranked, name
 
 
 def arm_of_request(service: Service, ask: RecommendRequest, request: Request) -> Arm:
@@ -405,13 +521,15 @@ def find_user(b: Bundle, user_id: Any) -> int:
     return user
 
 
-def similar(service: Service, item_id: Any, k: int, model: str) -> list[dict[str, Any]]:
-    """Items like one, as `SimilarItem`; `ApiError` for one that is not known."""
+def similar(service: Service, request: Request, item_id: Any, k: int, model: str) -> list[dict[str, Any]]:
+    """Items like one, as `SimilarItem`, written down; `ApiError` for one that is not known."""
     arm = service.arm("")
     name = model_of(arm, model)
     if (item := arm.bundle.items.find(item_id)) < 0:
         raise ApiError(404, "there is no item of that id")
-    return similar_item_list(arm.bundle, *arm.bundle.similar(item, k, name))
+    codes, scores = arm.bundle.similar(item, k, name)
+    note_list(service, request, arm, None, "", name, arm.bundle.items[codes])
+    return similar_item_list(arm.bundle, codes, scores)
 
 # %% ../../nbs/65_service.ipynb #57de7b78
 FACTS = (

@@ -19,7 +19,7 @@ from .schemas import LOG, ApiError
 from .service import Service, get_service
 
 # %% auto #0
-__all__ = ['BEARER', 'train_bundle', 'check_token']
+__all__ = ['BEARER', 'train_bundle', 'check_token', 'check_feedback_token', 'compare_tokens']
 
 # %% ../../nbs/68_training.ipynb #b1e09143
 async def train_bundle(service: Service, kind: str, force: bool) -> dict[str, Any]:
@@ -65,6 +65,20 @@ async def check_token(
     token = service.settings.token.get_secret_value()
     if not token:
         raise ApiError(403, "training is switched off; start the service with a token")
+    compare_tokens(credentials, token)
+
+
+async def check_feedback_token(
+    service: Annotated[Service, Depends(get_service)],
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
+) -> None:
+    """`ApiError` where feedback needs a token and the request does not bear it."""
+    if token := service.settings.feedback_token.get_secret_value():
+        compare_tokens(credentials, token)
+
+
+def compare_tokens(credentials: HTTPAuthorizationCredentials | None, token: str) -> None:
+    """`ApiError` unless a request bears the token."""
     given = credentials.credentials if credentials else ""
     if not hmac.compare_digest(given.encode("utf-8", "replace"), token.encode()):
         raise ApiError(401, "a bearer token is needed")

@@ -1,12 +1,14 @@
 """Commands for serving: the server's process gets the words of the command, and nothing else."""
 
+import json
 import os
 import sys
 
 import pytest
 
 from recsys_lab.cli import main
-from recsys_lab.serving.api import arguments
+from recsys_lab.lifecycle.feedback import FeedbackLog, visitor_key
+from recsys_lab.serving.api import arguments, serve
 
 
 @pytest.fixture
@@ -59,3 +61,49 @@ def test_the_page_gets_its_address(started):
 )
 def test_what_cannot_be_is_refused_before_a_process_starts(started, words, capsys):
     assert main(words) == 2 and not started and "recsys-lab: " in capsys.readouterr().err
+
+
+def test_the_server_is_told_of_its_log(started, folder):
+    pytest.importorskip("fastapi_offline")
+    assert main(["serve", "b", "--log", "my log", "--keep-days", "30", "--explore", "0.05"]) == 0
+    read = arguments(started[0][3:])
+    assert (read.log, read.keep_days, read.explore) == ("my log", 30, 0.05)
+    with pytest.raises(SystemExit) as refused:
+        serve([str(folder), "--explore", "0.05"])
+    assert "explore needs log" in str(refused.value)
+
+
+def test_what_was_served_is_summed_up_compacted_and_forgotten(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("RECSYS_LAB_LOG_KEY", "secret")
+    log = FeedbackLog(tmp_path, key="secret", compacting=False)
+    now = log.clock()
+    for n in range(4):
+        row = {"time": now, "request_id": f"r{n}", "user": visitor_key(n % 2, "secret"), "user_type": "warm"}
+        log.put("lists", {**row, "route": "/", "arm": "ab"[n % 2], "model": "als", "items": ["1"], "chances": [1.0]})
+    for n, request in enumerate(("r0", "r1", "gone")):
+        row = {"request_id": request, "item_id": "1", "event": "purchase", "price": 10.0, "quantity": 1, "time": now}
+        log.put("events", {**row, "received": now, "key": str(n)})
+    log.close()
+    assert main(["feedback", "summary", str(tmp_path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [(r["arm"], r["lists"], r["purchase"], r["revenue"]) for r in told["arms"]] == [
+        ("a", 2, 0.5, 5.0),
+        ("b", 2, 0.5, 5.0),
+    ]
+    assert told["not_attributed"] == {"unknown": 1, "elsewhere": 0, "late": 0} and told["lost"] == told["dropped"] == 0
+    assert main(["feedback", "compact", str(tmp_path)]) == 0
+    assert "4 lists and 3 events made Parquet, 0 hours dropped" in capsys.readouterr().out
+    assert main(["feedback", "forget", str(tmp_path), "1"]) == 0
+    assert capsys.readouterr().out == "2 lists and 1 events are gone\n"
+    assert main(["feedback", "summary", str(tmp_path)]) == 0
+    text = capsys.readouterr().out.splitlines()
+    assert text[1].split() == ["a", "als", "2", "0.00%", "0.00%", "50.00%", "5.00"] and len(text) == 4
+    monkeypatch.delenv("RECSYS_LAB_LOG_KEY")
+    assert main(["feedback", "forget", str(tmp_path), "0"]) == 0
+    assert "RECSYS_LAB_LOG_KEY is not set" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["summary", "compact", "forget"])
+def test_a_folder_that_is_none_is_named(command, capsys):
+    words = ["feedback", command, "nowhere", *(["1"] if command == "forget" else [])]
+    assert main(words) == 2 and "nowhere is not a folder; name the one" in capsys.readouterr().err

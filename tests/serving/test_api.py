@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import requests
 from fastapi.testclient import TestClient
-from helpers import FEW_SOURCES, LEAN, ROOT, quick, serving
+from helpers import FEW_SOURCES, LEAN, ROOT, eventually, quick, serving
 
 from recsys_lab import files, loading, runs, splits
 from recsys_lab.files import DataError
+from recsys_lab.lifecycle.feedback import read_rows, visitor_key
 from recsys_lab.ranking.hybrid import HybridTuned
 from recsys_lab.serving import bundle as bundles
 from recsys_lab.serving.api import create_app, replay_requests
@@ -108,3 +109,32 @@ def test_paths_of_the_package():
 def test_library_and_service_leave_out_the_same(client, someone, fits):
     listed = client.get(f"/recommend/{someone}", params={"n": 9}).json()["recommendations"]
     assert [f["itemid"] for f in listed] == fits[2].recommend([someone], 9).frame().item_id.tolist()
+
+
+def test_what_was_served_before_the_end_is_written_by_all_workers_and_counted(folder, someone, tmp_path):
+    place = tmp_path / "log"
+    with serving(folder, "--log", str(place), "--workers", "2", RECSYS_LAB_LOG_KEY="secret") as (url, server):
+        answers = [requests.post(f"{url}/recommend", json={"user_id": someone, "k": 3}) for _ in range(60)]
+        told = [a.headers["x-request-id"] for a in answers]
+        for request in told[:5]:
+            event = {"request_id": request, "item_id": answers[0].json()["recommendations"][0], "event": "click"}
+            assert requests.post(f"{url}/feedback", json={"events": [event]}).json()["accepted"] == 1
+        counted = requests.get(f"{url}/metrics").text
+        server.terminate()
+        server.communicate(timeout=30)
+    assert re.search(r'recsys_feedback_records_total\{kind="lists",state="accepted"\} 60\.0', counted)
+    lists, events = read_rows(place, "lists"), read_rows(place, "events")
+    assert sorted(lists.request_id) == sorted(told) and sorted(events.request_id) == sorted(told[:5])
+    assert set(lists.user) == {visitor_key(someone, "secret")}
+    assert eventually(lambda: len(list(place.glob("lists/*/*/*.parquet"))) == len(list(place.glob("lists/*/*/*"))) > 0)
+
+
+def test_a_folder_that_cannot_be_written_to_stops_the_service_before_it_serves(folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = subprocess.run(
+        [*LEAN, str(folder), "--port", "0", "--log", str(tmp_path / "file" / "log")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode and "cannot be written to" in done.stdout + done.stderr

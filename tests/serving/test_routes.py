@@ -1,6 +1,7 @@
 """Routes answer as they say."""
 
 import asyncio
+import json
 import time
 
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from recsys_lab import products
+from recsys_lab.lifecycle.feedback import list_outcomes, read_rows, visitor_key
 from recsys_lab.serving import bundle as bundles
 from recsys_lab.serving.api import create_app
-from recsys_lab.serving.service import Settings
+from recsys_lab.serving.service import Settings, read_settings, write_settings
 
 pytest.importorskip("fastapi_offline")
 
@@ -167,3 +169,146 @@ def test_the_loop_is_not_blocked_by_a_slow_database(folder, monkeypatch):
             return quick_one
 
     assert asyncio.run(both()) < 0.4
+
+
+@pytest.fixture()
+def logging_client(folder, tmp_path):
+    """A client of a service that keeps a log, and the log's folder."""
+    settings = Settings(bundle=str(folder), every=0, quiet=True, log=str(tmp_path / "log"))
+    with TestClient(create_app(settings, wait=True)) as c:
+        yield c, tmp_path / "log"
+
+
+def test_every_list_that_is_served_is_written_down(logging_client, someone):
+    client, place = logging_client
+    item = client.get("/").json()["examples"]["item_id"]
+    asked = [
+        client.get(f"/recommend/{someone}?n=4"),
+        client.get(f"/recommend/als/{someone}?k=3"),
+        client.get("/recommend/nobody-knows-me?n=2"),
+        client.post("/recommend", json={"user_id": someone, "k": 6}),
+        client.post("/recommend", json={"history": [item], "k": 2}),
+        client.post("/recommend/explain", json={"history": [item], "k": 2}),
+        client.post("/matrix_factor/user", json={"user_id": someone, "n": 3}),
+        client.get(f"/similar/{item}?k=2"),
+        client.post("/matrix_factor/similar", json={"item_id": item, "n": 2}),
+        client.post("/search", json={"query": "bowl", "top_k": 2}),
+    ]
+    assert all(answer.status_code == 200 for answer in asked)
+    client.get("/recommend/none-such/1"), client.get("/similar/none"), client.get("/health")  # no lists
+    state = client.get("/status").json()["feedback"]
+    assert state["accepted"] == len(asked) and state["dropped"] == 0 and state["folder"] == str(place)
+    client.__exit__(None, None, None)
+    lists = read_rows(place, "lists").set_index("request_id")
+    assert len(lists) == len(asked)
+    for answer in asked:
+        row = lists.loc[answer.headers["x-request-id"]]
+        told = answer.json()
+        entries = told if isinstance(told, list) else told.get("recommendations", told.get("results"))
+        ids = [
+            e if not isinstance(e, dict) else e.get("itemid", e.get("item_id", e.get("product", e.get("product_id"))))
+            for e in entries
+        ]
+        assert row["items"].tolist() == [str(i) for i in ids] and row.chances.tolist() == [1.0] * len(ids)
+        assert row.bundle and row.model
+    assert lists.user_type.value_counts().to_dict() == {"warm": 6, "": 3, "cold": 1}
+    assert set(lists.user) == {str(someone), "nobody-knows-me", ""}
+    assert lists.loc[asked[0].headers["x-request-id"], "route"] == "/recommend/{user_id}"
+
+
+def test_visitors_are_hashed_where_there_is_a_key_and_the_key_is_not_shown(folder, tmp_path, someone):
+    settings = Settings(
+        bundle=str(folder), every=0, quiet=True, log=str(tmp_path), log_key="se-cret", feedback_token="to-ken"
+    )
+    assert "se-cret" not in repr(settings) and "to-ken" not in repr(settings)
+    write_settings(settings, tmp_path / "settings.json")
+    assert read_settings(tmp_path / "settings.json") == settings  # workers have them
+    with TestClient(create_app(settings, wait=True)) as client:
+        client.get(f"/recommend/{someone}")
+        event = {"events": [{"request_id": "r", "item_id": 1, "event": "click"}]}
+        assert client.post("/feedback", json=event).status_code == 401
+        assert client.post("/feedback", json=event, headers={"authorization": "Bearer wrong"}).status_code == 401
+        assert client.post("/feedback", json=event, headers={"authorization": "Bearer to-ken"}).status_code == 200
+    assert read_rows(tmp_path, "lists").user.tolist() == [visitor_key(someone, "se-cret")]
+    lines = b"".join(path.read_bytes() for path in tmp_path.rglob("*~*"))
+    assert f'"user":"{someone}"'.encode() not in lines and b"se-cret" not in lines
+
+
+def test_feedback_comes_back_by_the_request_and_counts_once(logging_client, someone):
+    client, place = logging_client
+    answer = client.get(f"/recommend/{someone}?n=4")
+    request, items = answer.headers["x-request-id"], [e["itemid"] for e in answer.json()["recommendations"]]
+    click = {"request_id": request, "item_id": items[0], "event": "click"}
+    buy = {
+        "request_id": request,
+        "item_id": items[1],
+        "event": "purchase",
+        "price": 3.5,
+        "quantity": 2,
+        "id": "order-1",
+    }
+    assert client.post("/feedback", json={"events": [click, buy]}).json() == {"accepted": 2, "repeated": 0}
+    assert client.post("/feedback", json={"events": [buy, click, click]}).json() == {"accepted": 0, "repeated": 3}
+    client.__exit__(None, None, None)
+    out, missed = list_outcomes(read_rows(place, "lists"), read_rows(place, "events"))
+    assert out.click.tolist() == [True] and out.revenue.tolist() == [7.0] and set(missed.values()) == {0}
+
+
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        ({"event": "view"}, "events.0.event"),
+        ({"request_id": "a b"}, "events.0.request_id"),
+        ({"request_id": "x" * 65}, "events.0.request_id"),
+        ({"item_id": None}, "events.0.item_id"),
+        ({"item_id": "\ud800"}, "events.0.item_id"),
+        ({"price": -1}, "events.0.price"),
+        ({"price": "NaN"}, "events.0.price"),
+        ({"quantity": 0}, "events.0.quantity"),
+        ({"time": -5}, "events.0.time"),
+        ({"time": 4_000_000_000_000}, "events.0.time: lies in the future"),
+        ({"more": 1}, "events.0.more"),
+    ],
+)
+def test_feedback_that_cannot_be_is_refused_by_name_and_none_of_it_is_taken(logging_client, event, said):
+    client, _ = logging_client
+    good = {"request_id": "r", "item_id": 1, "event": "click"}
+    words = {"content-type": "application/json"}
+    answer = client.post("/feedback", content=json.dumps({"events": [good | event, good]}), headers=words)
+    assert answer.status_code == 422 and said in answer.json()["error"]["message"]
+    assert client.get("/status").json()["feedback"]["accepted"] == 0
+    many = client.post("/feedback", json={"events": [good] * 201})
+    assert many.status_code == 422 and client.post("/feedback", json={"events": []}).status_code == 422
+
+
+def test_feedback_is_pushed_back_when_too_much_waits_and_refused_without_a_log(logging_client, client, monkeypatch):
+    event = {"events": [{"request_id": "r", "item_id": 1, "event": "click"}]}
+    off = client.post("/feedback", json=event)
+    assert off.status_code == 404 and "--log DIR" in off.json()["error"]["message"]
+    mine, _ = logging_client
+    monkeypatch.setattr(mine.app.state.service.feedback, "free", lambda: 0)
+    full = mine.post("/feedback", json=event)
+    assert full.status_code == 503 and "again in a moment" in full.json()["error"]["message"]
+    monkeypatch.undo()
+    assert mine.post("/feedback", json=event).json() == {"accepted": 1, "repeated": 0}  # it was not remembered
+
+
+def test_places_are_left_to_chance_as_stated_and_what_stands_there_is_told(folder, tmp_path, someone, client):
+    usual = [e["itemid"] for e in client.get(f"/recommend/{someone}?n=5").json()["recommendations"]]
+    settings = Settings(bundle=str(folder), every=0, quiet=True, log=str(tmp_path), explore=0.3)
+    served = []
+    with TestClient(create_app(settings, wait=True)) as exploring:
+        for n in range(200):
+            answer = exploring.get(f"/recommend/{someone}?n=5", headers={"x-request-id": f"r{n}"})
+            served.append([e["itemid"] for e in answer.json()["recommendations"]])
+            assert len(set(served[-1])) == 5
+        again = exploring.get(f"/recommend/{someone}?n=5", headers={"x-request-id": "r7"}).json()["recommendations"]
+        assert [e["itemid"] for e in again] == served[7]
+    lists = read_rows(tmp_path, "lists").drop_duplicates("request_id").set_index("request_id")
+    stays = np.array([np.array(mine) == np.array(usual) for mine in served])
+    chances = np.stack(lists.loc[[f"r{n}" for n in range(200)], "chances"].tolist())
+    np.testing.assert_allclose(chances, np.where(stays, 0.7, 0.3 / 50), atol=1e-9)
+    assert abs(stays.mean() - 0.7) < 4.5 * np.sqrt(0.7 * 0.3 / 1000)
+    assert [[str(i) for i in mine] for mine in served] == [lists.loc[f"r{n}", "items"].tolist() for n in range(200)]
+    with pytest.raises(ValueError, match="explore needs log"):
+        Settings(bundle=str(folder), explore=0.1)
