@@ -18,7 +18,7 @@ from .base import SERVING, Json, RunFolder, UserError, app, examples, group, pla
 # %% auto #0
 __all__ = ['bundle', 'BundlePlace', 'feedback', 'LogFolder', 'UNHASHED', 'create_bundle', 'verify_bundle', 'diff_bundles',
            'refit_bundle', 'roll_back_bundle', 'summarise_feedback', 'outcome_text', 'compact_feedback',
-           'forget_visitor', 'serve', 'open_page']
+           'forget_visitor', 'compare_served_arms', 'parse_shares', 'comparison_text', 'serve', 'open_page']
 
 # %% ../../nbs/89_cli_serving.ipynb #eca2bcc8
 bundle = group("bundle", "What a server needs: create, verify, diff, refit, rollback.", SERVING)
@@ -168,6 +168,60 @@ def forget_visitor(
     later = f"; {gone['waiting']:,} lists of this hour are left out from now on" if gone["waiting"] else ""
     show(as_json, lambda: gone, lambda: text + later)
 
+# %% ../../nbs/89_cli_serving.ipynb #cb68cac4
+@feedback.command(
+    "compare",
+    epilog=examples("recsys-lab feedback compare served", "recsys-lab feedback compare served --shares a=0.9,b=0.1"),
+)
+def compare_served_arms(
+    folder: LogFolder,
+    shares: Annotated[str, typer.Option(help="Planned share of the visitors of each arm.")] = "a=0.5,b=0.5",
+    hours: Annotated[float, typer.Option(min=0, help="Hours after a visitor's first list that count.")] = 24.0,
+    level: Annotated[float, typer.Option(min=0.5, max=0.9999, help="Level of the intervals.")] = 0.95,
+    visitors: Annotated[int, typer.Option(min=1, help="Number of visitors at which intervals are narrowest.")] = 10_000,
+    as_json: Json = False,
+) -> None:
+    """Compare the arms by what visitors did: rates per list, and differences with intervals that hold at all looks."""
+    import pandas as pd
+
+    from recsys_lab.lifecycle.feedback import KINDS, list_outcomes, read_rows
+    from recsys_lab.lifecycle.online import compare_arms, mismatch, visitor_outcomes
+
+    planned = parse_shares(shares)
+    lists, missed = list_outcomes(*(read_rows(folder, kind) for kind in KINDS))
+    outcomes, left_out = visitor_outcomes(lists, pd.Timestamp.now("UTC"), hours)
+    if not len(outcomes):
+        raise UserError(f"{folder}: no visitor's {hours:g} hours are over yet; say --hours for fewer, or come again")
+    try:
+        table = compare_arms(outcomes, next(iter(planned)), level, visitors)
+        odds = mismatch(outcomes["arm"].value_counts().to_dict(), planned)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    found = {"arms": table.to_dict("records"), "left_out": left_out, "not_attributed": missed, "mismatch": odds}
+    show(as_json, lambda: found, lambda: comparison_text(found))
+
+
+def parse_shares(text: str) -> dict[str, float]:
+    """Shares by arm from a text as `a=0.9,b=0.1`; `UserError` for any other."""
+    try:
+        return {arm.strip(): float(share) for arm, _, share in (word.partition("=") for word in text.split(","))}
+    except ValueError as error:
+        raise UserError(f"--shares must be arms with shares as a=0.9,b=0.1, not {text!r}") from error
+
+
+def comparison_text(found: dict[str, Any]) -> str:
+    """The rows of `compare_arms` as sentences, and whether the assignment was as planned."""
+    out = []
+    for row in found["arms"]:
+        text = f"{row['measure']:<9} {row['arm']:<4} {row['visitors']:>9,} visitors {row['lists']:>9,} lists  {row['rate']:.4f} a list"
+        if row["low"] == row["low"]:
+            text += f"  {row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]" + ("  shown" if row["shown"] else "")
+        out.append(text)
+    odds = found["mismatch"]["p"]
+    judged = "the assignment is broken, and no result is to be trusted" if odds < 0.01 else "the assignment is as planned"
+    missed = ", ".join(f"{n:,} {why}" for why, n in (found["left_out"] | found["not_attributed"]).items())
+    return "\n".join([*out, f"{judged} (p {odds:.2g} at all looks)", f"left out: {missed}"])
+
 # %% ../../nbs/89_cli_serving.ipynb #4a062c51
 @app.command(
     "serve",
@@ -207,13 +261,16 @@ def serve(
     explore: Annotated[
         float | None, typer.Option(min=0, max=1, help="Share of the places of a list left to chance; needs --log.")
     ] = None,
+    interleave: Annotated[
+        bool, typer.Option("--interleave", help="Both arms in one list (team draft), in place of a split; needs --log.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Log warnings only.")] = False,
 ) -> None:
     """Serve a bundle over HTTP; the routes are described at /docs."""
     given = dict(locals())
     if find_spec("fastapi_offline") is None:
         raise UserError("the service is not installed; say: pip install 'recsys_lab[serve]'")
-    words = [given.pop("place"), *(["--quiet"] if given.pop("quiet") else [])]
+    words = [given.pop("place"), *(f"--{name}" for name in ("quiet", "interleave") if given.pop(name))]
     words += [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "recsys_lab.serving.lean", *words])

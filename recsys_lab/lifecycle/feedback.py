@@ -38,9 +38,9 @@ __all__ = ['KINDS', 'DID', 'FIELDS', 'COUNTS', 'POOL', 'arrow_schema', 'visitor_
            'hour_of', 'HourFile', 'FeedbackLog', 'spool_of', 'by_hour', 'Compacted', 'living', 'parse_lines',
            'parquet_path', 'to_table', 'convert', 'note_losses', 'drop_old_hours', 'compact', 'digest_of',
            'forgotten_of', 'without_forgotten', 'settle_forgotten', 'forget', 'drop_rows', 'read_rows', 'list_outcomes',
-           'count_outcomes', 'Explored', 'explore', 'main']
+           'count_outcomes', 'Explored', 'explore', 'team_draft', 'main']
 
-# %% ../../nbs/70_feedback.ipynb #81a8fdc2
+# %% ../../nbs/70_feedback.ipynb #196c60c8
 KINDS = ("lists", "events")
 DID = {"click": "view", "cart": "addtocart", "purchase": "transaction"}  # what feedback is called, and what a log calls it
 FIELDS: dict[str, dict[str, str]] = {
@@ -55,6 +55,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "bundle": "text",
         "items": "texts",
         "chances": "numbers",
+        "teams": "texts",
     },
     "events": {
         "time": "time",
@@ -594,6 +595,25 @@ def explore(ranked: int, k: int, share: float, draw: str) -> Explored:
     given = rng.random(own) < share
     places[given] = own + rng.permutation(pool)[: given.sum()]
     return Explored(places, np.where(given, share / pool, 1 - share))
+
+# %% ../../nbs/70_feedback.ipynb #3626e016
+def team_draft(first: Sequence[Any], second: Sequence[Any], k: int, draw: str) -> tuple[list[Any], list[str]]:
+    """(a list of `k` items picked in turns from two lists, the team `a` or `b` of each).
+
+    Source: Radlinski, Kurup, Joachims, *How does clickthrough data reflect retrieval quality?*, CIKM 2008. Coins come from the text `draw`
+    alone.
+    """
+    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(draw.encode()).digest()[:16], "big"))
+    left = {"a": list(dict.fromkeys(first)), "b": list(dict.fromkeys(second))}
+    picked: list[Any] = []
+    teams: list[str] = []
+    while len(picked) < k and any(left.values()):
+        for team in ("a", "b") if rng.random() < 0.5 else ("b", "a"):
+            left = {name: [item for item in items if item not in picked] for name, items in left.items()}
+            if left[team] and len(picked) < k:
+                picked.append(left[team].pop(0))
+                teams.append(team)
+    return picked, teams
 
 # %% ../../nbs/70_feedback.ipynb #7ba882eb
 def main(argv: Sequence[str] | None = None) -> None:

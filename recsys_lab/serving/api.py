@@ -142,7 +142,8 @@ def serve(argv: Sequence[str] | None = None) -> None:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        sys.exit(f"recsys-lab: {where}: {first['msg']}, not {first['input']!r}" if where else f"recsys-lab: {first['msg'].removeprefix('Value error, ')}")
+        why = first["msg"].removeprefix("Value error, ")
+        sys.exit(f"recsys-lab: {where}: {why}, not {first['input']!r}" if where else f"recsys-lab: {why}")
     shared = Path(tempfile.mkdtemp(prefix="recsys-serve-"))
     write_settings(settings, shared / "settings.json")
     os.environ["RECSYS_LAB_SETTINGS"] = str(shared / "settings.json")
@@ -188,6 +189,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     p.add_argument("--log", help="folder to which lists served and feedback are written (default: none)")
     p.add_argument("--keep-days", type=int, help="days after which they are dropped (default: 0, never)")
     p.add_argument("--explore", type=float, help="share of the places of a list left to chance (default: 0; needs --log)")
+    p.add_argument("--interleave", action="store_true", default=None, help="both arms in one list (team draft); needs --log")
     p.add_argument("--quiet", action="store_true", default=None, help="log warnings only")
     args = p.parse_args(argv)
     if not 0 <= (args.traffic or 0) <= 1 or args.workers < 1:

@@ -29,7 +29,7 @@ from ..histories import FOREVER
 from ..models.explanation import Explanation, explain_codes, plain_id
 from ..ranking.features import is_kind
 from .bundle import Bundle, Listed, encode_history, local_copy, read_manifest
-from ..lifecycle.feedback import POOL, FeedbackLog, event_key, explore, visitor_key
+from ..lifecycle.feedback import POOL, FeedbackLog, event_key, explore, team_draft, visitor_key
 from .cache import metric
 from .schemas import LOG, MOST_ID, ApiError, ExplainRequest, FeedbackRequest, HistoryEvent, RecommendRequest
 
@@ -38,8 +38,9 @@ __all__ = ['SHOWN_HISTORY', 'REASONS', 'LATEST', 'RECORDS', 'REMEMBERED', 'AHEAD
            'write_settings', 'read_settings', 'Service', 'get_service', 'round_number', 'json_id', 'listed_items',
            'similar_item_list', 'model_of', 'iso_time', 'history_of', 'allowed_items', 'stats_of', 'factors_of',
            'examples_of', 'metadata_of', 'health_of', 'reasons_of', 'title_of', 'explanation_of', 'terms_of',
-           'count_records', 'note_list', 'rank_and_note', 'take_places', 'take_feedback', 'recommend_response',
-           'answer_request', 'arm_of_request', 'find_user', 'similar', 'database_facts', 'database_of']
+           'count_records', 'note_list', 'rank_and_note', 'joined_lists', 'take_places', 'take_feedback',
+           'recommend_response', 'answer_request', 'arm_of_request', 'find_user', 'similar', 'database_facts',
+           'database_of']
 
 # %% ../../nbs/65_service.ipynb #2a6686ec
 class Arm(NamedTuple):
@@ -77,13 +78,17 @@ class Settings(BaseSettings):
     log_key: SecretStr = Field(SecretStr(""), description="secret by which visitors are hashed there; empty: ids as they are")
     keep_days: int = Field(0, ge=0, description="days after which they are dropped; 0: never")
     explore: float = Field(0.0, ge=0, le=1, description="share of the places of a list that is left to chance; needs `log`")
+    interleave: bool = Field(False, description="whether lists hold both arms' items (team draft), in place of a split; needs `log`")
     feedback_token: SecretStr = Field(SecretStr(""), description="bearer token that feedback needs; empty: none")
     quiet: bool = Field(False, description="log warnings only")
 
     @model_validator(mode="after")
-    def check_explore(self) -> Self:
-        if self.explore and not self.log:
-            raise ValueError("explore needs log: lists left to chance are of use only where they are written down")
+    def check_chance(self) -> Self:
+        for name in ("explore", "interleave"):
+            if getattr(self, name) and not self.log:
+                raise ValueError(f"{name} needs log: lists made by chance are of use only where they are written down")
+        if self.interleave and (self.explore or not self.challenger):
+            raise ValueError("interleave needs a challenger, and cannot be joined with explore")
         return self
 
 
@@ -119,6 +124,10 @@ class Service:
         arms = [Arm("a", first, first.model.name)]
         if s.challenger in first.models:
             arms.append(Arm("b", first, s.challenger))
+        elif s.challenger and s.interleave:
+            raise DataError(
+                f"only models of one bundle can be interleaved, and {s.challenger} is none of {', '.join(first.models)}; name one of them"
+            )
         elif s.challenger:
             arms.append(Arm("b", other := Bundle(local_copy(s.challenger)), other.model.name))
         self.arms = tuple(arms)
@@ -155,7 +164,7 @@ class Service:
         if self.arms is None:
             raise ApiError(503, "no bundle is open yet; ask /ready")
         second = len(self.arms) > 1 and share_of(str(user)) < self.settings.traffic
-        chosen = self.arms[int(second)]
+        chosen = self.arms[0]._replace(name="a+b") if self.settings.interleave else self.arms[int(second)]
         if request is not None:
             request.state.arm = chosen.name
         return chosen
@@ -406,7 +415,15 @@ def count_records(kind: str, state: str, n: int) -> None:
 
 
 def note_list(
-    service: Service, request: Request, arm: Arm, user: Any, kind: str, name: str, ids: Sequence[Any], chances: Any = None
+    service: Service,
+    request: Request,
+    arm: Arm,
+    user: Any,
+    kind: str,
+    name: str,
+    ids: Sequence[Any],
+    chances: Any = None,
+    teams: Sequence[str] | None = None,
 ) -> None:
     """Write down a list that is about to be served, by the ids of its items.
 
@@ -418,7 +435,7 @@ def note_list(
     row = {"time": service.feedback.clock(), "request_id": request.state.request_id, "route": request.scope["route"].path}
     row |= {"user": visitor_key(user, service.feedback.key), "user_type": kind, "arm": arm.name}
     row |= {"model": name, "bundle": arm.bundle.manifest["version"], "items": [str(i) for i in ids]}
-    service.feedback.put("lists", {**row, "chances": [round(float(c), 9) for c in known]})
+    service.feedback.put("lists", {**row, "chances": [round(float(c), 9) for c in known], "teams": teams})
 
 
 def rank_and_note(
@@ -433,16 +450,32 @@ def rank_and_note(
     alpha: float | None = None,
     allowed: Any = None,
 ) -> Listed:
-    """The list of `Bundle.rank`, places left to chance as the settings say, and written down."""
-    share = service.settings.explore
+    """The list of `Bundle.rank`, places left to chance or both arms interleaved as the settings say, and written down."""
+    share, draw = service.settings.explore, request.state.request_id
     ranked = arm.bundle.rank(history, k + POOL if share else k, name, exclude, alpha, allowed)
-    chances = None
+    chances, teams = None, None
     if share:
-        places, chances = explore(len(ranked.codes), k, share, request.state.request_id)
+        places, chances = explore(len(ranked.codes), k, share, draw)
         ranked = take_places(ranked, places)
+    elif service.settings.interleave and name == arm.model:
+        other = arm.bundle.rank(history, k, service.settings.challenger, exclude, None, allowed)
+        codes, teams = team_draft(ranked.codes.tolist(), other.codes.tolist(), k, draw)
+        joined = joined_lists(ranked, other)
+        ranked = take_places(joined, np.array([joined.codes.tolist().index(code) for code in codes], np.int64))
     kind = "warm" if ranked.warm else "cold"
-    note_list(service, request, arm, user, kind, name, arm.bundle.items[ranked.codes], chances)
+    note_list(service, request, arm, user, kind, name, arm.bundle.items[ranked.codes], chances, teams)
     return ranked
+
+
+def joined_lists(one: Listed, other: Listed) -> Listed:
+    """The entries of two lists for the same history, one after the other."""
+    pairs = zip(
+        (one.codes, one.scores, one.ranker, one.collaborative),
+        (other.codes, other.scores, other.ranker, other.collaborative),
+        strict=True,
+    )
+    codes, scores, ranker, collaborative = (np.concatenate(pair) for pair in pairs)
+    return Listed(codes, scores, [*one.sources, *other.sources], ranker, collaborative, one.total, one.warm)
 
 
 def take_places(ranked: Listed, places: np.ndarray) -> Listed:

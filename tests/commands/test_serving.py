@@ -107,3 +107,36 @@ def test_what_was_served_is_summed_up_compacted_and_forgotten(tmp_path, capsys, 
 def test_a_folder_that_is_none_is_named(command, capsys):
     words = ["feedback", command, "nowhere", *(["1"] if command == "forget" else [])]
     assert main(words) == 2 and "nowhere is not a folder; name the one" in capsys.readouterr().err
+
+
+def test_arms_are_compared_and_a_broken_assignment_is_told(tmp_path, capsys):
+    log = FeedbackLog(tmp_path, compacting=False)
+    then = log.clock() - 48 * 3_600_000
+    for n in range(600):
+        arm = "b" if n % 2 else "a"
+        row = {"time": then + n, "request_id": f"r{n}", "user": f"u{n}", "user_type": "warm", "arm": arm}
+        log.put("lists", {**row, "route": "/", "model": "als", "items": ["1"], "chances": [1.0]})
+        if n % 2 and n % 3:
+            row = {"request_id": f"r{n}", "item_id": "1", "event": "click", "time": then + n + 5}
+            log.put("events", {**row, "received": then + n + 5, "key": str(n)})
+    log.close()
+    assert main(["feedback", "compare", str(tmp_path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    row = next(r for r in told["arms"] if (r["measure"], r["arm"]) == ("click", "b"))
+    assert (
+        row["rate"] == row["difference"] == pytest.approx(2 / 3)
+        and 0 < row["low"] < 2 / 3 < row["high"]
+        and row["shown"]
+    )
+    assert told["left_out"] == {"early": 0, "moved": 0} and told["mismatch"]["p"] == 1
+    assert main(["feedback", "compare", str(tmp_path), "--shares", "a=0.9,b=0.1"]) == 0
+    text = capsys.readouterr().out
+    assert "the assignment is broken" in text and "shown" in text and "click     b          300 visitors" in text
+    for words, said in (
+        (["--shares", "a"], "--shares must be arms with shares as a=0.9,b=0.1, not 'a'"),
+        (["--shares", "c=0.5,d=0.5"], "no visitor was served by the arm 'c'"),
+        (["--shares", "a=0.5,b=0.6"], "add up to 1"),
+        (["--hours", "100"], "no visitor's 100 hours are over yet"),
+    ):
+        assert main(["feedback", "compare", str(tmp_path), *words]) == 2
+        assert said in capsys.readouterr().err

@@ -9,10 +9,11 @@ import pytest
 from fastapi.testclient import TestClient
 
 from recsys_lab import products
-from recsys_lab.lifecycle.feedback import list_outcomes, read_rows, visitor_key
+from recsys_lab.files import DataError
+from recsys_lab.lifecycle.feedback import list_outcomes, read_rows, team_draft, visitor_key
 from recsys_lab.serving import bundle as bundles
 from recsys_lab.serving.api import create_app
-from recsys_lab.serving.service import Settings, read_settings, write_settings
+from recsys_lab.serving.service import Service, Settings, read_settings, write_settings
 
 pytest.importorskip("fastapi_offline")
 
@@ -312,3 +313,35 @@ def test_places_are_left_to_chance_as_stated_and_what_stands_there_is_told(folde
     assert [[str(i) for i in mine] for mine in served] == [lists.loc[f"r{n}", "items"].tolist() for n in range(200)]
     with pytest.raises(ValueError, match="explore needs log"):
         Settings(bundle=str(folder), explore=0.1)
+
+
+def test_arms_of_one_bundle_are_interleaved_and_the_log_tells_whose_each_item_is(folder, tmp_path, someone, client):
+    mine = [e["itemid"] for e in client.get(f"/recommend/{someone}?n=6").json()["recommendations"]]
+    other = [e["product"] for e in client.get(f"/recommend/item_knn/{someone}?k=6").json()]
+    place = tmp_path / "log"
+    words = {"bundle": str(folder), "every": 0, "quiet": True, "log": str(place), "interleave": True}
+    with TestClient(create_app(Settings(**words, challenger="item_knn"), wait=True)) as mixed:
+        for n in range(40):
+            answer = mixed.get(f"/recommend/{someone}?n=6", headers={"x-request-id": f"r{n}"})
+            assert answer.json()["arm"] == answer.headers["x-arm"] == "a+b"
+        alone = mixed.get(f"/recommend/item_knn/{someone}?k=6").json()  # who asks for a model gets it
+    assert [e["product"] for e in alone] == other
+    lists = read_rows(place, "lists").set_index("request_id")
+    assert lists.teams.isna().sum() == 1
+    started = set()
+    for n in range(40):
+        items, teams = lists.loc[f"r{n}", ["items", "teams"]]
+        assert (items.tolist(), teams.tolist()) == team_draft(
+            [str(i) for i in mine], [str(i) for i in other], 6, f"r{n}"
+        )
+        started.add(teams[0])
+    assert started == {"a", "b"}
+    for wrong, said in (
+        ({"challenger": ""}, "needs a challenger"),
+        ({"challenger": "item_knn", "explore": 0.1}, "cannot be joined with explore"),
+        ({"challenger": "item_knn", "log": ""}, "interleave needs log"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            Settings(**words | wrong)
+    with pytest.raises(DataError, match="only models of one bundle can be interleaved"):
+        Service(Settings(**words, challenger=str(tmp_path))).open()
