@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from importlib import metadata
 from itertools import pairwise
 
@@ -59,9 +61,16 @@ def test_the_image_runs_as_nobody_and_tells_its_health():
 
 
 def test_compose_holds_together():
-    told = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
-    assert set(told) == {"api", "page", "redis", "postgres"} and told["api"]["mem_limit"] == "512m"
+    whole = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    told, named = whole["services"], whole["volumes"]
+    assert (
+        set(told) == {"api", "page", "redis", "postgres", "prometheus", "grafana"}
+        and told["api"]["mem_limit"] == "512m"
+    )
     for service in told.values():
+        assert "mem_limit" in service
+        mounts = [volume.split(":")[0] for volume in service.get("volumes", [])]
+        assert all((DEPLOY / m).exists() or m in named or m == "../bundle" for m in mounts)
         assert set(service.get("depends_on", {})) <= set(told)
         for port in service.get("ports", []):
             assert port.startswith("127.0.0.1:")
@@ -126,3 +135,81 @@ def test_the_commands_of_the_workflow_are_ones_that_the_lab_has():
         command = commands.get(words[0]) or commands[" ".join(words[:2])]
         taken = {w for row in parameter_rows(command) for w in row.name.replace("`", "").split(", ")}
         assert {w for w in words if w.startswith("-")} <= taken
+
+
+def exported():
+    """The names of all metrics that the service tells."""
+    import prometheus_client
+
+    from recsys_lab.serving import middleware, service  # which register theirs
+
+    assert middleware and service
+    names = set()
+    for family in prometheus_client.REGISTRY.collect():
+        names |= {sample.name for sample in family.samples} | {
+            family.name,
+            f"{family.name}_total",
+            f"{family.name}_bucket",
+        }
+    return names | {f"recsys_drift_{name}" for name in ("distance", "threshold", "alarm", "made_seconds")}
+
+
+def asked_for(expression):
+    return set(re.findall(r"\brecsys_\w+", expression))
+
+
+def test_alarms_ask_for_metrics_that_there_are_and_say_what_to_do():
+    rules = [r for g in yaml.safe_load((DEPLOY / "alerts.yaml").read_text())["groups"] for r in g["rules"]]
+    assert len({r["alert"] for r in rules}) == len(rules) >= 6
+    for rule in rules:
+        assert asked_for(rule["expr"]) <= exported(), rule["alert"]
+        assert rule["labels"]["severity"] in ("page", "ticket") and len(rule["annotations"]["summary"]) > 30
+    assert len(set().union(*(asked_for(r["expr"]) for r in rules))) >= 5
+
+
+def test_the_dashboard_draws_metrics_that_there_are_and_no_panel_covers_another():
+    board = json.loads((DEPLOY / "grafana" / "recsys.json").read_text())
+    source = yaml.safe_load((DEPLOY / "grafana" / "provisioning-datasource.yaml").read_text())["datasources"][0]
+    places = set()
+    for panel in board["panels"]:
+        assert panel["datasource"] == {"type": source["type"], "uid": source["uid"]} and panel["title"]
+        for target in panel["targets"]:
+            assert asked_for(target["expr"]) and asked_for(target["expr"]) <= exported(), panel["title"]
+        at = panel["gridPos"]
+        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        assert not cells & places and at["x"] + at["w"] <= 24
+        places |= cells
+    assert len({p["id"] for p in board["panels"]}) == len(board["panels"])
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool")
+def test_promtool_accepts_the_configuration_and_the_alarms_ring(tmp_path):
+    def promtool(*words):
+        return subprocess.run(["promtool", *words], capture_output=True, text=True)
+
+    done = promtool("check", "config", str(DEPLOY / "prometheus.yaml"))
+    assert done.returncode == 0 and "SUCCESS" in done.stdout, done.stderr
+    series = [
+        ('up{job="recsys"}', "0x20"),
+        ('recsys_drift_alarm{figure="event"}', "1x90"),
+        ('recsys_feedback_records_total{kind="lists",state="dropped"}', "0+1x20"),
+        ('recsys_requests_total{route="/",status="500",arm="a"}', "0+6x20"),
+        ('recsys_requests_total{route="/",status="200",arm="a"}', "0+60x20"),
+    ]
+    rings = {"RecsysDown": "10m", "RecsysFeedbackLost": "10m", "RecsysErrors": "15m", "RecsysDrift": "75m"}
+    case = {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in series],
+        "promql_expr_test": [
+            {
+                "expr": f'count(ALERTS{{alertname="{name}", alertstate="firing"}})',
+                "eval_time": at,
+                "exp_samples": [{"labels": "{}", "value": 1}],
+            }
+            for name, at in rings.items()
+        ],
+    }
+    test = {"rule_files": [str(DEPLOY / "alerts.yaml")], "evaluation_interval": "1m", "tests": [case]}
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(test))
+    done = promtool("test", "rules", str(tmp_path / "rules.yaml"))
+    assert done.returncode == 0, done.stdout + done.stderr

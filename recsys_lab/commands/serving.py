@@ -18,7 +18,8 @@ from .base import SERVING, Json, RunFolder, UserError, app, examples, group, pla
 # %% auto #0
 __all__ = ['bundle', 'BundlePlace', 'feedback', 'LogFolder', 'UNHASHED', 'create_bundle', 'verify_bundle', 'diff_bundles',
            'refit_bundle', 'roll_back_bundle', 'summarise_feedback', 'outcome_text', 'compact_feedback',
-           'forget_visitor', 'compare_served_arms', 'parse_shares', 'comparison_text', 'serve', 'open_page']
+           'forget_visitor', 'compare_served_arms', 'parse_shares', 'comparison_text', 'find_drift', 'serve',
+           'open_page']
 
 # %% ../../nbs/89_cli_serving.ipynb #eca2bcc8
 bundle = group("bundle", "What a server needs: create, verify, diff, refit, rollback.", SERVING)
@@ -221,6 +222,45 @@ def comparison_text(found: dict[str, Any]) -> str:
     judged = "the assignment is broken, and no result is to be trusted" if odds < 0.01 else "the assignment is as planned"
     missed = ", ".join(f"{n:,} {why}" for why, n in (found["left_out"] | found["not_attributed"]).items())
     return "\n".join([*out, f"{judged} (p {odds:.2g} at all looks)", f"left out: {missed}"])
+
+# %% ../../nbs/89_cli_serving.ipynb #6869b9f3
+@feedback.command(
+    "drift",
+    epilog=examples("recsys-lab feedback drift served", "recsys-lab feedback drift served --page drift.html --fail"),
+)
+def find_drift(
+    folder: LogFolder,
+    days: Annotated[int, typer.Option(min=1, help="Days that are compared: the last that are over.")] = 7,
+    reference: Annotated[int, typer.Option(min=4, help="Days before them that they are compared with.")] = 84,
+    delay: Annotated[float, typer.Option(min=0, help="Hours after which a click would have been told.")] = 24.0,
+    page: Annotated[str, typer.Option(help="Write Evidently's page on both windows here.")] = "",
+    fail: Annotated[bool, typer.Option("--fail", help="Exit with 1 where something drifted.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare the lists of the last days with those before, and leave the result for /metrics."""
+    import pandas as pd
+
+    from recsys_lab.lifecycle.feedback import KINDS, list_outcomes, read_rows
+    from recsys_lab.lifecycle.monitoring import DAY_MS, LIST_FIGURES, Monitor, describe_lists, write_drift, write_report
+
+    now = pd.Timestamp.now("UTC")
+    today = int(now.timestamp() * 1000) // DAY_MS
+    since = (today - days - reference) * DAY_MS
+    shown, told = (read_rows(folder, kind, since) for kind in KINDS)
+    lists, _ = list_outcomes(shown, told, delay * 3600)
+    frame = describe_lists(lists, now, delay)
+    past, latest = frame[frame["day"] < today - days], frame[(frame["day"] >= today - days) & (frame["day"] < today)]
+    table = Monitor(past, LIST_FIGURES, days).check(latest, pd.RangeIndex(today - days, today).to_numpy())
+    write_drift(folder, table, {"days": days, "reference": reference, "lists": len(latest)})
+    if page:
+        write_report(page, past, latest, LIST_FIGURES)
+    found = table.to_dict("records")
+    lines = [
+        f"{'DRIFT' if r['alarm'] else 'ok':<6}{r['figure']:<12}{r['distance']:>8.4f} of {r['threshold']:.4f}  {r['change']}" for r in found
+    ]
+    show(as_json, lambda: {"figures": found, "lists": len(latest)}, lambda: "\n".join(lines))
+    if fail and table["alarm"].any():
+        raise typer.Exit(1)
 
 # %% ../../nbs/89_cli_serving.ipynb #4a062c51
 @app.command(

@@ -40,7 +40,7 @@ __all__ = ['KINDS', 'DID', 'FIELDS', 'COUNTS', 'POOL', 'arrow_schema', 'visitor_
            'forgotten_of', 'without_forgotten', 'settle_forgotten', 'forget', 'drop_rows', 'read_rows', 'list_outcomes',
            'count_outcomes', 'Explored', 'explore', 'team_draft', 'main']
 
-# %% ../../nbs/70_feedback.ipynb #196c60c8
+# %% ../../nbs/70_feedback.ipynb #68c8adae
 KINDS = ("lists", "events")
 DID = {"click": "view", "cart": "addtocart", "purchase": "transaction"}  # what feedback is called, and what a log calls it
 FIELDS: dict[str, dict[str, str]] = {
@@ -54,6 +54,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "model": "text",
         "bundle": "text",
         "items": "texts",
+        "scores": "numbers",
         "chances": "numbers",
         "teams": "texts",
     },

@@ -22,6 +22,7 @@ from recsys_lab.serving.service import (
     answer_request,
     arm_of_request,
     database_of,
+    drift_metrics,
     examples_of,
     explanation_of,
     factors_of,
@@ -37,7 +38,7 @@ from recsys_lab.serving.service import (
     reasons_of,
     recommend_response,
     round_number,
-    similar,
+    similar_and_note,
     similar_item_list,
     stats_of,
     take_feedback,
@@ -84,7 +85,8 @@ async def metrics(service: ServiceDep) -> Any:
 
         registry = prometheus.CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)
-    return Response(prometheus.generate_latest(registry), media_type=prometheus.CONTENT_TYPE_LATEST)
+    told = prometheus.generate_latest(registry) + drift_metrics(service.settings.log)
+    return Response(told, media_type=prometheus.CONTENT_TYPE_LATEST)
 
 
 @state_routes.get("/metadata", summary="Sizes of the model")
@@ -131,8 +133,8 @@ async def recommend(
     kept = await service.cache.get(key) if cached else None
     if kept:
         if service.feedback is not None:
-            shown = [entry["itemid"] for entry in json.loads(kept)["recommendations"]]
-            note_list(service, request, arm, user_id, "warm", name, shown)
+            shown = [(entry["itemid"], entry["score"]) for entry in json.loads(kept)["recommendations"]]
+            note_list(service, request, arm, user_id, "warm", name, [i for i, _ in shown], [s for _, s in shown])
         return Response(kept, media_type="application/json")
     ranked = rank_and_note(service, request, arm, user_id, arm.bundle.history(user), n, name, "", alpha)
     shown_id = json_id(arm.bundle.users[user]) if user >= 0 else user_id
@@ -238,7 +240,7 @@ item_routes = APIRouter(tags=["items"])
 )
 async def factor_similar(service: ServiceDep, request: Request, ask: Annotated[schemas.SimilarRequest, Body()]) -> Any:
     """Items with similar vectors by matrix factorisation (ALS)."""
-    return schemas.as_json({"recommendations": similar(service, request, ask.item_id, ask.n, "als")})
+    return schemas.as_json({"recommendations": similar_and_note(service, request, ask.item_id, ask.n, "als")})
 
 
 @item_routes.get(
@@ -255,7 +257,7 @@ async def similar_items(
     model: schemas.ModelName = "item_knn",
 ) -> Any:
     """Items with many users in common (item KNN)."""
-    return schemas.as_json({"recommendations": similar(service, request, item_id, k, model)})
+    return schemas.as_json({"recommendations": similar_and_note(service, request, item_id, k, model)})
 
 
 @item_routes.post(
@@ -270,7 +272,7 @@ async def search_products(
     """Products whose title or category matches the words of a query (BM25)."""
     arm = service.arm("")
     codes, scores = arm.bundle.find(ask.query, ask.top_k)
-    note_list(service, request, arm, None, "", "bm25", arm.bundle.items[codes])
+    note_list(service, request, arm, None, "", "bm25", arm.bundle.items[codes], scores)
     items = similar_item_list(arm.bundle, codes, scores)
     return schemas.as_json({"results": [{"product_id": t.pop("item_id"), **t} for t in items]})
 

@@ -39,8 +39,8 @@ __all__ = ['SHOWN_HISTORY', 'REASONS', 'LATEST', 'RECORDS', 'REMEMBERED', 'AHEAD
            'similar_item_list', 'model_of', 'iso_time', 'history_of', 'allowed_items', 'stats_of', 'factors_of',
            'examples_of', 'metadata_of', 'health_of', 'reasons_of', 'title_of', 'explanation_of', 'terms_of',
            'count_records', 'note_list', 'rank_and_note', 'joined_lists', 'take_places', 'take_feedback',
-           'recommend_response', 'answer_request', 'arm_of_request', 'find_user', 'similar', 'database_facts',
-           'database_of']
+           'recommend_response', 'answer_request', 'arm_of_request', 'find_user', 'similar', 'similar_and_note',
+           'drift_metrics', 'database_facts', 'database_of']
 
 # %% ../../nbs/65_service.ipynb #2a6686ec
 class Arm(NamedTuple):
@@ -422,10 +422,11 @@ def note_list(
     kind: str,
     name: str,
     ids: Sequence[Any],
+    scores: Any,
     chances: Any = None,
     teams: Sequence[str] | None = None,
 ) -> None:
-    """Write down a list that is about to be served, by the ids of its items.
+    """Write down a list that is about to be served, by the ids and scores of its items.
 
     `kind` is that of the user, `warm` or `cold`, "" where the list is for nobody; `chances` are 1 where nothing was left to chance.
     """
@@ -435,6 +436,7 @@ def note_list(
     row = {"time": service.feedback.clock(), "request_id": request.state.request_id, "route": request.scope["route"].path}
     row |= {"user": visitor_key(user, service.feedback.key), "user_type": kind, "arm": arm.name}
     row |= {"model": name, "bundle": arm.bundle.manifest["version"], "items": [str(i) for i in ids]}
+    row |= {"scores": [None if s is None else round_number(s) for s in scores]}
     service.feedback.put("lists", {**row, "chances": [round(float(c), 9) for c in known], "teams": teams})
 
 
@@ -463,7 +465,7 @@ def rank_and_note(
         joined = joined_lists(ranked, other)
         ranked = take_places(joined, np.array([joined.codes.tolist().index(code) for code in codes], np.int64))
     kind = "warm" if ranked.warm else "cold"
-    note_list(service, request, arm, user, kind, name, arm.bundle.items[ranked.codes], chances, teams)
+    note_list(service, request, arm, user, kind, name, arm.bundle.items[ranked.codes], ranked.scores, chances, teams)
     return ranked
 
 
@@ -554,15 +556,41 @@ def find_user(b: Bundle, user_id: Any) -> int:
     return user
 
 
-def similar(service: Service, request: Request, item_id: Any, k: int, model: str) -> list[dict[str, Any]]:
-    """Items like one, as `SimilarItem`, written down; `ApiError` for one that is not known."""
+def similar(service: Service, item_id: Any, k: int, model: str) -> list[dict[str, Any]]:
+    """Items like one, as `SimilarItem`; `ApiError` for one that is not known."""
     arm = service.arm("")
     name = model_of(arm, model)
     if (item := arm.bundle.items.find(item_id)) < 0:
         raise ApiError(404, "there is no item of that id")
-    codes, scores = arm.bundle.similar(item, k, name)
-    note_list(service, request, arm, None, "", name, arm.bundle.items[codes])
-    return similar_item_list(arm.bundle, codes, scores)
+    return similar_item_list(arm.bundle, *arm.bundle.similar(item, k, name))
+
+
+def similar_and_note(service: Service, request: Request, item_id: Any, k: int, model: str) -> list[dict[str, Any]]:
+    """`similar`, written down."""
+    arm, found = service.arm(""), similar(service, item_id, k, model)
+    columns = ([entry[name] for entry in found] for name in ("item_id", "score"))
+    note_list(service, request, arm, None, "", model_of(arm, model), *columns)
+    return found
+
+# %% ../../nbs/65_service.ipynb #69208660
+def drift_metrics(log: str) -> bytes:
+    """The figures of `drift.json` in the folder of a log as Prometheus metrics; nothing where there is none."""
+    if not log:
+        return b""
+    try:
+        told = json.loads((Path(log) / "drift.json").read_text(encoding="utf-8"))
+        figures = [(row["figure"], row["distance"], row["threshold"], row["alarm"]) for row in told["figures"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return b""  # none, or one that somebody else wrote
+    registry = prometheus.CollectorRegistry()
+    names = ("distance", "threshold", "alarm")
+    meant = ("Distance of a figure from its reference", "Distance from which a figure is an alarm", "1 where it is one")
+    gauges = [prometheus.Gauge(f"recsys_drift_{n}", m, ["figure"], registry=registry) for n, m in zip(names, meant, strict=True)]
+    for figure, *values in figures:
+        for gauge, value in zip(gauges, values, strict=True):
+            gauge.labels(figure).set(float(value))
+    prometheus.Gauge("recsys_drift_made_seconds", "When the figures were made", registry=registry).set(told["made"])
+    return prometheus.generate_latest(registry)
 
 # %% ../../nbs/65_service.ipynb #57de7b78
 FACTS = (

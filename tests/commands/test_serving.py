@@ -3,12 +3,15 @@
 import json
 import os
 import sys
+import time
 
+import numpy as np
 import pytest
 
 from recsys_lab.cli import main
 from recsys_lab.lifecycle.feedback import FeedbackLog, visitor_key
 from recsys_lab.serving.api import arguments, serve
+from recsys_lab.serving.service import drift_metrics
 
 
 @pytest.fixture
@@ -140,3 +143,32 @@ def test_arms_are_compared_and_a_broken_assignment_is_told(tmp_path, capsys):
     ):
         assert main(["feedback", "compare", str(tmp_path), *words]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_drift_of_what_was_served_is_found_written_and_told_by_its_exit_code(tmp_path, capsys):
+    now = time.time_ns() // 1_000_000
+    log = FeedbackLog(tmp_path / "log", compacting=False, clock=lambda: now, most=100_000)
+    rng = np.random.default_rng(0)
+    for n in range(40 * 60):
+        age = n % 40 + 1
+        row = {
+            "time": now - age * 86_400_000,
+            "request_id": f"r{n}",
+            "user": f"u{n}",
+            "route": "/",
+            "arm": "a",
+            "model": "als",
+        }
+        row |= {"user_type": "cold" if rng.random() < (0.9 if age <= 7 else 0.3) else "warm", "chances": [1.0]}
+        log.put("lists", row | {"items": [str(rng.integers(5))], "scores": [float(rng.random())]})
+    log.close()
+    words = ["feedback", "drift", str(tmp_path / "log"), "--reference", "30"]
+    assert main([*words, "--json"]) == 0
+    told = {row["figure"]: row for row in json.loads(capsys.readouterr().out)["figures"]}
+    assert told["user_type"]["alarm"] and not told["score"]["alarm"] and not told["first"]["alarm"]
+    assert main([*words, "--fail"]) == 1
+    text = capsys.readouterr().out
+    assert "DRIFT user_type" in text and "ok    score" in text
+    assert b'recsys_drift_alarm{figure="user_type"} 1.0' in drift_metrics(str(tmp_path / "log"))
+    assert main([*words[:-1], "10"]) == 2
+    assert "the reference has" in capsys.readouterr().err
