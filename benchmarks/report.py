@@ -29,6 +29,7 @@ def read(name: str) -> dict:
     by_session,
     words,
     growth,
+    logging,
 ) = (
     read(n)
     for n in (
@@ -48,6 +49,7 @@ def read(name: str) -> dict:
         "sessions",
         "command_line",
         "growth",
+        "feedback_log",
     )
 )
 
@@ -77,6 +79,27 @@ def at_full_size(step: str, what: str, goal: str, beside: str = "", against: str
         ratio = full[step]["seconds"] / full[beside]["seconds"]
         told += f"; {ratio:.2f} times the {full[beside]['seconds']} s of {against}"
     return "`full_size.py`", what, told, goal
+
+
+def logged_rows() -> list[tuple[str, str, str, str]]:
+    """Rows about the service with a log of what it serves beside one without, measured in turns."""
+    plain, logged = logging["without"], logging["with"]
+
+    def pair(name: str) -> str:
+        return " beside ".join(
+            f"{min(r[name] for r in rows):g} to {max(r[name] for r in rows):g}" for rows in (logged, plain)
+        )
+
+    share = sum(row["a_second"] for row in logged) / sum(row["a_second"] for row in plain)
+    written, served = (sum(row[name] for row in logged) for name in ("written", "served"))
+    what = f"with a log and exploration beside without, {len(plain)} rounds in turns"
+    return [
+        ("`feedback_log.py`", f"p50 at 50 a second, ms, {what}", pair("p50_ms"), ""),
+        ("`feedback_log.py`", f"p99 at 50 a second, ms, {what}", pair("p99_ms"), "25"),
+        ("`feedback_log.py`", f"answers a second, {what}", f"{pair('a_second')}; {share:.0%} of those without", ""),
+        ("`feedback_log.py`", f"largest unshared memory of a worker, MB, {what}", pair("unshared_mb"), "256"),
+        ("`feedback_log.py`", "lists in the log of those served, after SIGTERM", f"{written:,} of {served:,}", "all"),
+    ]
 
 
 def both(values: dict) -> str:
@@ -354,6 +377,7 @@ rows = [
         )
         for model, told in defaults["models"].items()
     ),
+    *logged_rows(),
     ("`serving.py`", "from start to ready", f"{serving['ready_seconds']} s", "3 s"),
     (
         "`serving.py`",

@@ -21,13 +21,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from common import record
 
 from recsys_lab import loading
 from recsys_lab.files import DataError
-from recsys_lab.lifecycle.feedback import read_rows
 from recsys_lab.ranking.hybrid import HybridTuned
-from recsys_lab.serving.bundle import pack, verify
+from recsys_lab.serving.bundle import Bundle, pack, verify
 
 ROOT = Path(__file__).parents[1]
 PLACE = ROOT / "build" / "serving"
@@ -252,28 +252,10 @@ def unshared(parent: int) -> list[int]:
     return found
 
 
-def side_by_side(folder: Path, limit: Limit, hybrid: Sequence[Any], rounds: int = 3) -> dict[str, Any]:
-    """The service without and with a log of what it serves, in turns: latency at 50 a second, throughput and memory of each, and how
-    many lists were written of those served.
-    """
-    out: dict[str, Any] = {"without": {}, "with_log": {}}
-    for number in range(rounds):
-        for name, told_of in out.items():
-            place = PLACE / f"log-{number}"
-            words = ["--log", str(place), "--explore", "0.05"] if name == "with_log" else []
-            with server(folder, limit, *words) as (port, pid, _):
-                asyncio.run(as_fast_as_it_goes(port, hybrid[:500], 4, 30))
-                steady = asyncio.run(at_a_rate(port, hybrid[500:1500], 50))
-                answers, seconds = asyncio.run(as_fast_as_it_goes(port, hybrid[1500:], 8, 10))
-                told_of.setdefault("p50_ms", []).append(told(steady)["p50_ms"])
-                told_of.setdefault("p99_ms", []).append(told(steady)["p99_ms"])
-                told_of.setdefault("a_second", []).append(round(len(answers) / seconds))
-                told_of.setdefault("unshared_mb", []).append(max(unshared(pid), default=0))
-            if words:
-                served = len(steady) + len(answers) + 500
-                told_of.setdefault("written_of_served", []).append([len(read_rows(place, "lists")), served])
-                shutil.rmtree(place)
-    return out
+def known_ids(folder: Path) -> tuple[list[int], list[int]]:
+    """(users, items) that the models of a bundle know."""
+    opened = Bundle(folder)
+    return [np.asarray(ids[np.arange(len(ids))]).tolist() for ids in (opened.users, opened.items)]  # type: ignore[return-value]
 
 
 def drawn_requests(cases: int) -> dict[str, Any]:
@@ -303,8 +285,7 @@ def main() -> None:
     }
     result |= {name: manifest["facts"][f"unique_{name}"] for name in ("users", "items")}
     result |= {"near": manifest["near"], "bundle_mb": round(sum(f["bytes"] for f in manifest["files"].values()) / 1e6)}
-    log = loading.load("shop", size="full")
-    users, items = log.users.tolist(), log.items.tolist()
+    users, items = known_ids(folder)
     try:
         with server(folder, limit) as (port, pid, ready):
             result["ready_seconds"] = round(ready, 2)
@@ -325,7 +306,6 @@ def main() -> None:
             for name in ("memory.max_usage_in_bytes", "memory.peak"):
                 if (most := limit.told(name)) is not None:
                     result["peak_with_cache_mb"] = round(most / 2**20)
-        result["log"] = side_by_side(folder, limit, hybrid)
     finally:
         limit.remove()
     record("serving", result | {"drawn": drawn_requests(22_000)})

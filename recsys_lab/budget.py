@@ -244,16 +244,18 @@ def plan_models(
 ) -> dict[str, dict[str, Any]]:
     """The plan of a run of `seconds` with `jobs` chapters at a time: `trials, seconds, left_out` and the cost of each model, by name.
 
-    `models` are their fixed settings by name. A model whose cost cannot be measured, or that needs what the log does not have, is not
-    planned.
+    `models` are their fixed settings by name, `asked` the visitors that a question asks at most. A model whose cost cannot be measured,
+    or that needs what the log does not have, is not planned.
     """
     able = {n: s for n, s in models.items() if set(model_class(n).needs) <= set(log.offers)}
     full = {n: memory_shortage(model_class(n)(**s), log) for n, s in able.items()}
     out: dict[str, dict[str, Any]] = {n: Planned(0, 0.0, why)._asdict() for n, why in full.items() if why}
     fitting = {n: s for n, s in able.items() if not full[n]}
-    costs = measured_costs(log, fitting, asked, max(0.3, seconds / 500), machine)
+    split = make(log, judged=asked)
+    protocol, target, exclude = questions(split, "valid")[0]
+    coming = len(pd.unique(make_cases(split, protocol, target, "valid", exclude).user_ids))  # of all, few come in that part
+    costs = measured_costs(log, fitting, min(asked, coming), max(0.3, seconds / 500), machine)
     known = {n: c for n, c in costs.items() if c is not None}
-    split = make(visitor_part(log, 4), judged=ASKED[1])
     for name, planned in share_out(known, SEARCHES * seconds * jobs, len(questions(split))).items():
         out[name] = planned._asdict() | known[name]._asdict()
     return out
