@@ -182,14 +182,23 @@ def compare_served_arms(
     visitors: Annotated[int, typer.Option(min=1, help="Number of visitors at which intervals are narrowest.")] = 10_000,
     as_json: Json = False,
 ) -> None:
-    """Compare the arms by what visitors did: rates per list, and differences with intervals that hold at all looks."""
+    """Compare the arms by what visitors did: rates per list, and differences with intervals that hold at all looks.
+
+    Of interleaved lists it tells which team's items are clicked more.
+    """
     import pandas as pd
 
     from recsys_lab.lifecycle.feedback import KINDS, list_outcomes, read_rows
-    from recsys_lab.lifecycle.online import compare_arms, mismatch, visitor_outcomes
+    from recsys_lab.lifecycle.online import compare_arms, mismatch, team_credits, team_preference, visitor_outcomes
 
     planned = parse_shares(shares)
-    lists, missed = list_outcomes(*(read_rows(folder, kind) for kind in KINDS))
+    served, events = (read_rows(folder, kind) for kind in KINDS)
+    if served["teams"].notna().any():  # interleaved: clicks credit a team, and no visitor is of one arm
+        won = team_preference(team_credits(served, events), level)
+        between = f"preference for b over a {won['preference']:+.3f} [{won['low']:+.3f}, {won['high']:+.3f}]"
+        show(as_json, lambda: won, lambda: f"{won['visitors']:,} visitors clicked more on one team's items: {between}")
+        return
+    lists, missed = list_outcomes(served, events)
     outcomes, left_out = visitor_outcomes(lists, pd.Timestamp.now("UTC"), hours)
     if not len(outcomes):
         raise UserError(f"{folder}: no visitor's {hours:g} hours are over yet; say --hours for fewer, or come again")

@@ -173,7 +173,7 @@ def distance(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     found = np.sqrt(np.maximum(sum(terms) / 2, 0))
     return np.where((one.sum(-1) > 0) & (other.sum(-1) > 0), found, 0.0)
 
-
+# %% ../../nbs/71_monitoring.ipynb #9d9dc0cc
 class Monitor:
     """What is usual in a reference, with which later days are compared.
 
@@ -239,7 +239,7 @@ class Monitor:
         at = int(np.argmax(np.abs(now - before)))
         return f"{self.binnings[name].labels[at]}: {before[at]:.1%} -> {now[at]:.1%}"
 
-
+# %% ../../nbs/71_monitoring.ipynb #cc120335
 def window_sums(counts: np.ndarray, window: int) -> np.ndarray:
     """The sums of all runs of `window` rows `[days, places]`: int64 `[days - window + 1, places]`."""
     sums = np.cumsum(np.vstack([np.zeros_like(counts[:1]), counts]), 0)

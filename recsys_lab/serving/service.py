@@ -439,7 +439,7 @@ def note_list(
     row |= {"scores": [None if s is None else round_number(s) for s in scores]}
     service.feedback.put("lists", {**row, "chances": [round(float(c), 9) for c in known], "teams": teams})
 
-
+# %% ../../nbs/65_service.ipynb #2c4af42b
 def rank_and_note(
     service: Service,
     request: Request,

@@ -172,3 +172,23 @@ def test_drift_of_what_was_served_is_found_written_and_told_by_its_exit_code(tmp
     assert b'recsys_drift_alarm{figure="user_type"} 1.0' in drift_metrics(str(tmp_path / "log"))
     assert main([*words[:-1], "10"]) == 2
     assert "the reference has" in capsys.readouterr().err
+
+
+def test_interleaved_lists_are_compared_by_their_teams(tmp_path, capsys):
+    log = FeedbackLog(tmp_path, compacting=False)
+    now = log.clock()
+    for n in range(200):
+        row = {"time": now, "request_id": f"r{n}", "user": f"u{n}", "user_type": "warm", "arm": "a+b", "model": "als"}
+        log.put("lists", {**row, "route": "/", "items": ["1", "2"], "chances": [1.0, 1.0], "teams": ["a", "b"]})
+        event = {"request_id": f"r{n}", "item_id": "1" if n % 10 == 0 else "2", "event": "click", "time": now}
+        log.put("events", {**event, "received": now, "key": str(n)})
+    log.close()
+    assert main(["feedback", "compare", str(tmp_path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (
+        told["visitors"] == 200
+        and told["preference"] == pytest.approx(0.8)
+        and 0 < told["low"] < 0.8 < told["high"] <= 1
+    )
+    assert main(["feedback", "compare", str(tmp_path)]) == 0
+    assert "200 visitors clicked more on one team's items: preference for b over a +0.800 [" in capsys.readouterr().out
