@@ -12,7 +12,6 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ from recsys_lab import loading
 from recsys_lab.files import DataError
 from recsys_lab.ranking.hybrid import HybridTuned
 from recsys_lab.serving.bundle import Bundle, pack, verify
+from recsys_lab.serving.lean import server_process
 
 ROOT = Path(__file__).parents[1]
 PLACE = ROOT / "build" / "serving"
@@ -105,39 +105,11 @@ class Limit:
 @contextmanager
 def server(folder: Path, limit: Limit, *more: str) -> Iterator[tuple[int, int, float]]:
     """(port, process id, seconds from start to ready) of a server with `WORKERS` workers, and `more` words of its command."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    words = [
-        sys.executable,
-        "-m",
-        "recsys_lab.serving.lean",
-        str(folder),
-        "--port",
-        str(port),
-        "--workers",
-        str(WORKERS),
-        "--quiet",
-        *more,
-    ]
-    began = time.perf_counter()
-    done = subprocess.Popen(words, cwd=ROOT, preexec_fn=limit.enter)
-    try:
-        while True:
-            try:
-                if asyncio.run(once(port, "/ready"))[0] == 200:
-                    break
-            except (OSError, asyncio.IncompleteReadError):
-                pass
-            if done.poll() is not None or time.perf_counter() - began > 60:
-                raise RuntimeError("the server did not become ready")
-            time.sleep(0.02)
+    words, began = ("--workers", str(WORKERS), "--quiet", *more), time.perf_counter()
+    with server_process(folder, *words, cwd=ROOT, preexec_fn=limit.enter) as (url, done):
         ready = time.perf_counter() - began
         time.sleep(2)  # until the other worker is ready too
-        yield port, done.pid, ready
-    finally:
-        done.terminate()
-        done.wait(30)
+        yield int(url.rpartition(":")[2]), done.pid, ready
 
 
 # The load: HTTP/1.1 over kept connections, written by hand, for a client library would take more of the machine than the server
@@ -156,15 +128,6 @@ async def ask(reader: Any, writer: Any, path: str, body: Any = None) -> tuple[in
     head = await reader.readuntil(b"\r\n\r\n")
     length = int(re.search(rb"content-length: (\d+)", head.lower())[1])  # type: ignore[index]
     return int(head[9:12]), await reader.readexactly(length)
-
-
-async def once(port: int, path: str) -> tuple[int, bytes]:
-    """One request on a connection of its own."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        return await ask(reader, writer, path)
-    finally:
-        writer.close()
 
 
 async def as_fast_as_it_goes(

@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, (TypeError, LookupError)) and not is_ours(error):
             raise
         print(f"recsys-lab: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
+        return int(getattr(error, "exit_code", 2))
     return 2
 
 

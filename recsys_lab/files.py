@@ -42,6 +42,8 @@ class DataError(ValueError):
 class UserError(Exception):
     """A request of the user that cannot be fulfilled; the message says what would be right."""
 
+    exit_code = 2  # of the command line
+
 # %% ../nbs/06_files.ipynb #bad9727c
 SUFFIXES = ("", ".gz", ".xz", ".bz2", ".zst", ".zip")
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile, NotImplementedError)

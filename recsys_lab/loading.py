@@ -49,7 +49,7 @@ __all__ = ['MAKERS', 'SHARED_OPTIONS', 'CUTOFFS', 'KINDS', 'READERS', 'CACHE_FRO
            'read_options', 'within', 'table_words', 'read_folder', 'naming_the_toml', 'with_cutoffs', 'read_by_options',
            'available_datasets', 'load', 'content_key', 'source_files', 'remembered_key', 'keep_copy', 'write_copy',
            'first_moment', 'read_frame', 'refuse_what_cannot_fit', 'read_copy', 'is_large', 'copy_place', 'prepare',
-           'read_cached', 'example_part', 'load_example']
+           'read_cached', 'read_growing', 'example_part', 'load_example']
 
 # %% ../nbs/54_loading.ipynb #941fbee3
 #| export
@@ -449,6 +449,20 @@ def read_cached(folder: Path, name: str) -> Dataset:
         warnings.warn(f"{name} is not kept as Parquet in {cache_folder()}: {error}", stacklevel=2)
         return log
     return with_cutoffs(read_copy(copy, name, folder), options)
+
+# %% ../nbs/54_loading.ipynb #11ef30f9
+@reader("growing")
+def read_growing(folder: Path, name: str) -> Dataset:
+    """A copy of a log and the deliveries beside it, in order of time."""
+    if not (folder / "dataset.json").exists():
+        raise DataError(f"{folder}: there is no dataset.json; make the log anew: recsys-lab data grow NAME --base DATASET")
+    base = read_copy(folder, name, folder)
+    rows = [pd.read_parquet(path) for path in sorted(folder.glob("rows-*.parquet"))]
+    if not rows:
+        return base
+    kinds = {c: base.events[c].dtype for c in base.events}
+    events = pd.concat([base.events, *(part.astype(kinds) for part in rows if len(part))], ignore_index=True)
+    return Dataset(name, events, base.properties, base.categories, True, base.notices, folder)
 
 # %% ../nbs/54_loading.ipynb #ccb2de6a
 EXAMPLE_EVENTS = 20_000  # that an example's log has, about

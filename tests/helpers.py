@@ -3,7 +3,6 @@
 import gzip
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -13,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import requests
 
 from recsys_lab import datasets, histories, loading
 from recsys_lab.datasets import Dataset
 from recsys_lab.models.base import model_class
 from recsys_lab.ranking import training
+from recsys_lab.serving.lean import server_process
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -87,41 +86,11 @@ def quick(name: str) -> dict:
 LEAN = [sys.executable, "-m", "recsys_lab.serving.lean"]
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 @contextmanager
 def serving(folder, *words, **env):
     """A server in a process of its own, ready; yields its URL and its process."""
-    port = free_port()
-    done = subprocess.Popen(
-        [*LEAN, str(folder), "--port", str(port), *words],
-        cwd=ROOT,
-        env=os.environ | env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(200):
-            assert done.poll() is None, done.stdout.read()
-            try:
-                if requests.get(f"{url}/ready", timeout=2).status_code == 200:
-                    break
-            except requests.ConnectionError:
-                pass
-            time.sleep(0.1)
-        else:
-            raise AssertionError("the server is not ready after 20 seconds")
+    with server_process(folder, *words, cwd=ROOT, env=os.environ | env) as (url, done):
         yield url, done
-    finally:
-        if done.poll() is None:
-            done.terminate()
-        done.communicate(timeout=30)
 
 
 def packed(fits, shop, out, **more):

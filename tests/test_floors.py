@@ -24,8 +24,10 @@ FLOORS = [  # a module imports from its own floor and from those before it
         "ranking.hybrid",
     ],
     ["evaluation", "plots"],
-    ["runs", "tuning", "decision", "provenance", "ranking.analysis", "budget", "lifecycle.*"],
-    ["testing", "serving.*", "board", "published", "chapters", "batches", "labs"],
+    ["runs", "tuning", "decision", "provenance", "ranking.analysis", "budget"],
+    ["lifecycle.feedback", "lifecycle.monitoring", "lifecycle.online"],
+    ["testing", "serving.*", "lifecycle.registry", "board", "published", "chapters", "batches", "labs"],
+    ["lifecycle.retraining", "lifecycle.store"],
     ["book"],
     ["commands.*", "cli"],
 ]

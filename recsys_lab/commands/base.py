@@ -29,6 +29,7 @@ EXIT_CODES = {
     0: "done",
     1: "a chapter or the server failed",
     2: "a mistake that the message explains",
+    3: "refused by a check that does not hold",
     130: "interrupted",
 }
 UsageError: type[Exception] = typer.BadParameter.__mro__[2]  # the base of all that Typer refuses

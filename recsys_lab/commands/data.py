@@ -16,7 +16,7 @@ __all__ = ['Size', 'SizeOption', 'data', 'Files', 'Name', 'DryRun', 'Like', 'Col
            'Names', 'Encoding', 'Quote', 'Escape', 'Comment', 'Member', 'Decimal', 'TimeUnit', 'TimeFormat', 'TimeZone',
            'Order', 'Duplicates', 'MissingIds', 'Returns', 'OnError', 'Since', 'Until', 'Visitors', 'Scale', 'Liked',
            'Met', 'Test', 'Valid', 'IMPORTING', 'import_files', 'dataset_rows', 'list_data', 'list_layouts',
-           'make_data', 'fetch_data', 'describe_data', 'known_dataset']
+           'make_data', 'fetch_data', 'describe_data', 'known_dataset', 'grow_data', 'append_data']
 
 # %% ../../nbs/77_cli_data.ipynb #34873ac5
 Size = Literal["tiny", "small", "full"]  # of the embedded shop
@@ -203,3 +203,41 @@ def known_dataset(name: str, action: str, names: list[str]) -> None:
     """`UserError` with the names there are where none was given."""
     if not name:
         raise UserError(f"say which dataset to {action}; there are {', '.join(names)}")
+
+# %% ../../nbs/77_cli_data.ipynb #bc8ca464
+@data.command("grow", epilog=examples("recsys-lab data grow live --base my_log"))
+def grow_data(
+    name: Annotated[str, typer.Argument(help="What the growing log is to be called.")],
+    base: Annotated[str, typer.Option(help="The dataset that it begins with.")],
+    size: SizeOption = "small",
+    until: Annotated[str, typer.Option(help="Only events before this time.")] = "",
+) -> None:
+    """Make a log to which rows are appended (data append, retrain)."""
+    import pandas as pd
+
+    from recsys_lab import files, loading
+    from recsys_lab.lifecycle.retraining import start_growing
+
+    log = loading.load(base, size=size)
+    if until:
+        log = log.before(pd.Timestamp(until, tz=None if "+" in until or until.endswith("Z") else "UTC"))
+    place = start_growing(log, files.data_folders()[0] / name)
+    print(f"{loading.load(name)}\n{place}; put new files into {place / 'inbox'}, or say recsys-lab data append {name} FILE")
+
+
+@data.command("append", epilog=examples("recsys-lab data append live new.csv"))
+def append_data(
+    name: Annotated[str, typer.Argument(help="Name of a growing log.")],
+    files: Annotated[list[str], typer.Argument(help="Files of new events, as data import takes them.")],
+    late_days: Annotated[float, typer.Option(min=0, help="Rows that are older than the log's end by more are set aside.")] = 30.0,
+    as_json: Json = False,
+) -> None:
+    """Append the events of files to a growing log; repeated rows are left out, too late and future ones set aside."""
+    from recsys_lab.lifecycle.retraining import append_rows, growing_folder, read_delivery
+
+    rows = []
+    for file in files:
+        became = append_rows(growing_folder(name), read_delivery(file), late_days=late_days)
+        rows.append({"file": file, **became._asdict()})
+    line = "{file}: {new:,} new, {repeated:,} repeated, {late:,} too late, {ahead:,} from the future"
+    show(as_json, lambda: rows, lambda: "\n".join(line.format(**row) for row in rows))

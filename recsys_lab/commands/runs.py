@@ -64,7 +64,7 @@ RUNNING = examples(
 
 # %% ../../nbs/92_cli_runs.ipynb #32b4776d
 def finish_run(folder: Path, states: dict[str, dict[str, Any]], with_book: bool) -> None:
-    """Write a run's summary, build its book, and print what was left out and the leaderboards."""
+    """Write a run's summary, build its book, record it where a registry is named, and print what was left out and the leaderboards."""
     from recsys_lab import book
 
     book.refresh(folder)
@@ -72,6 +72,10 @@ def finish_run(folder: Path, states: dict[str, dict[str, Any]], with_book: bool)
         if state["status"].startswith(("skipped", "left out")):
             print(f"{name} {state['status']}")
     first = book.build_book(folder, pages=command_pages()) if with_book else None
+    if os.environ.get("RECSYS_LAB_REGISTRY"):
+        from recsys_lab.lifecycle.registry import ModelRegistry
+
+        print(f"recorded as run {ModelRegistry().record(folder)} in {os.environ['RECSYS_LAB_REGISTRY']}")
     print("\n" + book.leaderboards(folder))
     print(f"summary: {os.path.relpath(folder)}/README.md" + (f"\nbook:    {os.path.relpath(first)}" if first else ""))
 

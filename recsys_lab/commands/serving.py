@@ -13,17 +13,20 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from .data import SizeOption
 from .base import SERVING, Json, RunFolder, UserError, app, examples, group, plain, show
 
 # %% auto #0
-__all__ = ['bundle', 'BundlePlace', 'feedback', 'LogFolder', 'UNHASHED', 'create_bundle', 'verify_bundle', 'diff_bundles',
-           'refit_bundle', 'roll_back_bundle', 'summarise_feedback', 'outcome_text', 'compact_feedback',
-           'forget_visitor', 'compare_served_arms', 'parse_shares', 'comparison_text', 'find_drift', 'serve',
-           'open_page']
+__all__ = ['bundle', 'BundlePlace', 'feedback', 'LogFolder', 'UNHASHED', 'registry', 'Version', 'Store', 'WindowDays', 'Margin',
+           'P99', 'MemoryMb', 'Force', 'create_bundle', 'verify_bundle', 'diff_bundles', 'refit_bundle',
+           'roll_back_bundle', 'summarise_feedback', 'outcome_text', 'compact_feedback', 'forget_visitor',
+           'compare_served_arms', 'parse_shares', 'comparison_text', 'find_drift', 'add_bundle', 'record_run',
+           'list_versions', 'version_text', 'decision_text', 'diff_versions', 'promote_version', 'roll_back_version',
+           'retrain_log', 'step_text', 'serve', 'open_page']
 
 # %% ../../nbs/89_cli_serving.ipynb #eca2bcc8
 bundle = group("bundle", "What a server needs: create, verify, diff, refit, rollback.", SERVING)
-BundlePlace = Annotated[str, typer.Argument(help="Folder or URL of the bundle.")]
+BundlePlace = Annotated[str, typer.Argument(help="Folder or URL of the bundle, or registry:ALIAS.")]
 
 
 @bundle.command(
@@ -55,9 +58,10 @@ def create_bundle(
 @bundle.command("verify")
 def verify_bundle(place: BundlePlace, as_json: Json = False) -> None:
     """Check every file of a bundle, and that the code is that of this installation."""
-    from recsys_lab.serving.bundle import local_copy, verify
+    from recsys_lab.lifecycle.registry import bundle_folder
+    from recsys_lab.serving.bundle import verify
 
-    folder = local_copy(place)
+    folder = bundle_folder(place)
     version = verify(folder)["version"]
     show(
         as_json,
@@ -69,9 +73,10 @@ def verify_bundle(place: BundlePlace, as_json: Json = False) -> None:
 @bundle.command("diff", epilog=examples("recsys-lab bundle diff bundle.previous bundle"))
 def diff_bundles(a: BundlePlace, b: BundlePlace, as_json: Json = False) -> None:
     """Print the facts, code and files in which two bundles differ."""
-    from recsys_lab.serving.bundle import difference, local_copy
+    from recsys_lab.lifecycle.registry import bundle_folder
+    from recsys_lab.serving.bundle import difference
 
-    found = difference(local_copy(a), local_copy(b))
+    found = difference(bundle_folder(a), bundle_folder(b))
     show(
         as_json,
         lambda: found,
@@ -271,6 +276,167 @@ def find_drift(
     if fail and table["alarm"].any():
         raise typer.Exit(1)
 
+# %% ../../nbs/89_cli_serving.ipynb #e898262d
+registry = group("registry", "Versions of bundles, and which is champion: add, list, promote, rollback, diff.", SERVING)
+Version = Annotated[str, typer.Argument(help="A version: its number, alias, or the beginning of its bundle's version.")]
+Store = Annotated[str, typer.Option("--store", help="Folder or URL of the registry (default: RECSYS_LAB_REGISTRY, or registry).")]
+WindowDays = Annotated[int, typer.Option(min=1, help="Days of the newest complete window that candidates are judged on.")]
+Margin = Annotated[float, typer.Option(min=0, max=1, help="Share by which NDCG@10 may be worse, at the interval's lower end.")]
+P99 = Annotated[float, typer.Option("--p99", min=0, help="Milliseconds that the slowest of a hundred answers may take.")]
+MemoryMb = Annotated[float, typer.Option(min=0, help="Megabytes that the server may take.")]
+Force = Annotated[bool, typer.Option("--force", help="Promote whatever the gate says; it is written down.")]
+
+
+@registry.command("add", epilog=examples("recsys-lab registry add bundle"))
+def add_bundle(place: BundlePlace, store: Store = "", as_json: Json = False) -> None:
+    """Add a bundle as a version, the challenger."""
+    from recsys_lab.lifecycle.registry import ModelRegistry
+    from recsys_lab.serving.bundle import local_copy
+
+    number = ModelRegistry(store).register(local_copy(place))
+    show(as_json, lambda: {"version": number}, lambda: f"{place} is version {number}")
+
+
+@registry.command("record", epilog=examples("recsys-lab registry record reports/shop"))
+def record_run(run: RunFolder, store: Store = "", as_json: Json = False) -> None:
+    """Record a run of the lab as an MLflow run: settings, metrics with intervals, figures, fingerprint of the data."""
+    from recsys_lab.lifecycle.registry import ModelRegistry
+
+    made = ModelRegistry(store).record(run)
+    show(as_json, lambda: {"run": made}, lambda: f"{run} is run {made}")
+
+# %% ../../nbs/89_cli_serving.ipynb #1a67abcd
+@registry.command("list", epilog=examples("recsys-lab registry list", "recsys-lab registry list --decisions"))
+def list_versions(
+    decisions: Annotated[bool, typer.Option("--decisions", help="What was decided, in place of the versions.")] = False,
+    store: Store = "",
+    as_json: Json = False,
+) -> None:
+    """List the versions with their aliases and parents, or what was decided about them."""
+    from recsys_lab.lifecycle.registry import ModelRegistry
+
+    of = ModelRegistry(store)
+    rows = of.decisions() if decisions else of.versions()
+    show(as_json, lambda: rows, lambda: "\n".join((decision_text if decisions else version_text)(row) for row in rows) or "none yet")
+
+
+def version_text(row: dict[str, Any]) -> str:
+    """A version as a line."""
+    parent = f"from {row['parent']}" if row["parent"] else "the first"
+    return f"{row['version']:>4}  {row['bundle']}  {','.join(row['aliases']):<11}  {row['made']}  {parent:<9}  {row['model']}"
+
+
+def decision_text(row: dict[str, Any]) -> str:
+    """A decision as a line."""
+    failed = "; ".join(f"{name}: {text}" for name, passed, text in row["checks"] if not passed)
+    over = f" over {row['over']}" if row["over"] else ""
+    told = [f"{row['at']}  {row['what']} {row['version']}{over}", "BY FORCE" if row["forced"] else "", failed, row["why"]]
+    return "  ".join(word for word in told if word)
+
+
+@registry.command("diff", epilog=examples("recsys-lab registry diff champion challenger"))
+def diff_versions(a: Version, b: Version, store: Store = "", as_json: Json = False) -> None:
+    """Print the facts, code and files in which the bundles of two versions differ."""
+    from recsys_lab.lifecycle.registry import ModelRegistry
+
+    found = ModelRegistry(store).difference(a, b)
+    lines = (f"{name}: {one} -> {other}" for name, (one, other) in found.items())
+    show(as_json, lambda: found, lambda: "\n".join(lines) or "no difference")
+
+# %% ../../nbs/89_cli_serving.ipynb #5cc48dfa
+@registry.command(
+    "promote",
+    epilog=examples("recsys-lab registry promote challenger --dataset my_log", "recsys-lab registry promote 3 --dataset my_log --force"),
+)
+def promote_version(
+    version: Version,
+    dataset: Annotated[str, typer.Option(help="The log that it is judged on.")],
+    size: SizeOption = "small",
+    margin: Margin = 0.05,
+    window_days: WindowDays = 7,
+    p99: P99 = 100.0,
+    memory_mb: MemoryMb = 512.0,
+    force: Force = False,
+    store: Store = "",
+    as_json: Json = False,
+) -> None:
+    """Make a version champion if it passes the gate: no leakage, not worse than the champion, whole, fast and small enough."""
+    from recsys_lab import loading
+    from recsys_lab.lifecycle.registry import CHAMPION, ModelRegistry
+    from recsys_lab.lifecycle.retraining import Bounds, run_gate
+
+    of, bounds = ModelRegistry(store), Bounds(window_days=window_days, margin=margin, p99_ms=p99, memory_mb=memory_mb)
+    number, champion = of.wanted(version), of.number(CHAMPION)
+    other = of.folder(champion) if champion is not None else None
+    checks = run_gate(of.folder(number), other, loading.load(dataset, size=size), bounds) if number != champion else []
+    done = of.promote(number, checks, force, "by hand")
+    lines = [f"  {'ok' if c.passed else 'NOT':<4} {c.name}: {c.text}" for c in checks]
+    text = f"version {number} is champion" + (", by force" if done.get("forced") else "")
+    show(as_json, lambda: done, lambda: "\n".join([text, *lines]))
+
+
+@registry.command("rollback")
+def roll_back_version(
+    why: Annotated[str, typer.Option(help="A reason, which is written down.")] = "", store: Store = "", as_json: Json = False
+) -> None:
+    """Make the champion before the present one champion again."""
+    from recsys_lab.lifecycle.registry import ModelRegistry
+
+    done = ModelRegistry(store).roll_back(why)
+    show(as_json, lambda: done, lambda: f"version {done['version']} is champion again, in place of {done['over']}")
+
+# %% ../../nbs/89_cli_serving.ipynb #315dc652
+@app.command(
+    "retrain",
+    rich_help_panel=SERVING,
+    epilog=examples(
+        "recsys-lab retrain my_log --recipe bundle",
+        "recsys-lab retrain my_log --once --served served",
+        "recsys-lab retrain my_log --step ingest --step validate",
+        "recsys-lab retrain my_log --drop 2026-03-04",
+    ),
+)
+def retrain_log(
+    name: Annotated[str, typer.Argument(help="Name of a growing log (recsys-lab data grow).")],
+    once: Annotated[bool, typer.Option("--once", help="One run of the flow, which is what it does anyhow.")] = True,
+    step: Annotated[list[str] | None, typer.Option(help="Only this step; may be repeated.")] = None,
+    recipe: Annotated[str, typer.Option(help="Bundle whose settings are fitted (default: the champion's).")] = "",
+    served: Annotated[str, typer.Option(help="Folder of the service's log, for the guard.")] = "",
+    every: Annotated[float, typer.Option(min=0, help="Days after which a champion is fitted anew where nothing drifted.")] = 7.0,
+    accept: Annotated[list[str] | None, typer.Option(metavar="DAY", help="A day to train on although it is unusual.")] = None,
+    drop: Annotated[list[str] | None, typer.Option(metavar="DAY", help="A day whose new rows are set aside.")] = None,
+    margin: Margin = 0.05,
+    window_days: WindowDays = 7,
+    p99: P99 = 100.0,
+    memory_mb: MemoryMb = 512.0,
+    force: Force = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait where another flow of this log is at work.")] = False,
+    store: Store = "",
+    as_json: Json = False,
+) -> None:
+    """Append new rows, validate them, refit where it is due, and promote what passes the gate; roll back what visitors dislike."""
+    from recsys_lab.lifecycle.registry import ModelRegistry
+    from recsys_lab.lifecycle.retraining import STEPS, Bounds, Plan, growing_folder, iso_days, retrain
+
+    if wrong := [word for word in step or [] if word not in STEPS]:
+        raise UserError(f"there is no step {wrong[0]!r}; there are {', '.join(STEPS)}")
+    bounds = Bounds(window_days=window_days, margin=margin, p99_ms=p99, memory_mb=memory_mb)
+    days = iso_days(accept or []), iso_days(drop or [])
+    plan = Plan(growing_folder(name), ModelRegistry(store), served, recipe, bounds, every, *days, force)
+    silent = (lambda step, result: None) if as_json else (lambda step, result: print(f"{step:<9} {step_text(result)}", flush=True))
+    done = retrain(plan, step or STEPS, wait, silent)
+    if as_json:
+        show(True, lambda: done, str)
+
+
+def step_text(result: Any) -> str:
+    """What a step did, as a line."""
+    if not isinstance(result, dict):
+        return str(result)
+    checks = "; ".join(f"{'ok' if ok else 'NOT'} {name}: {text}" for name, ok, text in result.get("checks", []))
+    rest = {n: v for n, v in result.items() if n != "checks" and v not in (None, "", [])}
+    return ", ".join([*(f"{n} {v}" for n, v in rest.items()), *([checks] if checks else [])])
+
 # %% ../../nbs/89_cli_serving.ipynb #4a062c51
 @app.command(
     "serve",
@@ -279,6 +445,7 @@ def find_drift(
         "recsys-lab serve bundle --port 8000",
         "recsys-lab serve bundle --workers 2 --redis redis://localhost:6379",
         "recsys-lab serve bundle --challenger als --traffic 0.1",
+        "recsys-lab serve registry:champion --challenger registry:challenger --traffic 0.1",
         "recsys-lab serve bundle --log served --explore 0.05 --keep-days 90",
     ),
 )

@@ -32,6 +32,7 @@ from starlette.responses import Response
 from .. import __version__
 from ..files import DataError
 from ..histories import Histories
+from ..lifecycle.registry import bundle_folder
 from .bundle import read_manifest
 from .cache import Cache
 from .middleware import RequestLayer
@@ -131,7 +132,7 @@ def serve(argv: Sequence[str] | None = None) -> None:
     args = arguments(argv)
     try:
         if "://" not in args.bundle:
-            read_manifest(Path(args.bundle))
+            read_manifest(bundle_folder(args.bundle))
     except DataError as error:
         sys.exit(f"recsys-lab: {error}")
     words = {"redis_url": "redis", "cache_ttl": "cache_ttl", "database": "db"}
@@ -176,7 +177,7 @@ def serve(argv: Sequence[str] | None = None) -> None:
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The arguments of `recsys-lab serve`."""
     p = argparse.ArgumentParser("recsys-lab serve", description="serve a bundle over HTTP")
-    p.add_argument("bundle", help="folder or URL of a bundle")
+    p.add_argument("bundle", help="folder or URL of a bundle, or registry:ALIAS")
     p.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     p.add_argument("--port", type=int, default=8000, help="port (default: 8000)")
     p.add_argument("--workers", type=int, default=1, help="processes (default: 1)")

@@ -12,7 +12,7 @@ import re
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,8 +31,9 @@ from ..topk import SOURCES, best_of, exclusion
 # %% auto #0
 __all__ = ['BUNDLE_FORMAT', 'DISPLAY_FIELDS', 'REMAKE', 'Ids', 'Texts', 'code_behind', 'write_catalogue', 'shown_rows', 'pack',
            'write_indexes', 'manifest_of', 'facts_of', 'swap_in', 'fit_of', 'bundle_run', 'refit', 'refit_models',
-           'roll_back', 'read_manifest', 'verify', 'difference', 'local_copy', 'Listed', 'Bundle', 'read_texts',
-           'open_words', 'with_index', 'served_model', 'encode_history', 'rank_one_stage', 'rank_two_stages']
+           'roll_back', 'read_manifest', 'verify', 'difference', 'local_copy', 'copy_whole', 'Listed', 'Bundle',
+           'read_texts', 'open_words', 'with_index', 'served_model', 'encode_history', 'rank_one_stage',
+           'rank_two_stages']
 
 # %% ../../nbs/60_bundle.ipynb #93ef3fee
 class Ids:
@@ -376,9 +377,16 @@ def local_copy(place: str | Path, cache: Path | str | None = None) -> Path:
     import fsspec
 
     fs, path = fsspec.core.url_to_fs(str(place))
+    return copy_whole(str(place), lambda name, target: fs.get_file(f"{path}/{name}", str(target)), cache)
+
+
+def copy_whole(place: str, get: Callable[[str, Path], Any], cache: Path | str | None = None) -> Path:
+    """A bundle of which `get` writes each file, by its name, to a path; copied to the cache atomically, unless it is there already."""
     root = Path(cache or os.environ.get("RECSYS_LAB_CACHE") or Path.home() / ".cache" / "recsys_lab") / "bundles"
     try:
-        manifest = json.loads(fs.cat_file(f"{path}/manifest.json"))
+        with tempfile.TemporaryDirectory(prefix="recsys-manifest-") as folder:
+            get("manifest.json", Path(folder) / "manifest.json")
+            manifest = json.loads((Path(folder) / "manifest.json").read_bytes())
         version = re.sub(r"[^0-9a-f]", "", str(manifest["version"]))
         names = [n for n in manifest["files"] if not n.startswith("/") and ".." not in n.split("/")]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -388,7 +396,7 @@ def local_copy(place: str | Path, cache: Path | str | None = None) -> Path:
     with whole_folder(root / version, replace=False) as beside:
         for name in [*names, "manifest.json"]:
             (beside / name).parent.mkdir(parents=True, exist_ok=True)
-            fs.get_file(f"{path}/{name}", str(beside / name))
+            get(name, beside / name)
         verify(beside)
     return root / version
 

@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import importlib
 import os
+import socket
+import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 # %% auto #0
-__all__ = ['HEAVY', 'SINGLE', 'hidden', 'loaded', 'lean', 'unshared_mb', 'app', 'run_server']
+__all__ = ['HEAVY', 'SINGLE', 'hidden', 'loaded', 'lean', 'unshared_mb', 'app', 'run_server', 'free_port', 'server_process',
+           'answers']
 
 # %% ../../nbs/63_small_process.ipynb #bc191d83
 HEAVY = ("pandas", "pyarrow", "sklearn", "matplotlib", "torch", "optuna", "sqlalchemy")  # larger than a server may be
@@ -54,10 +60,10 @@ def lean() -> None:
                 importlib.import_module(base.MODELS.place(name).partition(":")[0])
 
 # %% ../../nbs/63_small_process.ipynb #21f55631
-def unshared_mb() -> float:
-    """Memory of this process that is its own, in MB: `RssAnon` of Linux; NaN elsewhere."""
+def unshared_mb(process: int | str = "self") -> float:
+    """Memory of a process (by its id; this one by default) that is its own, in MB: `RssAnon` of Linux; NaN elsewhere."""
     try:
-        with open("/proc/self/status") as file:
+        with open(f"/proc/{process}/status") as file:
             fields = dict(line.split(":", 1) for line in file if ":" in line)
         return int(fields["RssAnon"].split()[0]) / 1024
     except (OSError, KeyError):
@@ -82,3 +88,43 @@ def run_server() -> None:
 
 if __name__ == "__main__" and "get_ipython" not in globals():
     run_server()
+
+# %% ../../nbs/63_small_process.ipynb #84f980ec
+def free_port() -> int:
+    """A port of the loopback interface that nothing listens on."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@contextmanager
+def server_process(bundle: Path | str, *words: str, seconds: float = 60.0, **how: Any) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """(URL, process) of a server of a bundle on loopback, once it is ready; it is terminated when the block ends.
+
+    `words` are further words of its command, `how` those of `Popen`. `RuntimeError` with its last words where it is not ready in time.
+    """
+    port = free_port()
+    command = [sys.executable, "-m", "recsys_lab.serving.lean", str(bundle), "--port", str(port), *words]
+    done = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **how)
+    url, end = f"http://127.0.0.1:{port}", time.monotonic() + seconds
+    try:
+        while not answers(f"{url}/ready"):
+            if done.poll() is not None or time.monotonic() > end:
+                done.kill()
+                told = done.communicate()[0].strip()
+                raise RuntimeError(f"the server of {bundle} did not become ready: {told[-2000:]}")
+            time.sleep(0.05)
+        yield url, done
+    finally:
+        if done.poll() is None:
+            done.terminate()
+        done.communicate(timeout=30)
+
+
+def answers(url: str) -> bool:
+    """Whether a GET is answered by 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return int(answer.status) == 200
+    except OSError:
+        return False

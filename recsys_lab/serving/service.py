@@ -28,7 +28,8 @@ from ..files import DataError
 from ..histories import FOREVER
 from ..models.explanation import Explanation, explain_codes, plain_id
 from ..ranking.features import is_kind
-from .bundle import Bundle, Listed, encode_history, local_copy, read_manifest
+from .bundle import Bundle, Listed, encode_history, read_manifest
+from ..lifecycle.registry import bundle_folder, in_registry
 from ..lifecycle.feedback import POOL, FeedbackLog, event_key, explore, team_draft, visitor_key
 from .cache import metric
 from .schemas import LOG, MOST_ID, ApiError, ExplainRequest, FeedbackRequest, HistoryEvent, RecommendRequest
@@ -60,7 +61,7 @@ class Settings(BaseSettings):
     """Settings of the service; those not given are read from the environment (`RECSYS_LAB_TOKEN` and so on)."""
 
     model_config = SettingsConfigDict(env_prefix="RECSYS_LAB_", frozen=True, populate_by_name=True)
-    bundle: str = Field(description="folder or URL of the bundle")
+    bundle: str = Field(description="folder or URL of the bundle, or registry:ALIAS")
     challenger: str = Field(
         "", description="another bundle, or the name of a model of the first, for a share of visitors"
     )
@@ -120,7 +121,7 @@ class Service:
     def open(self) -> None:
         """Open the bundle or bundles; `DataError` if one is incomplete."""
         s = self.settings
-        first = Bundle(local_copy(s.bundle))
+        first = Bundle(bundle_folder(s.bundle))
         arms = [Arm("a", first, first.model.name)]
         if s.challenger in first.models:
             arms.append(Arm("b", first, s.challenger))
@@ -129,7 +130,7 @@ class Service:
                 f"only models of one bundle can be interleaved, and {s.challenger} is none of {', '.join(first.models)}; name one of them"
             )
         elif s.challenger:
-            arms.append(Arm("b", other := Bundle(local_copy(s.challenger)), other.model.name))
+            arms.append(Arm("b", other := Bundle(bundle_folder(s.challenger)), other.model.name))
         self.arms = tuple(arms)
 
     def begin_log(self) -> None:
@@ -142,13 +143,16 @@ class Service:
                 raise DataError(f"--log {s.log}: cannot be written to ({error.strerror}); name a folder that can") from error
 
     def watch(self) -> None:
-        """Reload the bundle whenever another is put in its place, until the service stops; a bad one is logged and ignored."""
-        folders = [p for p in (self.settings.bundle, self.settings.challenger) if p and "://" not in p]
+        """Reload the bundle whenever another is put in its place, or its alias in the registry names another, until the service stops.
+
+        A bad one is logged and ignored.
+        """
+        places = [p for p in (self.settings.bundle, self.settings.challenger) if p and "://" not in p]
         refused: Any = None
         while not self.stop.wait(self.settings.every):
             try:
-                versions = [read_manifest(Path(p))["version"] for p in folders if Path(p).exists()]
-            except DataError:
+                versions = [read_manifest(bundle_folder(p))["version"] for p in places if in_registry(p) or Path(p).exists()]
+            except (DataError, OSError):
                 continue  # between the old and the new
             mine = [a.bundle.manifest["version"] for a in self.arms or ()]
             if versions and versions != refused and not set(versions) <= set(mine):

@@ -15,6 +15,7 @@ from fastapi import Depends
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from filelock import FileLock, Timeout
 
+from ..lifecycle.registry import in_registry
 from .schemas import LOG, ApiError
 from .service import Service, get_service
 
@@ -25,8 +26,8 @@ __all__ = ['BEARER', 'train_bundle', 'check_token', 'check_feedback_token', 'com
 async def train_bundle(service: Service, kind: str, force: bool) -> dict[str, Any]:
     """Train in a separate process and wait for it; `ApiError` if one is running already, or the bundle is not in a folder."""
     place = service.settings.bundle
-    if "://" in place:
-        raise ApiError(409, "the bundle is served from a URL; train where it is made")
+    if "://" in place or in_registry(place):
+        raise ApiError(409, "the bundle is served from a URL or registry; train where it is made")
     lock = FileLock(f"{place.rstrip('/')}.lock", blocking=False, is_singleton=False)
     try:
         lock.acquire()

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 
 import pytest
 from fastapi.testclient import TestClient
-from helpers import eventually, free_port, packed
+from helpers import eventually, packed
 
 from recsys_lab.serving.api import create_app
+from recsys_lab.serving.lean import free_port
 from recsys_lab.serving.service import Settings
 
 pytest.importorskip("fastapi_offline")

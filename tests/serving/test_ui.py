@@ -11,8 +11,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import requests
-from helpers import ROOT, free_port, serving
+from helpers import ROOT, serving
 from streamlit.testing.v1 import AppTest
+
+from recsys_lab.serving.lean import free_port
 
 pytest.importorskip("streamlit")
 pytestmark = pytest.mark.slow
