@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers
+OTHERS := orchestrators airflow feast
 
 DATASET ?= shop
 SIZE ?= small
@@ -16,7 +17,7 @@ MEMORY ?=
 JOBS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install reports serve test test-fast test-intervals test-kernels test-kernels-small test-postgres test-wheel lab export readme benchmarks ledger clean
+.PHONY: help install reports serve test test-fast test-intervals test-kernels test-kernels-small test-orchestrators test-postgres test-wheel lab export readme benchmarks ledger clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -37,6 +38,11 @@ $(VENV)/.installed: constraints.txt settings.ini setup.py
 $(PEERS)/.installed: tests/peers.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/pip install --quiet --requirement tests/peers.txt
+	@touch $@
+
+.venv-%/.installed: tests/requirements-%.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/pip install --quiet --requirement $<
 	@touch $@
 
 install: $(VENV)/.installed ## make .venv with everything, pinned by constraints.txt
@@ -77,6 +83,9 @@ test-kernels-small: $(VENV)/.installed ## the same choices and conclusions on th
 	$(BIN)/recsys-lab data make shop --size small
 	$(BIN)/python tests/kernels.py --choices small
 
+test-orchestrators: $(VENV)/.installed $(OTHERS:%=.venv-%/.installed) ## Prefect, Airflow, an MLflow server and Feast, each in an environment of its own
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/lifecycle/test_orchestrators.py tests/lifecycle/test_registry.py tests/lifecycle/test_store.py
+
 test-postgres: $(VENV)/.installed ## the database's tests against a PostgreSQL server of their own
 	$(BIN)/python tests/with_postgres.py
 
@@ -97,5 +106,5 @@ ledger: $(VENV)/.installed ## published numbers, computed again where they are m
 	$(BIN)/recsys-lab reproduce
 
 clean: ## remove what was made: environments, embedded data, books, fits, caches
-	rm -rf $(VENV) $(PEERS) build bundle bundle.previous data/shop data/.cache data/.downloads reports/*/book reports/*/fits reports/*/evaluations *.egg-info
+	rm -rf $(VENV) $(PEERS) $(OTHERS:%=.venv-%) build bundle bundle.previous data/shop data/.cache data/.downloads reports/*/book reports/*/fits reports/*/evaluations *.egg-info
 	find . -name __pycache__ -o -name .ipynb_checkpoints -o -name .pytest_cache -o -name .mypy_cache -o -name .ruff_cache | xargs rm -rf

@@ -49,7 +49,7 @@ __all__ = ['MAKERS', 'SHARED_OPTIONS', 'CUTOFFS', 'KINDS', 'READERS', 'CACHE_FRO
            'read_options', 'within', 'table_words', 'read_folder', 'naming_the_toml', 'with_cutoffs', 'read_by_options',
            'available_datasets', 'load', 'content_key', 'source_files', 'remembered_key', 'keep_copy', 'write_copy',
            'first_moment', 'read_frame', 'refuse_what_cannot_fit', 'read_copy', 'is_large', 'copy_place', 'prepare',
-           'read_cached', 'read_growing', 'example_part', 'load_example']
+           'read_cached', 'read_growing', 'with_deliveries', 'example_part', 'load_example']
 
 # %% ../nbs/54_loading.ipynb #941fbee3
 #| export
@@ -457,12 +457,19 @@ def read_growing(folder: Path, name: str) -> Dataset:
     if not (folder / "dataset.json").exists():
         raise DataError(f"{folder}: there is no dataset.json; make the log anew: recsys-lab data grow NAME --base DATASET")
     base = read_copy(folder, name, folder)
-    rows = [pd.read_parquet(path) for path in sorted(folder.glob("rows-*.parquet"))]
-    if not rows:
-        return base
-    kinds = {c: base.events[c].dtype for c in base.events}
-    events = pd.concat([base.events, *(part.astype(kinds) for part in rows if len(part))], ignore_index=True)
-    return Dataset(name, events, base.properties, base.categories, True, base.notices, folder)
+    events, properties = (with_deliveries(folder, kind, frame) for kind, frame in (("rows", base.events), ("properties", base.properties)))
+    return Dataset(name, events, properties, base.categories, True, base.notices, folder)
+
+
+def with_deliveries(folder: Path, kind: str, frame: pd.DataFrame | None) -> pd.DataFrame | None:
+    """A frame and the rows of the files `KIND-NUMBER.parquet` of a folder, in order of time."""
+    parts = [pd.read_parquet(path) for path in sorted(folder.glob(f"{kind}-*.parquet"))]
+    if frame is None or not parts:
+        return frame
+    types = {c: frame[c].dtype for c in frame}
+    whole = pd.concat([frame, *(part.astype(types) for part in parts if len(part))], ignore_index=True)
+    order = ["timestamp", "item_id", "property"] if kind == "properties" else ["timestamp"]
+    return whole.sort_values(order, kind="stable", ignore_index=True)
 
 # %% ../nbs/54_loading.ipynb #ccb2de6a
 EXAMPLE_EVENTS = 20_000  # that an example's log has, about

@@ -3,6 +3,8 @@
 import gzip
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -91,6 +93,25 @@ def serving(folder, *words, **env):
     """A server in a process of its own, ready; yields its URL and its process."""
     with server_process(folder, *words, cwd=ROOT, env=os.environ | env) as (url, done):
         yield url, done
+
+
+@contextmanager
+def redis_server(port, place):
+    if not shutil.which("redis-server"):
+        pytest.skip("no redis-server")
+    words = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(place)]
+    done = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            try:
+                socket.create_connection(("127.0.0.1", port), 0.2).close()
+                break
+            except OSError:
+                time.sleep(0.05)
+        yield done
+    finally:
+        done.terminate()
+        done.wait(10)
 
 
 def packed(fits, shop, out, **more):

@@ -53,7 +53,9 @@ def test_the_image_runs_as_nobody_and_tells_its_health():
     text = (DEPLOY / "Dockerfile").read_text()
     stages = re.split(r"^FROM .* AS (\w+)$", text, flags=re.M)
     named = dict(zip(stages[1::2], stages[2::2], strict=True))
-    assert set(named) == {"build", "base", "page", "api"} and re.search(r"^USER 10001$", named["base"], re.M)
+    assert set(named) == {"build", "base", "page", "trainer", "train", "api"} and re.search(
+        r"^USER 10001$", named["base"], re.M
+    )
     for name, port in (("api", "8000"), ("page", "8501")):
         assert "HEALTHCHECK" in named[name] and f"EXPOSE {port}" in named[name]
     copied = re.findall(r"^COPY (?!--from)(.*) \S+$", named["build"], re.M)
@@ -64,7 +66,7 @@ def test_compose_holds_together():
     whole = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
     told, named = whole["services"], whole["volumes"]
     assert (
-        set(told) == {"api", "page", "redis", "postgres", "prometheus", "grafana"}
+        set(told) == {"api", "page", "redis", "postgres", "prometheus", "grafana", "mlflow"}
         and told["api"]["mem_limit"] == "512m"
     )
     for service in told.values():
@@ -213,3 +215,75 @@ def test_promtool_accepts_the_configuration_and_the_alarms_ring(tmp_path):
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(test))
     done = promtool("test", "rules", str(tmp_path / "rules.yaml"))
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+MANIFESTS = [
+    (path.stem, one)
+    for path in sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+    for one in yaml.safe_load_all(path.read_text())
+]
+CLUSTERS = ("1.28", "1.31", "1.34")  # versions of Kubernetes
+
+
+@pytest.mark.parametrize("version", CLUSTERS)
+def test_manifests_fit_the_schemas_of_kubernetes(version):
+    """By the schemas that Kubernetes publishes, without fields that it does not know; a typo is noticed."""
+    import kubernetes_validate
+
+    for _, one in MANIFESTS:
+        kubernetes_validate.validate(one, version, strict=True)
+    typo = json.loads(json.dumps(MANIFESTS)).pop()[1]
+    typo["spec"]["replica"] = 2
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(typo, version, strict=True)
+
+
+def pods():
+    """(name, pod template's spec, its labels) of everything that runs pods."""
+    for _, one in MANIFESTS:
+        spec = one["spec"]
+        if one["kind"] in ("Deployment", "CronJob"):
+            template = (spec if one["kind"] == "Deployment" else spec["jobTemplate"]["spec"])["template"]
+            yield one["metadata"]["name"], template["spec"], template["metadata"]["labels"]
+
+
+def test_manifests_hold_together():
+    """What one names, another defines: claims, selectors, ports, and the commands that pods run."""
+    kinds = {(one["kind"], one["metadata"]["name"]): one for _, one in MANIFESTS}
+    assert {kind for kind, _ in kinds} == {
+        *("Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget"),
+        *("NetworkPolicy", "CronJob", "PersistentVolumeClaim"),
+    }
+    labels = [found for _, _, found in pods()]
+    for name, spec, found in pods():
+        (container,) = spec["containers"]
+        claims = [v["persistentVolumeClaim"]["claimName"] for v in spec["volumes"] if "persistentVolumeClaim" in v]
+        assert all(("PersistentVolumeClaim", claim) in kinds for claim in claims)
+        assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in spec["volumes"]}
+        assert spec["securityContext"]["runAsNonRoot"] and container["securityContext"]["readOnlyRootFilesystem"]
+        assert (
+            container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            and "memory" in container["resources"]["limits"]
+        )
+        assert not spec["automountServiceAccountToken"]
+        assert any(
+            p["spec"]["podSelector"]["matchLabels"] == found
+            for (kind, _), p in kinds.items()
+            if kind == "NetworkPolicy"
+        )
+        urls = [e["value"] for e in container.get("env", []) if e.get("value", "").startswith("http://")]
+        assert all(("Service", re.match(r"http://([\w-]+):", url)[1]) in kinds for url in urls), name
+    for (kind, _), one in kinds.items():
+        if kind in ("Service", "PodDisruptionBudget"):
+            chosen = one["spec"]["selector"]
+            assert (chosen.get("matchLabels") or chosen) in labels
+    served = kinds["Deployment", "recsys"]["spec"]["template"]["spec"]["containers"][0]
+    assert served["resources"]["limits"]["memory"] == "512Mi"
+    assert all(served[f"{probe}Probe"]["httpGet"]["port"] == "http" for probe in ("startup", "readiness", "liveness"))
+    for _, spec, _ in pods():
+        words = spec["containers"][0].get("args", [])
+        if words:
+            given = {word.partition("=")[0] for word in words[2:] if str(word).startswith("--")}
+            command = next(one for path, one in commands_of(cli.app) if path == f"recsys-lab {words[1]}")
+            known = {name for row in parameter_rows(command) for name in re.findall(r"--[\w-]+", row.name)}
+            assert given <= known, (given - known, words)

@@ -30,6 +30,7 @@ EXIT_CODES = {
     1: "a chapter or the server failed",
     2: "a mistake that the message explains",
     3: "refused by a check that does not hold",
+    4: "nothing is to be done after this step",
     130: "interrupted",
 }
 UsageError: type[Exception] = typer.BadParameter.__mro__[2]  # the base of all that Typer refuses

@@ -233,11 +233,11 @@ def append_data(
     as_json: Json = False,
 ) -> None:
     """Append the events of files to a growing log; repeated rows are left out, too late and future ones set aside."""
-    from recsys_lab.lifecycle.retraining import append_rows, growing_folder, read_delivery
+    from recsys_lab.lifecycle.retraining import deliver, growing_folder
 
     rows = []
     for file in files:
-        became = append_rows(growing_folder(name), read_delivery(file), late_days=late_days)
+        became = deliver(growing_folder(name), file, late_days=late_days)
         rows.append({"file": file, **became._asdict()})
     line = "{file}: {new:,} new, {repeated:,} repeated, {late:,} too late, {ahead:,} from the future"
     show(as_json, lambda: rows, lambda: "\n".join(line.format(**row) for row in rows))

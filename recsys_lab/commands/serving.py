@@ -18,11 +18,12 @@ from .base import SERVING, Json, RunFolder, UserError, app, examples, group, pla
 
 # %% auto #0
 __all__ = ['bundle', 'BundlePlace', 'feedback', 'LogFolder', 'UNHASHED', 'registry', 'Version', 'Store', 'WindowDays', 'Margin',
-           'P99', 'MemoryMb', 'Force', 'create_bundle', 'verify_bundle', 'diff_bundles', 'refit_bundle',
-           'roll_back_bundle', 'summarise_feedback', 'outcome_text', 'compact_feedback', 'forget_visitor',
-           'compare_served_arms', 'parse_shares', 'comparison_text', 'find_drift', 'add_bundle', 'record_run',
-           'list_versions', 'version_text', 'decision_text', 'diff_versions', 'promote_version', 'roll_back_version',
-           'retrain_log', 'step_text', 'serve', 'open_page']
+           'P99', 'MemoryMb', 'Force', 'features', 'Snapshots', 'OfDataset', 'Moment', 'create_bundle', 'verify_bundle',
+           'diff_bundles', 'refit_bundle', 'roll_back_bundle', 'summarise_feedback', 'outcome_text', 'compact_feedback',
+           'forget_visitor', 'compare_served_arms', 'parse_shares', 'comparison_text', 'find_drift', 'add_bundle',
+           'record_run', 'list_versions', 'version_text', 'decision_text', 'diff_versions', 'promote_version',
+           'roll_back_version', 'retrain_log', 'step_text', 'list_features', 'moment_of', 'write_features',
+           'read_features', 'push', 'export_features', 'serve', 'open_page']
 
 # %% ../../nbs/89_cli_serving.ipynb #eca2bcc8
 bundle = group("bundle", "What a server needs: create, verify, diff, refit, rollback.", SERVING)
@@ -427,6 +428,8 @@ def retrain_log(
     done = retrain(plan, step or STEPS, wait, silent)
     if as_json:
         show(True, lambda: done, str)
+    if step and "ended" in done:
+        raise typer.Exit(4)
 
 
 def step_text(result: Any) -> str:
@@ -436,6 +439,88 @@ def step_text(result: Any) -> str:
     checks = "; ".join(f"{'ok' if ok else 'NOT'} {name}: {text}" for name, ok, text in result.get("checks", []))
     rest = {n: v for n, v in result.items() if n != "checks" and v not in (None, "", [])}
     return ", ".join([*(f"{n} {v}" for n, v in rest.items()), *([checks] if checks else [])])
+
+# %% ../../nbs/89_cli_serving.ipynb #fa51d184
+features = group("features", "Features by name: list, write snapshots, read as of a moment, push to Redis, export to Feast.", SERVING)
+Snapshots = Annotated[str, typer.Argument(help="Folder of the snapshots.")]
+OfDataset = Annotated[str, typer.Option("--dataset", help="The log that they are made of.")]
+Moment = Annotated[str, typer.Option("--at", help="As of this time (UTC): what happened before it is known. Default: the log's end.")]
+
+
+@features.command("list", epilog=examples("recsys-lab features list"))
+def list_features(as_json: Json = False) -> None:
+    """List the features with their view, unit, meaning, version, owner and how old they may be."""
+    from recsys_lab.lifecycle.store import registry_page
+
+    page = registry_page()
+    show(as_json, lambda: page, lambda: str(page.to_string(index=False)))
+
+
+def moment_of(log: Any, at: str) -> int:
+    """A moment in ms; the one after a log's last event where none is named. `UserError` for a text that is no time."""
+    import pandas as pd
+
+    if not at:
+        return int(log.moments[-1]) + 1
+    try:
+        told = pd.Timestamp(at)
+    except ValueError as error:
+        raise UserError(f"{at!r} is no time ({error}); say it as 2026-03-04T12:00") from error
+    return int((told.tz_localize("UTC") if told.tzinfo is None else told).timestamp() * 1000)
+
+
+@features.command("write", epilog=examples("recsys-lab features write snapshots --dataset my_log"))
+def write_features(folder: Snapshots, dataset: OfDataset, size: SizeOption = "small", at: Moment = "", as_json: Json = False) -> None:
+    """Write a snapshot of all features as of a moment."""
+    from recsys_lab import loading
+    from recsys_lab.lifecycle.store import write_snapshot
+
+    log = loading.load(dataset, size=size)
+    made = write_snapshot(folder, log, moment_of(log, at))
+    text = ", ".join(f"{n:,} rows of {name}" for name, n in made.items()) or "it was there already"
+    show(as_json, lambda: made, lambda: f"{folder}: {text}")
+
+# %% ../../nbs/89_cli_serving.ipynb #7c4fa77a
+@features.command("read", epilog=examples("recsys-lab features read snapshots item 17 --at 2026-03-04T12:00"))
+def read_features(
+    folder: Snapshots,
+    view: Annotated[str, typer.Argument(help="item or user.")],
+    entity: Annotated[list[str], typer.Argument(help="Ids.")],
+    at: Moment = "",
+    as_json: Json = False,
+) -> None:
+    """Print the features of items or visitors as of a moment (now by default)."""
+    import time
+
+    import pandas as pd
+
+    from recsys_lab.lifecycle.store import features_as_of, known_view
+
+    moment = moment_of(None, at) if at else int(time.time() * 1000)
+    ids = [int(word) if word.lstrip("-").isdigit() else word for word in entity]
+    found = features_as_of(folder, view, pd.DataFrame({known_view(view).entity: ids, "at": moment}))
+    show(as_json, lambda: found, lambda: str(found.T.to_string()))
+
+
+@features.command("push", epilog=examples("recsys-lab features push redis://localhost:6379/0 --dataset my_log"))
+def push(
+    url: Annotated[str, typer.Argument(help="URL of the Redis.")], dataset: OfDataset, size: SizeOption = "small", at: Moment = ""
+) -> None:
+    """Put the item features as of a moment into Redis, where servers (serve --features) take them over."""
+    from recsys_lab import loading
+    from recsys_lab.lifecycle.store import push_features
+
+    log = loading.load(dataset, size=size)
+    print(f"{url}: {push_features(url, log, moment_of(log, at)):,} items")
+
+
+@features.command("export", epilog=examples("recsys-lab features export snapshots --feast feature_repo"))
+def export_features(folder: Snapshots, feast: Annotated[str, typer.Option(help="Folder of the new Feast repository.")]) -> None:
+    """Write the snapshots as a Feast repository."""
+    from recsys_lab.lifecycle.store import export_feast
+
+    rows = export_feast(folder, feast)
+    print(f"{feast}: {', '.join(f'{n:,} rows of {name}' for name, n in rows.items())}; say there: feast apply")
 
 # %% ../../nbs/89_cli_serving.ipynb #4a062c51
 @app.command(
@@ -463,6 +548,9 @@ def serve(
     redis: Annotated[str | None, typer.Option(help="URL of a Redis for answers (default: REDIS_URL).")] = None,
     cache_ttl: Annotated[
         int | None, typer.Option(min=1, help="Seconds that answers are kept there (default: 60).")
+    ] = None,
+    features: Annotated[
+        str | None, typer.Option(help="URL of a Redis with newer item statistics (default: the bundle's own).")
     ] = None,
     token: Annotated[
         str | None, typer.Option(help="Bearer token for /training (default: RECSYS_LAB_TOKEN; none: off).")

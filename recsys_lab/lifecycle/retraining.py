@@ -37,13 +37,13 @@ from ..splits import Split
 
 # %% auto #0
 __all__ = ['ROW_KEY', 'DAY_FIGURES', 'LOGARITHMS', 'STEPS', 'Appended', 'start_growing', 'append_rows', 'as_rows_of',
-           'write_rows', 'day_figures', 'chance_of', 'BadDay', 'bad_days', 'Bounds', 'unfitted', 'check_leakage',
-           'AsServed', 'newest_window', 'window_split', 'check_quality', 'Probe', 'try_server', 'check_service',
-           'run_gate', 'check_age', 'check_online', 'Plan', 'growing_folder', 'iso_days', 'Stop', 'step_watch',
-           'read_delivery', 'step_ingest', 'step_validate', 'set_days_aside', 'step_drift', 'candidate', 'step_refit',
-           'step_register', 'step_gate', 'step_promote', 'retrain']
+           'append_properties', 'write_rows', 'day_figures', 'chance_of', 'BadDay', 'bad_days', 'Bounds', 'unfitted',
+           'check_leakage', 'AsServed', 'newest_window', 'window_split', 'check_quality', 'Probe', 'try_server',
+           'check_service', 'run_gate', 'check_age', 'check_online', 'Plan', 'growing_folder', 'iso_days', 'Stop',
+           'step_watch', 'read_delivery', 'deliver', 'step_ingest', 'step_validate', 'set_days_aside', 'step_drift',
+           'candidate', 'step_refit', 'step_register', 'step_gate', 'step_promote', 'retrain']
 
-# %% ../../nbs/73_retraining.ipynb #9c69a777
+# %% ../../nbs/73_retraining.ipynb #08fb4a9e
 ROW_KEY = ["user_id", "item_id", "event", "timestamp"]
 
 
@@ -113,10 +113,29 @@ def as_rows_of(log: Dataset, rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
     return out.sort_values("timestamp", kind="stable", ignore_index=True)
 
 
-def write_rows(folder: Path, rows: pd.DataFrame) -> Path:
-    """Write rows as `rows-NUMBER.parquet`, with the number after the last."""
-    taken = [int(path.stem.partition("-")[2]) for path in folder.glob("rows-*.parquet")]
-    path = folder / f"rows-{max(taken, default=0) + 1:06d}.parquet"
+def append_properties(folder: Path | str, rows: pd.DataFrame) -> Appended:
+    """Append values of items' properties (`item_id, property, value, timestamp`) to a growing log; kinds that it lacks are left out."""
+    folder = Path(folder)
+    log = loading.read_folder(folder, folder.name)
+    if log.properties is None:
+        raise DataError(f"{folder}: this log has no properties, so new values have no place in it")
+    try:
+        fresh = rows[list(log.properties.columns)].astype(log.properties.dtypes.to_dict())
+    except (KeyError, ValueError, TypeError) as error:
+        raise DataError(f"{folder}: new properties must be columns {list(log.properties.columns)} of the log's types ({error})") from error
+    fresh = fresh[fresh["property"].notna()]  # a kind that the log does not have
+    known = pd.MultiIndex.from_frame(log.properties.astype({"property": str}))
+    mine = pd.MultiIndex.from_frame(fresh.astype({"property": str}))
+    repeated = mine.isin(known) | mine.duplicated()
+    if not repeated.all():
+        write_rows(folder, fresh[~repeated].sort_values("timestamp", kind="stable"), "properties")
+    return Appended(int((~repeated).sum()), int(repeated.sum()), 0, 0)
+
+
+def write_rows(folder: Path, rows: pd.DataFrame, kind: str = "rows") -> Path:
+    """Write rows as `KIND-NUMBER.parquet`, with the number after the last."""
+    taken = [int(path.stem.partition("-")[2]) for path in folder.glob(f"{kind}-*.parquet")]
+    path = folder / f"{kind}-{max(taken, default=0) + 1:06d}.parquet"
     with whole_file(path) as beside:
         rows.to_parquet(beside, compression="zstd")
     return path
@@ -469,7 +488,7 @@ def iso_days(words: Sequence[str]) -> tuple[str, ...]:
 class Stop(Exception):
     """A flow that ends before its last step, for a reason that is no error."""
 
-# %% ../../nbs/73_retraining.ipynb #df34414d
+# %% ../../nbs/73_retraining.ipynb #0374e6d5
 def step_watch(plan: Plan) -> dict[str, Any]:
     """Roll the champion back where the guard trips."""
     number = plan.registry.number(CHAMPION)
@@ -485,21 +504,27 @@ def step_watch(plan: Plan) -> dict[str, Any]:
 
 
 def read_delivery(path: Path | str) -> pd.DataFrame:
-    """The events of a file, as `importing.read` takes it; a Parquet file with the lab's own columns as it is."""
+    """The events of a file, as `importing.read` takes it; a Parquet file with the lab's own columns (or those of properties) as it is."""
     from recsys_lab.importing import read
 
     if Path(path).suffix == ".parquet":
         frame = pd.read_parquet(path)
-        if set(ROW_KEY) <= set(frame.columns):
+        if set(ROW_KEY) <= set(frame.columns) or "property" in frame:
             return frame
     return read(path).events
+
+
+def deliver(folder: Path, path: Path | str, now: pd.Timestamp | None = None, late_days: float = 30.0) -> Appended:
+    """Append what a file holds, events or properties."""
+    rows = read_delivery(path)
+    return append_properties(folder, rows) if "property" in rows else append_rows(folder, rows, now, late_days)
 
 
 def step_ingest(plan: Plan) -> dict[str, Any]:
     """Append the files of the inbox, oldest name first; each is moved to `done/` afterwards."""
     total = {name: 0 for name in Appended._fields}
     for path in sorted(p for p in (plan.folder / "inbox").glob("*") if p.is_file() and not p.name.startswith(".")):
-        became = append_rows(plan.folder, read_delivery(path), plan.now)
+        became = deliver(plan.folder, path, plan.now)
         total = {name: total[name] + value for name, value in became._asdict().items()}
         (plan.folder / "done").mkdir(exist_ok=True)
         path.replace(plan.folder / "done" / path.name)

@@ -185,6 +185,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     p.add_argument("--traffic", type=float, help="share of visitors for --challenger (default: 0.5)")
     p.add_argument("--redis", help="URL of a Redis for answers (default: REDIS_URL)")
     p.add_argument("--cache-ttl", type=int, help="seconds that answers are kept there (default: 60)")
+    p.add_argument("--features", help="URL of a Redis with newer item statistics (default: those of the bundle)")
     p.add_argument("--token", help="bearer token for /training (default: RECSYS_LAB_TOKEN; none: off)")
     p.add_argument("--db", help="URL of the products' database for /status")
     p.add_argument("--log", help="folder to which lists served and feedback are written (default: none)")

@@ -105,6 +105,7 @@ async def status(service: ServiceDep) -> Any:
     answer["matrix_factorization"] |= {"n_items": n, "n_factors": factors}
     answer["similarity_search"] = {"status": "ready", "n_products": n, "embedding_dimension": factors}
     answer |= {"feedback": service.feedback.state()} if service.feedback else {}
+    answer["features"] = service.feed.state(b.model)
     return schemas.as_json(answer)
 
 # %% ../../nbs/69_routes.ipynb #90c953ed

@@ -30,6 +30,7 @@ from ..models.explanation import Explanation, explain_codes, plain_id
 from ..ranking.features import is_kind
 from .bundle import Bundle, Listed, encode_history, read_manifest
 from ..lifecycle.registry import bundle_folder, in_registry
+from ..lifecycle.store import FeatureFeed
 from ..lifecycle.feedback import POOL, FeedbackLog, event_key, explore, team_draft, visitor_key
 from .cache import metric
 from .schemas import LOG, MOST_ID, ApiError, ExplainRequest, FeedbackRequest, HistoryEvent, RecommendRequest
@@ -70,6 +71,7 @@ class Settings(BaseSettings):
         "", validation_alias="REDIS_URL", description="URL of a Redis that keeps answers; empty: none"
     )
     cache_ttl: int = Field(60, ge=1, description="how long answers are kept there")
+    features: str = Field("", description="URL of a Redis with newer item statistics (`recsys-lab features push`); empty: the bundle's own")
     token: SecretStr = Field(SecretStr(""), description="bearer token that allows training; empty: training is off")
     database: str = Field(
         "", description="URL of the products' database that `/status` tells of; empty: the bundle's facts"
@@ -116,6 +118,7 @@ class Service:
         self.at_work = 0
         self.cache: Any = None
         self.feedback: FeedbackLog | None = None
+        self.feed = FeatureFeed(settings.features)
         self.remembered: dict[str, None] = {}  # keys of the latest events, oldest first
 
     def open(self) -> None:
@@ -131,6 +134,7 @@ class Service:
             )
         elif s.challenger:
             arms.append(Arm("b", other := Bundle(bundle_folder(s.challenger)), other.model.name))
+        self.feed.refresh([arm.bundle.model for arm in arms])
         self.arms = tuple(arms)
 
     def begin_log(self) -> None:
@@ -150,6 +154,7 @@ class Service:
         places = [p for p in (self.settings.bundle, self.settings.challenger) if p and "://" not in p]
         refused: Any = None
         while not self.stop.wait(self.settings.every):
+            self.feed.refresh([arm.bundle.model for arm in self.arms or ()])
             try:
                 versions = [read_manifest(bundle_folder(p))["version"] for p in places if in_registry(p) or Path(p).exists()]
             except (DataError, OSError):

@@ -1,40 +1,17 @@
 """Answers kept in Redis."""
 
 import re
-import shutil
-import socket
-import subprocess
 import time
-from contextlib import contextmanager
 
 import pytest
 from fastapi.testclient import TestClient
-from helpers import eventually, packed
+from helpers import eventually, packed, redis_server
 
 from recsys_lab.serving.api import create_app
 from recsys_lab.serving.lean import free_port
 from recsys_lab.serving.service import Settings
 
 pytest.importorskip("fastapi_offline")
-
-
-@contextmanager
-def redis_server(port, place):
-    if not shutil.which("redis-server"):
-        pytest.skip("no redis-server")
-    words = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(place)]
-    done = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(100):
-            try:
-                socket.create_connection(("127.0.0.1", port), 0.2).close()
-                break
-            except OSError:
-                time.sleep(0.05)
-        yield done
-    finally:
-        done.terminate()
-        done.wait(10)
 
 
 @pytest.mark.slow
