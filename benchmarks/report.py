@@ -30,6 +30,7 @@ def read(name: str) -> dict:
     words,
     growth,
     logging,
+    updates,
 ) = (
     read(n)
     for n in (
@@ -50,6 +51,7 @@ def read(name: str) -> dict:
         "command_line",
         "growth",
         "feedback_log",
+        "updates",
     )
 )
 
@@ -99,6 +101,19 @@ def logged_rows() -> list[tuple[str, str, str, str]]:
         ("`feedback_log.py`", f"answers a second, {what}", f"{pair('a_second')}; {share:.0%} of those without", ""),
         ("`feedback_log.py`", f"largest unshared memory of a worker, MB, {what}", pair("unshared_mb"), "256"),
         ("`feedback_log.py`", "lists in the log of those served, after SIGTERM", f"{written:,} of {served:,}", "all"),
+    ]
+
+
+def update_rows() -> list[tuple[str, str, str, str]]:
+    """Rows about updates of models by the newest days of the full shop."""
+    return [
+        (
+            "`updates.py`",
+            f"{row['model']} updated with {row['new_events']:,} events of {row['changed_visitors']:,} visitors ({row['days']} days of the full shop), against a new fit",
+            f"{row['ratio']} times its time ({row['update']} s and {row['fit']} s)",
+            "",
+        )
+        for row in updates["rows"]
     ]
 
 
@@ -378,6 +393,7 @@ rows = [
         for model, told in defaults["models"].items()
     ),
     *logged_rows(),
+    *update_rows(),
     ("`serving.py`", "from start to ready", f"{serving['ready_seconds']} s", "3 s"),
     (
         "`serving.py`",

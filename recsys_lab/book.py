@@ -298,7 +298,7 @@ BOOK_PARTS = (
     ("Graphs", "4"),
     ("Products and search", "5"),
     ("Serving", ("6", "89")),
-    ("After deployment", ("70", "71", "72", "73", "74", "75", "98")),
+    ("After deployment", ("70", "98", "71", "72", "73", "74", "99")),
     ("The lab itself", ("7", "8", "92", "93", "95", "96", "97")),
     ("Results", "9"),
 )

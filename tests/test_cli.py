@@ -116,7 +116,7 @@ def test_ids_are_streamed(tmp_path):
         (["run", "--params", "k"], "'k' is not of the form name=value"),
         (["run", "--params", "22.half_lives=[1]"], "chapter 22_neighbours has no parameter 'half_lives'"),
         (["run", "--params", "out=/tmp/x"], "no chapter has the parameter 'out'"),
-        (["run", "--only", "99"], "there is no chapter '99'"),
+        (["run", "--only", "100"], "there is no chapter '100'"),
         (["run", "--dataset", "my_log"], "no dataset 'my_log' in"),
         (["run", "--size", "huge"], "'--size': 'huge' is not one of 'tiny', 'small', 'full'"),
         (["book", "reports/none"], "holds no executed chapter; make one with"),

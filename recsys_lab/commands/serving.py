@@ -403,6 +403,7 @@ def retrain_log(
     step: Annotated[list[str] | None, typer.Option(help="Only this step; may be repeated.")] = None,
     recipe: Annotated[str, typer.Option(help="Bundle whose settings are fitted (default: the champion's).")] = "",
     served: Annotated[str, typer.Option(help="Folder of the service's log, for the guard.")] = "",
+    within: Annotated[float, typer.Option(min=0, help="Hours after a visitor's first list that the guard counts.")] = 24.0,
     every: Annotated[float, typer.Option(min=0, help="Days after which a champion is fitted anew where nothing drifted.")] = 7.0,
     accept: Annotated[list[str] | None, typer.Option(metavar="DAY", help="A day to train on although it is unusual.")] = None,
     drop: Annotated[list[str] | None, typer.Option(metavar="DAY", help="A day whose new rows are set aside.")] = None,
@@ -423,7 +424,7 @@ def retrain_log(
         raise UserError(f"there is no step {wrong[0]!r}; there are {', '.join(STEPS)}")
     bounds = Bounds(window_days=window_days, margin=margin, p99_ms=p99, memory_mb=memory_mb)
     days = iso_days(accept or []), iso_days(drop or [])
-    plan = Plan(growing_folder(name), ModelRegistry(store), served, recipe, bounds, every, *days, force)
+    plan = Plan(growing_folder(name), ModelRegistry(store), served, within, recipe, bounds, every, *days, force)
     silent = (lambda step, result: None) if as_json else (lambda step, result: print(f"{step:<9} {step_text(result)}", flush=True))
     done = retrain(plan, step or STEPS, wait, silent)
     if as_json:

@@ -36,7 +36,7 @@ from ..serving.lean import server_process, unshared_mb
 from ..splits import Split
 
 # %% auto #0
-__all__ = ['ROW_KEY', 'DAY_FIGURES', 'LOGARITHMS', 'STEPS', 'Appended', 'start_growing', 'append_rows', 'as_rows_of',
+__all__ = ['ROW_KEY', 'DAY_FIGURES', 'LOGARITHMS', 'GUARDED', 'STEPS', 'Appended', 'start_growing', 'append_rows', 'as_rows_of',
            'append_properties', 'write_rows', 'day_figures', 'chance_of', 'BadDay', 'bad_days', 'Bounds', 'unfitted',
            'check_leakage', 'AsServed', 'newest_window', 'window_split', 'check_quality', 'Probe', 'try_server',
            'check_service', 'run_gate', 'check_age', 'check_online', 'Plan', 'growing_folder', 'iso_days', 'Stop',
@@ -140,7 +140,7 @@ def write_rows(folder: Path, rows: pd.DataFrame, kind: str = "rows") -> Path:
         rows.to_parquet(beside, compression="zstd")
     return path
 
-# %% ../../nbs/73_retraining.ipynb #4babe6e3
+# %% ../../nbs/73_retraining.ipynb #99794ee3
 DAY_FIGURES = {  # what is told of a day, and the smallest deviation that is worth a look
     "events": 0.7,  # logarithm of their number: half as many, or twice as many
     "views_each": 0.7,  # logarithm of the events of a visitor
@@ -187,8 +187,8 @@ def chance_of(name: str, now: pd.Series, usual: pd.Series) -> float:
         counts = {"events": "events", "busiest": "busiest"}.get(name)
         n = math.exp((now[counts] + usual[counts]) / 2) if counts else (now["visitors"] + usual["visitors"]) / 2
         return math.sqrt(3 / n)
-    share = min(max(usual[name], 0.01), 0.99)
     n = now["visitors"] if name == "new_visitors" else math.exp(now["events"])
+    share = (usual[name] * n + 2) / (n + 4)  # a share of 0 is none that chance leaves at 0
     return math.sqrt(3 * share * (1 - share) / n)
 
 
@@ -392,21 +392,25 @@ def check_age(bundle: Path | str, champion: Path | str) -> Check:
     mine, theirs = (read_manifest(Path(p))["facts"]["end"] or 0 for p in (bundle, champion))
     return Check("age", mine >= theirs, f"its data ends {(mine - theirs) / DAY_MS:+.1f} days after the champion's")
 
-# %% ../../nbs/73_retraining.ipynb #b4088679
+# %% ../../nbs/73_retraining.ipynb #cb82c6bb
+GUARDED = 1_000  # visitors at which the guard's interval is narrowest: it is for harm that should be seen soon
+
+
 def check_online(
     served: Path | str, new: str, old: str, now: pd.Timestamp | None = None, hours: float = 24.0, measure: str = "click"
 ) -> Check:
     """Whether lists of bundle `new` are not shown to be worse than those of bundle `old`, by the log of the service in `served`."""
     lists, _ = list_outcomes(*(read_rows(served, kind) for kind in KINDS))
     mine = lists[lists["bundle"].isin([new, old])].assign(arm=lists["bundle"])
+    mine = mine.assign(user=(mine["user"] + "@" + mine["bundle"]).where(mine["user"] != "", ""))  # who met both counts once for each
     outcomes, _ = visitor_outcomes(mine, now, hours)
     if set(outcomes["arm"]) != {new, old}:
         return Check("online", True, "there are no visitors of both yet")
-    row = compare_arms(outcomes, old, measures=[measure]).set_index("arm").loc[new]
+    row = compare_arms(outcomes, old, best_at=GUARDED, measures=[measure]).set_index("arm").loc[new]
     text = f"{measure}s a list {row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}] by {int(row['visitors']):,} visitors"
     return Check("online", not row["high"] < 0, text)
 
-# %% ../../nbs/73_retraining.ipynb #e0b52173
+# %% ../../nbs/73_retraining.ipynb #db8e24a7
 STEPS = ("watch", "ingest", "validate", "drift", "refit", "register", "gate", "promote")
 
 
@@ -419,6 +423,7 @@ class Plan:
     folder : of the growing log
     registry : of its bundles
     served : folder of the service's log, for the guard; "" for none
+    hours : of a visitor's first list of a bundle on, that the guard counts
     recipe : bundle whose settings are fitted; "" for the champion's
     bounds : of the gate
     every : days after which a champion is fitted again even where nothing drifted
@@ -431,6 +436,7 @@ class Plan:
     folder: Path
     registry: ModelRegistry
     served: str = ""
+    hours: float = 24.0
     recipe: str = ""
     bounds: Bounds = field(default_factory=Bounds)
     every: float = 7.0
@@ -488,7 +494,7 @@ def iso_days(words: Sequence[str]) -> tuple[str, ...]:
 class Stop(Exception):
     """A flow that ends before its last step, for a reason that is no error."""
 
-# %% ../../nbs/73_retraining.ipynb #0374e6d5
+# %% ../../nbs/73_retraining.ipynb #5970e0d4
 def step_watch(plan: Plan) -> dict[str, Any]:
     """Roll the champion back where the guard trips."""
     number = plan.registry.number(CHAMPION)
@@ -496,7 +502,7 @@ def step_watch(plan: Plan) -> dict[str, Any]:
     if not plan.served or before is None:
         return {"watched": False}
     names = {row["version"]: row["bundle"] for row in plan.registry.versions()}
-    check = check_online(plan.served, names[number], names[before], plan.now)
+    check = check_online(plan.served, names[number], names[before], plan.now, plan.hours)
     if check.passed:
         return {"watched": True, "online": check.text}
     plan.registry.roll_back(f"the guard: {check.text}")

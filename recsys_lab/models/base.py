@@ -16,7 +16,7 @@ from copy import copy
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from scipy import sparse
@@ -24,7 +24,7 @@ from threadpoolctl import ThreadpoolController
 from tqdm import tqdm
 
 from ..files import memory_limit_gb, whole_folder
-from ..histories import FOREVER, Histories, check_id_type, distinct_histories, listed_ids
+from ..histories import FOREVER, Histories, check_id_type, distinct_histories, flat_ranges, listed_ids
 from .config import Config, Range, make_config, new_name, signature_of
 from .retrieval import index_of, retrieved_scores, spread_part
 from .explanation import Explanation, Terms, explain, history_terms
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['MODELS', 'MODEL_FORMAT', 'ModelHooks', 'Configured', 'Fitted', 'Scoring', 'Recommender', 'PartRecommender',
-           'modules_of', 'check_log', 'popular_part', 'check_memory', 'memory_shortage', 'known_histories',
-           'thread_limits', 'one_thread_each', 'rank_blocks', 'write_model', 'model_class', 'one_catalogue',
-           'load_model', 'restore']
+           'modules_of', 'check_log', 'popular_part', 'check_memory', 'memory_shortage', 'known_histories', 'Growth',
+           'growth_of', 'thread_limits', 'one_thread_each', 'rank_blocks', 'write_model', 'model_class',
+           'one_catalogue', 'load_model', 'restore']
 
 # %% ../../nbs/20_recommender.ipynb #29aaf8a0
 MODELS = Registry("model", "recsys_lab.models")  # the class of each model by its name
@@ -67,6 +67,10 @@ class ModelHooks(ABC):
     @abstractmethod
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         """Fit the model; returns the state to be saved, a dict of arrays and CSR matrices."""
+
+    def _update(self, dataset: Dataset, growth: Growth) -> dict[str, Any] | None:
+        """What `_fit` returns for a log that has grown since, made from the present state, to the bit; None: it must be fitted anew."""
+        return None
 
     @abstractmethod
     def _score(self, histories: Histories) -> Scores:
@@ -179,14 +183,32 @@ class Fitted(Configured):
         check_log(self, dataset)
         check_memory(self, dataset)
         self.progress, start = progress, time.perf_counter()
+        self.know(dataset)
+        part = popular_part(dataset, self.config.most_items)
+        self.state = self._fit(part) | ({} if part is dataset else {"part": self.items.get_indexer(part.items)})
+        self.fitted_on, self.fit_seconds = dataset.fingerprint, time.perf_counter() - start
+        return self
+
+    def know(self, dataset: Dataset) -> None:
+        """Take over what every model keeps of a log: its items, users, histories and popularity."""
         self.items = self._catalogue(dataset)
         self.known = dataset.kept(("histories",), dataset.histories)  # one copy for all models of a log
         self.popular = dataset.item_users(self.items)
         self.index_users(dataset.users)
         self.near = {}
-        part = popular_part(dataset, self.config.most_items)
-        self.state = self._fit(part) | ({} if part is dataset else {"part": self.items.get_indexer(part.items)})
-        self.fitted_on, self.fit_seconds = dataset.fingerprint, time.perf_counter() - start
+
+    def update(self, dataset: Dataset) -> Self:
+        """Learn from a log that has grown since `fit`; returns self. The result is that of `fit`, with less work where a model can.
+
+        The log may have new events, visitors and items, late events too. Where more has changed than that, it is fitted anew.
+        """
+        growth = None if self.fitted_on is None else growth_of(self, dataset)
+        start = time.perf_counter()
+        state = None if growth is None or popular_part(dataset, self.config.most_items) is not dataset else self._update(dataset, growth)
+        if state is None:
+            return self.fit(dataset)
+        self.know(dataset)
+        self.state, self.fitted_on, self.fit_seconds = state, dataset.fingerprint, time.perf_counter() - start
         return self
 
     def index_users(self, users: Any) -> None:
@@ -495,6 +517,41 @@ def known_histories(known: Histories, users: Any, user_ids: np.ndarray) -> Histo
     length[known_user], request_times[known_user] = np.diff(histories.indptr), histories.at
     indptr = np.concatenate([[0], np.cumsum(length)])
     return replace(histories, indptr=indptr, at=request_times, user_ids=user_ids)
+
+# %% ../../nbs/20_recommender.ipynb #91c71d9b
+class Growth(NamedTuple):
+    """How a log has grown since a model was fitted.
+
+    Attributes
+    ----------
+    items : int64 `[old items]`, where the old items are among the new ones
+    changed : bool `[new users]`, who is new or has done something since
+    old : `Histories` of the changed users who were known, as they were, in codes of the new items
+    """
+
+    items: np.ndarray
+    changed: np.ndarray
+    old: Histories
+
+
+def growth_of(model: Fitted, dataset: Dataset) -> Growth | None:
+    """How a log has grown since a model was fitted; None where items or users of then are not in it, or the kinds of event are others."""
+    items, users = (new.get_indexer(np.asarray(old)) for new, old in ((dataset.items, model.items), (dataset.users, model.users)))
+    was, now = model.known, dataset.kept(("histories",), dataset.histories)
+    if (items < 0).any() or (users < 0).any() or was.event_names != now.event_names:
+        return None
+    lengths = np.diff(now.indptr)[users]
+    same = np.diff(was.indptr) == lengths
+    place, owner = flat_ranges(now.indptr[users[same]], now.indptr[users[same] + 1])
+    before, _ = flat_ranges(was.indptr[:-1][same], was.indptr[1:][same])
+    equal = (was.items[before] == now.items[place]) & (was.events[before] == now.events[place])
+    equal &= was.times[before] == now.times[place]
+    kept = np.zeros(len(users), bool)
+    kept[np.flatnonzero(same)[np.bincount(owner[~equal], minlength=int(same.sum())) == 0]] = True
+    changed = np.ones(len(dataset.users), bool)
+    changed[users[kept]] = False
+    old = was.take(np.flatnonzero(~kept))
+    return Growth(items, changed, replace(old, items=dataset.items.get_indexer(old.items).astype(np.int32)))
 
 # %% ../../nbs/20_recommender.ipynb #17babd26
 @cache

@@ -15,7 +15,7 @@ from scipy import sparse
 from tqdm import tqdm
 
 from ..histories import Histories, flat_ranges, split_into_sessions
-from .base import Recommender
+from .base import Growth, Recommender
 from .explanation import Part, Terms
 from ..topk import fading, scale_rows, steps_back
 from .config import Config, Range, setting
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from recsys_lab.datasets.log import Dataset
 
 # %% auto #0
-__all__ = ['MIN_RECENCY_WEIGHT', 'even_blocks', 'largest_positions', 'keep_strongest', 'item_similarity', 'ItemKNNConfig',
-           'ItemKNN', 'UserKNNConfig', 'UserKNN', 'neighbour_terms', 'l2_normalize_rows', 'VisitIndex', 'visits_of',
-           'sort_by_last_event', 'index_visits', 'similar_sessions', 'session_gap_setting', 'SessionKNNConfig',
-           'SessionKNN', 'nearest_sessions', 'session_contributions', 'follow_counts', 'last_items',
+__all__ = ['MIN_RECENCY_WEIGHT', 'even_blocks', 'largest_positions', 'keep_strongest', 'item_similarity', 'with_rows',
+           'ItemKNNConfig', 'ItemKNN', 'UserKNNConfig', 'UserKNN', 'neighbour_terms', 'l2_normalize_rows', 'VisitIndex',
+           'visits_of', 'sort_by_last_event', 'index_visits', 'similar_sessions', 'session_gap_setting',
+           'SessionKNNConfig', 'SessionKNN', 'nearest_sessions', 'session_contributions', 'follow_counts', 'last_items',
            'SequentialRulesConfig', 'SequentialRules', 'walk_similarity', 'recency_weights', 'SessionWalkConfig',
            'SessionWalk']
 
@@ -76,11 +76,13 @@ def item_similarity(
     n_neighbors: int,
     most: float = 4e6,
     progress: bool = False,
+    only: np.ndarray | None = None,
 ) -> sparse.csr_matrix:
     """Shrunk cosine between the columns of a user–item matrix, the strongest `n_neighbors` of each row: CSR float32 `[items, items]`.
 
-    Pairs with fewer than `at_least` users are left out, and an item is not its own neighbour. `most` bounds the products held by
-    each thread; blocks are independent, so the result does not depend on their number.
+    With `only` (int64 `[m]`) just the rows of these items: `[m, items]`. Pairs with fewer than `at_least` users are left out, and an item
+    is not its own neighbour. `most` bounds the products held by each thread; blocks are independent, so the result does not depend on
+    their number.
     """
     matrix = matrix.astype(np.float32)
     by_item = matrix.T.tocsr()
@@ -91,20 +93,25 @@ def item_similarity(
         else (matrix, by_item)
     )
 
-    def rows_of(rows: slice) -> sparse.csr_matrix:
+    wanted = np.arange(matrix.shape[1]) if only is None else only
+
+    def rows_of(part: slice) -> sparse.csr_matrix:
+        rows = wanted[part]
         block = (by_item[rows] @ matrix).tocsr()
-        own = np.repeat(np.arange(rows.start, rows.stop), np.diff(block.indptr))
+        own = np.repeat(rows, np.diff(block.indptr))
         out = block.indices == own  # no neighbour of itself
         if at_least > 1:
             together = (met_by[rows] @ met).tocsr()
             for product in (block, together):  # the same pattern, to be read in the same order
                 product.sort_indices()
-            own = np.repeat(np.arange(rows.start, rows.stop), np.diff(block.indptr))
+            own = np.repeat(rows, np.diff(block.indptr))
             out = (block.indices == own) | (together.data < at_least)
         block.data = np.where(out, 0, block.data / (norm[own] * norm[block.indices] + shrinkage)).astype(np.float32)
         return keep_strongest(block, n_neighbors)
 
-    blocks = list(even_blocks(by_item.astype(bool).astype(np.float64) @ np.diff(matrix.indptr), most))
+    blocks = list(even_blocks(by_item[wanted].astype(bool).astype(np.float64) @ np.diff(matrix.indptr), most))
+    if not blocks:
+        return sparse.csr_matrix((0, matrix.shape[1]), dtype=np.float32)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return sparse.vstack(
             list(tqdm(pool.map(rows_of, blocks), total=len(blocks), disable=not progress, desc="item similarity")),
@@ -112,6 +119,18 @@ def item_similarity(
         )
 
 # %% ../../nbs/22_neighbours.ipynb #685a7158
+def with_rows(
+    old: sparse.csr_matrix, places: np.ndarray, n: int, rows: np.ndarray, new: sparse.csr_matrix
+) -> sparse.csr_matrix:
+    """A square matrix `[n, n]` whose rows and columns `places` (ascending) are those of `old`, and whose `rows` are those of `new`."""
+    moved = sparse.csr_matrix((old.data, places[old.indices], old.indptr), shape=(old.shape[0], n))
+    at = np.full(n, -1)
+    at[places], at[rows] = np.arange(len(places)), len(places) + np.arange(len(rows))
+    out = sparse.vstack([moved, new], format="csr")[at]
+    out.sort_indices()
+    return out
+
+
 class ItemKNNConfig(Config):
     """Settings of ItemKNN."""
 
@@ -140,16 +159,26 @@ class ItemKNN(Recommender):
     requires_cooccurrence = True
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
+        return {"similarity": self._rows(dataset)}
+
+    def _rows(self, dataset: Dataset, only: np.ndarray | None = None) -> sparse.csr_matrix:
         c, matrix = self.config, dataset.matrix().matrix
         if c.user_norm:
             matrix = (
                 sparse.diags_array(np.diff(matrix.indptr) ** (-c.user_norm / 2)).astype(np.float32) @ matrix
             ).tocsr()
-        return {
-            "similarity": item_similarity(
-                matrix, c.shrinkage, c.min_cooccurrence, c.n_neighbors, progress=self.progress
-            )
-        }
+        progress = self.progress and only is None
+        return item_similarity(matrix, c.shrinkage, c.min_cooccurrence, c.n_neighbors, progress=progress, only=only)
+
+    def _update(self, dataset: Dataset, growth: Growth) -> dict[str, Any]:
+        matrix, n = dataset.matrix().matrix, len(dataset.items)
+        moved = np.zeros(n, bool)  # items whose own vector has changed
+        moved[matrix[growth.changed].indices] = True
+        moved[growth.old.items] = True
+        again = moved.copy()  # and those that share a visitor with one
+        again[matrix[matrix @ moved.astype(np.float32) > 0].indices] = True
+        rows = np.flatnonzero(again | ~np.isin(np.arange(n), growth.items))
+        return {"similarity": with_rows(self.state["similarity"], growth.items, n, rows, self._rows(dataset, rows))}
 
     def _memory(self, users: int, items: int, events: int) -> float:
         return 40.0 * events + 16.0 * min(items * self.config.n_neighbors, 40 * events)

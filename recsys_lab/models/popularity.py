@@ -11,7 +11,7 @@ import numpy as np
 from scipy import sparse
 
 from ..histories import Histories
-from .base import Recommender
+from .base import Growth, Recommender
 from ..topk import fading
 from .config import Config, EventWeights, Range, setting
 from ..numerics import sparse_product
@@ -32,6 +32,14 @@ class Popularity(Recommender):
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         return {"scores": dataset.item_users(self.items).astype(np.float32)}
+
+    def _update(self, dataset: Dataset, growth: Growth) -> dict[str, Any]:
+        n, scores = len(dataset.items), np.zeros(len(dataset.items), np.float32)
+        scores[growth.items] = self.state["scores"]
+        pairs = growth.old.matrix(n).indices  # once for each visitor and item
+        scores -= np.bincount(pairs, minlength=n).astype(np.float32)
+        now = dataset.matrix().matrix[growth.changed].indices
+        return {"scores": scores + np.bincount(now, minlength=n).astype(np.float32)}
 
     def _score(self, histories: Histories) -> np.ndarray:
         return self.state["scores"]

@@ -351,7 +351,7 @@ def write_lists(folder, versions, rates, visitors, now):
     at = int((now - pd.Timedelta(days=3)).timestamp() * 1000)
     for version, rate in zip(versions, rates, strict=True):
         for n in range(visitors):
-            shown = {"time": at + n, "request_id": f"{version}{n}", "user": f"{version}{n}", "user_type": "warm"}
+            shown = {"time": at + n, "request_id": f"{version}{n}", "user": f"{n}", "user_type": "warm"}
             shown |= {
                 "route": "/recommend",
                 "arm": "a",

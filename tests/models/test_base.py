@@ -6,11 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import SHOP_ONLY, TWO_STAGE, make_quick, quick, random_log, same_lists
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
 
 from recsys_lab import topk
 from recsys_lab.datasets import Dataset
 from recsys_lab.histories import Histories
-from recsys_lab.models.base import Recommender, model_class
+from recsys_lab.models.base import MODELS, Recommender, model_class
 from recsys_lab.testing import CHECKS, check_recommender
 
 IMPERSONAL = {"popularity", "popularity_recent", "popularity_blend", "revisits"}
@@ -207,3 +210,67 @@ def test_a_class_without_a_method_or_a_name_is_no_model():
 
     with pytest.raises(TypeError, match="Nameless needs a name"):
         Nameless()
+
+
+UPDATED = [name for name in MODELS.own() if model_class(name)._update is not Recommender._update]
+
+
+def same_states(a, b):
+    """Whether two fitted models hold the same, to the bit."""
+    for name in a.state.keys() | b.state.keys():
+        one, two = a.state[name], b.state[name]
+        if sparse.issparse(one):
+            assert one.shape == two.shape and (one != two).nnz == 0 and one.dtype == two.dtype
+            assert (
+                (one.indptr == two.indptr).all() and (one.indices == two.indices).all() and (one.data == two.data).all()
+            )
+        else:
+            assert np.asarray(one).dtype == np.asarray(two).dtype and np.array_equal(one, two)
+    assert (a.fitted_on, a.items.equals(b.items), a.users.equals(b.users)) == (b.fitted_on, True, True)
+    assert (a.popular == b.popular).all() and (a.popularity_order == b.popularity_order).all()
+    return True
+
+
+def test_some_models_are_updated():
+    assert {"popularity", "item_knn"} <= set(UPDATED)
+
+
+@pytest.mark.parametrize("text", [False, True])
+@pytest.mark.parametrize("which", [*UPDATED, "popularity_recent", "als"])
+@given(st.integers(0, 10_000), st.floats(0.3, 1.0), st.booleans(), st.integers(1, 3))
+@settings(max_examples=12, deadline=None)
+def test_an_update_is_a_fit_to_the_bit(which, text, seed, share, late, steps):
+    """A log that grows in steps, by its newest events or by any (late ones), with new visitors and items."""
+    whole = random_log(seed, n=300, users=50, items=40, text=text)
+    rng = np.random.default_rng(seed)
+    order = rng.random(len(whole)) if late else np.arange(len(whole)) / len(whole)
+    words = {"item_knn": {"n_neighbors": 5}, "als": {"factors": 4, "iterations": 2}}.get(which, {})
+    model = model_class(which)(**words).fit(whole.where(order < share * 0.5))
+    for step in range(1, steps + 1):
+        log = whole.where(order < share * (0.5 + 0.5 * step / steps))
+        model.update(log)
+        assert same_states(model, model_class(which)(**words).fit(log))
+
+
+@pytest.mark.parametrize("which", UPDATED)
+def test_a_log_that_shrank_or_is_another_is_fitted_anew(which):
+    one, other = random_log(1), random_log(2, items=30)
+    for log in (one.where(np.arange(len(one)) < 200), other):
+        assert same_states(model_class(which)().fit(one).update(log), model_class(which)().fit(log))
+    assert same_states(model_class(which)().update(one), model_class(which)().fit(one))
+
+
+def test_an_update_reads_only_what_has_changed(monkeypatch):
+    """Of item KNN the rows of items that share a visitor with a changed one."""
+    from recsys_lab.models import neighbours
+
+    frame = pd.DataFrame({"user_id": [1, 1, 2, 2, 3], "item_id": [1, 2, 3, 4, 3], "event": "view"})
+    frame["timestamp"] = pd.to_datetime(np.arange(5) * 1000, unit="ms", utc=True)
+    more = frame.tail(1).assign(user_id=9, item_id=2, timestamp=pd.Timestamp(9000, unit="ms", tz="UTC"))
+    model, asked = model_class("item_knn")().fit(Dataset("a", frame)), []
+    made = neighbours.item_similarity
+    monkeypatch.setattr(
+        neighbours, "item_similarity", lambda *a, only, **w: asked.append(only) or made(*a, only=only, **w)
+    )
+    model.update(Dataset("a", pd.concat([frame, more], ignore_index=True)))
+    assert [rows.tolist() for rows in asked] == [[0, 1]]
