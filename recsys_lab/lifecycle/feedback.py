@@ -57,6 +57,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "scores": "numbers",
         "chances": "numbers",
         "teams": "texts",
+        "ms": "number",
     },
     "events": {
         "time": "time",

@@ -93,6 +93,8 @@ LIST_FIGURES = {
     "score": "numbers",
     "first": "categories",
     "length": "categories",
+    "exposure": "numbers",
+    "latency": "numbers",
     "click": "categories",
     "purchase": "categories",
 }
@@ -101,7 +103,8 @@ LIST_FIGURES = {
 def describe_lists(lists: pd.DataFrame, now: Any, delay_hours: float = 24.0) -> pd.DataFrame:
     """One row for each list of `feedback.list_outcomes` that was made for somebody: `day` and `LIST_FIGURES`.
 
-    `click` and `purchase` are missing where `delay_hours` are not over at `now` (a timestamp).
+    `exposure` is the mean share of the day's lists that the items of a list are in: it rises where few items are shown to all, so coverage
+    falls. `latency` is in ms. `click` and `purchase` are missing where `delay_hours` are not over at `now` (a timestamp).
     """
     mine = lists[lists["user_type"] != ""].reset_index(drop=True)
     told = (mine["time"] + pd.Timedelta(hours=delay_hours) <= now).to_numpy()
@@ -110,6 +113,10 @@ def describe_lists(lists: pd.DataFrame, now: Any, delay_hours: float = 24.0) -> 
     out["score"] = [float(s[0]) if s is not None and len(s) and s[0] is not None else math.nan for s in mine["scores"]]
     out["first"] = [str(i[0]) if len(i) else "none" for i in mine["items"]]
     out["length"] = [str(len(i)) for i in mine["items"]]
+    shown = pd.DataFrame({"row": out.index, "day": out["day"], "item": mine["items"].map(list)}).explode("item").dropna()
+    share = shown.groupby(["day", "item"])["row"].transform("size") / out.groupby("day").size().reindex(shown["day"]).to_numpy()
+    out["exposure"] = share.groupby(shown["row"]).mean().reindex(out.index)
+    out["latency"] = mine["ms"].astype(float) if "ms" in mine else math.nan
     for name in ("click", "purchase"):
         out[name] = pd.Series(np.where(mine[name], "yes", "no")).where(told)
     return out

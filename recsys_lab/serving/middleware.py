@@ -50,6 +50,7 @@ class RequestLayer:
         state = scope.setdefault("state", {})
         state |= {"request_id": given_id if KNOWN_ID.fullmatch(given_id) else uuid.uuid4().hex, "arm": ""}
         began, status = time.perf_counter(), 500
+        state["began"] = began
 
         async def sending(message: Any) -> None:
             nonlocal status

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import threading
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -446,6 +447,7 @@ def note_list(
     row |= {"user": visitor_key(user, service.feedback.key), "user_type": kind, "arm": arm.name}
     row |= {"model": name, "bundle": arm.bundle.manifest["version"], "items": [str(i) for i in ids]}
     row |= {"scores": [None if s is None else round_number(s) for s in scores]}
+    row |= {"ms": round((time.perf_counter() - request.state.began) * 1000, 2)}
     service.feedback.put("lists", {**row, "chances": [round(float(c), 9) for c in known], "teams": teams})
 
 # %% ../../nbs/65_service.ipynb #2c4af42b

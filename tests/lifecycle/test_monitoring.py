@@ -119,6 +119,10 @@ def test_lists_are_described_and_clicks_only_where_they_would_have_been_told():
     told = describe_lists(lists, now)
     assert told.click.tolist()[:2] == ["yes", "no"] and told.click.isna().tolist() == [False, False, True]
     assert told["first"].tolist() == ["1", "none", "3"] and told.score.isna().tolist() == [False, True, True]
+    assert told.exposure.tolist()[2] == 1.0 and np.isnan(told.exposure[1]) and told.latency.isna().all()
+    assert describe_lists(lists.assign(ms=[3.0, 4.0, 5.0, 6.0]), now).latency.tolist() == [3.0, 4.0, 6.0]
+    same = lists.assign(time=now, items=[["1", "2"], ["1"], ["9"], ["2", "3"]])
+    assert describe_lists(same, now).exposure.round(3).tolist() == [0.667, 0.667, 0.5]
     assert told.day.tolist() == (lists.time[lists.user_type != ""].astype("int64") // DAY_MS).tolist()
 
 
