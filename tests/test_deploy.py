@@ -222,7 +222,7 @@ MANIFESTS = [
     for path in sorted((DEPLOY / "kubernetes").glob("*.yaml"))
     for one in yaml.safe_load_all(path.read_text())
 ]
-CLUSTERS = ("1.28", "1.31", "1.34")  # versions of Kubernetes
+CLUSTERS = ("1.29", "1.31", "1.34", "1.37")  # versions of Kubernetes
 
 
 @pytest.mark.parametrize("version", CLUSTERS)
