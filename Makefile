@@ -84,7 +84,8 @@ test-kernels-small: $(VENV)/.installed ## the same choices and conclusions on th
 	$(BIN)/python tests/kernels.py --choices small
 
 test-orchestrators: $(VENV)/.installed $(OTHERS:%=.venv-%/.installed) ## Prefect, Airflow, an MLflow server and Feast, each in an environment of its own
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/lifecycle/test_orchestrators.py tests/lifecycle/test_registry.py tests/lifecycle/test_store.py
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/lifecycle/test_orchestrators.py \
+		tests/lifecycle/test_registry.py::test_a_registry_on_a_server tests/lifecycle/test_store.py::test_feast_gives_our_values
 
 test-postgres: $(VENV)/.installed ## the database's tests against a PostgreSQL server of their own
 	$(BIN)/python tests/with_postgres.py

@@ -196,6 +196,7 @@ EXTRAS = {
     "search": "sentence_transformers",
     "serve": "fastapi_offline",
     "ui": "streamlit",
+    "lifecycle": "mlflow",
 }  # extra of the package -> a module that it brings
 
 

@@ -10,7 +10,7 @@ import time
 
 import nbformat
 import pytest
-from helpers import BIN, ROOT, run_lab, untimed_sessions
+from helpers import BIN, ROOT, random_log, run_lab, untimed_sessions
 
 from recsys_lab import chapters, runs
 
@@ -315,3 +315,15 @@ def test_a_cutoff_may_be_given_as_a_time():
     assert chapters.parse_value("test", "0.2", parameter) == 0.2
     with pytest.raises(chapters.UserError, match="test must be of type float"):
         chapters.parse_value("test", "yesterday", parameter)
+
+
+def test_what_chapters_need_is_something_that_a_run_can_look_for():
+    """Extras by the module that they bring, and what a log offers."""
+    from recsys_lab.datasets.log import capabilities_of
+
+    offered = set(capabilities_of(random_log(0)))
+    for path in chapters.chapter_paths(ROOT):
+        wanted = chapters.parameters_of(path).get("needs")
+        for need in wanted.default if wanted else []:
+            known = need.removeprefix("extra:") in chapters.EXTRAS if need.startswith("extra:") else need in offered
+            assert known or need.startswith("items:"), f"{path.stem} needs {need!r}, which nobody knows"
