@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from recsys_lab.ranking.hybrid import HybridTuned
 from recsys_lab.serving import bundle as bundles
 from recsys_lab.serving.api import create_app, replay_requests
 from recsys_lab.serving.bundle import pack
+from recsys_lab.serving.lean import unshared_mb
 from recsys_lab.serving.schemas import MOST_HISTORY
 from recsys_lab.serving.service import Settings
 
@@ -138,3 +140,30 @@ def test_a_folder_that_cannot_be_written_to_stops_the_service_before_it_serves(f
         timeout=60,
     )
     assert done.returncode and "cannot be written to" in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_ten_times_the_usual_traffic_loses_no_list(folder, tmp_path):
+    """One caller, then ten at once, on a server that writes everything down: each list that was answered is in the log after SIGTERM."""
+    answered = []
+
+    def ask(caller, n):
+        session = requests.Session()
+        for number in range(n):
+            answer = session.get(
+                f"{url}/recommend/{number}?n=5", headers={"x-request-id": f"c{caller}-{number}"}, timeout=60
+            )
+            answered.append((answer.status_code, f"c{caller}-{number}"))
+
+    with serving(folder, "--quiet", "--log", str(tmp_path / "log")) as (url, process):
+        ask("usual", 40)
+        before = unshared_mb(process.pid)
+        callers = [threading.Thread(target=ask, args=(caller, 40)) for caller in range(10)]
+        for one in callers:
+            one.start()
+        for one in callers:
+            one.join()
+        grown = unshared_mb(process.pid) - before
+    assert {status for status, _ in answered} == {200} and len(answered) == 440
+    assert set(read_rows(tmp_path / "log", "lists")["request_id"]) == {request for _, request in answered}
+    assert not grown > 64  # MB, NaN where it cannot be told
