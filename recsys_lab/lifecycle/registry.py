@@ -30,7 +30,8 @@ from ..serving.bundle import copy_whole, difference, local_copy, verify
 __all__ = ['PREFIX', 'NAME', 'CHAMPION', 'CHALLENGER', 'REST', 'PATIENCE', 'METRICS', 'Reference', 'in_registry',
            'registry_store', 'parse_reference', 'Located', 'RegistryAway', 'look_up', 'look_up_in_folder', 'ask_server',
            'look_up_online', 'fetch', 'bundle_folder', 'quiet_mlflow', 'metric_key', 'metrics_of_run',
-           'settings_of_run', 'Check', 'Refused', 'moment', 'about_bundle', 'Tracking', 'ModelRegistry']
+           'settings_of_run', 'Check', 'Refused', 'moment', 'about_bundle', 'Tracking', 'RunTracking', 'Versions',
+           'NamedVersions', 'ModelRegistry']
 
 # %% ../../nbs/72_registry.ipynb #d9aa9e79
 PREFIX, NAME, CHAMPION, CHALLENGER = "registry:", "recommender", "champion", "challenger"
@@ -104,7 +105,7 @@ def look_up_in_folder(wanted: Reference) -> Located | None:
         raise RegistryAway(f"{path}: cannot be read at the moment ({error})") from error
     return Located(int(row[0]), str(row[1])) if row else None
 
-
+# %% ../../nbs/72_registry.ipynb #f8848a2a
 def ask_server(url: str, target: Path | None = None) -> bytes:
     """What a GET answers (or, with a `target`, is written there), with MLflow's credentials from the environment.
 
@@ -297,6 +298,10 @@ class Tracking:
         made = self.client.create_run(self.experiment(experiment), run_name=title, tags={"lab.key": key})
         return str(made.info.run_id), False
 
+# %% ../../nbs/72_registry.ipynb #51644253
+class RunTracking(Tracking):
+    """Runs of the lab as MLflow's runs."""
+
     def record(self, folder: Path | str) -> str:
         """Record a run of the lab (`reports/shop`, say) in the experiment of its dataset; returns the id of MLflow's run.
 
@@ -328,32 +333,8 @@ class Tracking:
         return run
 
 # %% ../../nbs/72_registry.ipynb #4d50fe54
-class ModelRegistry(Tracking):
-    """The versions of bundles of one name, their aliases, and what was decided about them."""
-
-    def register(self, bundle: Path | str, parent: int | None = None) -> int:
-        """Add a bundle as a version, the `challenger`; a bundle that is there already keeps its number.
-
-        `parent` is the version that it was made from; the champion by default. `DataError` for a bundle that is not whole.
-        """
-        manifest = verify(Path(bundle))
-        tags = about_bundle(manifest)
-        parent = parent if parent is not None else self.number(CHAMPION)
-        with alone(Path(self.store + "#register")):
-            for row in self.versions():
-                if row["bundle"] == manifest["version"]:
-                    return int(row["version"])
-            run, _ = self.run_of(tags.get("dataset") or "bundles", f"bundle-{manifest['version']}", f"bundle {manifest['version']}")
-            for name in ("fitted_on", "model"):
-                self.client.set_tag(run, f"lab.{name}", tags[name])
-            self.client.log_artifacts(run, str(bundle), "bundle")
-            self.client.set_terminated(run)
-            self._make_model()
-            source = f"{self.client.get_run(run).info.artifact_uri}/bundle"
-            words = tags | ({"parent": str(parent)} if parent else {})
-            version = self.client.create_model_version(self.name, source, run, tags=words)
-        self.client.set_registered_model_alias(self.name, CHALLENGER, version.version)
-        return int(version.version)
+class Versions(RunTracking):
+    """The versions of bundles of one name, and their aliases."""
 
     def _make_model(self) -> None:
         from mlflow.exceptions import MlflowException
@@ -382,6 +363,10 @@ class ModelRegistry(Tracking):
         except MlflowException:
             return {}
 
+# %% ../../nbs/72_registry.ipynb #e071db41
+class NamedVersions(Versions):
+    """Versions by alias, number, or the beginning of a bundle's version."""
+
     def number(self, word: str | int) -> int | None:
         """The number of a version named by alias, number, or the beginning of its bundle's version; None where there is none."""
         text, named = str(word), self.aliases()
@@ -403,6 +388,38 @@ class ModelRegistry(Tracking):
     def folder(self, word: str | int) -> Path:
         """The folder of a version's bundle."""
         return fetch(self.store, look_up(Reference(self.store, self.name, str(self.wanted(word)))))
+
+    def difference(self, a: str | int, b: str | int) -> dict[str, tuple[Any, Any]]:
+        """Differences between the bundles of two versions (`serving.bundle.difference`)."""
+        return difference(self.folder(a), self.folder(b))
+
+    def register(self, bundle: Path | str, parent: int | None = None) -> int:
+        """Add a bundle as a version, the `challenger`; a bundle that is there already keeps its number.
+
+        `parent` is the version that it was made from; the champion by default. `DataError` for a bundle that is not whole.
+        """
+        manifest = verify(Path(bundle))
+        tags = about_bundle(manifest)
+        parent = parent if parent is not None else self.number(CHAMPION)
+        with alone(Path(self.store + "#register")):
+            for row in self.versions():
+                if row["bundle"] == manifest["version"]:
+                    return int(row["version"])
+            run, _ = self.run_of(tags.get("dataset") or "bundles", f"bundle-{manifest['version']}", f"bundle {manifest['version']}")
+            for name in ("fitted_on", "model"):
+                self.client.set_tag(run, f"lab.{name}", tags[name])
+            self.client.log_artifacts(run, str(bundle), "bundle")
+            self.client.set_terminated(run)
+            self._make_model()
+            source = f"{self.client.get_run(run).info.artifact_uri}/bundle"
+            words = tags | ({"parent": str(parent)} if parent else {})
+            version = self.client.create_model_version(self.name, source, run, tags=words)
+        self.client.set_registered_model_alias(self.name, CHALLENGER, version.version)
+        return int(version.version)
+
+# %% ../../nbs/72_registry.ipynb #b9587a96
+class ModelRegistry(NamedVersions):
+    """The versions of bundles of one name, their aliases, and what was decided about them."""
 
     def decisions(self) -> list[dict[str, Any]]:
         """What was decided, oldest first: `at, what (promote, refuse or rollback), version, over, checks, forced, why`."""
@@ -430,11 +447,11 @@ class ModelRegistry(Tracking):
 
         `Refused` names the checks that do not hold, which is written down as well. A version that is champion stays it, with no new entry.
         """
-        version, over = self.wanted(word), self.number(CHAMPION)
-        failed = [c for c in checks if not c.passed]
-        if version == over:
-            return {"what": "unchanged", "version": version, "over": over}
+        version, failed = self.wanted(word), [c for c in checks if not c.passed]
         with alone(Path(self.store + "#decide")):
+            over = self.number(CHAMPION)
+            if version == over:
+                return {"what": "unchanged", "version": version, "over": over}
             if failed and not force:
                 self.note("refuse", version, over, checks, why=why)
                 raise Refused(f"version {version} is not promoted", failed)
@@ -466,7 +483,3 @@ class ModelRegistry(Tracking):
         subject = {"rollback": "over", "promote": "version"}  # the version that a decision is about
         last = [d for d in self.decisions() if d["what"] in subject and d[subject[d["what"]]] in numbers]
         return bool(last) and last[-1]["what"] == "rollback"
-
-    def difference(self, a: str | int, b: str | int) -> dict[str, tuple[Any, Any]]:
-        """Differences between the bundles of two versions (`serving.bundle.difference`)."""
-        return difference(self.folder(a), self.folder(b))

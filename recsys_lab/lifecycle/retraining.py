@@ -69,7 +69,7 @@ def start_growing(log: Dataset, folder: Path | str) -> Path:
         (beside / "inbox").mkdir()
     return folder
 
-
+# %% ../../nbs/73_retraining.ipynb #211ec6bb
 def append_rows(folder: Path | str, rows: pd.DataFrame, now: pd.Timestamp | None = None, late_days: float = 30.0) -> Appended:
     """Append events (columns of `ROW_KEY`, others are kept where the log has them) to a growing log; see `Appended`.
 
@@ -92,7 +92,7 @@ def append_rows(folder: Path | str, rows: pd.DataFrame, now: pd.Timestamp | None
         write_rows(folder, kept)
     return Appended(len(kept), int(repeated.sum()), int(late.sum()), int((ahead & ~late).sum()))
 
-
+# %% ../../nbs/73_retraining.ipynb #b2d98ccd
 def as_rows_of(log: Dataset, rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
     """Rows with the types and columns of a log's events, in order of time; `DataError` for what does not fit."""
     if lacking := [name for name in ROW_KEY if name not in rows]:
@@ -131,7 +131,7 @@ def append_properties(folder: Path | str, rows: pd.DataFrame) -> Appended:
         write_rows(folder, fresh[~repeated].sort_values("timestamp", kind="stable"), "properties")
     return Appended(int((~repeated).sum()), int(repeated.sum()), 0, 0)
 
-
+# %% ../../nbs/73_retraining.ipynb #5164f507
 def write_rows(folder: Path, rows: pd.DataFrame, kind: str = "rows") -> Path:
     """Write rows as `KIND-NUMBER.parquet`, with the number after the last."""
     taken = [int(path.stem.partition("-")[2]) for path in folder.glob(f"{kind}-*.parquet")]
@@ -180,7 +180,7 @@ def day_figures(log: Dataset) -> pd.DataFrame:
     out["events"] = np.log(by_day.size().reindex(out.index, fill_value=0).clip(lower=0.5))
     return out[[*DAY_FIGURES, "visitors"]]
 
-
+# %% ../../nbs/73_retraining.ipynb #7271e3c0
 def chance_of(name: str, now: pd.Series, usual: pd.Series) -> float:
     """The standard deviation of a figure that comes of how little a day has; three times the variance of independent events."""
     if name in LOGARITHMS:
@@ -209,7 +209,7 @@ class BadDay(NamedTuple):
         now, usual = (math.exp(v) if self.figure in LOGARITHMS else v for v in (self.value, self.usual))
         return f"{self.date}: {self.figure} {now:.3g}, usually {usual:.3g} ({self.spreads:.0f} spreads)"
 
-
+# %% ../../nbs/73_retraining.ipynb #09f3de4e
 def bad_days(figures: pd.DataFrame, since: int, reference: int = 56, spreads: float = 6.0) -> list[BadDay]:
     """The figures of days from `since` on that deviate from the days before by more than `spreads` spreads, and `DAY_FIGURES` at least.
 
@@ -260,7 +260,7 @@ def unfitted(model: Any) -> Any:
     """A new model with the settings of another."""
     return type(model)(**model.config.model_dump())
 
-
+# %% ../../nbs/73_retraining.ipynb #ed3d2100
 def check_leakage(model: Any, log: Dataset, events: int = 20_000) -> Check:
     """Whether what a model with these settings recommends depends on what happens later, on the log's newest events."""
     part = log if len(log) <= events else log.where(slice(len(log) - events, None))
@@ -303,7 +303,7 @@ def window_split(log: Dataset, start: int, stop: int) -> Split:
     nothing = known.where(np.zeros(len(known), bool))
     return Split("temporal", known, nothing, log.where(inside), known, (start, start))
 
-
+# %% ../../nbs/73_retraining.ipynb #a48eae1a
 def check_quality(model: Any, champion: Any, log: Dataset, bounds: Bounds) -> Check:
     """Whether a model's recipe is not worse than the champion (None: there is none) at the champion's question on the newest window."""
     if champion is None:
@@ -358,7 +358,7 @@ def try_server(bundle: Path | str, requests: int = 300) -> Probe:
     half, most = np.percentile(taken, [50, 99]).tolist()
     return Probe(ready, half, most, memory, failed)
 
-
+# %% ../../nbs/73_retraining.ipynb #488922ec
 def check_service(bundle: Path | str, bounds: Bounds) -> list[Check]:
     """Whether a bundle is whole, and is served within the bounds."""
     try:
@@ -413,7 +413,7 @@ def check_online(
 # %% ../../nbs/73_retraining.ipynb #db8e24a7
 STEPS = ("watch", "ingest", "validate", "drift", "refit", "register", "gate", "promote")
 
-
+# %% ../../nbs/73_retraining.ipynb #e9a1d907
 @dataclass(frozen=True)
 class Plan:
     """What a flow works on.
@@ -472,7 +472,7 @@ class Plan:
         code = code_fingerprint(*load_model(folder / "model").modules)
         return hashlib.sha256(json.dumps([log.fingerprint, facts, code], sort_keys=True).encode()).hexdigest()[:16]
 
-
+# %% ../../nbs/73_retraining.ipynb #2248f304
 def growing_folder(name: str) -> Path:
     """The folder of a growing log by its name in `data/`; `UserError` where it is none."""
     folder = data_folders()[0] / name
@@ -536,7 +536,7 @@ def step_ingest(plan: Plan) -> dict[str, Any]:
         path.replace(plan.folder / "done" / path.name)
     return total
 
-
+# %% ../../nbs/73_retraining.ipynb #2b3b572b
 def step_validate(plan: Plan) -> dict[str, Any]:
     """Look at the days since the champion's data ended; `Refused` names those that are not like the days before."""
     if plan.drop:
@@ -595,7 +595,7 @@ def candidate(plan: Plan) -> tuple[Path, str]:
     key = plan.key(plan.log())
     return plan.work / f"bundle-{key}", key
 
-
+# %% ../../nbs/73_retraining.ipynb #f775d8cc
 def step_refit(plan: Plan) -> dict[str, Any]:
     """Fit the recipe on the log and bundle it, unless the same is there already."""
     out, key = candidate(plan)
@@ -647,7 +647,7 @@ def step_promote(plan: Plan) -> dict[str, Any]:
     done = plan.registry.promote(kept["about"][0], checks, plan.force, f"retrained on {plan.folder.name}")
     return {name: done[name] for name in ("what", "version", "over") if name in done}
 
-
+# %% ../../nbs/73_retraining.ipynb #39aaffee
 def retrain(
     plan: Plan, steps: Sequence[str] = STEPS, wait: bool = False, told: Callable[[str, Any], None] = lambda step, result: None
 ) -> dict[str, Any]:

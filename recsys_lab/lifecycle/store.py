@@ -61,7 +61,7 @@ class View(NamedTuple):
 
 VIEWS: dict[str, View] = {}
 
-
+# %% ../../nbs/74_features.ipynb #f76c29e8
 def view(name: str, entity: str, *features: Feature, owner: str, hours: float) -> Callable[[Any], Any]:
     """Register a function as the one that makes a view."""
 
@@ -104,7 +104,7 @@ def item_view(log: Dataset) -> pd.DataFrame:
     names = [f.name for f in VIEWS["item"].features]
     return pd.DataFrame({"item_id": log.items, **{name: np.asarray(facts[name], float) for name in names}})
 
-
+# %% ../../nbs/74_features.ipynb #731ec2d2
 @view(
     "user",
     "user_id",
@@ -157,7 +157,7 @@ FROM m LEFT JOIN read_parquet($1) s ON s."at" = m.found AND s."{entity}" = m."{e
 ORDER BY m.place
 """
 
-
+# %% ../../nbs/74_features.ipynb #cd78da61
 def features_as_of(folder: Path | str, name: str, requests: pd.DataFrame) -> pd.DataFrame:
     """The features of a view for requests (columns of its entity and `at`, ms), in their order, with `found`, the snapshot's moment.
 
@@ -209,7 +209,7 @@ def connect(url: str, seconds: float = 2.0) -> Any:
     except ValueError as error:
         raise UserError(f"{url!r} is no URL of a Redis ({error}); say redis://HOST:6379/0") from error
 
-
+# %% ../../nbs/74_features.ipynb #abc92ebb
 def push_features(url: str, log: Dataset, at: int) -> int:
     """Put the item view as of a moment into Redis, and make it current; the number of items. `UserError` where Redis does not answer."""
     import redis
@@ -262,7 +262,7 @@ def take_over(model: Any, online: Online) -> None:
         state[f"facts/{name}"] = np.asarray(value).astype(np.asarray(state[f"facts/{name}"]).dtype)
     model.state = state
 
-
+# %% ../../nbs/74_features.ipynb #f67dd83f
 class FeatureFeed:
     """A server's look at Redis: takes over what is newer, and knows how old it is.
 
@@ -342,7 +342,7 @@ FEAST_VIEW = """{name} = Entity(name="{name}", join_keys=["{entity}"], value_typ
 )
 """
 
-
+# %% ../../nbs/74_features.ipynb #36ebfb1c
 def export_feast(folder: Path | str, out: Path | str, project: str = "recsys_lab") -> dict[str, int]:
     """Write a Feast repository of all snapshots of this version; rows by view. `UserError` where there are none, or `out` is there."""
     import pandas as pd
