@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -275,7 +276,7 @@ class FeatureFeed:
     def __init__(self, url: str = "", clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000):
         self.url, self.clock, self.why = url, clock, ""
         self._client = connect(url) if url else None
-        self._taken: dict[int, int] = {}
+        self._taken: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # moment of the values that a model has taken over
 
     def refresh(self, models: list[Any]) -> bool:
         """Take over the current values where they are newer than a model's; whether any was. Redis' faults are kept in `why`."""
@@ -292,9 +293,9 @@ class FeatureFeed:
                 self.why = f"values of version {head['version']}, and this server has {VIEWS['item'].version}"
                 return False
             for model in models:
-                if head["at"] > self._taken.get(id(model), int(model.state["facts/end"])):
+                if head["at"] > self._taken.get(model, int(model.state["facts/end"])):
                     take_over(model, pull_features(self._client, model.items.values, head))
-                    self._taken[id(model)], taken = head["at"], True
+                    self._taken[model], taken = head["at"], True
             self.why = ""
             return taken
         except (redis.RedisError, ValueError, KeyError, TypeError) as error:
@@ -303,7 +304,7 @@ class FeatureFeed:
 
     def state(self, model: Any) -> dict[str, Any]:
         """For `/status`: where the values of a model are from, their moment, age in hours, whether that is fresh, and what is wrong."""
-        at = self._taken.get(id(model))
+        at = self._taken.get(model)
         moment = at if at is not None else int(model.state["facts/end"])
         age = (self.clock() - moment) / 3_600_000 if bool(model.state["facts/times"]) and moment < FOREVER else math.nan
         fresh = age <= VIEWS["item"].hours

@@ -194,6 +194,18 @@ def test_freshness_counts_from_the_moment_of_the_values(early, end):
         assert (told["age_hours"], told["fresh"], told["store"]) == (hours, fresh, "bundle")
 
 
+def test_a_new_bundle_does_not_inherit_the_moment_of_one_that_is_gone(shop, end, early, tmp_path):
+    """Bundles come and go, and Python gives the place of an old model to a new one."""
+    with redis_at(tmp_path) as url:
+        feed = FeatureFeed(url)
+        push_features(url, shop, end)
+        for _ in range(20):
+            model = Bundle(early).model
+            assert feed.state(model)["store"] == "bundle"
+            assert feed.refresh([model]) and feed.state(model)["store"] == "redis"
+            del model
+
+
 def test_a_push_that_breaks_off_leaves_what_was_current(shop, end, tmp_path, monkeypatch):
     import redis
 
