@@ -9,6 +9,8 @@ import os
 import subprocess
 import sys
 
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")  # its own 20 are too few for a machine at work
+
 from prefect import flow, get_run_logger, task
 from prefect.states import State
 

@@ -296,7 +296,7 @@ BOOK_PARTS = (
     ("Collaborative models", ("2", "44", "94")),
     ("Ranking", "3"),
     ("Graphs", "4"),
-    ("Products and search", "5"),
+    ("Products and search", ("5", "68")),
     ("Serving", ("6", "89")),
     ("After deployment", ("70", "98", "71", "72", "73", "74", "99")),
     ("The lab itself", ("7", "8", "92", "93", "95", "96", "97")),

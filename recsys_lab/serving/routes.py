@@ -5,16 +5,23 @@
 # %% ../../nbs/69_routes.ipynb #96b1666c
 from __future__ import annotations
 
+import asyncio
+import hmac
 import json
 import os
+import sys
 import time
 from typing import Annotated, Any
 
 import prometheus_client as prometheus
 from fastapi import APIRouter, Body, Depends
 from fastapi import Path as InPath
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from filelock import FileLock, Timeout
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
+
+from ..lifecycle.registry import in_registry
 
 from . import schemas
 from recsys_lab.serving.service import (
@@ -43,12 +50,12 @@ from recsys_lab.serving.service import (
     stats_of,
     take_feedback,
 )
-from .training import check_feedback_token, check_token, train_bundle
 
 # %% auto #0
-__all__ = ['ServiceDep', 'state_routes', 'recommend_routes', 'item_routes', 'user_routes', 'root', 'health', 'ready', 'metrics',
-           'metadata', 'status', 'recommend', 'recommend_by', 'recommend_fast', 'recommend_explain', 'explain_item',
-           'factor_user', 'factor_similar', 'similar_items', 'search_products', 'feedback', 'user_stats', 'training']
+__all__ = ['ServiceDep', 'state_routes', 'recommend_routes', 'item_routes', 'BEARER', 'user_routes', 'root', 'health', 'ready',
+           'metrics', 'metadata', 'status', 'recommend', 'recommend_by', 'recommend_fast', 'recommend_explain',
+           'explain_item', 'factor_user', 'factor_similar', 'similar_items', 'search_products', 'check_token',
+           'check_feedback_token', 'compare_tokens', 'train_bundle', 'feedback', 'user_stats', 'training']
 
 # %% ../../nbs/69_routes.ipynb #1c8336f7
 ServiceDep = Annotated[Service, Depends(get_service)]
@@ -276,6 +283,68 @@ async def search_products(
     note_list(service, request, arm, None, "", "bm25", arm.bundle.items[codes], scores)
     items = similar_item_list(arm.bundle, codes, scores)
     return schemas.as_json({"results": [{"product_id": t.pop("item_id"), **t} for t in items]})
+
+# %% ../../nbs/69_routes.ipynb #c1bee82c
+BEARER = HTTPBearer(auto_error=False, description="the token that the service was started with")
+
+
+async def check_token(
+    service: Annotated[Service, Depends(get_service)],
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
+) -> None:
+    """`ApiError` unless the request bears the service's token."""
+    token = service.settings.token.get_secret_value()
+    if not token:
+        raise schemas.ApiError(403, "training is switched off; start the service with a token")
+    compare_tokens(credentials, token)
+
+
+async def check_feedback_token(
+    service: Annotated[Service, Depends(get_service)],
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
+) -> None:
+    """`ApiError` where feedback needs a token and the request does not bear it."""
+    if token := service.settings.feedback_token.get_secret_value():
+        compare_tokens(credentials, token)
+
+
+def compare_tokens(credentials: HTTPAuthorizationCredentials | None, token: str) -> None:
+    """`ApiError` unless a request bears the token."""
+    given = credentials.credentials if credentials else ""
+    if not hmac.compare_digest(given.encode("utf-8", "replace"), token.encode()):
+        raise schemas.ApiError(401, "a bearer token is needed")
+
+# %% ../../nbs/69_routes.ipynb #92259e54
+async def train_bundle(service: Service, kind: str, force: bool) -> dict[str, Any]:
+    """Train in a separate process and wait for it; `ApiError` if one is running already, or the bundle is not in a folder."""
+    place = service.settings.bundle
+    if "://" in place or in_registry(place):
+        raise schemas.ApiError(409, "the bundle is served from a URL or registry; train where it is made")
+    lock = FileLock(f"{place.rstrip('/')}.lock", blocking=False, is_singleton=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise schemas.ApiError(409, "a training is at work; one at a time") from None
+    try:
+        start = "from recsys_lab.cli import main; raise SystemExit(main())"
+        words = [sys.executable, "-c", start, "bundle", "refit", place, "--kind", kind]
+        done = await asyncio.create_subprocess_exec(
+            *words, *(["--force"] if force else []), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+        try:
+            output, wrong = await done.communicate()
+        finally:
+            if done.returncode is None:  # the service ends first
+                done.kill()
+    finally:
+        lock.release()
+    if done.returncode:
+        schemas.LOG.error(json.dumps({"event": "training failed", "why": wrong.decode(errors="replace")[-2000:]}))
+        last = wrong.decode(errors="replace").strip().rpartition("\n")[2]
+        why = last.removeprefix("recsys-lab: ") if done.returncode == 2 else "the service's log says why"
+        return {"status": "failed", "message": why, "model_type": kind, "stats": {}}
+    result = json.loads(output.decode().strip().splitlines()[-1])
+    return {"status": result["status"], "message": result["message"], "model_type": kind, "stats": result["stats"]}
 
 # %% ../../nbs/69_routes.ipynb #41b735c4
 user_routes = APIRouter()

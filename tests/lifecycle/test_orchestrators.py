@@ -97,6 +97,7 @@ def test_prefect_does_not_try_a_refusal_again(lab):
     done = subprocess.run(
         words, cwd=place, env=env | {"RECSYS_LAB_COMMAND": str(counting)}, capture_output=True, text=True, timeout=300
     )
+    assert (place / "asked").exists(), done.stdout + done.stderr  # the flow began
     assert done.returncode and (place / "asked").read_text().split() == ["watch", "ingest", "ingest", "ingest"]
     (place / "asked").unlink()
     counting.write_text(counting.read_text().replace("[ $4 = ingest ] && exit 1\n", ""))
