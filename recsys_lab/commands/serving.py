@@ -35,6 +35,7 @@ BundlePlace = Annotated[str, typer.Argument(help="Folder or URL of the bundle, o
     epilog=examples(
         "recsys-lab bundle create reports/shop -o bundle",
         "recsys-lab bundle create reports/shop -o bundle --models lightfm,user_knn",
+        "recsys-lab bundle create reports/shop -o bundle --encoder all-MiniLM-L6-v2",
     ),
 )
 def create_bundle(
@@ -44,6 +45,9 @@ def create_bundle(
         str, typer.Option(help="Other models of the run to bundle, as lightfm,user_knn or my_models.py:MyModel.")
     ] = "",
     exact_up_to: Annotated[int, typer.Option(min=0, help="Items up to which all vectors are compared.")] = 50_000,
+    encoder: Annotated[
+        str, typer.Option(help="Sentence encoder for search by meaning, as all-MiniLM-L6-v2 (default: none, products are found by words).")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Make a bundle of a run's models."""
@@ -51,7 +55,7 @@ def create_bundle(
     from recsys_lab.serving.bundle import bundle_run
 
     others = [named_class(word).name if ":" in word else word for word in models.split(",") if word]
-    made = bundle_run(run, out, others, exact_up_to)
+    made = bundle_run(run, out, others, exact_up_to, encoder)
     text = f"{out}: bundle {made['version']} of {made['model']}, {made['facts']['unique_items']:,} items"
     show(as_json, lambda: {n: made[n] for n in ("version", "model", "parts", "others", "facts")}, lambda: text)
 

@@ -31,7 +31,7 @@ from .monitoring import DAY_MS, EVENT_FIGURES, Monitor, describe_events, write_d
 from .online import compare_arms, visitor_outcomes
 from .registry import CHAMPION, Check, ModelRegistry, Refused
 from ..models.base import load_model
-from ..serving.bundle import Bundle, pack, read_manifest, refit_models, verify
+from ..serving.bundle import Bundle, own_encoder, pack, read_manifest, refit_models, verify
 from ..serving.lean import server_process, unshared_mb
 from ..splits import Split
 
@@ -603,7 +603,8 @@ def step_refit(plan: Plan) -> dict[str, Any]:
         source, log, began = plan.recipe_folder(), plan.log(), time.perf_counter()
         with tempfile.TemporaryDirectory(prefix="recsys-retrain-") as aside:
             fit, others = refit_models(source, verify(source), log, "hybrid", Path(aside))
-            pack(fit, log, out, others, {"dataset": plan.folder.name, "retrained": key})
+            encode = own_encoder(source, verify(source))
+            pack(fit, log, out, others, {"dataset": plan.folder.name, "retrained": key}, encode=encode)
         told = {"seconds": round(time.perf_counter() - began, 1)}
     else:
         told = {"kept": True}

@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from recsys_lab.datasets.log import Dataset
 
 # %% auto #0
-__all__ = ['word_vectors', 'encode_texts', 'text_vectors', 'path_vectors', 'ContentConfig', 'Content', 'vector_similarity']
+__all__ = ['NAME_WEIGHT', 'TEXT_WEIGHT', 'word_vectors', 'encode_texts', 'text_vectors', 'path_vectors', 'ContentConfig',
+           'Content', 'vector_similarity']
+
+# %% ../../nbs/52_content.ipynb #b2dd6d3d
+NAME_WEIGHT, TEXT_WEIGHT = 0.7, 0.3  # of the words of a name, and of a description
 
 # %% ../../nbs/52_content.ipynb #3ce0f307
 def word_vectors(texts: list[str]) -> sparse.csr_matrix:
@@ -45,12 +49,13 @@ def word_vectors(texts: list[str]) -> sparse.csr_matrix:
 
 @lru_cache(maxsize=4)
 def encode_texts(texts: tuple[tuple[str, ...], ...], model: str) -> np.ndarray:
-    """`product_vectors` of (title, brand, category, description) of each product, kept for the next fit on the same texts."""
+    """Vectors of (title, brand, category, description) of each product, kept for the next fit on the same texts."""
     import pandas as pd
 
-    from recsys_lab.search import encoder, product_vectors
+    from recsys_lab.encoders import encoder
+    from recsys_lab.search import product_texts
 
-    return product_vectors(pd.DataFrame(texts, columns=["title", "brand", "category", "description"]), encoder(model))
+    return encoder(model)(product_texts(pd.DataFrame(texts, columns=["title", "brand", "category", "description"])))
 
 
 def text_vectors(products: pd.DataFrame, model: str) -> sparse.csr_matrix | np.ndarray:
@@ -58,7 +63,7 @@ def text_vectors(products: pd.DataFrame, model: str) -> sparse.csr_matrix | np.n
     if model != "words":
         rows = products[["title", "brand", "category", "description"]].itertuples(index=False, name=None)
         return to_fixed_point(encode_texts(tuple(rows), model)).astype(np.float32)
-    from recsys_lab.search import NAME_WEIGHT, TEXT_WEIGHT, product_names
+    from recsys_lab.search import product_names
 
     name, about = (word_vectors(texts) for texts in (product_names(products), products["description"].tolist()))
     both = sparse.hstack([name * np.sqrt(NAME_WEIGHT), about * np.sqrt(TEXT_WEIGHT)], format="csr", dtype=np.float32)

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import sqlite3
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,20 +19,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import __version__
+from ..encoders import Encoder, encoder
 from ..files import DataError, definition_hashes, file_hash, modules_behind, read_json, whole_folder
 from ..histories import FOREVER, Histories
-from ..lexical import lexical_search
 from ..models.base import load_model, model_class
 from ..models.retrieval import EXACT_UP_TO, make_index
 from ..numerics import round_scores
+from ..search import Filters, Hits, Search, write_index
 from ..topk import SOURCES, best_of, exclusion
 
 # %% auto #0
-__all__ = ['BUNDLE_FORMAT', 'DISPLAY_FIELDS', 'REMAKE', 'Ids', 'Texts', 'code_behind', 'write_catalogue', 'shown_rows', 'pack',
-           'write_indexes', 'manifest_of', 'facts_of', 'swap_in', 'fit_of', 'bundle_run', 'refit', 'refit_models',
-           'roll_back', 'read_manifest', 'verify', 'difference', 'local_copy', 'copy_whole', 'Listed', 'Bundle',
-           'read_texts', 'open_words', 'with_index', 'served_model', 'encode_history', 'rank_one_stage',
-           'rank_two_stages']
+__all__ = ['BUNDLE_FORMAT', 'REMAKE', 'Ids', 'code_behind', 'products_of', 'pack', 'write_indexes', 'manifest_of', 'facts_of',
+           'swap_in', 'fit_of', 'bundle_run', 'refit', 'own_encoder', 'refit_models', 'roll_back', 'read_manifest',
+           'verify', 'difference', 'local_copy', 'copy_whole', 'Listed', 'Bundle', 'open_catalogue', 'with_index',
+           'served_model', 'encode_history', 'rank_one_stage', 'rank_two_stages']
 
 # %% ../../nbs/60_bundle.ipynb #93ef3fee
 class Ids:
@@ -66,58 +65,27 @@ class Ids:
             return -1  # NumPy would not see it at the end of a text
         return int(self.get_indexer(np.asarray([user_id if isinstance(user_id, int) else str(user_id)]))[0])
 
-# %% ../../nbs/60_bundle.ipynb #e27c0222
-class Texts:
-    """Texts in two arrays that may be mapped: all their bytes (UTF-8), and where each ends."""
-
-    def __init__(self, data: np.ndarray, ends: np.ndarray):
-        self.data, self.ends = data, ends
-
-    @classmethod
-    def of(cls, texts: Sequence[str]) -> Texts:
-        """Texts from a list."""
-        parts = [t.encode("utf-8", "replace") for t in texts]
-        return cls(np.frombuffer(b"".join(parts), np.uint8), np.cumsum([len(p) for p in parts], dtype=np.int64))
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def __getitem__(self, at: int) -> str:
-        start = int(self.ends[at - 1]) if at else 0
-        return self.data[start : int(self.ends[at])].tobytes().decode("utf-8")
-
 # %% ../../nbs/60_bundle.ipynb #9b753a88
 def code_behind(models: Sequence[str]) -> dict[str, str]:
     """`definition_hashes` of the modules behind some models, and of everything these import."""
     return definition_hashes(modules_behind(tuple(m for name in models for m in model_class(name)().modules)))
 
 # %% ../../nbs/60_bundle.ipynb #6ba4caba
-BUNDLE_FORMAT = 2
+BUNDLE_FORMAT = 3
 
 # %% ../../nbs/60_bundle.ipynb #d7c06c23
-DISPLAY_FIELDS = ("title", "category", "image_url")
-
-
-def write_catalogue(rows: Any, folder: Path) -> None:
-    """Write the display fields of items (rows of `product_catalog` in order of the codes) and their full-text index."""
-    from recsys_lab.lexical import write_words
-
-    folder.mkdir()
-    for name in DISPLAY_FIELDS:
-        texts = Texts.of(rows[name].tolist())
-        np.save(folder / f"{name}.npy", texts.data)
-        np.save(folder / f"{name}.ends.npy", texts.ends)
-    np.save(folder / "price.npy", rows["price"].to_numpy(float, na_value=np.nan))
-    write_words(rows, folder / "words.db")
-
-
-def shown_rows(log: Any, items: Any) -> Any:
-    """The rows of `product_catalog` of some items of a log."""
+def products_of(log: Any, items: Any) -> tuple[Any, np.ndarray]:
+    """(rows of `product_catalog`, ids) of some items of a log in their order, and then of the others that have a title."""
     from recsys_lab.products import catalogue_rows, item_properties
 
-    rows = catalogue_rows(log)
-    described = rows.iloc[item_properties(log).get_indexer(items)].reset_index(drop=True)
-    return described.assign(title=described["title"].where(described["title"] != "", described["product_id"]))
+    rows, known = catalogue_rows(log), item_properties(log)
+    place = known.get_indexer(items)
+    others = np.setdiff1d(np.arange(len(known)), place)
+    named = others[rows["title"].to_numpy()[others] != rows["product_id"].to_numpy()[others]]
+    ids = known.to_numpy()[np.append(place, named)]
+    described = rows.iloc[np.append(place, named)].reset_index(drop=True)
+    title = described["title"].where(described["title"] != "", described["product_id"])
+    return described.assign(title=title), ids.astype("U") if ids.dtype.kind in "OUT" else ids
 
 # %% ../../nbs/60_bundle.ipynb #7c86618e
 def pack(
@@ -127,11 +95,12 @@ def pack(
     others: Mapping[str, Path] | None = None,
     about: Mapping[str, Any] | None = None,
     exact_up_to: int = EXACT_UP_TO,
+    encode: Encoder | None = None,
 ) -> dict[str, Any]:
     """Create a bundle from a saved hybrid and `others` by name, with the catalogue of `log`; returns its manifest.
 
-    A folder that stands at `out` is kept beside it as `OUT.previous`. `about` is written into the manifest. Two bundles of equal
-    fits have the same version.
+    A folder that stands at `out` is kept beside it as `OUT.previous`. `about` is written into the manifest, `encode` gives the
+    vectors for search by meaning. Two bundles of equal fits have the same version.
     """
     out = Path(out)
     model: Any = load_model(fit)
@@ -150,7 +119,9 @@ def pack(
             shutil.copytree(path, beside / "others" / name)
         for head in beside.rglob("model.json"):  # how long a fit took makes no other bundle
             head.write_text(json.dumps(json.loads(head.read_text()) | {"fit_seconds": 0.0}, indent=1))
-        write_catalogue(shown_rows(log, model.items), beside / "catalogue")
+        (beside / "catalogue").mkdir()
+        rows, ids = products_of(log, model.items)
+        write_index(rows, beside / "catalogue", encode, ids, old=out / "catalogue")
         near = write_indexes(model.parts, beside / "near") if len(model.items) > exact_up_to else {}
         manifest = manifest_of(model, sorted(others or {}), near, dict(about or {}), beside)
         (beside / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -180,6 +151,7 @@ def manifest_of(
     model: Any, others: Sequence[str], near: dict[str, Any], about: dict[str, Any], folder: Path
 ) -> dict[str, Any]:
     """The manifest of the files of a folder."""
+    index = {"vectors": None, **json.loads((folder / "catalogue" / "manifest.json").read_text())}
     files = {
         p.relative_to(folder).as_posix(): {"sha256": file_hash(p), "bytes": p.stat().st_size}
         for p in sorted(folder.rglob("*"))
@@ -194,6 +166,7 @@ def manifest_of(
         "fitted_on": model.fitted_on,
         "facts": facts_of(model),
         "near": near,
+        "search": {name: index[name] for name in ("products", "encoder", "vectors")},
         "about": about,
         "code": code_behind([model.name, *model.parts, *others]),
         "files": files,
@@ -249,9 +222,12 @@ def fit_of(run: Path, names: Sequence[str]) -> Path:
 
 
 def bundle_run(
-    run: Path | str, out: Path | str, others: Sequence[str] = (), exact_up_to: int = EXACT_UP_TO
+    run: Path | str, out: Path | str, others: Sequence[str] = (), exact_up_to: int = EXACT_UP_TO, encoder_name: str = ""
 ) -> dict[str, Any]:
-    """Bundle the tuned hybrid of a run, and other models of it by name; returns the manifest."""
+    """Bundle the tuned hybrid of a run, and other models of it by name; returns the manifest.
+
+    `encoder_name` is the sentence encoder for search by meaning, by name or folder; empty: products are found by words.
+    """
     from recsys_lab import loading
 
     run = Path(run)
@@ -259,7 +235,7 @@ def bundle_run(
     dataset = read_json(run / "provenance.json", {})["dataset"]
     log = loading.load(dataset["name"], size=dataset.get("size") or "small")
     about = {"run": run.name, "dataset": dataset["name"], "size": dataset.get("size") or ""}
-    return pack(hybrid, log, out, beside, about, exact_up_to)
+    return pack(hybrid, log, out, beside, about, exact_up_to, encoder(encoder_name) if encoder_name else None)
 
 # %% ../../nbs/60_bundle.ipynb #2bf7b7eb
 def refit(folder: Path | str, kind: str = "hybrid", force: bool = False) -> dict[str, Any]:
@@ -280,8 +256,13 @@ def refit(folder: Path | str, kind: str = "hybrid", force: bool = False) -> dict
     with tempfile.TemporaryDirectory(prefix="recsys-refit-") as place:
         fit, others = refit_models(folder, manifest, log, kind, Path(place))
         trained = {**about.get("trained_on", {}), kind: log.fingerprint}
-        done = pack(fit, log, folder, others, {**about, "trained_on": trained})
+        done = pack(fit, log, folder, others, {**about, "trained_on": trained}, encode=own_encoder(folder, manifest))
     return {"status": "trained", "message": f"bundle {done['version']} is in place", "stats": done["facts"]}
+
+
+def own_encoder(folder: Path, manifest: Mapping[str, Any]) -> Encoder | None:
+    """The encoder that a bundle was made with, if any."""
+    return Encoder(folder / "catalogue" / "encoder") if manifest["search"]["encoder"] else None
 
 
 def refit_models(
@@ -431,6 +412,7 @@ class Bundle:
     model : its hybrid
     models : all models by name: the hybrid, the sources it is made of, and others beside them
     items, users : `Ids`
+    catalogue : what is shown of products and how they are found (`search.Search`): the items, and then those that nobody has met
     """
 
     def __init__(self, folder: Path | str):
@@ -442,9 +424,8 @@ class Bundle:
             self.models[name] = load_model(self.folder / "others" / name, mapped=True, index=Ids)
             self.models[name].near = {"index": None}
         with_index(self.model, self.folder)
-        self.shown = {name: read_texts(self.folder / "catalogue", name) for name in DISPLAY_FIELDS}
-        self.price = np.load(self.folder / "catalogue" / "price.npy", mmap_mode="r")
-        self.words = open_words(self.folder)
+        self.catalogue = open_catalogue(self.folder, self.items)
+        self.unmet = Ids(self.catalogue.ids[len(self.items) :])
         self.model.cold_list()
 
     def history(self, user: int, at: int = FOREVER) -> Histories:
@@ -475,9 +456,20 @@ class Bundle:
             return rank_one_stage(model, history, k, exclude, allowed)
         return rank_two_stages(model, history, k, exclude, alpha, allowed)
 
-    def find(self, query: str, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """(codes, BM25 scores) of the k items that best match the words of a query."""
-        return lexical_search(self.words, query, k, None)
+    def find(self, query: str, k: int, mode: str = "hybrid", filters: Filters | None = None) -> Hits:
+        """The k products that best match a query (`Search.hits`); codes beyond the model's items are of products nobody has met."""
+        return self.catalogue.hits(query, k, mode, filters)
+
+    def product(self, item_id: Any) -> int:
+        """The code of a product of the catalogue, met or not; -1 for none."""
+        met = self.items.find(item_id)
+        unmet = self.unmet.find(item_id) if met < 0 else -1
+        return met if unmet < 0 else len(self.items) + unmet
+
+    def shown(self, code: int) -> dict[str, Any]:
+        """What is shown of a product by its code: `title, category, image_url`, `price` (NaN for none)."""
+        texts = {name: self.catalogue.shown[name][code] for name in ("title", "image_url")}
+        return texts | {"category": self.catalogue.category(code), "price": float(self.catalogue.price[code])}
 
     def similar(self, item: int, k: int, name: str) -> tuple[np.ndarray, np.ndarray]:
         """(codes, scores) of the k items most like the one at a place of `items`, by a model of the bundle; never itself."""
@@ -487,15 +479,15 @@ class Bundle:
         return codes[0][codes[0] >= 0], scores[0][codes[0] >= 0]
 
 # %% ../../nbs/60_bundle.ipynb #3822f6e4
-def read_texts(folder: Path, name: str) -> Texts:
-    """Texts mapped from their two files."""
-    return Texts(*(np.asarray(np.load(folder / f"{name}{end}.npy", mmap_mode="r")) for end in ("", ".ends")))
-
-
-def open_words(folder: Path) -> sqlite3.Connection:
-    """The full-text table of a bundle's products, opened read-only."""
-    words = f"file:{folder / 'catalogue' / 'words.db'}?mode=ro&immutable=1"
-    return sqlite3.connect(words, uri=True, check_same_thread=False)
+def open_catalogue(folder: Path, items: Ids) -> Search:
+    """The catalogue of a bundle whose files were verified; `DataError` where it is of other products than the model's items."""
+    catalogue = Search(folder / "catalogue", threads=1, verified=True)
+    own = catalogue.ids[: len(items)]
+    if not np.array_equal(own, items.values):
+        others = np.flatnonzero(own != items.values[: len(own)])
+        first = items[int(others[0]) if len(others) else len(own)]
+        raise DataError(f"{folder / 'catalogue'} is of other products than the model, from item {first!s} on; {REMAKE}")
+    return catalogue
 
 
 def with_index(model: Any, folder: Path) -> Any:

@@ -45,6 +45,7 @@ from recsys_lab.serving.service import (
     reasons_of,
     recommend_response,
     round_number,
+    search_results,
     similar_and_note,
     similar_item_list,
     stats_of,
@@ -111,6 +112,8 @@ async def status(service: ServiceDep) -> Any:
     answer["matrix_factorization"] = {"status": "ready" if factors else "none", "n_users": len(b.users)}
     answer["matrix_factorization"] |= {"n_items": n, "n_factors": factors}
     answer["similarity_search"] = {"status": "ready", "n_products": n, "embedding_dimension": factors}
+    made = b.manifest["search"]
+    answer["search"] = {"mode": "hybrid" if made["encoder"] else "lexical", **made}
     answer |= {"feedback": service.feedback.state()} if service.feedback else {}
     answer["features"] = service.feed.state(b.model)
     return schemas.as_json(answer)
@@ -253,7 +256,7 @@ async def factor_similar(service: ServiceDep, request: Request, ask: Annotated[s
 
 @item_routes.get(
     "/similar/{item_id}",
-    summary="Similar items by co-occurrence (item KNN)",
+    summary="Similar items by co-occurrence (item KNN), or by their texts",
     response_model=schemas.SimilarItems,
     responses=schemas.WRONG,
 )
@@ -264,25 +267,27 @@ async def similar_items(
     k: schemas.Length = 10,
     model: schemas.ModelName = "item_knn",
 ) -> Any:
-    """Items with many users in common (item KNN)."""
+    """Items with many users in common (item KNN), or with `model=content` those whose texts mean the same."""
     return schemas.as_json({"recommendations": similar_and_note(service, request, item_id, k, model)})
 
 
 @item_routes.post(
     "/search",
-    summary="Full-text search for products (BM25)",
+    summary="Search for products by words and by meaning",
     response_model=schemas.SearchResults,
     responses=schemas.WRONG,
 )
 async def search_products(
     service: ServiceDep, request: Request, ask: Annotated[schemas.SearchRequest, Body()]
 ) -> Any:
-    """Products whose title or category matches the words of a query (BM25)."""
+    """Products that match the words of a query, mistyped ones too (BM25), or its meaning (sentence vectors), or both fused.
+
+    Products that nobody has met yet are found too. Each says which half found it.
+    """
     arm = service.arm("")
-    codes, scores = arm.bundle.find(ask.query, ask.top_k)
-    note_list(service, request, arm, None, "", "bm25", arm.bundle.items[codes], scores)
-    items = similar_item_list(arm.bundle, codes, scores)
-    return schemas.as_json({"results": [{"product_id": t.pop("item_id"), **t} for t in items]})
+    hits, answer = search_results(arm.bundle, ask)
+    note_list(service, request, arm, None, "", f"search_{hits.mode}", arm.bundle.catalogue.ids[hits.codes], hits.scores)
+    return schemas.as_json(answer)
 
 # %% ../../nbs/69_routes.ipynb #c1bee82c
 BEARER = HTTPBearer(auto_error=False, description="the token that the service was started with")

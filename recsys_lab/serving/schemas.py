@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import Path as InPath
 from fastapi import Query
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from starlette.responses import Response
 
 # %% auto #0
@@ -138,11 +138,25 @@ class UserRequest(BaseModel):
 
 
 class SearchRequest(BaseModel):
-    """A search by words."""
+    """A search by words, by meaning, or by both."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"query": "lamp", "top_k": 5}]})
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"query": "lamp", "top_k": 5, "max_price": 40}]})
     query: Annotated[ValidText, Field(max_length=500)]
     top_k: Annotated[int, Field(ge=1, le=MOST_LISTED)] = 10
+    mode: Annotated[
+        Literal["lexical", "semantic", "hybrid"],
+        Field(description="by words (BM25), by meaning (vectors), or both; always lexical in a bundle without vectors"),
+    ] = "hybrid"
+    category: Annotated[ValidText, Field(max_length=500, description="only below this category, as `Office > Pens`")] = ""
+    min_price: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
+    max_price: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
+    in_stock: Annotated[bool, Field(description="only what is known to be in stock")] = False
+
+    @model_validator(mode="after")
+    def check_prices(self) -> Self:
+        if self.min_price is not None and self.max_price is not None and self.min_price > self.max_price:
+            raise ValueError("min_price must not be above max_price")
+        return self
 
 
 class FeedbackEvent(BaseModel):
@@ -286,12 +300,15 @@ class SearchHit(BaseModel):
     price: float | None
     score: float
     image_url: str
+    found_by: Annotated[list[str], Field(description="the halves of the search that found it: lexical, semantic")]
 
 
 class SearchResults(BaseModel):
     """Products found, best first."""
 
     results: list[SearchHit]
+    mode: Annotated[str, Field(description="how was searched: lexical where the bundle has no vectors")]
+    corrected: Annotated[dict[str, str], Field(description="words that no product has, and what was looked for beside them")]
 
 # %% ../../nbs/64_schemas.ipynb #c0a71366
 class SeenItem(BaseModel):

@@ -29,21 +29,31 @@ from ..files import DataError
 from ..histories import FOREVER
 from ..models.explanation import Explanation, explain_codes, plain_id
 from ..ranking.features import is_kind
+from ..search import Filters, Hits
 from .bundle import Bundle, Listed, encode_history, read_manifest
 from ..lifecycle.registry import bundle_folder, in_registry
 from ..lifecycle.store import FeatureFeed
 from ..lifecycle.feedback import POOL, FeedbackLog, event_key, explore, team_draft, visitor_key
 from .cache import metric
-from .schemas import LOG, MOST_ID, ApiError, ExplainRequest, FeedbackRequest, HistoryEvent, RecommendRequest
+from recsys_lab.serving.schemas import (
+    LOG,
+    MOST_ID,
+    ApiError,
+    ExplainRequest,
+    FeedbackRequest,
+    HistoryEvent,
+    RecommendRequest,
+    SearchRequest,
+)
 
 # %% auto #0
 __all__ = ['SHOWN_HISTORY', 'REASONS', 'LATEST', 'RECORDS', 'REMEMBERED', 'AHEAD', 'FACTS', 'Arm', 'share_of', 'Settings',
-           'write_settings', 'read_settings', 'Service', 'get_service', 'round_number', 'json_id', 'listed_items',
-           'similar_item_list', 'model_of', 'iso_time', 'history_of', 'allowed_items', 'stats_of', 'factors_of',
-           'examples_of', 'metadata_of', 'health_of', 'reasons_of', 'title_of', 'explanation_of', 'terms_of',
-           'count_records', 'note_list', 'rank_and_note', 'joined_lists', 'take_places', 'take_feedback',
+           'write_settings', 'read_settings', 'Service', 'get_service', 'round_number', 'json_id', 'shown_of',
+           'listed_items', 'similar_item_list', 'model_of', 'iso_time', 'history_of', 'allowed_items', 'stats_of',
+           'factors_of', 'examples_of', 'metadata_of', 'health_of', 'reasons_of', 'title_of', 'explanation_of',
+           'terms_of', 'count_records', 'note_list', 'rank_and_note', 'joined_lists', 'take_places', 'take_feedback',
            'recommend_response', 'answer_request', 'arm_of_request', 'find_user', 'similar', 'similar_and_note',
-           'drift_metrics', 'database_facts', 'database_of']
+           'search_results', 'drift_metrics', 'database_facts', 'database_of']
 
 # %% ../../nbs/65_service.ipynb #2a6686ec
 class Arm(NamedTuple):
@@ -197,6 +207,12 @@ def json_id(value: Any) -> int | str:
     return value.item() if hasattr(value, "item") else str(value)
 
 
+def shown_of(b: Bundle, code: int) -> dict[str, Any]:
+    """What is shown of a product, as JSON has it."""
+    shown = b.shown(code)
+    return {**shown, "price": round_number(shown["price"])}
+
+
 def listed_items(b: Bundle, ranked: Listed) -> list[dict[str, Any]]:
     """The entries of a list as `ScoredItem`."""
     out = []
@@ -205,10 +221,9 @@ def listed_items(b: Bundle, ranked: Listed) -> list[dict[str, Any]]:
             "ranker_score": round_number(ranked.ranker[place]),
             "collaborative_score": round_number(ranked.collaborative[place]),
         }
-        shown = {name: texts[code] for name, texts in b.shown.items()}
         fields = {"itemid": json_id(b.items[code]), "score": round_number(ranked.scores[place]), **halves}
         out.append(
-            {**fields, "sources": ranked.sources[place], **shown, "price": round_number(b.price[code]), "because": []}
+            {**fields, "sources": ranked.sources[place], **shown_of(b, code), "because": []}
         )
     return out
 
@@ -217,10 +232,9 @@ def similar_item_list(b: Bundle, codes: np.ndarray, scores: np.ndarray) -> list[
     """Items with scores as `SimilarItem`."""
     return [
         {
-            "item_id": json_id(b.items[code]),
+            "item_id": json_id(b.catalogue.ids[code]),
             "score": round_number(score),
-            **{name: texts[code] for name, texts in b.shown.items()},
-            "price": round_number(b.price[code]),
+            **shown_of(b, code),
         }
         for code, score in zip(codes.tolist(), scores, strict=True)
     ]
@@ -379,7 +393,7 @@ def reasons_of(b: Bundle, name: str, history: Any, codes: np.ndarray) -> list[li
 
 def title_of(b: Bundle, item: Any) -> str:
     """The title of an item by its id."""
-    return b.shown["title"][b.items.find(plain_id(item))]
+    return b.catalogue.shown["title"][b.items.find(plain_id(item))]
 
 # %% ../../nbs/65_service.ipynb #d4fe0c8d
 def explanation_of(arm: Arm, ask: ExplainRequest) -> dict[str, Any]:
@@ -391,7 +405,7 @@ def explanation_of(arm: Arm, ask: ExplainRequest) -> dict[str, Any]:
     why = explain_codes(b.models[name], history_of(arm, ask), np.array([code]))[0]
     return {
         "item_id": json_id(b.items[code]),
-        "title": b.shown["title"][code],
+        "title": b.catalogue.shown["title"][code],
         "score": round_number(why.score),
         "exact": why.exact,
         "method": why.method,
@@ -568,20 +582,38 @@ def find_user(b: Bundle, user_id: Any) -> int:
 
 
 def similar(service: Service, item_id: Any, k: int, model: str) -> list[dict[str, Any]]:
-    """Items like one, as `SimilarItem`; `ApiError` for one that is not known."""
+    """Items like one, as `SimilarItem`; `ApiError` for one that is not known.
+
+    `content` answers from the vectors of the catalogue, if it has any: for products that nobody has met too, and with such.
+    """
     arm = service.arm("")
+    b = arm.bundle
+    if model == "content" and b.catalogue.vectors is not None:
+        if (code := b.product(item_id)) < 0:
+            raise ApiError(404, "there is no product of that id")
+        return similar_item_list(b, *b.catalogue.like(code, k))
     name = model_of(arm, model)
-    if (item := arm.bundle.items.find(item_id)) < 0:
-        raise ApiError(404, "there is no item of that id")
-    return similar_item_list(arm.bundle, *arm.bundle.similar(item, k, name))
+    if (item := b.items.find(item_id)) < 0:
+        known = b.product(item_id) >= 0
+        raise ApiError(404, "nobody has met that item yet; ask for model=content" if known else "there is no item of that id")
+    return similar_item_list(b, *b.similar(item, k, name))
 
 
 def similar_and_note(service: Service, request: Request, item_id: Any, k: int, model: str) -> list[dict[str, Any]]:
     """`similar`, written down."""
     arm, found = service.arm(""), similar(service, item_id, k, model)
     columns = ([entry[name] for entry in found] for name in ("item_id", "score"))
-    note_list(service, request, arm, None, "", model_of(arm, model), *columns)
+    note_list(service, request, arm, None, "", model if model == "content" else model_of(arm, model), *columns)
     return found
+
+
+def search_results(b: Bundle, ask: SearchRequest) -> tuple[Hits, dict[str, Any]]:
+    """What a search finds, and that as `SearchResults`."""
+    filters = Filters(ask.category, ask.min_price, ask.max_price, ask.in_stock)
+    hits = b.find(ask.query, ask.top_k, ask.mode, filters)
+    items = similar_item_list(b, hits.codes, hits.scores)
+    found = [{"product_id": t.pop("item_id"), **t, "found_by": by} for t, by in zip(items, hits.found_by, strict=True)]
+    return hits, {"results": found, "mode": hits.mode, "corrected": {word: near[0] for word, near in hits.meant.items()}}
 
 # %% ../../nbs/65_service.ipynb #69208660
 def drift_metrics(log: str) -> bytes:

@@ -15,9 +15,9 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 # %% auto #0
-__all__ = ['STYLE', 'Away', 'Client', 'hue_of', 'picture', 'tile', 'shelf', 'why', 'because', 'bar', 'page', 'kind_words',
-           'visitor', 'remember_click', 'tiles', 'similar_row', 'for_visitor', 'history_tiles', 'profile',
-           'side_by_side', 'search_view', 'counters', 'live']
+__all__ = ['STYLE', 'FOUND', 'SEARCHES', 'Away', 'Client', 'hue_of', 'picture', 'tile', 'shelf', 'why', 'because', 'bar', 'page',
+           'kind_words', 'visitor', 'remember_click', 'tiles', 'similar_row', 'for_visitor', 'history_tiles', 'profile',
+           'side_by_side', 'search_view', 'both_halves', 'counters', 'live']
 
 # %% ../../nbs/62_shop_window.ipynb #8cc9c47c
 class Away(Exception):
@@ -206,6 +206,9 @@ def remember_click(st: Any, item: Mapping[str, Any]) -> None:
     st.session_state["kind"] = "A history of clicks"
 
 # %% ../../nbs/62_shop_window.ipynb #7b2f2111
+FOUND = {"lexical": "by its words", "semantic": "by its meaning"}
+
+
 def tiles(st: Any, client: Client, items: Sequence[Mapping[str, Any]], key: str, across: int = 4) -> None:
     """Items as a grid of tiles with buttons: add to the history, show similar ones."""
     for start in range(0, len(items), across):
@@ -213,6 +216,9 @@ def tiles(st: Any, client: Client, items: Sequence[Mapping[str, Any]], key: str,
             item = items[number]
             with column:
                 st.markdown(tile(item, number + 1), unsafe_allow_html=True)
+                if "found_by" in item:
+                    chips = "".join(f'<span class="chip">{FOUND[half]}</span>' for half in item["found_by"])
+                    st.markdown(f"<div>{chips}</div>", unsafe_allow_html=True)
                 if "sources" in item:
                     with st.popover("Why?", width="stretch"):
                         st.markdown(why(item, items), unsafe_allow_html=True)
@@ -223,16 +229,16 @@ def tiles(st: Any, client: Client, items: Sequence[Mapping[str, Any]], key: str,
                     st.session_state["alike"] = {"itemid": item["itemid"], "title": item["title"]}
 
 
-def similar_row(st: Any, client: Client) -> None:
-    """Items similar to the one last selected, if any."""
+def similar_row(st: Any, client: Client, key: str = "visitor") -> None:
+    """Items similar to the one last selected, if any: by visitors in common, or else by their texts."""
     if one := st.session_state.get("alike"):
-        answer = client.get(f"/similar/{one['itemid']}", k=4)
         st.subheader(f"Like {one['title']}")
-        if not answer or not answer["recommendations"]:
-            st.caption("No other item shares a visitor with it yet.")
-            return
-        items = [{**r, "itemid": r["item_id"]} for r in answer["recommendations"]]
-        tiles(st, client, items, "alike")
+        for model in ("item_knn", "content"):
+            answer = client.get(f"/similar/{one['itemid']}", k=4, model=model)
+            if answer and answer["recommendations"]:
+                tiles(st, client, [{**r, "itemid": r["item_id"]} for r in answer["recommendations"]], f"alike-{key}")
+                return
+        st.caption("No other item shares a visitor with it yet.")
 
 # %% ../../nbs/62_shop_window.ipynb #e07b8ddf
 def for_visitor(st: Any, client: Client, about: Mapping[str, Any]) -> None:
@@ -302,14 +308,43 @@ def side_by_side(st: Any, client: Client, about: Mapping[str, Any]) -> None:
             side.markdown(tile(item, place + 1, mark), unsafe_allow_html=True)
 
 
+SEARCHES = {"Both": "hybrid", "By words": "lexical", "By meaning": "semantic"}
+
+
 def search_view(st: Any, client: Client, about: Mapping[str, Any]) -> None:
-    """Products by their words."""
+    """Products by their words and by their meaning: the fused list, and what each half found."""
     query = st.text_input("What are you looking for?", max_chars=200, key="query")
-    if query.strip():
-        hits = client.post("/search", {"query": query, "top_k": 12})["results"]
-        if not hits:
-            st.caption("Nothing has these words. Try fewer, or other ones.")
-        tiles(st, client, [{**r, "itemid": r["product_id"]} for r in hits], "found")
+    how, most, stock = st.columns([2, 1, 1], vertical_alignment="bottom")
+    mode = SEARCHES[how.segmented_control("How", list(SEARCHES), default="Both", key="mode") or "Both"]
+    price = most.number_input("At most", min_value=0.0, value=None, placeholder="any price", key="price")
+    ask = {"query": query, "top_k": 12, "max_price": price, "in_stock": stock.checkbox("In stock", key="stock")}
+    if not query.strip():
+        return
+    answer = client.post("/search", {**ask, "mode": mode})
+    if answer["corrected"]:
+        named = ", ".join(f"{html.escape(near)} for {html.escape(word)}" for word, near in answer["corrected"].items())
+        st.markdown(f'<div class="small">Looked for too: {named}</div>', unsafe_allow_html=True)
+    if answer["mode"] != mode:
+        st.caption("This bundle has no vectors, so products are found by their words.")
+    if not answer["results"]:
+        st.caption("Nothing was found. Try fewer words, or other ones.")
+    tiles(st, client, [{**r, "itemid": r["product_id"]} for r in answer["results"]], "found")
+    similar_row(st, client, "search")
+    if answer["mode"] == "hybrid" and answer["results"]:
+        both_halves(st, [(name, client.post("/search", {**ask, "mode": half, "top_k": 6})) for name, half in list(SEARCHES.items())[1:]])
+
+
+def both_halves(st: Any, answers: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    """The lists of both halves of a search beside each other; what both have is marked."""
+    st.subheader("What each half found")
+    lists = [{r["product_id"] for r in answer["results"]} for _, answer in answers]
+    for column, (name, answer) in zip(st.columns(2), answers, strict=True):
+        column.markdown(f"**{name}**")
+        for place, item in enumerate(answer["results"]):
+            mark = "● " if item["product_id"] in lists[0] & lists[1] else ""
+            column.markdown(tile(item, place + 1, mark), unsafe_allow_html=True)
+        if not answer["results"]:
+            column.caption("Nothing.")
 
 # %% ../../nbs/62_shop_window.ipynb #313e8a01
 def counters(text: str) -> dict[str, float | None]:

@@ -91,7 +91,7 @@ def test_a_sentence_encoder_gives_dense_vectors(monkeypatch, tmp_path):
 
         return encode
 
-    monkeypatch.setattr("recsys_lab.search.encoder", encoder)
+    monkeypatch.setattr("recsys_lab.encoders.encoder", encoder)
     content.encode_texts.cache_clear()
     log = described(["blue pen", "pen", "mesh cup", "blue blue pen", "cup cup"])
     model = Content(encoder="a-model").fit(log)

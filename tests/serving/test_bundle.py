@@ -19,8 +19,9 @@ from recsys_lab.files import DataError
 from recsys_lab.models.base import MODELS, model_class
 from recsys_lab.ranking.hybrid import HybridTuned
 from recsys_lab.registry import import_plugin
+from recsys_lab.search import Texts
 from recsys_lab.serving import bundle as bundles
-from recsys_lab.serving.bundle import Bundle, Ids, Texts, pack, verify
+from recsys_lab.serving.bundle import Bundle, Ids, pack, verify
 
 pytest.importorskip("fastapi_offline")
 
@@ -59,7 +60,7 @@ def test_a_bundle_is_the_same_twice_and_whole_or_not_at_all(fits, shop, folder, 
     def broken(*told):
         raise OSError("no space left")
 
-    monkeypatch.setattr(bundles, "write_catalogue", broken)
+    monkeypatch.setattr(bundles, "write_index", broken)
     with pytest.raises(OSError, match="no space left"):
         packed(fits, shop, tmp_path / "b")
     assert verify(tmp_path / "b") == first and [p.name for p in tmp_path.iterdir()] == ["b"]

@@ -32,7 +32,13 @@ def test_routes_answer_as_they_say(client, someone, fits):
     health = client.get("/health").json()
     assert health["status"] == "ok" and health["mode"] == "single" and health["stats"]["total_events"] > 1000
     assert set(health["model"]) == {"version", "features", "mf_users", "mf_items", "hybrid_alpha"}
-    assert set(client.get("/status").json()) == {"database", "matrix_factorization", "similarity_search", "features"}
+    assert set(client.get("/status").json()) == {
+        "database",
+        "matrix_factorization",
+        "similarity_search",
+        "search",
+        "features",
+    }
     assert client.get("/metadata").json()["factors"] == 8 and client.get("/ready").status_code == 200
     assert "recsys_requests_total" in client.get("/metrics").text
     stats = client.get(f"/user/{someone}/stats").json()

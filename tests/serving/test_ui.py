@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import requests
-from helpers import ROOT, serving
+from helpers import ROOT, packed, serving, tiny_encoder
 from streamlit.testing.v1 import AppTest
 
 from recsys_lab.serving.lean import free_port
@@ -75,9 +75,27 @@ def test_similar_items_and_search(page, service):
     assert not page.exception and page.subheader[0].value.startswith("Like ")
     page.text_input(key="query").set_value("bowl").run()
     found = requests.post(f"{service}/search", json={"query": "bowl", "top_k": 12}).json()["results"]
-    assert found and all(f["title"] in shown(page) for f in found)
+    assert found and all(f["title"] in shown(page) for f in found) and "by its words" in shown(page)
+    assert any("no vectors" in c.value for c in page.caption)
+    page.text_input(key="query").set_value("bowwl").run()
+    assert "bowl for bowwl" in shown(page)
     page.text_input(key="query").set_value("xyzzy").run()
-    assert any("Nothing has these words" in c.value for c in page.caption)
+    assert any("Nothing was found" in c.value for c in page.caption)
+
+
+def test_the_search_shows_both_halves(fits, shop, tmp_path, monkeypatch):
+    packed(fits, shop, tmp_path / "b", encode=tiny_encoder(tmp_path, ["bowl", "lamp", "red"]))
+    with serving(tmp_path / "b", "--quiet") as (url, _):
+        monkeypatch.setenv("RECSYS_LAB_API", url)
+        page = AppTest.from_file(SCRIPT, default_timeout=20).run()
+        page.text_input(key="query").set_value("bowl").run()
+        assert not page.exception and "What each half found" in [s.value for s in page.subheader]
+        assert "by its words" in shown(page) and "by its meaning" in shown(page)
+        for half, mode in (("By words", "lexical"), ("By meaning", "semantic")):
+            wanted = requests.post(f"{url}/search", json={"query": "bowl", "top_k": 6, "mode": mode}).json()["results"]
+            assert f"**{half}**" in shown(page) and all(r["title"] in shown(page) for r in wanted)
+        page.number_input(key="price").set_value(0.01).run()
+        assert any("Nothing was found" in c.value for c in page.caption)
 
 
 def test_two_models_side_by_side(page):
