@@ -23,8 +23,8 @@ from ..histories import EVENTS, FOREVER, PURCHASE, Histories, flat_ranges
 __all__ = ['COLUMNS', 'TIME_TYPE', 'HASHED_ROWS', 'Names', 'event_categories', 'normalise_events', 'Interactions', 'content_hash',
            'log_hash', 'to_moment', 'cut_histories', 'copy_on_write', 'distinct', 'weigh_counts', 'code_ids', 'cut_log',
            'keep_latest', 'EventTables', 'EventLog', 'events_of_matrix', 'events_of_frame', 'utc_times', 'FrameLog',
-           'Dataset', 'cached_matrix', 'last_values', 'known_before', 'item_users', 'capabilities_of', 'missing_needs',
-           'tied_share', 'card_facts', 'card_text']
+           'Dataset', 'widened', 'cached_matrix', 'last_values', 'known_before', 'item_users', 'capabilities_of',
+           'missing_needs', 'tied_share', 'card_facts', 'card_text']
 
 # %% ../../nbs/00_datasets.ipynb #a7b26df5
 COLUMNS = ("user_id", "item_id", "event", "timestamp")
@@ -216,6 +216,7 @@ class EventTables:
         self.moments = np.arange(len(self._events)) if moments is None else moments
         self.moments.flags.writeable = False
         self.cutoffs: dict[str, Any] = {}  # where the owner of the log wants `test` and `valid` to begin
+        self.unmet = False  # whether `items` has those that nobody has met
 
     notices = property(lambda self: dict(self._notices), doc="What the reader found and did -> how often.")
     events = property(lambda self: self._events.copy(deep=False), doc="The events, in order.")
@@ -227,7 +228,7 @@ class EventLog(EventTables):
     """The codes of a log's ids, and what is counted from them once."""
 
     users = property(lambda self: self._coded[1], doc="Distinct user ids, sorted.")
-    items = property(lambda self: self._coded[3], doc="Distinct item ids with events, sorted.")
+    items = property(lambda self: self._coded[3], doc="Distinct ids of items with events (or properties: `with_unmet_items`), sorted.")
     user_codes = property(lambda self: self._coded[0], doc="Position in `users` of each event's user.")
     item_codes = property(lambda self: self._coded[2], doc="Position in `items` of each event's item.")
     event_names = property(lambda self: tuple(self._events["event"].cat.categories), doc="Names of the kinds of event.")
@@ -246,7 +247,11 @@ class EventLog(EventTables):
 
     @cached_property
     def _coded(self) -> tuple[np.ndarray, pd.Index, np.ndarray, pd.Index]:
-        return *code_ids(self._events["user_id"]), *code_ids(self._events["item_id"])
+        users, (codes, items) = code_ids(self._events["user_id"]), code_ids(self._events["item_id"])
+        if self.unmet and self._properties is not None:
+            known = items.union(pd.Index(self._properties["item_id"].unique()).astype(items.dtype))
+            codes, items = known.get_indexer(items)[codes], known
+        return *users, codes, items
 
     @property
     def has_sessions(self) -> bool:
@@ -261,7 +266,8 @@ class EventLog(EventTables):
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the content: equal for equal logs, however they were stored."""
-        return log_hash(self._events, self._properties, self._categories, self.moments)
+        of_all = log_hash(self._events, self._properties, self._categories, self.moments)
+        return hashlib.sha256(f"{of_all} unmet".encode()).hexdigest() if self.unmet else of_all
 
     def kept(self, key: Hashable, make: Callable[[], Any], most: int = 4) -> Any:
         """What `make()` gave for a key, made once and kept with this log; of each kind (`key[0]`) the `most` latest used."""
@@ -394,7 +400,13 @@ class Dataset(FrameLog):
             None if self.has_times else self.moments[mask].copy(),
         )
         rest = (self.has_times, self._notices, self.source)
-        return Dataset(self.name, self._events[mask], kept, self._categories, *rest, moments)
+        part = Dataset(self.name, self._events[mask], kept, self._categories, *rest, moments)
+        part.unmet = self.unmet
+        return part
+
+    def with_unmet_items(self) -> Dataset:
+        """The same log, whose `items` hold those with properties that nobody has met too, for models that may recommend such."""
+        return self if self.unmet or self._properties is None else self.kept(("unmet",), lambda: widened(self))
 
     def between(self, start: Any = None, stop: Any = None) -> Dataset:
         """Events with start <= timestamp < stop, and the properties known before stop."""
@@ -433,6 +445,13 @@ class Dataset(FrameLog):
         return np.argsort(self.user_codes, kind="stable"), np.append(
             0, np.cumsum(np.bincount(self.user_codes, minlength=len(self.users)))
         )
+
+# %% ../../nbs/00_datasets.ipynb #2e5e3a59
+def widened(log: Dataset) -> Dataset:
+    """`Dataset.with_unmet_items`, made now; the events are shared."""
+    wide = log.where(slice(None))
+    wide.unmet = True
+    return wide
 
 # %% ../../nbs/00_datasets.ipynb #3446cb23
 def cached_matrix(log: Dataset, weights: Mapping[str, float] | None) -> sparse.csr_matrix:

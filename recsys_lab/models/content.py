@@ -110,7 +110,8 @@ class Content(Recommender):
             raise ValueError(f"content needs a title or a category of items, and {dataset.name} has neither")
         from recsys_lab.products import item_properties
 
-        return (item_properties(dataset) if self.config.new_items else dataset.items).rename(dataset.items.name)
+        wide = self.config.new_items and not dataset.unmet  # a log with unmet items has them all
+        return (item_properties(dataset) if wide else dataset.items).rename(dataset.items.name)
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         from recsys_lab.products import catalogue_rows, item_properties

@@ -176,10 +176,13 @@ def match_candidates(b: Block, row: np.ndarray, item: np.ndarray) -> tuple[np.nd
 
 
 def log_age(b: Block, since: np.ndarray, rows: Any = slice(None)) -> np.ndarray:
-    """Log of 1 + the hours (rows of the log, where it has no times) from `since` to the requests at `rows`; NaN off the clock."""
+    """Log of 1 + the hours (rows of the log, where it has no times) from `since` to the requests at `rows`.
+
+    NaN off the clock, and for what has never been (`FOREVER`).
+    """
     request_times = b.at[b.row] if isinstance(rows, slice) else b.at[rows]
     gone = np.maximum(request_times - since, 0) / (3_600_000 if b.facts["times"] else 1)
-    return np.where(request_times < 0, np.nan, np.log1p(gone))
+    return np.where((request_times < 0) | (np.abs(since) >= FOREVER), np.nan, np.log1p(gone))
 
 # %% ../../nbs/31_features.ipynb #6248a5ea
 @feature_group(

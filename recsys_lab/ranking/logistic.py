@@ -100,6 +100,13 @@ class FirstStageModel(Recommender):
     def _made_of(self) -> tuple[str, ...]:
         return tuple(self.config.sources)
 
+    def fit(self, dataset: Dataset, progress: bool = False) -> Self:
+        """`Recommender.fit`; where a source offers items that nobody has met, they are of the catalogue, with unknown features."""
+        offered = any(name in self.config.sources and own.get("new_items") for name, own in self.config.settings.items())
+        super().fit(dataset.with_unmet_items() if offered else dataset, progress)
+        self.fitted_on = dataset.fingerprint
+        return self
+
     @property
     def reads(self) -> tuple[str, ...]:  # type: ignore[override]
         """Times, of which features are made, and what any source reads."""

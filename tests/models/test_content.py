@@ -110,9 +110,48 @@ def test_content_is_a_source_of_candidates(shop_split):
     h = shop_split.train.histories(shop_split.train.users[:200])
     named = model.reasons(h.encode(model.items), 10, "none").named
     assert named[..., list(model.parts).index("content")].any()
-    settings |= {"settings": {"content": {"new_items": True}}}
-    with pytest.raises(ValueError, match="content cannot stand beside others: its catalogue is not"):
-        model_class("hybrid")(**settings).fit(shop_split.train)
+
+
+@pytest.mark.slow
+def test_the_two_stage_list_may_name_what_nobody_has_met(shop_split, tmp_path):
+    """The catalogue is that of the properties, what is counted of such items is nothing, and their rates and times are unknown."""
+    log = shop_split.train
+    settings = quick("hybrid") | {"sources": FEW_SOURCES | {"content": 20, "als": 10}}
+    settings |= {"settings": {"content": {"new_items": True}, "als": {"factors": 4}}}
+    model = model_class("hybrid")(**settings).fit(log)
+    assert model.items.equals(log.with_unmet_items().items) and len(model.items) > len(log.items)
+    unmet = ~model.items.isin(log.items)
+    assert (
+        (model.popular[unmet] == 0).all() and (model.popular[~unmet] > 0).all() and model.fitted_on == log.fingerprint
+    )
+    h = log.histories(log.users[:300])
+    lists, block = model.short_lists(h.encode(model.items), "none")
+    table = pd.DataFrame(block, columns=model.state["names"].tolist())[unmet[lists.items]]
+    sources = np.array(lists.sources)
+    assert len(table) and {"content"} <= {s for row in lists.ranks[unmet[lists.items]] for s in sources[row > 0]}
+    assert (table["item_users"] == 0).all() and table[["item_since", "item_age", "item_buy_rate"]].isna().all(axis=None)
+    shown = model.rank_with_reasons(h, 20)
+    new = shown[shown.item_id.isin(model.items[unmet])]
+    assert len(new) and new.collaborative_score.isna().all() and new.sources.str.contains("content").all()
+    cold = model.rank_with_reasons(log.histories(["nobody"]), 20)
+    assert cold.item_id.isin(log.items).all()
+    back = load_model(model.save(tmp_path / "m"))
+    assert back.rank_with_reasons(h, 20).equals(shown)
+    bare = model_class("hybrid")(**settings | {"settings": {"als": {"factors": 4}}}).fit(log)
+    assert bare.items.equals(log.items)  # only where it is asked for
+
+
+def test_a_log_with_unmet_items(shop_split):
+    log = shop_split.train
+    wide = log.with_unmet_items()
+    assert wide is log.with_unmet_items() and wide.with_unmet_items() is wide
+    assert wide.items[wide.item_codes].equals(log.items[log.item_codes]) and wide.items.is_monotonic_increasing
+    assert set(wide.items) == set(log.items) | set(log.properties["item_id"])
+    assert wide.fingerprint != log.fingerprint and wide.events.equals(log.events)
+    half = wide.before(int(np.median(log.moments)))
+    assert half.unmet and set(half.items) == set(half.events["item_id"]) | set(half.properties["item_id"])
+    bare = Dataset("bare", log.events)
+    assert bare.with_unmet_items() is bare
 
 
 def test_a_validation_part_that_arrives_is_kept():
