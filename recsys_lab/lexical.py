@@ -9,7 +9,7 @@ import re
 import sqlite3
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['WORD_WEIGHTS', 'WORD', 'MARKED', 'MOST_WORDS', 'COMMON', 'SPARED', 'TWO_ERRORS', 'MOST_MEANT', 'plain_text',
-           'write_words', 'is_spelt', 'query_words', 'match_expression', 'meant_words', 'Ranked', 'Words', 'correct']
+__all__ = ['WORD_WEIGHTS', 'WORD', 'TOKENS', 'MARKED', 'MOST_WORDS', 'COMMON', 'SPARED', 'TWO_ERRORS', 'MOST_MEANT', 'MOST_ROWS',
+           'plain_text', 'write_words', 'is_spelt', 'query_words', 'match_expression', 'meant_words', 'Ranked',
+           'telling_words', 'Words', 'correct']
 
 # %% ../nbs/58_words.ipynb #3d3089bc
 WORD_WEIGHTS = {"title": 4.0, "brand": 2.0, "category": 2.0, "description": 1.0}  # of BM25's columns
 WORD = re.compile(r"\w+")
+TOKENS = "porter unicode61 remove_diacritics 2"  # how SQLite makes terms of words
 
 
 def plain_text(text: str) -> str:
@@ -38,15 +40,16 @@ def write_words(products: pd.DataFrame, path: Path) -> None:
     counts: Counter[str] = Counter()
     with sqlite3.connect(path) as c:
         columns = ", ".join(WORD_WEIGHTS)
-        c.execute(
-            f"CREATE VIRTUAL TABLE words USING fts5({columns}, tokenize = 'porter unicode61 remove_diacritics 2')"
-        )
+        c.execute(f"CREATE VIRTUAL TABLE words USING fts5({columns}, tokenize = '{TOKENS}')")
+        c.execute("CREATE TABLE terms (term TEXT PRIMARY KEY, products INTEGER) WITHOUT ROWID")
         c.execute("CREATE TABLE vocabulary (letters INTEGER, word TEXT, products INTEGER, PRIMARY KEY (letters, word)) WITHOUT ROWID")
         for place, row in enumerate(products[list(WORD_WEIGHTS)].itertuples(index=False)):
             c.execute(f"INSERT INTO words (rowid, {columns}) VALUES (?, ?, ?, ?, ?)", (place + 1, *row))
             counts.update({w for w in WORD.findall(plain_text(" ".join(row))) if is_spelt(w)})
         c.executemany("INSERT INTO vocabulary VALUES (?, ?, ?)", ((len(w), w, n) for w, n in sorted(counts.items())))
         c.execute("INSERT INTO words (words) VALUES ('optimize')")
+        c.execute("CREATE VIRTUAL TABLE temp.counts USING fts5vocab(main, words, row)")
+        c.execute("INSERT INTO terms SELECT term, doc FROM counts")
     c.close()
 
 
@@ -71,10 +74,10 @@ def query_words(query: str) -> list[str]:
     return [w for w in words if w.lower() not in COMMON] or words
 
 
-def match_expression(query: str, more: tuple[str, ...] = ()) -> str:
-    """A query as an FTS5 expression of quoted words, and of `more` words, any of which may match; '' where it has none."""
+def match_expression(query: str, words: Sequence[str] | None = None) -> str:
+    """A query as an FTS5 expression of quoted words (default: its own) and marked phrases, any of which may match; '' for none."""
     phrases = [" ".join(WORD.findall(m)) for m in MARKED.findall(query)][:MOST_WORDS]
-    return " OR ".join(f'"{w}"' for w in dict.fromkeys([*query_words(query), *more, *phrases]))
+    return " OR ".join(f'"{w}"' for w in dict.fromkeys([*(query_words(query) if words is None else words), *phrases]))
 
 # %% ../nbs/58_words.ipynb #c0cf8fbc
 SPARED, TWO_ERRORS = 4, 7  # letters from which one error is forgiven, and two
@@ -117,6 +120,21 @@ class Ranked(NamedTuple):
     meant: dict[str, list[str]]
 
 
+MOST_ROWS = 10_000  # rows that the words of a query may have together, but for the rarest
+
+
+def telling_words(counts: Mapping[str, int]) -> list[str]:
+    """The words that products have, by their numbers, without the commonest ones where all together have too many rows to rank."""
+    out: list[str] = []
+    rows = 0
+    for word in sorted((w for w in counts if counts[w]), key=lambda w: (counts[w], w)):
+        rows += counts[word]
+        if out and rows > MOST_ROWS:
+            break
+        out.append(word)
+    return out
+
+
 class Words:
     """The full-text table of a catalogue, opened read-only. `exists` tells of a word in lower case whether it is one, whatever the
     catalogue holds.
@@ -125,30 +143,42 @@ class Words:
     def __init__(self, path: Path, exists: Callable[[str], bool] = lambda word: False):
         self.table = sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True, check_same_thread=False)
         self.exists, self.vocabulary = exists, lru_cache(maxsize=64)(self.words_of)
+        self.stems = sqlite3.connect(":memory:", check_same_thread=False)
+        self.stems.execute(f"CREATE VIRTUAL TABLE typed USING fts5(word, tokenize = '{TOKENS}')")
+        self.stems.execute("CREATE VIRTUAL TABLE terms USING fts5vocab(typed, instance)")
 
     def words_of(self, letters: int) -> dict[str, int]:
         """Words of a length, with the number of products that have each."""
         return dict(self.table.execute("SELECT word, products FROM vocabulary WHERE letters = ?", (letters,)).fetchall())
 
-    def found(self, word: str) -> bool:
-        """Whether any product has a word of its stem."""
-        return self.table.execute("SELECT 1 FROM words WHERE words MATCH ? LIMIT 1", (f'"{word}"',)).fetchone() is not None
+    def counts(self, words: Sequence[str]) -> dict[str, int]:
+        """How many products have each word, by their stems (of a word of several, the rarest)."""
+        self.stems.execute("DELETE FROM typed")
+        self.stems.executemany("INSERT INTO typed (rowid, word) VALUES (?, ?)", enumerate(words))
+        out: dict[int, int] = {}
+        for term, place in self.stems.execute("SELECT term, doc FROM terms").fetchall():
+            row = self.table.execute("SELECT products FROM terms WHERE term = ?", (term,)).fetchone()
+            out[place] = min(out.get(place, row[0] if row else 0), row[0] if row else 0)
+        return {word: out.get(place, 0) for place, word in enumerate(words)}
 
     def search(self, query: str, depth: int, ok: np.ndarray | None = None) -> Ranked:
         """The `depth` best products that share a word with a query; `ok` (bool `[n]`) are the only ones that may be found."""
         words = query_words(query)
-        unknown = [w for w in words if not self.found(w)]
+        counts = self.counts(words)
+        unknown = [w for w in words if not counts[w]]
         meant = {w: near for w in unknown if not self.exists(w.lower()) and (near := meant_words(w, self.vocabulary))}
-        expression = match_expression(query, tuple(w for near in meant.values() for w in near))
+        counts |= self.counts([w for near in meant.values() for w in near])
+        expression = match_expression(query, telling_words(counts))
         if not expression:
             return Ranked(np.zeros(0, np.int64), np.zeros(0), words, unknown, meant)
         weights = ", ".join(str(w) for w in WORD_WEIGHTS.values())
         sql = f"SELECT rowid - 1, -bm25(words, {weights}) AS score FROM words WHERE words MATCH ? ORDER BY score DESC, rowid LIMIT ?"
-        limit = depth if ok is None else -1
-        rows = np.array(self.table.execute(sql, (expression, limit)).fetchall(), float).reshape(-1, 2)
-        codes = rows[:, 0].astype(np.int64)
-        kept = slice(None) if ok is None else ok[codes]
-        return Ranked(codes[kept][:depth], rows[kept, 1][:depth], words, unknown, meant)
+        ranked = self.table.execute(sql, (expression, depth if ok is None else -1))
+        rows: list[tuple[int, float]] = []
+        while len(rows) < depth and (some := ranked.fetchmany(1000)):  # a filter may leave few
+            rows += some if ok is None else [row for row in some if ok[row[0]]]
+        found = np.array(rows[:depth], float).reshape(-1, 2)
+        return Ranked(found[:, 0].astype(np.int64), found[:, 1], words, unknown, meant)
 
 
 def correct(query: str, meant: dict[str, list[str]]) -> str:

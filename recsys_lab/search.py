@@ -453,10 +453,7 @@ def nearest(vectors: Any, query: np.ndarray, depth: int, ok: np.ndarray | None) 
     chosen = None if ok is None else faiss.IDSelectorBitmap(np.packbits(ok, bitorder="little"))
     graph = hasattr(vectors, "hnsw")
     if graph and ok is not None and ok.sum() <= EXACT_SEARCH_UP_TO:  # a graph of which little may be found is walked in vain
-        rows = np.flatnonzero(ok)
-        scores = np.round(vectors.reconstruct_batch(rows) @ query, 6).astype(float)
-        order = np.lexsort((rows, -scores))[:depth]
-        return rows[order], scores[order]
+        vectors, graph = faiss.downcast_index(vectors.storage), False
     parameters = faiss.SearchParametersHNSW(sel=chosen, efSearch=max(EFFORT, depth)) if graph else faiss.SearchParameters(sel=chosen)
     scores, codes = vectors.search(np.ascontiguousarray(query[None], np.float32), depth, params=parameters)
     codes, scores = codes[0][codes[0] >= 0].astype(np.int64), np.round(scores[0][codes[0] >= 0], 6).astype(float)

@@ -606,7 +606,7 @@ def similar_and_note(service: Service, request: Request, item_id: Any, k: int, m
     note_list(service, request, arm, None, "", model if model == "content" else model_of(arm, model), *columns)
     return found
 
-
+# %% ../../nbs/65_service.ipynb #39576c8b
 def search_results(b: Bundle, ask: SearchRequest) -> tuple[Hits, dict[str, Any]]:
     """What a search finds, and that as `SearchResults`."""
     filters = Filters(ask.category, ask.min_price, ask.max_price, ask.in_stock)
