@@ -96,6 +96,64 @@ def test_the_export_gives_the_vectors_of_sentence_transformers(tmp_path):
     assert export_encoder(encoders.ENCODER, tmp_path / "again")["sha256"] == small["sha256"]
 
 
+def random_model(kind, place, pooling):
+    """A small model of sentence-transformers with random weights, saved as a folder."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Transformer
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+
+    words = [
+        "[PAD]",
+        "[CLS]",
+        "[SEP]",
+        "[UNK]",
+        *"abcdefghijklmnopqrstuvwxyz",
+        *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz"),
+    ]
+    tokenizer = Tokenizer(models.WordPiece({w: k for k, w in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        "[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    names = ["input_ids", "attention_mask", *(["token_type_ids"] if kind == "bert" else [])]
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        unk_token="[UNK]",
+        model_input_names=names,
+    )
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    sizes = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64} if kind == "distilbert" else sizes
+    config = AutoConfig.for_model(kind, vocab_size=len(words), max_position_embeddings=64, pad_token_id=0, **sizes)
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    AutoModel.from_config(config).save_pretrained(place / "base")
+    fast.save_pretrained(place / "base")
+    base = Transformer(str(place / "base"), max_seq_length=32)
+    SentenceTransformer(
+        modules=[base, Pooling(32, pooling)], device="cpu", prompts={"query": "q ", "document": ""}
+    ).save(str(place / "model"))
+    return place / "model"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "pooling"), [("bert", "cls"), ("distilbert", "mean"), ("bert", "max")])
+def test_other_models_are_exported_by_their_folder(tmp_path, kind, pooling):
+    """Other networks, poolings and prompts, no last normalisation: the vectors are those of sentence-transformers."""
+    pytest.importorskip("sentence_transformers")
+    place = random_model(kind, tmp_path, pooling)
+    told = export_encoder(str(place), tmp_path / "e", "float32")
+    assert (told["name"], told["dimension"], told["max_tokens"], told["prompts"]) == ("model", 32, 32, {"query": "q "})
+    encode, model = Encoder(tmp_path / "e"), encoders.sentence_model(str(place))
+    texts = ["a pen", "two pens and a very long cup of tea for the desk of the teacher", "x"]
+    for kind_of_text, wanted in (("document", model.encode_document(texts)), ("query", model.encode_query(texts))):
+        wanted = wanted / np.linalg.norm(wanted, axis=1, keepdims=True)
+        assert np.allclose(encode(texts, kind_of_text), wanted, atol=1e-5), kind_of_text
+
+
 @pytest.mark.slow
 def test_a_model_that_no_small_network_keeps_stays_in_full(tmp_path, monkeypatch):
     pytest.importorskip("sentence_transformers")

@@ -74,6 +74,7 @@ STYLE = """
 .tile .small {opacity: .7; font-size: .78rem; white-space: nowrap; overflow: hidden; text-overflow: ellipsis}
 .chip {display: inline-block; border-radius: 9px; padding: 0 .45rem; margin: .15rem .2rem 0 0; font-size: .72rem;
   background: rgba(128,128,128,.18)}
+.found {padding-bottom: 1.1rem}
 .bar {height: 6px; border-radius: 3px; background: rgba(128,128,128,.2); margin: .2rem 0 .35rem}
 .bar span {display: block; height: 6px; border-radius: 3px}
 @media (max-width: 640px) {
@@ -218,7 +219,7 @@ def tiles(st: Any, client: Client, items: Sequence[Mapping[str, Any]], key: str,
                 st.markdown(tile(item, number + 1), unsafe_allow_html=True)
                 if "found_by" in item:
                     chips = "".join(f'<span class="chip">{FOUND[half]}</span>' for half in item["found_by"])
-                    st.markdown(f"<div>{chips}</div>", unsafe_allow_html=True)
+                    st.markdown(f'<div class="found">{chips}</div>', unsafe_allow_html=True)
                 if "sources" in item:
                     with st.popover("Why?", width="stretch"):
                         st.markdown(why(item, items), unsafe_allow_html=True)
@@ -335,14 +336,16 @@ def search_view(st: Any, client: Client, about: Mapping[str, Any]) -> None:
 
 
 def both_halves(st: Any, answers: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-    """The lists of both halves of a search beside each other; what both have is marked."""
+    """The lists of both halves of a search beside each other; what both have is marked ●."""
     st.subheader("What each half found")
     lists = [{r["product_id"] for r in answer["results"]} for _, answer in answers]
     for column, (name, answer) in zip(st.columns(2), answers, strict=True):
         column.markdown(f"**{name}**")
         for place, item in enumerate(answer["results"]):
             mark = "● " if item["product_id"] in lists[0] & lists[1] else ""
-            column.markdown(tile(item, place + 1, mark), unsafe_allow_html=True)
+            price = f" · {item['price']:,.2f}" if item["price"] is not None else ""
+            text = f"{place + 1}. {mark}{html.escape(item['title'])}"
+            column.markdown(f'<div>{text}<span class="small">{price}</span></div>', unsafe_allow_html=True)
         if not answer["results"]:
             column.caption("Nothing.")
 
