@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['WORD_WEIGHTS', 'WORD', 'TOKENS', 'MARKED', 'MOST_WORDS', 'COMMON', 'SPARED', 'TWO_ERRORS', 'MOST_MEANT', 'MOST_ROWS',
-           'plain_text', 'write_words', 'is_spelt', 'query_words', 'match_expression', 'meant_words', 'Ranked',
-           'telling_words', 'Words', 'correct']
+           'plain_text', 'write_words', 'is_spelt', 'query_words', 'match_expression', 'meant_words', 'telling_words',
+           'Ranked', 'Words', 'correct']
 
 # %% ../nbs/58_words.ipynb #3d3089bc
 WORD_WEIGHTS = {"title": 4.0, "brand": 2.0, "category": 2.0, "description": 1.0}  # of BM25's columns
@@ -102,6 +102,21 @@ def meant_words(word: str, vocabulary: Callable[[int], dict[str, int]]) -> list[
     return [row[-1] for row in fair if row[0] == fair[0][0]][:MOST_MEANT]
 
 # %% ../nbs/58_words.ipynb #5c3b1d05
+MOST_ROWS = 10_000  # rows that the words of a query may have together, but for the rarest
+
+
+def telling_words(counts: Mapping[str, int]) -> list[str]:
+    """The words that products have, by their numbers, without the commonest ones where all together have too many rows to rank."""
+    out: list[str] = []
+    rows = 0
+    for word in sorted((w for w in counts if counts[w]), key=lambda w: (counts[w], w)):
+        rows += counts[word]
+        if out and rows > MOST_ROWS:
+            break
+        out.append(word)
+    return out
+
+# %% ../nbs/58_words.ipynb #c8359780
 class Ranked(NamedTuple):
     """Products by their words.
 
@@ -119,22 +134,7 @@ class Ranked(NamedTuple):
     unknown: list[str]
     meant: dict[str, list[str]]
 
-
-MOST_ROWS = 10_000  # rows that the words of a query may have together, but for the rarest
-
-
-def telling_words(counts: Mapping[str, int]) -> list[str]:
-    """The words that products have, by their numbers, without the commonest ones where all together have too many rows to rank."""
-    out: list[str] = []
-    rows = 0
-    for word in sorted((w for w in counts if counts[w]), key=lambda w: (counts[w], w)):
-        rows += counts[word]
-        if out and rows > MOST_ROWS:
-            break
-        out.append(word)
-    return out
-
-
+# %% ../nbs/58_words.ipynb #3746d48f
 class Words:
     """The full-text table of a catalogue, opened read-only. `exists` tells of a word in lower case whether it is one, whatever the
     catalogue holds.

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,20 +18,22 @@ import pandas as pd
 from . import loading, splits
 from .datasets.log import Dataset
 from .evaluation import Evaluation, evaluate
-from .files import cache_folder, write_text
+from .files import DataError, cache_folder, write_text
 from .intervals import mean_intervals
 from .models.base import model_class
 from .models.blend import fit_members
 from .models.config import Range
 from .ranking.analysis import build_pool, tune_weights
-from .splits import make_cases
+from .runs import questions
+from .splits import Split, make_cases
 from .tuning import Space, best_setting, tune
 
 # %% auto #0
 __all__ = ['FIGURES', 'TOLERANCE', 'RECIPES', 'LIGHTGCN_EPOCHS', 'LOWPASS', 'CLOSED', 'LEDGER', 'KEYS', 'NUMBERS',
-           'PUBLISHED_PROTOCOLS', 'LEDGER_FILE', 'Figure', 'figures', 'row_status', 'Recipe', 'keep_most_popular',
-           'compute', 'tune_blend', 'mean_over_cases', 'status_of', 'ledger_row', 'read_ledger', 'update_ledger',
-           'missing_recipes', 'reproduce_recipes']
+           'PUBLISHED_PROTOCOLS', 'LEDGER_FILE', 'PUBLISHED', 'JUDGED_METRICS', 'TABLE_KEYS', 'TABLE', 'Figure',
+           'figures', 'row_status', 'Recipe', 'keep_most_popular', 'compute', 'tune_blend', 'mean_over_cases',
+           'status_of', 'ledger_row', 'read_ledger', 'update_ledger', 'missing_recipes', 'reproduce_recipes',
+           'read_published', 'carved_how', 'judge_model', 'with_published', 'shown_rows', 'read_table', 'judge_models']
 
 # %% ../nbs/91_published_numbers.ipynb #eba2b715
 class Figure(NamedTuple):
@@ -483,3 +486,140 @@ def reproduce_recipes(root: Path, recipes: Sequence[str] = (), trials: int = 0) 
         for row in table[table.recipe == name].itertuples():
             print(f"  {row.metric}@{row.k}: ours {row.ours}, published {row.published}: {row.status}")
         print(f"  {(time.perf_counter() - start) / 60:.1f} minutes")
+
+# %% ../nbs/91_published_numbers.ipynb #3f379b2e
+PUBLISHED = ("source", "model", "metric", "k", "value")
+JUDGED_METRICS = ("recall", "ndcg", "hit_rate", "mrr")
+TABLE_KEYS = ("dataset", "fingerprint", "protocol", "model", "k", "trials", "seed")  # what a model's rows are of
+TABLE = (
+    *TABLE_KEYS,
+    "exclude",
+    "carved",
+    "metric",
+    "ours",
+    "low",
+    "high",
+    "users",
+    "published",
+    "published_model",
+    "source",
+    "ratio",
+    "settings",
+    "cpu_minutes",
+    "looked_at",
+    "note",
+)
+
+
+def read_published(path: Path | str) -> pd.DataFrame:
+    """Published rows from a CSV with the columns `PUBLISHED`; `DataError` names what is wrong in it."""
+    table = pd.read_csv(path, keep_default_na=False, dtype="str")
+    if missing := [c for c in PUBLISHED if c not in table]:
+        raise DataError(f"{path}: the column {missing[0]!r} is missing; the columns are {', '.join(PUBLISHED)}")
+    for line, row in enumerate(table.itertuples(), 2):
+        if row.metric not in JUDGED_METRICS:
+            raise DataError(f"{path}, line {line}: metric must be one of {', '.join(JUDGED_METRICS)}, not {row.metric!r}")
+        for column, kind in (("k", int), ("value", float)):
+            try:
+                good = kind(getattr(row, column)) > 0
+            except ValueError:
+                good = False
+            if not good:
+                raise DataError(f"{path}, line {line}: {column} must be a number above 0, not {getattr(row, column)!r}")
+    return table.astype({"k": int, "value": float})[list(PUBLISHED)]
+
+
+def carved_how(split: Split) -> str:
+    """How the validation part of a split was cut."""
+    if split.kind != "given":
+        return "by time, as test" if split.kind == "temporal" else "by order, as test"
+    arrived = "part" in split.valid.events and (split.valid.events["part"] == "valid").all()
+    return "as it arrived" if arrived else "a random tenth of each user's rows"
+
+# %% ../nbs/91_published_numbers.ipynb #a0e3cfc1
+def judge_model(name: str, split: Split, trials: int, k: int, seed: int) -> tuple[dict[str, Any], pd.DataFrame]:
+    """(facts of a model that was searched on validation and asked once about test, its `metric, ours, low, high`).
+
+    The search asks the sample of visitors that `split` names, the test all of them.
+    """
+    kind: Any = model_class(name)
+    protocol, target, exclude = questions(split)[0]
+    metric = "hit_rate" if split.kind == "sequence" else "ndcg"
+    table = tune(kind, split, protocol, trials if kind.search_space() else 0, seed, k, metric, target=target, exclude=exclude)
+    settings, began = best_setting(table), time.process_time()
+    result = evaluate(kind(**settings).fit(split.known("test")), replace(split, sample=0), protocol, target, exclude=exclude, ks=(k,))
+    minutes = round((time.process_time() - began) / 60, 2)
+    shown = {n: round(v, 4) if isinstance(v, float) else v for n, v in settings.items()}
+    facts = {"users": len(pd.unique(result.user_ids)), "settings": json.dumps(shown), "cpu_minutes": minutes, "note": ""}
+    values = [{"metric": m, **mean_over_cases(result, m, k)} for m in JUDGED_METRICS]
+    return facts, pd.DataFrame(values).rename(columns={"value": "ours"})
+
+
+def with_published(rows: pd.DataFrame, published: pd.DataFrame | None) -> pd.DataFrame:
+    """Rows beside the best published value of their metric and k, and `ratio` to it; nothing where none is published."""
+    best = pd.DataFrame(columns=list(PUBLISHED)) if published is None else published.sort_values("value")
+    best = best.drop_duplicates(["metric", "k"], keep="last").rename(columns={"value": "published", "model": "published_model"})
+    out = rows.reindex(columns=[c for c in TABLE if c not in best or c in ("metric", "k")]).merge(best, "left", ["metric", "k"])
+    out["ratio"] = (out["ours"].astype(float) / out["published"].astype(float)).round(4)
+    return out[list(TABLE)].fillna({"source": "", "published_model": ""})
+
+
+def shown_rows(rows: pd.DataFrame) -> str:
+    """The figures of a model's rows as a line."""
+    parts = []
+    for row in rows.itertuples():
+        beside = f" ({row.ratio:.3f} of {row.published_model})" if row.ratio == row.ratio else ""
+        parts.append(f"{row.metric}@{row.k} {row.ours:.4f}{beside}")
+    return ", ".join(parts)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """The table of `judge_models`, or an empty one where there is no file; `DataError` for a file with other columns."""
+    if not path.exists():
+        return pd.DataFrame(columns=list(TABLE))
+    numbers = ("ours", "low", "high", "published", "ratio", "users", "cpu_minutes")
+    table = pd.read_csv(path, keep_default_na=False, na_values={c: "" for c in numbers})
+    if list(table.columns) != list(TABLE):
+        raise DataError(f"{path} is no table of this command; its columns would be {', '.join(TABLE)}")
+    return table
+
+# %% ../nbs/91_published_numbers.ipynb #b43462fb
+def judge_models(
+    log: Dataset,
+    names: Sequence[str],
+    path: Path | str,
+    trials: int = 8,
+    k: int = 20,
+    seed: int = 0,
+    judged: int = 5000,
+    published: pd.DataFrame | None = None,
+    told: Callable[[str], None] = print,
+) -> pd.DataFrame:
+    """The table of some models on any log, columns `TABLE`, written to a CSV as each is done; rows that are there are kept.
+
+    A model that the log or the memory does not allow has a row with the reason as `note`. `judged` visitors are asked in the search.
+    """
+    for name in names:
+        model_class(name)
+    path, split = Path(path), splits.make(log, seed=seed, judged=judged)
+    protocol, _, exclude = questions(split)[0]
+    same = {"dataset": log.name, "fingerprint": log.fingerprint[:12], "protocol": protocol, "k": k, "trials": trials, "seed": seed}
+    table = read_table(path)
+    for name in names:
+        mine = same | {"model": name}
+        if len(table) and (table[list(mine)].astype(str) == pd.Series(mine).astype(str)).all(axis=1).any():
+            told(f"{name}: is in {path}")
+            continue
+        began = time.perf_counter()
+        try:
+            facts, values = judge_model(name, split, trials, k, seed)
+        except (ValueError, MemoryError) as error:  # it needs what the log does not have, or more than there is
+            facts, values = {"note": str(error)}, pd.DataFrame({"metric": JUDGED_METRICS[:1]})
+        now = pd.Timestamp.now().strftime("%Y-%m-%d")
+        rows = values.assign(**mine, exclude=exclude, carved=carved_how(split), looked_at=now, **facts)
+        rows = with_published(rows, published)
+        table = pd.concat([table, rows], ignore_index=True) if len(table) else rows
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, table.to_csv(index=False, lineterminator="\n"))
+        told(f"{name}: {facts['note'] or shown_rows(rows)}  [{(time.perf_counter() - began) / 60:.1f} minutes]")
+    return table

@@ -149,7 +149,6 @@ def test_help_teaches():
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["ledger", "ease"], "the command ledger is called reproduce now"),
         (["data", "get", "gowalla"], "recsys-lab data: get is called fetch now"),
         (["products", "store", "shop"], "recsys-lab products: store is called import now"),
         (["products", "load", "r.json", "--unit=s"], "recsys-lab products: --unit is called --time-unit now"),

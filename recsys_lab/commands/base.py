@@ -117,7 +117,6 @@ def plain(value: Any) -> Any:
 # %% ../../nbs/76_command_line.ipynb #d5b48a23
 SEVERAL = ("--params", "--columns", "--product-columns")  # options that take words of the form name=value
 OLD_WORDS = {  # words of earlier versions, by command -> what they are called now
-    "": {"ledger": "reproduce"},
     "book": {"--k": "-k"},
     "data": {"get": "fetch"},
     "leaderboard": {"--k": "-k"},
@@ -154,8 +153,6 @@ def arrange_words(words: Sequence[str]) -> list[str]:
 def refuse_old_words(words: Sequence[str]) -> None:
     """`UserError` with the new word for commands, actions and options of earlier versions."""
     command, *rest = words or [""]
-    if command in OLD_WORDS[""]:
-        raise UserError(f"the command {command} is called {OLD_WORDS[''][command]} now")
     if command == "bundle" and rest and os.path.isdir(rest[0]) and rest[0] not in BUNDLE_ACTIONS:
         raise UserError(
             f"say which action: recsys-lab bundle {' | '.join(BUNDLE_ACTIONS)}; a run is bundled by bundle create"

@@ -13,14 +13,14 @@ from typing import Annotated, Any
 
 import typer
 
-from .base import RUNS, Json, RunFolder, app, command_pages, examples, show
+from .base import Json, ListLength, RUNS, RunFolder, app, command_pages, examples, group, show
 from .data import SizeOption
 
 # %% auto #0
 __all__ = ['Dataset', 'Out', 'ABOUT_PARAMS', 'Params', 'Only', 'ABOUT_MODEL', 'OwnModels', 'ABOUT_RESUME', 'Resume',
            'ABOUT_BUDGET', 'Budget', 'ABOUT_MEMORY', 'Memory', 'ABOUT_JOBS', 'Jobs', 'NoBook', 'RUNNING', 'Length',
-           'split_words', 'finish_run', 'run', 'list_parameters', 'new', 'leaderboard', 'build', 'compare', 'reproduce',
-           'make_readme']
+           'ledger', 'split_words', 'finish_run', 'run', 'list_parameters', 'new', 'leaderboard', 'build', 'compare',
+           'reproduce', 'run_ledger', 'make_readme']
 
 # %% ../../nbs/92_cli_runs.ipynb #67b27f27
 def split_words(words: list[str]) -> list[str]:
@@ -237,6 +237,41 @@ def reproduce(
     from recsys_lab.published import reproduce_recipes
 
     reproduce_recipes(find_lab(), recipes or [], trials)
+
+
+ledger = group("ledger", "Models on any split, beside what was published on it.", RUNS)
+
+
+@ledger.command(
+    "run",
+    epilog=examples(
+        "recsys-lab ledger run --dataset my_log --models item_knn,ease,rp3beta",
+        "recsys-lab ledger run --dataset splits/yelp --models graph_filter --published rows.csv --trials 12",
+    ),
+)
+def run_ledger(
+    dataset: Annotated[str, typer.Option(help="Name of a dataset, or its folder.")],
+    models: Annotated[str, typer.Option(help="Models to judge, as item_knn,ease.")],
+    published: Annotated[str, typer.Option(help="CSV of published rows: source, model, metric, k, value.")] = "",
+    trials: Annotated[int, typer.Option(min=0, help="Settings tried for each on validation (0: the defaults).")] = 8,
+    k: ListLength = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Of the search and of what is drawn.")] = 0,
+    judged: Annotated[int, typer.Option(min=0, help="Visitors asked for each setting (0: all); test asks all.")] = 5000,
+    out: Annotated[str, typer.Option(help="The table (default: reports/ledger-NAME.csv); rows that it has are kept.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Search models on validation, ask each once about test, and write a row for each metric."""
+    from recsys_lab import loading
+    from recsys_lab.published import judge_models, read_published
+
+    folder = Path(dataset)
+    log = loading.read_folder(folder, folder.resolve().name) if folder.is_dir() else loading.load(dataset)
+    names = [word for word in models.replace(",", " ").split() if word]
+    rows = read_published(published) if published else None
+    place = out or f"reports/ledger-{log.name}.csv"
+    quiet = (lambda line: None) if as_json else print
+    table = judge_models(log, names, place, trials, k, seed, judged, rows, quiet)
+    show(as_json, lambda: table, lambda: f"{len(table):,} rows in {place}")
 
 
 @app.command("readme", hidden=True)

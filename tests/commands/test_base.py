@@ -82,7 +82,7 @@ def test_every_command_has_help_and_every_option_a_meaning(capsys):
 
 
 def test_words_of_earlier_versions_name_the_new_ones():
-    with pytest.raises(UserError, match="the command ledger is called reproduce now"):
-        refuse_old_words(["ledger"])
+    with pytest.raises(UserError, match="recsys-lab data: get is called fetch now"):
+        refuse_old_words(["data", "get"])
     refuse_old_words([])
     refuse_old_words(["bundle", "create", "reports/shop"])
