@@ -182,7 +182,7 @@ def summary(folder: Path | str, k: int | None = None) -> str:
         leaderboards(folder, k),
     ]
     if searched := searches(folder):
-        parts += ["## Search", "Queries with one right answer each; intervals are over queries.", searched]
+        parts += ["## Search", "Queries whose right answers are known; intervals are over queries.", searched]
     if data.get("card"):
         parts += ["## The log", markdown_table(facts_frame(data["card"]))]
     if data.get("funnel"):
