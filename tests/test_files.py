@@ -67,7 +67,7 @@ def test_a_parquet_copy_is_out_of_date_when_the_code_that_reads_is_changed(packa
         ("hybrid", "ranking.features", "def feature_block("),
         ("hybrid", "models.als", "def solve_users("),
         ("lightfm_hybrid", "catalogue", "PRICES = "),
-        ("content", "search", "ENCODER = "),
+        ("content", "encoders", "ENCODER = "),
         ("blend", "models.graph_filter", "class GraphFilter("),
         ("rp3beta", "numerics", "def round_scores("),
     ],

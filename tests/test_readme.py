@@ -92,7 +92,9 @@ def test_every_example_request_is_answered(folder, tmp_path):
     if not shutil.which("curl"):
         pytest.skip("no curl")
     assert lines_of("recsys-lab serve") == ["recsys-lab serve bundle --port 8000"]
-    assert lines_of("recsys-lab bundle") == ["recsys-lab bundle create reports/shop -o bundle"]
+    assert lines_of("recsys-lab bundle") == [
+        "recsys-lab bundle create reports/shop -o bundle --encoder all-MiniLM-L6-v2"
+    ]
     asked = lines_of("curl ")
     assert len(asked) >= 14
     shutil.copytree(folder, tmp_path / "bundle")

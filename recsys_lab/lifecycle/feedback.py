@@ -585,13 +585,13 @@ def explore(ranked: int, k: int, share: float, draw: str) -> Explored:
     """The first `k` of `ranked` items (best first), each place given to one of those after them with probability `share`.
 
     Draws come from the text `draw` alone, so a request that is repeated gets the same list. Where fewer items than places come after the
-    list, nothing is left to chance. `ValueError` for a share that is no probability.
+    list, or there is none, nothing is left to chance. `ValueError` for a share that is no probability.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"explore must be a probability from 0 to 1, not {share!r}")
     own, pool = min(k, ranked), max(0, min(POOL, ranked - k))
     places = np.arange(own)
-    if not share or pool < own:
+    if not share or not own or pool < own:
         return Explored(places, np.ones(own))
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(draw.encode()).digest()[:16], "big"))
     given = rng.random(own) < share

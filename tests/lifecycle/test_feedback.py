@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from filelock import FileLock
 from helpers import eventually
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from recsys_lab.files import DataError, UserError
@@ -300,13 +300,14 @@ def test_rows_are_read_between_two_moments(tmp_path):
 
 @settings(max_examples=60, deadline=None)
 @given(ranked=st.integers(0, 120), k=st.integers(1, 50), share=st.floats(0, 1), draw=st.text(max_size=8))
+@example(ranked=0, k=5, share=0.5, draw="")  # an empty list
 def test_what_is_left_to_chance_holds_each_item_once_and_tells_its_chance(ranked, k, share, draw):
     found = explore(ranked, k, share, draw)
     own, pool = min(k, ranked), max(0, min(POOL, ranked - k))
     assert len(found.places) == len(set(found.places.tolist())) == own
     stays = found.places == np.arange(own)
     assert ((found.places[~stays] >= own) & (found.places[~stays] < own + pool)).all()
-    if share and pool >= own:
+    if share and own and pool >= own:
         np.testing.assert_allclose(found.chances, np.where(stays, 1 - share, share / pool))
     else:
         assert stays.all() and (found.chances == 1).all()

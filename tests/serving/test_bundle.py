@@ -57,7 +57,7 @@ def test_a_bundle_is_the_same_twice_and_whole_or_not_at_all(fits, shop, folder, 
     first = packed(fits, shop, tmp_path / "b")
     assert first["version"] == verify(folder)["version"]
 
-    def broken(*told):
+    def broken(*told, **named):
         raise OSError("no space left")
 
     monkeypatch.setattr(bundles, "write_index", broken)
