@@ -147,7 +147,7 @@ def sentence_model(name: str) -> Any:
     except Exception as error:  # the hub's own errors, and those of a folder that holds no model
         raise ValueError(f"{name!r} is no sentence encoder that can be loaded here: {str(error).splitlines()[0]}") from None
 
-
+# %% ../nbs/68_encoders.ipynb #9bc31d90
 @contextmanager
 def quiet() -> Iterator[None]:
     """While the block runs, libraries keep warnings and what they log below errors to themselves."""

@@ -136,7 +136,7 @@ class UserRequest(BaseModel):
     n: Annotated[int, Field(ge=1, le=MOST_LISTED)] = 10
     filter_already_liked: bool = True
 
-
+# %% ../../nbs/64_schemas.ipynb #9b52cf56
 class SearchRequest(BaseModel):
     """A search by words, by meaning, or by both."""
 

@@ -308,7 +308,7 @@ def side_by_side(st: Any, client: Client, about: Mapping[str, Any]) -> None:
             mark = "● " if item["itemid"] in both else ""
             side.markdown(tile(item, place + 1, mark), unsafe_allow_html=True)
 
-
+# %% ../../nbs/62_shop_window.ipynb #b228f1dc
 SEARCHES = {"Both": "hybrid", "By words": "lexical", "By meaning": "semantic"}
 
 
