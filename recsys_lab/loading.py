@@ -44,7 +44,7 @@ from .readers.tables import literal
 from .registry import Registry, code_module, place_of
 
 # %% auto #0
-__all__ = ['MAKERS', 'SHARED_OPTIONS', 'CUTOFFS', 'KINDS', 'READERS', 'CACHE_FROM', 'BYTES_PER_EVENT', 'EXAMPLE_EVENTS',
+__all__ = ['MAKERS', 'SHARED_OPTIONS', 'CUTOFFS', 'SAID', 'KINDS', 'READERS', 'CACHE_FROM', 'BYTES_PER_EVENT', 'EXAMPLE_EVENTS',
            'EXAMPLE_ITEMS', 'Reader', 'reader', 'read_mapped', 'read_matrix_file', 'format_of', 'format_name',
            'read_options', 'within', 'table_words', 'read_folder', 'naming_the_toml', 'with_cutoffs', 'read_by_options',
            'available_datasets', 'load', 'content_key', 'source_files', 'remembered_key', 'keep_copy', 'write_copy',
@@ -60,13 +60,14 @@ MAKERS: dict[str, Callable[[Path, str], Any]] = {  # datasets that a function ma
 }
 SHARED_OPTIONS = {"on_error", "quarantine"}
 CUTOFFS = {"test", "valid"}  # where the parts begin: a share, a time, or a row
+SAID = {"ordered"}  # what the owner of a log knows: that a user's rows stand in order, though they have no times
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # of values that are not text
     **dict.fromkeys(("columns", "events", "items"), ((dict,), "dict")),
     **dict.fromkeys(("properties", "names"), ((list,), "list")),
     **dict.fromkeys(("scale", "liked", "met", "visitors"), ((int, float), "a number")),
     **dict.fromkeys(("file", "order"), ((str, list), "text or a list")),
     **dict.fromkeys(("test", "valid"), ((int, float, str), "a share, a time or a row")),
-    "header": ((bool,), "true or false"),
+    **dict.fromkeys(("header", "ordered"), ((bool,), "true or false")),
 }
 
 # %% ../nbs/54_loading.ipynb #7ed473c1
@@ -156,7 +157,7 @@ def read_options(folder: Path) -> dict[str, Any]:
     if kind not in READERS:
         raise DataError(f"{path}: format must be one of {', '.join(READERS)}, not {kind!r}")
     one = READERS[kind]
-    takes = one.options | (CUTOFFS if one.cutoffs else set())
+    takes = one.options | (CUTOFFS | SAID if one.cutoffs else set())
     if wrong := sorted(set(options) - takes - {"format"}) or sorted(one.needed - set(options)):
         raise DataError(
             f"{path}: {wrong} unknown or missing; format {kind!r} takes {sorted(takes)} and needs {sorted(one.needed)}"
@@ -178,7 +179,7 @@ def within(folder: Path, file: Any) -> Any:
 
 def table_words(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
     """The arguments of `read_table` from the words of a dataset.toml."""
-    words = {word: value for word, value in options.items() if word not in CUTOFFS | {"format", "file"}}
+    words = {word: value for word, value in options.items() if word not in CUTOFFS | SAID | {"format", "file"}}
     if "items" in words:
         words["items"] = {
             **words["items"],
@@ -209,7 +210,8 @@ def naming_the_toml(folder: Path) -> Iterator[None]:
 
 
 def with_cutoffs(log: Dataset, options: dict[str, Any]) -> Dataset:
-    """The log with the cutoffs that a dataset.toml names, which `splits.make` takes where its caller names none."""
+    """The log with the cutoffs that a dataset.toml names, which `splits.make` takes where its caller names none, and with `ordered`."""
+    log.ordered = options.get("ordered", False)
     for part in sorted(CUTOFFS & set(options)):
         value = options[part]
         if isinstance(value, int) and log.has_times:  # a row, which on such a log stands for its time
@@ -231,7 +233,7 @@ def read_by_options(folder: Path, name: str, options: dict[str, Any]) -> Dataset
             f"{folder}: no dataset.toml and none of {', '.join(files)} in it, so its format is unknown; "
             "`recsys-lab data import FILE --name NAME` looks at a file and writes a dataset.toml"
         )
-    options = {word: value for word, value in options.items() if word not in CUTOFFS | {"format"}}
+    options = {word: value for word, value in options.items() if word not in CUTOFFS | SAID | {"format"}}
     folder = within(folder, options.pop("folder", "."))
     if "quarantine" in options:
         options["quarantine"] = folder / options["quarantine"]

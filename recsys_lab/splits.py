@@ -220,8 +220,9 @@ def session_cut(opening: np.ndarray, share: float | int) -> int:
 def given(log: Dataset, valid: float = 0.1, seed: int = 0, last: bool = False) -> Split:
     """The split that the log arrived with (its column `part`); `valid` is the share of each user's train rows carved out.
 
-    They are drawn at random with `seed`, or are each user's `last` rows in the order of the log. Rows that arrived as `valid` are
-    that part, and nothing is carved.
+    They are drawn at random with `seed`, or are each user's `last` rows in the order of the log. A share that is no whole number of rows
+    is rounded at random, so that users with few rows are asked too; one row at least stays in train. Rows that arrived as `valid` are that
+    part, and nothing is carved.
     """
     if "part" not in log.events:
         raise ValueError(f"{log.name} did not arrive split: it has no column 'part'")
@@ -233,12 +234,14 @@ def given(log: Dataset, valid: float = 0.1, seed: int = 0, last: bool = False) -
     train = log.where(~is_test)
     if labelled.any():
         return Split("given", log.where(~is_test & ~labelled), log.where(labelled), log.where(is_test), train)
-    draw = -np.arange(len(train)) if last else np.random.default_rng(seed).random(len(train))
+    rng = np.random.default_rng(seed)
+    draw = -np.arange(len(train)) if last else rng.random(len(train))
     order = np.lexsort((draw, train.user_codes))
     sizes = np.bincount(train.user_codes, minlength=len(train.users))
     rank = np.empty(len(train), np.int64)
     rank[order] = np.arange(len(train)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    carved = rank < (sizes * valid).astype(np.int64)[train.user_codes]
+    share = np.minimum((sizes * valid + rng.random(len(sizes))).astype(np.int64), sizes - 1)
+    carved = rank < share[train.user_codes]
     if not carved.any():
         raise ValueError(f"{log.name}: no user has enough items to carve a share of {valid} for validation")
     return Split("given", train.where(~carved), train.where(carved), log.where(is_test), train)
@@ -260,7 +263,7 @@ def make(
         if not (isinstance(share, float) and share == 0)
     }
     if "part" in log.events:
-        split = given(log, shares.get("valid", 0.1), seed)
+        split = given(log, shares.get("valid", 0.1), seed, last="ordered" in log.offers)
     else:
         split = temporal(log, **shares) if log.has_times else sequence(log, **shares)
     return replace(split, sample=judged, seed=seed)

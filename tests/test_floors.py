@@ -33,6 +33,7 @@ FLOORS = [  # a module imports from its own floor and from those before it
         "lifecycle.store",
         "board",
         "published",
+        "best",
         "chapters",
         "batches",
         "labs",

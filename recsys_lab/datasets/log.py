@@ -217,6 +217,7 @@ class EventTables:
         self.moments.flags.writeable = False
         self.cutoffs: dict[str, Any] = {}  # where the owner of the log wants `test` and `valid` to begin
         self.unmet = False  # whether `items` has those that nobody has met
+        self.ordered = False  # whether the owner says that the rows of a user stand in order, though they have no times
 
     notices = property(lambda self: dict(self._notices), doc="What the reader found and did -> how often.")
     events = property(lambda self: self._events.copy(deep=False), doc="The events, in order.")
@@ -386,8 +387,8 @@ class Dataset(FrameLog):
 
     @cached_property
     def offers(self) -> frozenset[str]:
-        """Capabilities of the log that chapters may require: times, order (no given split), carts, purchases, catalogue,
-        categories, properties, parts, truth, returning (users).
+        """Capabilities of the log that chapters may require: times, order (no given split), ordered (rows of a user), carts, purchases,
+        catalogue, categories, properties, parts, truth, returning (users).
         """
         return frozenset(name for name, present in capabilities_of(self).items() if present)
 
@@ -401,7 +402,7 @@ class Dataset(FrameLog):
         )
         rest = (self.has_times, self._notices, self.source)
         part = Dataset(self.name, self._events[mask], kept, self._categories, *rest, moments)
-        part.unmet = self.unmet
+        part.unmet, part.ordered = self.unmet, self.ordered
         return part
 
     def with_unmet_items(self) -> Dataset:
@@ -495,6 +496,7 @@ def capabilities_of(log: Dataset) -> dict[str, bool]:
     return {
         "times": log.has_times,
         "order": "part" not in log.events,
+        "ordered": "part" not in log.events or log.has_times or log.ordered,
         "carts": "addtocart" in kinds,
         "purchases": PURCHASE in kinds,
         "properties": properties is not None and len(properties) > 0,

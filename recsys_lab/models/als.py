@@ -5,7 +5,9 @@
 # %% ../../nbs/24_als.ipynb #d28a0616
 from __future__ import annotations
 
+import os
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from scipy import sparse
 from threadpoolctl import threadpool_limits
 
 from ..histories import Histories
-from .base import Recommender
+from .base import Recommender, one_thread_each
 from .config import Config
 from .factors import FactorRecommender, cosines
 from ..numerics import exact_product, to_fixed_point
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
     from recsys_lab.datasets.log import Dataset
 
 # %% auto #0
-__all__ = ['bm25_idf', 'bm25', 'ALSConfig', 'solve_users', 'ALS', 'als_contributions', 'BPRConfig', 'BPR']
+__all__ = ['bm25_idf', 'bm25', 'ALSConfig', 'solve_users', 'ALS', 'als_contributions', 'solve_rotated', 'IALSConfig',
+           'frequency_penalty', 'IALS', 'diagonal_gram', 'ials_contributions', 'BPRConfig', 'BPR']
 
 # %% ../../nbs/24_als.ipynb #65d9fdd6
 def bm25_idf(matrix: sparse.csr_matrix) -> np.ndarray:
@@ -166,6 +169,132 @@ def als_contributions(model: ALS, history: Histories, codes: np.ndarray) -> tupl
     left = s["gram"] + c.regularization * np.eye(len(s["gram"])) + (y.T * (np.abs(trust) - 1)) @ y
     towards = np.linalg.solve(left, s["item_vectors"][codes].T.astype(float))
     return confidence.indices, np.maximum(trust, 0)[:, None] * (y @ towards)
+
+# %% ../../nbs/24_als.ipynb #82a85be7
+def solve_rotated(
+    confidence: sparse.csr_matrix,
+    vectors: np.ndarray,
+    curvature: np.ndarray,
+    regularization: np.ndarray,
+    most: int = 2**21,
+) -> np.ndarray:
+    """The vector of each row of confidences `[n, items]` (all above 0): float64 `[n, f]`, zeros for an empty row.
+
+    It solves `(Y'CY + diag(curvature) + regularization) x = Y'C 1` for the `vectors` Y `[items, f]` of the row's items, where `curvature`
+    `[f]` stands for all items and `regularization` is `[n]`. A row with fewer entries than factors costs a system of its entries alone:
+    `x = D^-1 Y' (C^-1 + Y D^-1 Y')^-1 1`. Rows of one length are solved together, `most` numbers at a time, on all cores.
+    """
+    n, f = len(confidence.indptr) - 1, vectors.shape[1]
+    out, length, jobs = np.zeros((n, f)), np.diff(confidence.indptr), []
+    for size in np.unique(length[length > 0]):
+        rows = np.flatnonzero(length == size)
+        at_a_time = max(1, most // int(size * f + min(size, f) ** 2))
+        jobs += [rows[start : start + at_a_time] for start in range(0, len(rows), at_a_time)]
+
+    def solve(rows: np.ndarray) -> None:
+        size = int(length[rows[0]])
+        places = confidence.indptr[rows][:, None] + np.arange(size)
+        trust, y = confidence.data[places].astype(float), vectors[confidence.indices[places]].astype(float)
+        scale, side = curvature + regularization[rows, None], np.arange(min(size, f))
+        if size < f:
+            turned = y / scale[:, None, :]
+            left = turned @ y.swapaxes(1, 2)
+            left[:, side, side] += 1 / trust
+            out[rows] = (turned.swapaxes(1, 2) @ np.linalg.solve(left, np.ones((len(rows), size, 1))))[..., 0]
+        else:
+            weighed = y * trust[..., None]
+            left = weighed.swapaxes(1, 2) @ y
+            left[:, side, side] += scale
+            out[rows] = np.linalg.solve(left, weighed.sum(axis=1)[..., None])[..., 0]
+
+    with one_thread_each(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(solve, jobs))
+    return out
+
+# %% ../../nbs/24_als.ipynb #3f6a10d7
+class IALSConfig(Config):
+    """Settings of iALS."""
+
+    factors: int = setting(256, "length of the vectors", (64, 128, 256, 512), ge=1)
+    unobserved_weight: float = setting(0.02, "weight of what did not happen, against 1 of a view", Range(0.003, 1.0, True), gt=0)
+    regularization: float = setting(
+        0.003, "L2 penalty, for each event and unobserved one that a vector explains", Range(0.0005, 0.05, True), gt=0
+    )
+    frequency_exponent: float = setting(1.0, "the penalty grows with the number of events to this power; 0: one for all", ge=0, le=1)
+    iterations: int = setting(10, "turns of users and items", ge=1)
+    event_weights: EventWeights = setting(
+        lambda: {"addtocart": 2.0, "transaction": 3.0}, "confidence of one event by its kind; others count 1"
+    )
+    seed: int = setting(0, "of the first vectors", ge=0)
+
+
+def frequency_penalty(config: IALSConfig, entries: np.ndarray, others: int) -> np.ndarray:
+    """The penalty of vectors that explain so many `entries` `[n]` and, beside them, the unobserved ones of all `others`: float64 `[n]`."""
+    return config.regularization * (entries + config.unobserved_weight * others) ** config.frequency_exponent
+
+# %% ../../nbs/24_als.ipynb #8a8567f6
+class IALS(Recommender):
+    """Matrix factorisation by alternating least squares with a weight for all unobserved pairs and a penalty by frequency.
+
+    Source: Rendle, Krichene, Zhang and Koren, *Revisiting the performance of iALS on item recommendation benchmarks*, RecSys 2022.
+    Fold-in is exact: a visitor's vector solves the same least squares as a known user's.
+    """
+
+    name = "ials"
+    reads = ()
+    Config = IALSConfig
+    requires_cooccurrence = True
+
+    def _fit(self, dataset: Dataset) -> dict[str, Any]:
+        c = self.config
+        trust = self._trust(dataset.histories().encode(self.items), len(self.items))
+        sides = [trust, trust.T.tocsr()]
+        penalties = [frequency_penalty(c, np.diff(side.indptr), side.shape[1]) for side in sides]
+        start = np.random.default_rng(c.seed).normal(size=(len(self.items), c.factors))
+        vectors, curvature = diagonal_gram(start * 0.1 / np.sqrt(c.factors), c.unobserved_weight)
+        for _ in range(c.iterations):
+            for side, penalty in zip(sides, penalties, strict=True):
+                vectors, curvature = diagonal_gram(solve_rotated(side, vectors, curvature, penalty), c.unobserved_weight)
+        return {"item_vectors": to_fixed_point(vectors).astype(np.float32), "curvature": curvature}
+
+    def _trust(self, histories: Histories, n_items: int) -> sparse.csr_matrix:
+        """Confidences of encoded histories: CSR `[n, items]`."""
+        return histories.matrix(n_items, {n: self.config.event_weights.get(n, 1.0) for n in histories.event_names})
+
+    def fold(self, histories: Histories) -> np.ndarray:
+        """The vectors of encoded histories: float32 `[n, factors]`."""
+        trust = self._trust(histories, len(self.items))
+        penalty = frequency_penalty(self.config, np.diff(trust.indptr), len(self.items))
+        return to_fixed_point(solve_rotated(trust, self.state["item_vectors"], self.state["curvature"], penalty)).astype(np.float32)
+
+    def _memory(self, users: int, items: int, events: int) -> float:
+        return 24.0 * (users + items) * self.config.factors + 60.0 * events
+
+    def _factors(self, histories: Histories) -> tuple[np.ndarray, np.ndarray, None]:
+        return self.fold(histories), self.state["item_vectors"], None
+
+    def _score(self, histories: Histories) -> np.ndarray:
+        return exact_product(*self._factors(histories))
+
+    def _contributions(self, history: Histories, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return ials_contributions(self, history, codes)
+
+    def _similar(self, codes: np.ndarray) -> np.ndarray:
+        return cosines(self.state["item_vectors"], codes)
+
+# %% ../../nbs/24_als.ipynb #a2ba2964
+def diagonal_gram(vectors: np.ndarray, weight: float) -> tuple[np.ndarray, np.ndarray]:
+    """(vectors rotated so that their Gram matrix is diagonal, `weight` times its diagonal); products of rotated vectors are as before."""
+    values, turn = np.linalg.eigh(vectors.T @ vectors)
+    return vectors @ turn, weight * np.maximum(values, 0)
+
+
+def ials_contributions(model: IALS, history: Histories, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For `explain`: (items of a history, what each adds to the scores of `codes`), as the solution is a sum over the right-hand side."""
+    s, trust = model.state, model._trust(history, len(model.items))
+    y, penalty = s["item_vectors"][trust.indices].astype(float), frequency_penalty(model.config, np.diff(trust.indptr), len(model.items))
+    left = (y.T * trust.data) @ y + np.diag(s["curvature"] + penalty)
+    return trust.indices, trust.data[:, None] * (y @ np.linalg.solve(left, s["item_vectors"][codes].T.astype(float)))
 
 # %% ../../nbs/24_als.ipynb #c83cfbcf
 class BPRConfig(Config):

@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 __all__ = ['normalize_adjacency', 'as_tensor', 'symmetric_adjacency', 'propagate', 'propagate_to', 'propagate_from',
            'PositivePairs', 'draw_items', 'bpr_loss', 'softmax_loss', 'LightGCNConfig', 'initial_vectors', 'Learner',
            'step', 'needs_all_vectors', 'sample_negatives', 'sparse_rows', 'hardest_negatives', 'interaction_mask',
-           'held_out_hit_rate', 'write_checkpoint', 'read_checkpoint', 'Curve', 'train', 'should_stop', 'fewest_epochs',
-           'LightGCN', 'graph_terms', 'l2_normalize', 'fitted_learner', 'BPRMFConfig', 'BPRMF']
+           'held_out_hit_rate', 'write_checkpoint_file', 'read_arrays_of', 'write_checkpoint', 'read_checkpoint',
+           'Curve', 'train', 'should_stop', 'fewest_epochs', 'LightGCN', 'graph_terms', 'l2_normalize',
+           'fitted_learner', 'BPRMFConfig', 'BPRMF']
 
 # %% ../../nbs/40_lightgcn.ipynb #353842e3
 def normalize_adjacency(weights: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -387,15 +388,42 @@ def held_out_hit_rate(learner: Learner, rows: np.ndarray, items: np.ndarray, k: 
         hits += int(((scores > own).sum(1) < k).sum())
     return hits / max(1, len(rows))
 
+# %% ../../nbs/40_lightgcn.ipynb #c7cf3733
+def write_checkpoint_file(path: Path, arrays: dict[str, Any], about: dict[str, Any]) -> None:
+    """Write tensors and numbers by name, and what they belong to, to a safetensors file, atomically."""
+    from safetensors.torch import save
+
+    held = {name: torch.as_tensor(value).cpu().contiguous() for name, value in arrays.items()}
+    write_bytes(path, save(held, {"about": json.dumps(about)}))
+
+
+def read_arrays_of(path: Path | None, about: dict[str, Any], device: str) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """(metadata, tensors by name) of a checkpoint of the same `log`, `settings` and `stage` as `about`; (None, none) without a file.
+
+    `ValueError` names what differs where it was written for others, or is no checkpoint.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if path is None or not path.exists():
+        return None, {}
+    try:
+        with safe_open(path, "pt", device=device) as file:
+            header = json.loads(file.metadata()["about"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no checkpoint of a fit ({error}); remove it to begin anew") from None
+    for what in ("log", "settings", "stage"):
+        if header[what] != about[what]:
+            differs = f"{what} {header[what]}, and this fit has {about[what]}"
+            raise ValueError(f"{path} was written for {differs}; remove it to begin anew, or name another file")
+    return header, arrays
+
 # %% ../../nbs/40_lightgcn.ipynb #2dcb2382
 def write_checkpoint(path: Path, learner: Learner, about: dict[str, Any]) -> None:
     """Write the learner's arrays and their metadata `about` to a safetensors file, atomically."""
-    from safetensors.torch import save
-
-    arrays = {"table": learner.table}
-    arrays |= {f"adam.{n}": torch.as_tensor(v) for n, v in learner.adam.state[learner.table].items()}
-    by_node = {n: (a[learner.at] if a.ndim else a).cpu().contiguous() for n, a in arrays.items()}
-    write_bytes(path, save(by_node, {"about": json.dumps(about)}))
+    arrays = {"table": learner.table} | {f"adam.{n}": v for n, v in learner.adam.state[learner.table].items()}
+    by_node = {n: a[learner.at] if getattr(a, "ndim", 0) else a for n, a in arrays.items()}
+    write_checkpoint_file(path, by_node, about)
 
 
 def read_checkpoint(path: Path, learner: Learner, about: dict[str, Any]) -> dict[str, Any] | None:
@@ -403,20 +431,9 @@ def read_checkpoint(path: Path, learner: Learner, about: dict[str, Any]) -> dict
 
     `ValueError` names what differs where the file is of another log, or was learned with other settings.
     """
-    from safetensors import SafetensorError, safe_open
-
-    if not path.exists():
+    header, arrays = read_arrays_of(path, about, learner.config.device)
+    if header is None:
         return None
-    try:
-        with safe_open(path, "pt", device=learner.config.device) as file:
-            header = json.loads(file.metadata()["about"])
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no checkpoint of lightgcn ({error}); remove it to begin anew") from None
-    for what in ("log", "settings", "stage"):
-        if header[what] != about[what]:
-            differs = f"{what} {header[what]}, and this fit has {about[what]}"
-            raise ValueError(f"{path} was written for {differs}; remove it to begin anew, or name another file")
     arrays = {n: a[learner.order] if a.ndim else a for n, a in arrays.items()}
     learner.table.copy_(arrays.pop("table"))
     state = {name.removeprefix("adam."): a for name, a in arrays.items()}
@@ -514,7 +531,7 @@ class LightGCN(FactorRecommender):
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         if torch is None:
-            raise ImportError("torch is not installed; say: pip install 'recsys_lab[graph]'")
+            raise ImportError("torch is not installed; say: pip install 'recsys_lab[torch]'")
         c, known = self.config, self.known.encode(self.items)
         weights = known.matrix(len(self.items), self._weights(known.event_names))
         if not weights.nnz:
