@@ -34,14 +34,16 @@ from .topk import EXACT_UP_TO
 from .tuning import propose, race, repeat_weights
 
 # %% auto #0
-__all__ = ['CANDIDATES', 'READ_ORDER', 'DENSE_ITEMS', 'WORKER', 'POOLED', 'JOBS', 'DEFAULTS', 'SETTINGS', 'BLENDS', 'ONE_MODEL',
-           'MOST_SETTINGS', 'NEAR', 'MEMBERS', 'racing_models', 'in_first_half', 'visitor_values', 'Gap', 'gap_between',
-           'Trial', 'Search', 'choose', 'settings_to_try', 'try_settings', 'keep_trial', 'Job', 'keep_log', 'kept_log',
-           'run_job', 'run_jobs', 'select_members', 'blend_of', 'try_blend', 'rank_chosen', 'decide_best', 'left_out',
-           'fit_best', 'Best', 'open_search', 'find_best', 'near_the_best', 'within_time', 'write_best']
+__all__ = ['CANDIDATES', 'READ_ORDER', 'PARTS', 'ARRIVED', 'WORKER', 'POOLED', 'JOBS', 'DEFAULTS', 'SETTINGS', 'BLENDS',
+           'ONE_MODEL', 'MOST_SETTINGS', 'NEAR', 'MEMBERS', 'racing_models', 'in_first_half', 'visitor_values', 'Gap',
+           'gap_between', 'Trial', 'Search', 'choose', 'settings_to_try', 'try_settings', 'keep_trial', 'Job',
+           'keep_log', 'kept_log', 'run_job', 'run_jobs', 'select_members', 'blend_of', 'try_blend', 'rank_chosen',
+           'decide_best', 'left_out', 'fit_best', 'say', 'Best', 'open_search', 'find_best', 'near_the_best',
+           'within_time', 'write_best', 'search_settings', 'best_text']
 
 # %% ../nbs/87_best.ipynb #82b5116d
 CANDIDATES = (
+    "gru4rec",
     "popularity",
     "popularity_recent",
     "revisits",
@@ -54,14 +56,13 @@ CANDIDATES = (
     "ials",
     "graph_filter",
     "als",
-    "gru4rec",
-    "sasrec",
-    "lightgbm",
     "ease",
+    "lightgbm",
+    "sasrec",
     "gf_cf",
 )
-READ_ORDER = ("popularity_recent", "revisits", "session_walk", "session_knn", "sequential_rules", "gru4rec", "sasrec", "lightgbm")
-DENSE_ITEMS = 20_000  # items on which a model is asked whose cost grows faster than the catalogue
+READ_ORDER = ("popularity_recent", "revisits", "session_walk", "session_knn", "sequential_rules", "gru4rec", "sasrec")
+PARTS = {"ease": 12_000}  # items on which a model is asked whose cost grows faster than the catalogue; others by `EXACT_UP_TO`
 
 
 def racing_models(log: Dataset, names: Sequence[str] = ()) -> list[str]:
@@ -158,13 +159,30 @@ def choose(trials: Sequence[Trial], search: Search) -> Trial | None:
     return chosen[0][0] if chosen else None
 
 # %% ../nbs/87_best.ipynb #3fc46fb7
-def settings_to_try(name: str, log: Dataset, seed: int, most: int = 40) -> Iterator[dict[str, Any]]:
-    """The settings of a model for a log: its defaults, then drawn ones; on a large catalogue those of a part of it."""
+ARRIVED: dict[str, Any] = {  # of two stages on a log that arrived split
+    "sources": {"user_knn": 50, "item_knn": 50, "rp3beta": 50, "ials": 80, "graph_filter": 50},
+    "settings": {"ials": {"factors": 128, "iterations": 8}, "graph_filter": {"factors": 128}},
+    "n_windows": 1,
+    "window_fraction": 0.1,
+    "max_requests": 8000,
+}
+
+
+def settings_to_try(name: str, log: Dataset, search: Search, most: int = 40) -> Iterator[dict[str, Any]]:
+    """The settings of a model for a log: its defaults, then drawn ones.
+
+    A model whose cost grows faster than the catalogue learns from a part of it, what reads an order that means nothing does not, and two
+    stages are for the question that is asked.
+    """
     kind: Any = model_class(name)
-    held: dict[str, Any] = {"items": DENSE_ITEMS} if "items" in kind.Config.model_fields and len(log.items) > DENSE_ITEMS else {}
+    most = PARTS.get(name, EXACT_UP_TO)
+    held: dict[str, Any] = {"items": most} if "items" in kind.Config.model_fields and len(log.items) > most else {}
+    if "protocol" in kind.Config.model_fields:
+        held |= dict(zip(("protocol", "target", "exclude"), search.question, strict=True))
+        held |= ARRIVED if "parts" in log.offers else {}
     held |= {} if "ordered" in log.offers or "position_decay" not in kind.Config.model_fields else {"position_decay": 0.0}
     space = kind.search_space()
-    yield from propose(kind().config, space, most if space else 1, seed, held) if space else [held]
+    yield from propose(kind().config, space, most, search.seed, held) if space else [held]
 
 
 def try_settings(log: Dataset, search: Search, name: str, first: int, most: int, until: float) -> None:
@@ -175,7 +193,7 @@ def try_settings(log: Dataset, search: Search, name: str, first: int, most: int,
     """
     split, place = search.split(log), search.folder / name
     place.mkdir(parents=True, exist_ok=True)
-    for number, setting in enumerate(settings_to_try(name, split.train, search.seed)):
+    for number, setting in enumerate(settings_to_try(name, split.train, search)):
         done = search.trials(name)
         if number < first or any(t.number // 10 == number for t in done):
             continue
@@ -294,10 +312,10 @@ def select_members(pool: Pool, first: str, metric_k: int, most: int = 12) -> dic
     return {name: round(count / sum(counts.values()), 4) for name, count in counts.items()}
 
 
-def blend_of(search: Search, split: Split, weights: Mapping[str, float]) -> Any:
-    """The blend of kept fits with these weights."""
+def blend_of(search: Search, split: Split, weights: Mapping[str, float], scale: str) -> Any:
+    """The blend of kept fits with these weights on a scale of `Blend`."""
     chosen = {name: search.chosen(name) for name in weights}
-    blend: Any = Blend(members={n: t.settings for n, t in chosen.items() if t}, weights=dict(weights))
+    blend: Any = Blend(members={n: t.settings for n, t in chosen.items() if t}, weights=dict(weights), scale=scale)
     blend.know(split.train)
     blend.parts = {name: load_model(search.folder / name / "fit", mapped=True) for name in weights}
     blend.state, blend.fitted_on = {}, split.train.fingerprint
@@ -315,9 +333,11 @@ def try_blend(log: Dataset, search: Search, names: Sequence[str], until: float) 
     half = np.flatnonzero(in_first_half(asked.user_ids, search.seed))
     owner = np.repeat(np.arange(len(asked)), np.diff(asked.indptr))
     pool = build_pool(parts, asked.subset(half, np.isin(owner, half)), POOLED, seed=search.seed)
-    weights = select_members(pool, names[0], search.k)
-    if len(weights) > 1:
-        blend = blend_of(search, split, weights)
+    pools = {"zscore": pool, "top": pool.top_scaled()}
+    chosen = {scale: select_members(one, names[0], search.k) for scale, one in pools.items()}
+    scale = max(pools, key=lambda name: pools[name].ndcg(chosen[name], search.k))
+    if len(weights := chosen[scale]) > 1:
+        blend = blend_of(search, split, weights, scale)
         found = evaluate(blend, split, *search.question[:2], "valid", search.question[2], ks=(search.k,))
         (search.folder / "blend").mkdir(parents=True, exist_ok=True)
         keep_trial(search, Trial("blend", 0, blend.config.model_dump(), time.time() - start, found))
@@ -382,10 +402,15 @@ JOBS = {"try_settings": try_settings, "try_blend": try_blend, "fit_best": fit_be
 
 # %% ../nbs/87_best.ipynb #5d8540d9
 DEFAULTS, SETTINGS, BLENDS = 0.35, 0.68, 0.8  # parts of the budget at which these must have ended
-ONE_MODEL = 0.15  # part of the budget that the defaults of one model may take
+ONE_MODEL = 0.22  # part of the budget that the defaults of one model may take
 MOST_SETTINGS = 24  # tried of a model
 NEAR = 0.75  # of the best model's value: whose settings are searched
 MEMBERS = 6  # of which a blend is selected
+
+
+def say(line: str) -> None:
+    """Print a line now."""
+    print(line, flush=True)
 
 
 class Best(NamedTuple):
@@ -431,7 +456,7 @@ def find_best(
     judged: int = 6000,
     seed: int = 0,
     cores: int = 0,
-    told: Callable[[str], None] = print,
+    told: Callable[[str], None] = say,
 ) -> Best:
     """The best recommender for a log that can be found in so many seconds, fitted on all that its test part may know.
 
@@ -451,8 +476,7 @@ def find_best(
     run_jobs(search, [Job(n, "try_settings", (n, 0, 1), each, moment(DEFAULTS)) for n in waiting], cores)
     near = near_the_best(search, names)
     told(f"near the best: {', '.join(near)}; their settings are searched")
-    share = max(0.0, moment(SETTINGS) - time.time()) * cores / max(1, len(near))
-    run_jobs(search, [Job(n, "try_settings", (n, 1, MOST_SETTINGS), share, moment(SETTINGS)) for n in near], cores)
+    search_settings(search, near, cores, moment(SETTINGS))
     ranked = rank_chosen(search, names)
     affordable = within_time(ranked[:MEMBERS], 0.9 * (moment(1.0) - moment(BLENDS)))
     if len(affordable) > 1 and len(log.items) <= EXACT_UP_TO:
@@ -497,3 +521,25 @@ def write_best(log: Dataset, search: Search, out: Path, names: Sequence[str], ta
     write_text(out / "best.json", json.dumps(about | {"left_out": others, "seconds": round(seconds, 1)}, indent=1))
     write_text(out / "provenance.json", json.dumps(provenance_of(log), indent=1, default=str))
     return Best(model, table, others, test, seconds)
+
+# %% ../nbs/87_best.ipynb #f33f9e10
+def search_settings(search: Search, names: Sequence[str], cores: int, end: float, rounds: int = 3) -> None:
+    """Try settings of models until `end`, each for an equal share of the time; what some leave goes to the others in a next round."""
+    for _ in range(rounds):
+        slowest = {name: max((t.seconds for t in search.trials(name)), default=np.inf) for name in names}
+        open_models = [name for name in names if len({t.number // 10 for t in search.trials(name)}) < MOST_SETTINGS]
+        share = max(0.0, end - time.time()) * cores / max(1, len(open_models))
+        able = [name for name in open_models if 1.3 * slowest[name] < share] or open_models[:cores]
+        share = max(0.0, end - time.time()) * cores / max(1, len(able))
+        run_jobs(search, [Job(n, "try_settings", (n, 1, MOST_SETTINGS), share, end) for n in able], cores)
+
+# %% ../nbs/87_best.ipynb #65e3ada1
+def best_text(best: Best, out: Path, k: int) -> str:
+    """What was found, as lines: the choice, what test says, its rivals, and what was left out."""
+    rows = best.table.drop(columns="settings").round(4)
+    lines = [rows.to_string(index=False), "", f"chosen: {best.model.name}, in {out / 'model'} ({best.seconds / 60:.1f} minutes)"]
+    if best.test is not None:
+        lines.append("on test: " + ", ".join(f"{m}@{k} {best.test.mean(m, k):.4f}" for m in ("recall", "ndcg", "hit_rate", "mrr")))
+    rivals = best.table["model"][best.table["rival"]].tolist()
+    lines.append(f"not told apart from it: {', '.join(rivals) or 'none'}")
+    return "\n".join([*lines, *(f"left out: {line}" for line in best.left_out)])

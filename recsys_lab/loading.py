@@ -390,7 +390,7 @@ def refuse_what_cannot_fit(folder: Path, name: str) -> None:
         )
 
 
-def read_copy(folder: Path, name: str, source: Path) -> Dataset:
+def read_copy(folder: Path, name: str, source: Path | None) -> Dataset:
     """Read what `keep_copy` or `write_copy` wrote."""
     refuse_what_cannot_fit(folder, name)
     facts = json.loads((folder / "dataset.json").read_text())

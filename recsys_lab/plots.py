@@ -50,6 +50,9 @@ COLOURS = {
     "hybrid": "#dd5588",
     "hybrid_tuned": "#cc3311",
     "content": "#bb7733",
+    "ials": "#dd4466",
+    "sasrec": "#337788",
+    "gru4rec": "#55aacc",
     "oracle": "#222222",
 }
 SPARE = ("#332288", "#88ccee", "#ddaa33", "#004488", "#bbcc33", "#99ddff")

@@ -534,7 +534,9 @@ def carved_how(split: Split) -> str:
     if split.kind != "given":
         return "by time, as test" if split.kind == "temporal" else "by order, as test"
     arrived = "part" in split.valid.events and (split.valid.events["part"] == "valid").all()
-    return "as it arrived" if arrived else "a random tenth of each user's rows"
+    share = len(split.valid) / max(1, len(split.known("test")))
+    how = "the last" if "ordered" in split.known("test").offers else "a random"
+    return "as it arrived" if arrived else f"{how} {share:.0%} of the rows, user by user"
 
 # %% ../nbs/91_published_numbers.ipynb #a0e3cfc1
 def judge_model(name: str, split: Split, trials: int, k: int, seed: int) -> tuple[dict[str, Any], pd.DataFrame]:
@@ -545,8 +547,9 @@ def judge_model(name: str, split: Split, trials: int, k: int, seed: int) -> tupl
     kind: Any = model_class(name)
     protocol, target, exclude = questions(split)[0]
     metric = "hit_rate" if split.kind == "sequence" else "ndcg"
-    table = tune(kind, split, protocol, trials if kind.search_space() else 0, seed, k, metric, target=target, exclude=exclude)
-    settings, began = best_setting(table), time.process_time()
+    asked = {"protocol": protocol, "target": target, "exclude": exclude} if "protocol" in kind.Config.model_fields else {}
+    table = tune(kind, split, protocol, trials if kind.search_space() else 0, seed, k, metric, asked, target=target, exclude=exclude)
+    settings, began = asked | best_setting(table), time.process_time()
     result = evaluate(kind(**settings).fit(split.known("test")), replace(split, sample=0), protocol, target, exclude=exclude, ks=(k,))
     minutes = round((time.process_time() - began) / 60, 2)
     shown = {n: round(v, 4) if isinstance(v, float) else v for n, v in settings.items()}

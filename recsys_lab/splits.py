@@ -19,8 +19,8 @@ from .topk import default_exclude, excluded_entries, known_exclude
 
 # %% auto #0
 __all__ = ['PARTS', 'Split', 'count_row', 'pairs_in', 'funnel_rows', 'cut_moment', 'temporal', 'possible_cutoffs', 'sequence',
-           'session_cut', 'given', 'make', 'nearness_by_place', 'NoCases', 'in_sample', 'Cases', 'period_cases',
-           'item_cases', 'look_back', 'make_cases', 'new_cases', 'protocols_with_cases']
+           'session_cut', 'test_share', 'given', 'make', 'nearness_by_place', 'NoCases', 'in_sample', 'Cases',
+           'period_cases', 'item_cases', 'look_back', 'make_cases', 'new_cases', 'protocols_with_cases']
 
 # %% ../nbs/10_splits.ipynb #a6a66712
 PARTS = ("train", "valid", "test")
@@ -216,6 +216,11 @@ def session_cut(opening: np.ndarray, share: float | int) -> int:
         raise ValueError(f"a share must be between 0 and 1 and of some sessions, not {share} of {len(opening)}")
     return int(opening[int(len(opening) * (1 - share))])
 
+# %% ../nbs/10_splits.ipynb #0f3cbe28
+def test_share(log: Dataset) -> float:
+    """The share of its rows that a log that arrived split has in test, between a twentieth and a fifth; as much is carved."""
+    return float(np.clip((log.events["part"] == "test").mean(), 0.05, 0.2))
+
 # %% ../nbs/10_splits.ipynb #32ec8dac
 def given(log: Dataset, valid: float = 0.1, seed: int = 0, last: bool = False) -> Split:
     """The split that the log arrived with (its column `part`); `valid` is the share of each user's train rows carved out.
@@ -263,7 +268,7 @@ def make(
         if not (isinstance(share, float) and share == 0)
     }
     if "part" in log.events:
-        split = given(log, shares.get("valid", 0.1), seed, last="ordered" in log.offers)
+        split = given(log, shares.get("valid", test_share(log)), seed, last="ordered" in log.offers)
     else:
         split = temporal(log, **shares) if log.has_times else sequence(log, **shares)
     return replace(split, sample=judged, seed=seed)

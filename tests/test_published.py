@@ -80,7 +80,9 @@ def test_a_table_of_any_split_is_what_evaluate_says(tmp_path):
         )
     assert (of.published["recall"], of.published_model["recall"], of.source["recall"]) == (0.5, "Best", "A")
     assert of.ratio["recall"] == pytest.approx(of.ours["recall"] / 0.5, abs=1e-4)
-    assert np.isnan(of.published["ndcg"]) and (table.carved == "a random tenth of each user's rows").all()
+    assert (
+        np.isnan(of.published["ndcg"]) and table.carved.str.fullmatch(r"a random 19% of the rows, user by user").all()
+    )
     assert (table.settings == "{}").all() and (table.exclude == "seen").all() and "(" in lines[0]
 
 
@@ -99,9 +101,9 @@ def test_a_table_is_resumed_and_rows_of_other_data_are_kept(tmp_path, monkeypatc
 
 def test_what_cannot_be_judged_has_a_row_that_says_why(tmp_path):
     table = published.judge_models(
-        given_split(3), ["hybrid", "popularity"], tmp_path / "t.csv", 0, told=lambda line: None
+        given_split(3), ["taxonomy", "popularity"], tmp_path / "t.csv", 0, told=lambda line: None
     )
-    assert "arrived split" in table.note.iloc[0] and np.isnan(table.ours.iloc[0]) and len(table) == 5
+    assert "categor" in table.note.iloc[0] and np.isnan(table.ours.iloc[0]) and len(table) == 5
     with pytest.raises(ValueError, match="no_such_model"):
         published.judge_models(given_split(3), ["popularity", "no_such_model"], tmp_path / "u.csv")
     assert not (tmp_path / "u.csv").exists()

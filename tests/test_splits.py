@@ -132,6 +132,47 @@ def test_the_last_rows_of_each_user_are_carved():
     assert split.valid.events.groupby("user_id").item_id.apply(list).tolist() == [[8, 9], [8, 9]]
 
 
+def arrived(lengths: list[int], share: float = 0.2) -> datasets.Dataset:
+    """A log that arrived split, with so many train rows of each user and a share of all rows in test."""
+    rows = [(user, item, "train") for user, n in enumerate(lengths) for item in range(n)]
+    rows += [(n % len(lengths), 10_000 + n, "test") for n in range(round(len(rows) * share / (1 - share)))]
+    events = pd.DataFrame(rows, columns=["user_id", "item_id", "part"]).assign(event="view")
+    return datasets.Dataset(
+        "arrived", events.assign(part=pd.Categorical(events["part"], ["train", "test"])), has_times=False
+    )
+
+
+@given(st.lists(st.integers(2, 30), min_size=30, max_size=60), st.floats(0.05, 0.4), st.integers(0, 99))
+@settings(max_examples=25, deadline=None)
+def test_a_carved_share_asks_users_with_few_rows_too(lengths, share, seed):
+    """Each user gives the whole number of rows below or above the share, never the last one; over all users the share is kept."""
+    split = splits.given(arrived(lengths), share, seed)
+    sizes = np.array(lengths)
+    carved = split.valid.events["user_id"].value_counts().reindex(range(len(sizes)), fill_value=0).to_numpy()
+    assert (carved >= np.minimum(np.floor(sizes * share), sizes - 1)).all() and (
+        carved <= np.minimum(np.ceil(sizes * share), sizes - 1)
+    ).all()
+    assert len(split.train) + len(split.valid) == sizes.sum()
+
+
+def test_users_with_five_rows_are_asked_as_often_as_their_share_says():
+    split = splits.given(arrived([5] * 2000), 0.1)
+    assert abs(len(split.valid) - 1000) < 5 * (2000 * 0.25) ** 0.5
+
+
+@pytest.mark.parametrize(("share", "carved"), [(0.02, 0.05), (0.12, 0.12), (0.5, 0.2)])
+def test_as_much_is_carved_as_test_has(share, carved):
+    split = splits.make(arrived([20] * 300, share))
+    assert len(split.valid) / 6000 == pytest.approx(carved, abs=0.01)
+
+
+def test_only_a_log_that_is_said_to_be_in_order_has_its_last_rows_carved():
+    assert splits.make(arrived([10] * 50)).valid.events["item_id"].min() < 5
+    log = arrived([10] * 50)
+    log.ordered = True
+    assert splits.make(log).valid.events["item_id"].min() >= 7
+
+
 @given(st.integers(0, 1000), st.integers(1, 60), st.integers(1, 60), st.booleans())
 @settings(max_examples=25, deadline=None)
 def test_a_sample_of_visitors_is_bounded_nested_and_keeps_their_cases_whole(seed, few, many, text):

@@ -5,6 +5,7 @@
 # %% ../../nbs/78_cli_models.ipynb #5d82264c
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,7 @@ import typer
 from .base import MODELS, Json, ListLength, UserError, app, examples, show
 
 # %% auto #0
-__all__ = ['ModelName', 'RunOption', 'list_models', 'check_model', 'named_class', 'fitted_model', 'recommend', 'explain']
+__all__ = ['ModelName', 'RunOption', 'list_models', 'check_model', 'named_class', 'fitted_model', 'recommend', 'best', 'explain']
 
 # %% ../../nbs/78_cli_models.ipynb #dd1f0ce9
 ModelName = Annotated[
@@ -86,10 +87,12 @@ def named_class(word: str) -> Any:
 
 # %% ../../nbs/78_cli_models.ipynb #ecf42eec
 def fitted_model(run: str, name: str) -> Any:
-    """A run's fitted model by its name, or by the place of its class."""
+    """A run's fitted model by its name, or by the place of its class; `best` is the one that `recsys-lab best` chose there."""
     from recsys_lab.models.base import load_model
     from recsys_lab.runs import Run
 
+    if name == "best" and (Path(run) / "model").is_dir():
+        return load_model(Path(run) / "model")
     return load_model(Run(run).fitted(named_class(name).name if ":" in name else name))
 
 
@@ -127,6 +130,43 @@ def recommend(
         lambda: {"users": count, "k": k, "model": fitted.name, "out": out},
         lambda: f"{count:,} users, lists of {k} by {fitted.name}: {out}",
     )
+
+# %% ../../nbs/78_cli_models.ipynb #be6bff20
+@app.command(
+    "best",
+    rich_help_panel=MODELS,
+    epilog=examples(
+        "recsys-lab best --dataset my_log --budget 30m",
+        "recsys-lab best --dataset splits/yelp --models ials,rp3beta,graph_filter --out best/yelp",
+    ),
+)
+def best(
+    dataset: Annotated[str, typer.Option(help="Name of a dataset, or its folder.")],
+    budget: Annotated[str, typer.Option(help="What it may take, as 90s, 30m or 2h.")] = "30m",
+    out: Annotated[str, typer.Option(help="Folder of the result (default: reports/best-NAME); a search that was stopped goes on.")] = "",
+    size: Annotated[Literal["tiny", "small", "full"], typer.Option(help="Of an embedded dataset.")] = "small",
+    models: Annotated[str, typer.Option(help="Models that race, as ials,rp3beta (default: all that the log allows).")] = "",
+    k: ListLength = 20,
+    metric: Annotated[Literal["ndcg", "recall", "hit_rate", "mrr"], typer.Option(help="What is compared.")] = "ndcg",
+    judged: Annotated[int, typer.Option(min=100, help="Visitors asked on validation.")] = 6000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the search and of what is drawn.")] = 0,
+    cores: Annotated[int, typer.Option(min=0, help="Processes at a time (0: as many as there are cores).")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Race all models and their blends on validation within a budget, and save the best, fitted."""
+    from recsys_lab import loading
+    from recsys_lab.best import best_text, find_best
+    from recsys_lab.budget import parse_budget
+
+    folder, seconds = Path(dataset), parse_budget(budget)
+    if not seconds:
+        raise UserError("--budget must be a time: a search without end finds nothing")
+    log = loading.read_folder(folder, folder.resolve().name) if folder.is_dir() else loading.load(dataset, size)
+    place = Path(out or f"reports/best-{log.name}")
+    names = [named_class(word).name for word in models.replace(",", " ").split()]
+    quiet = (lambda line: None) if as_json else print
+    found = find_best(log, place, seconds, names, k, metric, judged, seed, cores, quiet)
+    show(as_json, lambda: json.loads((place / "best.json").read_text()), lambda: best_text(found, place, k))
 
 # %% ../../nbs/78_cli_models.ipynb #1c2cf4df
 @app.command(

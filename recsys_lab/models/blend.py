@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from pydantic import model_validator
@@ -18,13 +18,13 @@ from .base import Recommender, model_class, one_catalogue
 from .config import Config, NonNegative, setting
 from .explanation import Part, Terms, explain_codes
 from ..numerics import sum_rows
-from ..topk import Scores
+from ..topk import Scores, best_of, exclusion, rank_codes
 
 if TYPE_CHECKING:
     from recsys_lab.datasets.log import Dataset
 
 # %% auto #0
-__all__ = ['zscore', 'BlendConfig', 'Blend', 'member_terms', 'fit_members']
+__all__ = ['DEPTH', 'zscore', 'top_scale', 'BlendConfig', 'Blend', 'member_terms', 'fit_members']
 
 # %% ../../nbs/42_blend.ipynb #1d3c2035
 def zscore(scores: Scores, shape: tuple[int, int]) -> np.ndarray:
@@ -44,6 +44,28 @@ def zscore(scores: Scores, shape: tuple[int, int]) -> np.ndarray:
     size = np.sqrt(sum_rows(out, squared=True) / max(1, shape[1]))[:, None].astype(np.float32)
     return np.divide(out, size, out=np.zeros_like(out), where=size > 0)
 
+# %% ../../nbs/42_blend.ipynb #a43ac7e7
+DEPTH = 100  # items of each member that count on the scale `top`
+
+
+def top_scale(scores: Scores, excluded: sparse.csr_matrix, allowed: np.ndarray | None = None, depth: int = DEPTH) -> sparse.csr_matrix:
+    """The `depth` best items of each row that may be listed: CSR float32 `[n, items]`, rows that sum to 1.
+
+    An item's value is how far its score lies above the last of them, or above 0 where there are fewer. An item on which all agree with the
+    last one has no value. `excluded` and `allowed` are those of `topk.best_of`.
+    """
+    order = rank_codes(scores) if isinstance(scores, np.ndarray) and scores.ndim == 1 else None
+    own: Any = scores.copy()  # which `best_of` may write to
+    codes, values = best_of(own, excluded, min(depth, excluded.shape[1]), order, allowed)
+    values, listed = values.astype(float), codes >= 0
+    last = np.where(listed.all(1), values[:, -1], np.minimum(0.0, np.where(listed, values, 0.0).min(1, initial=0.0)))
+    above = np.where(listed, values - last[:, None], 0.0)
+    above /= np.maximum(above.sum(1, keepdims=True), 1e-30)
+    row, place = np.nonzero(above > 0)
+    out = sparse.csr_matrix((above[row, place].astype(np.float32), (row, codes[row, place])), shape=excluded.shape)
+    out.sort_indices()
+    return out
+
 # %% ../../nbs/42_blend.ipynb #30b70934
 class BlendConfig(Config):
     """Settings of a blend."""
@@ -53,6 +75,9 @@ class BlendConfig(Config):
         "the settings of each model in it, by the model's name; `{}`: its defaults",
     )
     weights: dict[str, NonNegative] = setting(dict, "of each member's scores; a member that is not named counts 1")
+    scale: Literal["zscore", "top"] = setting(
+        "zscore", "how scores are made comparable: `zscore` over the catalogue, `top` within each member's best items"
+    )
 
     @model_validator(mode="after")
     def check_members(self) -> Self:
@@ -70,7 +95,7 @@ class BlendConfig(Config):
 
 # %% ../../nbs/42_blend.ipynb #6730c5ea
 class Blend(Recommender):
-    """Scores of several models, `zscore` and added with weights. Fold-in is exact if that of every member is.
+    """Scores of several models, on one scale (`zscore`, `top_scale`) and added with weights. Fold-in is exact if that of every member is.
 
     Attributes
     ----------
@@ -102,7 +127,19 @@ class Blend(Recommender):
         self.parts = fit_members(self.config.members, dataset, self.checkpoint, self.progress)
         return {}
 
-    def _score(self, histories: Histories) -> np.ndarray:
+    def _answer(self, histories: Histories, exclude: str, allowed: np.ndarray | None) -> Scores:
+        if self.config.scale == "zscore":
+            return super()._answer(histories, exclude, allowed)
+        out, shape = exclusion(histories, exclude, len(self.items)), (len(histories), len(self.items))
+        total = sparse.csr_matrix(shape, dtype=np.float32)
+        for name, part in self.parts.items():
+            if weight := self.config.weights.get(name, 1.0):
+                total = total + np.float32(weight) * top_scale(part.score(histories, exclude, allowed), out, allowed)
+        return total.tocsr()
+
+    def _score(self, histories: Histories) -> Scores:
+        if self.config.scale == "top":
+            return self._answer(histories, "none", None)
         total = np.zeros((len(histories), len(self.items)), np.float32)
         for name, part in self.parts.items():
             if weight := self.config.weights.get(name, 1.0):
@@ -119,13 +156,16 @@ class Blend(Recommender):
 # %% ../../nbs/42_blend.ipynb #2e8d1883
 def member_terms(model: Blend, history: Histories, codes: np.ndarray) -> list[Terms]:
     """For `explain`: what each member adds to the score, with the explanations of the members."""
-    shape = (1, len(model.items))
-    weights = {name: model.config.weights.get(name, 1.0) for name in model.parts}
-    values = {
-        name: w * zscore(model.parts[name].score(history), shape)[0, codes] for name, w in weights.items() if w
-    }
+    weights, nothing = {n: w for n in model.parts if (w := model.config.weights.get(n, 1.0))}, exclusion(history, "none", len(model.items))
+
+    def scaled(scores: Scores) -> np.ndarray:
+        """A member's scores of the codes, on the blend's scale."""
+        whole: Any = zscore(scores, nothing.shape) if model.config.scale == "zscore" else top_scale(scores, nothing).toarray()
+        return np.asarray(whole[0, codes])
+
+    values = {name: w * scaled(model.parts[name].score(history)) for name, w in weights.items()}
     below = {name: explain_codes(model.parts[name], history, codes) for name in values}
-    why = "the score is the sum of the members' standardised scores, times their weights"
+    why = "the score is the sum of the members' scores on one scale, times their weights"
     return [
         (
             [Part("model", name, float(v[n])) for name, v in values.items()],

@@ -143,9 +143,9 @@ class SequenceConfig(Config):
 
     network: ClassVar[str] = "attention"
 
-    factors: int = setting(128, "length of the vectors", (64, 128), ge=2)
+    factors: int = setting(96, "length of the vectors", (64, 96, 128), ge=2)
     max_history: int = setting(50, "latest events of a history that are read", ge=1)
-    dropout: float = setting(0.4, "share of the numbers set to 0 in learning", Range(0.2, 0.5), ge=0, lt=1)
+    dropout: float = setting(0.3, "share of the numbers set to 0 in learning", Range(0.2, 0.5), ge=0, lt=1)
     loss: Literal["sampled_softmax", "softmax", "gbce"] = setting(
         "sampled_softmax", "`softmax` over all items, or with drawn ones: `sampled_softmax`, `gbce`"
     )
@@ -161,7 +161,7 @@ class SequenceConfig(Config):
     learning_rate: float = setting(
         0.005, "of Adam at its highest; it rises over the first tenth and falls to 0", Range(0.001, 0.01, True), gt=0
     )
-    epochs: int = setting(10, "passes over the windows", ge=1)
+    epochs: int = setting(8, "passes over the windows", ge=1)
     validation_fraction: float = setting(
         0.0, "share of visitors whose last event is held back, to end when they are no longer better predicted; 0: none", ge=0, lt=1
     )

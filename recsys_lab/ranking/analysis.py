@@ -18,7 +18,7 @@ from ..histories import Histories
 from ..intervals import compare_family, gaps_to_best, mean_intervals, mean_over_users, student, user_means
 from ..metrics import accuracy
 from ..models.base import Recommender
-from ..models.blend import zscore
+from ..models.blend import top_scale, zscore
 from ..models.config import Range
 from ..numerics import round_scores
 from .boosting import BoostingConfig, is_held_out, train_booster
@@ -36,7 +36,7 @@ __all__ = ['NEVER', 'THRESHOLDS', 'source_ranks', 'candidate_recall', 'narrowest
            'single_feature_auc', 'coefficients', 'tune_boosting', 'compare_to_baseline', 'select_features',
            'ablate_groups', 'importances', 'partial_dependence', 'contributions', 'score_components', 'sweep_alpha',
            'alpha_table', 'chosen_row', 'sweep_trials', 'classification_draws', 'bootstrap_interval', 'phase_table',
-           'threshold_table', 'Pool', 'build_pool', 'tune_weights']
+           'threshold_table', 'top_among', 'Pool', 'build_pool', 'tune_weights']
 
 # %% ../../nbs/38_ranking_analysis.ipynb #d1748a69
 NEVER = np.iinfo(np.int16).max
@@ -397,6 +397,19 @@ def threshold_table(met: np.ndarray, chance: np.ndarray, users: np.ndarray) -> p
     table = pd.DataFrame({"threshold": THRESHOLDS, "f1": f1, "behind": behind, "se": error})
     return table.assign(chosen=table.index == able.max())
 
+# %% ../../nbs/38_ranking_analysis.ipynb #c7b663d6
+def top_among(scores: sparse.csr_matrix, nothing: sparse.csr_matrix) -> sparse.csr_matrix:
+    """`blend.top_scale` of the stored entries of each row, with their pattern; a row's least entry stands for no opinion."""
+    out, rows = scores.copy(), np.repeat(np.arange(scores.shape[0]), np.diff(scores.indptr))
+    full = np.flatnonzero(np.diff(scores.indptr))
+    least = np.zeros(scores.shape[0], scores.dtype)
+    least[full] = np.minimum.reduceat(scores.data, scores.indptr[full])
+    out.data = scores.data - least[rows]
+    scaled = top_scale(out, nothing)
+    places = scaled.tocsr()[rows, scores.indices] if len(rows) else np.zeros((1, 0))
+    out.data = np.asarray(places).ravel().astype(np.float32)
+    return out
+
 # %% ../../nbs/38_ranking_analysis.ipynb #ecf3233a
 class Pool(NamedTuple):
     """Cases, and for each member CSR `[cases, items]` of its standardised scores of their candidates; all have the same entries.
@@ -407,6 +420,11 @@ class Pool(NamedTuple):
     cases: Cases
     scores: dict[str, sparse.csr_matrix]
     to_case: np.ndarray
+
+    def top_scaled(self) -> Pool:
+        """The same cases with scores on the scale `top` of `models.blend`, whose depth is that of the pool's lists or less."""
+        nothing = sparse.csr_matrix(next(iter(self.scores.values())).shape, dtype=np.float32)
+        return self._replace(scores={name: top_among(scores, nothing) for name, scores in self.scores.items()})
 
     def ndcg(self, weights: Mapping[str, float], k: int = 10) -> float:
         """Mean of `values` over users."""

@@ -189,7 +189,7 @@ def log_age(b: Block, since: np.ndarray, rows: Any = slice(None)) -> np.ndarray:
     "similarity",
     Feature("sim_max", "cosine", "greatest similarity to an item of the history"),
     Feature("sim_mean", "cosine", "mean similarity to the items of the history"),
-    Feature("sim_last", "cosine", "similarity to the last item"),
+    Feature("sim_last", "cosine", "similarity to the last item", "ordered"),
 )
 def similarity_columns(b: Block) -> dict[str, np.ndarray]:
     """Similarity of each candidate to the visitor's 20 latest distinct items; unknown without a history."""
@@ -212,10 +212,10 @@ def similarity_columns(b: Block) -> dict[str, np.ndarray]:
 @feature_group(
     "popularity",
     Feature("item_users", "log(1 + users)", "users who interacted with the item"),
-    Feature("item_recent", "log(1 + events)", "its events among the newest 5% of all"),
-    Feature("item_trend", "log ratio", "its rate in the newest 5% against the newest 25%"),
-    Feature("item_since", "log(1 + hours)", "since its last interaction (log of rows where there are no times)"),
-    Feature("item_age", "log(1 + hours)", "since its first interaction (log of rows where there are no times)"),
+    Feature("item_recent", "log(1 + events)", "its events among the newest 5% of all", "ordered"),
+    Feature("item_trend", "log ratio", "its rate in the newest 5% against the newest 25%", "ordered"),
+    Feature("item_since", "log(1 + hours)", "since its last interaction (log of rows where there are no times)", "ordered"),
+    Feature("item_age", "log(1 + hours)", "since its first interaction (log of rows where there are no times)", "ordered"),
 )
 def popularity_columns(b: Block) -> dict[str, np.ndarray]:
     """How often, how recently and for how long users have interacted with the item."""
@@ -272,7 +272,7 @@ def user_columns(b: Block) -> dict[str, np.ndarray]:
     Feature("pair_events", "log(1 + events)", "events of the visitor with the item"),
     Feature("pair_carts", "log(1 + events)", "times they carted it", "carts"),
     Feature("pair_purchases", "log(1 + events)", "times they bought it", "purchases"),
-    Feature("pair_near", "1 / steps", "1 for the last event, 1/2 for the one before; 0: no event"),
+    Feature("pair_near", "1 / steps", "1 for the last event, 1/2 for the one before; 0: no event", "ordered"),
     Feature("pair_since", "log(1 + hours)", "since the visitor's last event with it; unknown if none", "times"),
 )
 def pair_columns(b: Block) -> dict[str, np.ndarray]:

@@ -141,7 +141,8 @@ class TwoStage(FirstStageModel):
     """Base of models that rank a short list: a model learns from rows (`_learn`) and scores a block of features (`predict`).
 
     Source of the arrangement: Covington et al., *Deep neural networks for YouTube recommendations*, RecSys 2016. Fold-in is exact as far
-    as the sources' is. Refuses (`ValueError`) logs that arrived split, and those whose windows hold nothing to learn from.
+    as the sources' is. Refuses (`ValueError`) logs whose windows hold nothing to learn from. On a log that arrived split the windows are
+    drawn rows, and the protocol is `given`.
     """
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from recsys_lab.splits import Cases, Split
 
 # %% auto #0
-__all__ = ['SourceSettings', 'Work', 'Stage', 'rolling_splits', 'new_windows', 'FirstStage', 'fit_first_stage', 'in_files',
-           'first_stage_of', 'hard_negatives', 'sample_from_runs', 'Rows', 'sample_cases', 'sample_training_cases',
-           'label_candidates', 'map_case_blocks', 'sample_rows', 'add_hard_negatives', 'window_rows', 'training_rows',
-           'new_rows']
+__all__ = ['SourceSettings', 'Work', 'Stage', 'drawn_windows', 'rolling_splits', 'new_windows', 'FirstStage', 'fit_first_stage',
+           'in_files', 'first_stage_of', 'hard_negatives', 'sample_from_runs', 'Rows', 'sample_cases',
+           'sample_training_cases', 'label_candidates', 'map_case_blocks', 'sample_rows', 'add_hard_negatives',
+           'window_rows', 'training_rows', 'new_rows']
 
 # %% ../../nbs/37_training_rows.ipynb #321d515f
 @dataclass(frozen=True)
@@ -81,11 +81,31 @@ class Stage:
         if self.negative_sampling not in ("candidates", "hard"):
             raise ValueError(f"negative_sampling must be candidates or hard, not {self.negative_sampling!r}")
 
+# %% ../../nbs/37_training_rows.ipynb #b24f2549
+def drawn_windows(log: Dataset, windows: int, window: float) -> list[Split]:
+    """Splits of a log without cutoffs: each is evaluated on a share `window` of the rows, drawn at random, none in two windows.
+
+    A row's draw belongs to its user and item; a user whose rows would all be drawn keeps them.
+    """
+    from recsys_lab.splits import Split
+
+    chance, splits = hash_uniform(0, log.user_codes, log.item_codes), []
+    for number in range(windows):
+        drawn = (chance >= number * window) & (chance < (number + 1) * window)
+        left = np.bincount(log.user_codes[~drawn], minlength=len(log.users))
+        drawn &= left[log.user_codes] > 0
+        if not drawn.any():
+            raise ValueError(f"{log.name}: no row lies in a window of {window:.0%}; ask for larger windows")
+        known = log.where(~drawn)
+        splits.append(Split("given", known, known.where(np.zeros(len(known), bool)), log.where(drawn), known))
+    return splits
+
 # %% ../../nbs/37_training_rows.ipynb #1fc9fa5d
 def rolling_splits(log: Dataset, windows: int, window: float) -> list[Split]:
     """Splits of a log at rolling cutoffs, oldest first, each evaluated on the window after its cutoff. Cached with the log.
 
-    `ValueError` for a log that arrived split, or too short for the windows.
+    Where a log arrived split its train part has no moments to cut at: a window then holds rows that are drawn at random, as many as
+    `window` says. `ValueError` for a log too short for the windows.
     """
     return log.kept(("rolling", windows, window), lambda: new_windows(log, windows, window))
 
@@ -95,7 +115,7 @@ def new_windows(log: Dataset, windows: int, window: float) -> list[Split]:
     from recsys_lab.splits import Split, cut_moment, session_cut
 
     if "part" in log.events:
-        raise ValueError(f"{log.name} arrived split and has no order, so no cutoff can roll over it")
+        return drawn_windows(log, windows, window)
     kind = "temporal" if log.has_times else "sequence"
     shares = [window * i for i in range(windows, 0, -1)]
     opening = np.sort(log.moments[np.unique(log.user_codes, return_index=True)[1]])

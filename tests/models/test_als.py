@@ -6,7 +6,7 @@ import pytest
 from helpers import LOG
 
 from recsys_lab import evaluation, splits
-from recsys_lab.models.als import ALS, BPR, bm25, bm25_idf
+from recsys_lab.models.als import ALS, BPR, IALS, bm25, bm25_idf, frequency_penalty
 from recsys_lab.models.factors import mean_vectors
 
 
@@ -66,3 +66,46 @@ def test_strangers_are_folded_in_near_their_stored_lists(shop_split):
 
     left = exact - mean_vectors(known, model.state["item_vectors"]) @ model.state["fold"]
     assert (left**2).sum() < 0.8 * ((exact - exact.mean(0)) ** 2).sum()
+
+
+def test_ials_solves_its_least_squares():
+    """Every vector is the solution of its normal equations given those of the other side, with all items unobserved but its own."""
+    for factors in (3, 12):
+        model = IALS(
+            factors=factors, iterations=30, unobserved_weight=0.3, regularization=0.02, frequency_exponent=0.7
+        ).fit(LOG)
+        items = model.state["item_vectors"].astype(float)
+        known = model.known.encode(model.items)
+        trust = model._trust(known, len(model.items)).toarray()
+        penalty = frequency_penalty(model.config, (trust > 0).sum(1), len(items))
+        users = np.array(
+            [
+                np.linalg.solve((items.T * t) @ items + 0.3 * items.T @ items + p * np.eye(factors), items.T @ t)
+                for t, p in zip(trust, penalty, strict=True)
+            ]
+        )
+        np.testing.assert_allclose(model.fold(known), users, rtol=0, atol=1e-4 * np.abs(users).max())
+
+
+def test_ials_lowers_its_loss_in_every_turn():
+    """Weighted squares of events and of all pairs, and the penalties by frequency, as Rendle et al. write it."""
+
+    def loss(model):
+        items, users = (
+            model.state["item_vectors"].astype(float),
+            model.fold(model.known.encode(model.items)).astype(float),
+        )
+        trust = model._trust(model.known.encode(model.items), len(items)).toarray()
+        scores = users @ items.T
+        penalties = [
+            frequency_penalty(model.config, (trust > 0).sum(axis), n) for axis, n in ((1, len(items)), (0, len(users)))
+        ]
+        squares = sum((p * (v**2).sum(1)).sum() for p, v in zip(penalties, (users, items), strict=True))
+        return (trust * (1 - scores) ** 2).sum() + model.config.unobserved_weight * (scores**2).sum() + squares
+
+    for factors in (3, 30):
+        losses = [
+            loss(IALS(factors=factors, iterations=n, unobserved_weight=0.3, regularization=0.02).fit(LOG))
+            for n in (1, 2, 4, 8, 16)
+        ]
+        assert losses == sorted(losses, reverse=True) and losses[-1] < 0.95 * losses[0]

@@ -24,6 +24,9 @@ FITTED = {  # settings under which a learned model has converged on the checkerb
     "lightfm": {"factors": 8},
     "lightfm_hybrid": {"factors": 8},
     "als": {"factors": 4, "regularization": 0.01},
+    "ials": {"factors": 4},
+    "sasrec": {"epochs": 40, "dropout": 0.0, "batch_size": 64},
+    "gru4rec": {"epochs": 40, "dropout": 0.0, "batch_size": 64},
     "ease": {"regularization": 1.0},
     "blend": {"members": {"graph_filter": {}, "als": {"factors": 4, "regularization": 0.01}}},
 }

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import sparse
 
+from recsys_lab import evaluation
 from recsys_lab.models.base import load_model
-from recsys_lab.models.blend import Blend, zscore
+from recsys_lab.models.blend import DEPTH, Blend, top_scale, zscore
 
 
 @settings(max_examples=60, deadline=None)
@@ -103,3 +104,67 @@ def test_members_keep_checkpoints_beside_the_blend_s(tmp_path):
     blend.checkpoint = tmp_path / "point.safetensors"
     blend.fit(random_log(3))
     assert [p.name for p in tmp_path.iterdir()] == ["point-lightgcn.safetensors"]
+
+
+def top_blend(**weights):
+    return Blend(members={name: {} for name in weights}, weights=weights, scale="top")
+
+
+@pytest.mark.parametrize("exclude", ["none", "seen", "purchased"])
+def test_the_scale_of_the_best_items_is_what_its_definition_says(exclude, shop_split):
+    """Each member's best items by their lists, above the last of them, as shares; checked visitor by visitor."""
+    known = shop_split.known("test")
+    blend = top_blend(item_knn=1.0, graph_filter=0.5, popularity=0.25).fit(known)
+    asked = known.histories(known.users[:25])
+    found = blend.rank(asked, 10, exclude)
+    for row in range(25):
+        total = np.zeros(len(blend.items))
+        for name, part in blend.parts.items():
+            own = part.rank(asked.take(slice(row, row + 1)), DEPTH, exclude)
+            scored = ~np.isnan(own.scores[0])
+            values = np.where(scored, own.scores[0], 0).astype(float)
+            above = np.where(scored, values - (values[-1] if scored.all() else min(0.0, values.min())), 0)
+            share = above / max(above.sum(), 1e-30)
+            np.add.at(total, own.codes[0], np.where(scored, share, 0) * blend.config.weights[name])
+        best = found.codes[row]
+        np.testing.assert_allclose(
+            total[best[~np.isnan(found.scores[row])]], found.scores[row][~np.isnan(found.scores[row])], rtol=1e-4
+        )
+        assert total[best[0]] == pytest.approx(total.max(), rel=1e-4)
+
+
+def test_a_sparse_member_does_not_drown_a_dense_one():
+    """On the scale of the catalogue the model with few opinions decides alone, on that of the best items both do."""
+    sparse_scores = sparse.csr_matrix(np.eye(1, 2000, 3, dtype=np.float32) + 0.9 * np.eye(1, 2000, 4, dtype=np.float32))
+    dense_scores = np.random.default_rng(0).normal(size=(1, 2000)).astype(np.float32)
+    dense_scores[0, [4, 3]] = 8.0, -2.0
+    free = sparse.csr_matrix((1, 2000), dtype=np.float32)
+    drowned = zscore(sparse_scores, (1, 2000)) + zscore(dense_scores, (1, 2000))
+    fair = (top_scale(sparse_scores, free) + top_scale(dense_scores, free)).toarray()
+    assert drowned.argmax() == 3 or drowned[0, 3] > 20
+    assert fair.argmax() == 4
+
+
+def test_the_pool_s_scale_is_that_of_the_blend(shop_split):
+    """What weights are selected by is what is served: the same lists for the same weights."""
+    from recsys_lab.ranking.analysis import build_pool
+    from recsys_lab.splits import make_cases
+
+    blend = top_blend(item_knn=1.0, session_walk=0.7, graph_filter=0.5).fit(shop_split.train)
+    cases = make_cases(shop_split, "next_item", part="valid")
+    pool = build_pool(blend.parts, cases, most=200).top_scaled()
+    values = pool.values(blend.config.weights, 10)
+    found = evaluation.evaluate(blend, shop_split, "next_item", part="valid", ks=(10,))
+    rows = np.sort(np.random.default_rng(0).choice(len(cases), 200, replace=False))
+    ranked = (cases.history[rows] > 0) & (found.codes[rows] >= 0).all(1)  # others are filled with what is popular
+    apart = np.abs(values - found.values["ndcg", 10][rows])[ranked]
+    assert ranked.sum() > 50 and np.mean(apart > 1e-9) < 0.02  # where standardised scores are equal but for rounding
+
+
+def test_explanations_on_the_scale_of_the_best_items_add_up(shop_split):
+    known = shop_split.known("test")
+    blend = top_blend(item_knn=1.0, graph_filter=0.5).fit(known)
+    history = known.histories(known.users[:1])
+    item = blend.rank(history, 1, "none").frame().item_id[0]
+    why = blend.explain(history, item)
+    assert sum(part.value for part in why.parts) == pytest.approx(why.score, rel=1e-3)

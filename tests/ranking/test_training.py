@@ -3,10 +3,12 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers import STAGE, arrived_split, ms, quick, random_log, tiny_log
 
-from recsys_lab import leakage, splits
+from recsys_lab import evaluation, leakage, splits
+from recsys_lab.datasets import Dataset
 from recsys_lab.histories import Histories
 from recsys_lab.models.base import model_class
 from recsys_lab.ranking import boosting, candidates, features, training
@@ -82,14 +84,53 @@ def test_the_watching_users_never_teach(shop_split, monkeypatch):
 
 
 def test_logs_without_windows_or_positives_are_refused():
-    with pytest.raises(ValueError, match="arrived split and has no order"):
+    with pytest.raises(ValueError, match="a given split allows"):
         model_class("lr")(**quick("lr")).fit(arrived_split(1))
+    with pytest.raises(ValueError, match="no row lies in a window"):
+        training.rolling_splits(arrived_split(1), 1, 1e-9)
     with pytest.raises(ValueError, match="ask for fewer or longer windows"):
         training.rolling_splits(random_log(1, n=8), 2, 0.45)
     log = random_log(1)
     views = log.where((log.events.event == "view").to_numpy())
     with pytest.raises(splits.NoCases, match="no case for protocol next_item, target purchase"):
         model_class("lr")(**quick("lr") | {"target": "purchase"}).fit(views)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_windows_of_a_log_that_arrived_split_are_drawn_rows(seed):
+    """Each row is judged in one window at most, is not known there, and every visitor keeps a row."""
+    log = splits.given(arrived_split(seed)).known("test")
+    windows = training.rolling_splits(log, 3, 0.2)
+    judged = []
+    for window in windows:
+        known, drawn = (part.events[["user_id", "item_id"]] for part in (window.known("test"), window.judged("test")))
+        assert len(known) + len(drawn) == len(log) and 0.1 * len(log) < len(drawn) < 0.3 * len(log)
+        assert set(known.user_id) == set(log.users) and not len(known.merge(drawn))
+        judged.append(drawn)
+    assert not pd.concat(judged).duplicated().any()
+
+
+@pytest.mark.parametrize("name", ["lr_enriched", "lightgbm"])
+def test_two_stages_need_no_times_and_no_categories(name):
+    """On a log that arrived split: no feature reads an order that means nothing, and what is learned beats what is popular."""
+    rng = np.random.default_rng(0)
+    rows = [(u, i + 20 * (u % 2)) for u in range(200) for i in rng.permutation(20)[:10]]
+    frame = pd.DataFrame(rows, columns=["user_id", "item_id"]).assign(event="view")
+    part = pd.Categorical(np.where(rng.random(len(frame)) < 0.2, "test", "train"), ["train", "test"])
+    split = splits.make(Dataset("groups", frame.assign(part=part), has_times=False))
+    stage = {
+        "protocol": "given",
+        "exclude": "seen",
+        "sources": {"user_knn": 15, "popularity": 15},
+        "n_windows": 1,
+        "window_fraction": 0.2,
+    }
+    model = model_class(name)(**stage, max_requests=200).fit(split.known("test"))
+    assert not {"item_since", "item_age", "item_trend", "item_recent", "pair_near", "sim_last"} & set(model.first.names)
+    found, popular = (
+        evaluation.evaluate(m, split, ks=(10,)).mean("ndcg", 10) for m in (model, model_class("popularity")())
+    )
+    assert found > popular + 0.1
 
 
 def test_a_cutoff_outside_the_log_is_refused(shop):

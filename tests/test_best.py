@@ -1,0 +1,171 @@
+"""The lab's own answer: what is chosen, on whom, within which time, and what happens when it is interrupted."""
+
+import json
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import arrived_split, random_log, untimed_sessions
+
+from recsys_lab import best as lab
+from recsys_lab.best import (
+    Search,
+    Trial,
+    choose,
+    decide_best,
+    find_best,
+    in_first_half,
+    kept_log,
+    open_search,
+    racing_models,
+    select_members,
+    settings_to_try,
+)
+from recsys_lab.datasets import Dataset
+from recsys_lab.files import DataError
+from recsys_lab.models.base import load_model, model_class
+
+
+def nothing(line):
+    pass
+
+
+@pytest.fixture(scope="module")
+def board():
+    """A log on which item KNN must beat popularity: two groups of users with items of their own."""
+    rng = np.random.default_rng(0)
+    rows = [(u, i + 20 * (u % 2)) for u in range(120) for i in rng.permutation(20)[:9]]
+    frame = pd.DataFrame(rows, columns=["user_id", "item_id"]).assign(event="view")
+    part = np.where(rng.random(len(frame)) < 0.2, "test", "train")
+    return Dataset("groups", frame.assign(part=pd.Categorical(part, ["train", "test"])), has_times=False)
+
+
+def test_the_better_model_is_chosen_fitted_and_judged(board, tmp_path):
+    found = find_best(board, tmp_path, 40.0, ["popularity", "item_knn"], k=10, judged=1000, told=nothing)
+    assert found.model.name in ("item_knn", "blend") and found.test is not None
+    single = found.table.set_index("model")
+    assert single.judged_on["item_knn"] > single.judged_on["popularity"] + 0.1
+    assert load_model(tmp_path / "model").fitted_on == found.model.fitted_on
+    told = json.loads((tmp_path / "best.json").read_text())
+    assert told["chosen"] == found.model.name and told["test"]["ndcg@10"] == pytest.approx(
+        found.test.mean("ndcg", 10), abs=1e-6
+    )
+    assert json.loads((tmp_path / "provenance.json").read_text())["dataset"]["name"] == "groups"
+
+
+def test_a_search_goes_on_where_it_was_stopped(board, tmp_path):
+    find_best(board, tmp_path, 30.0, ["popularity", "item_knn"], k=10, judged=1000, told=nothing)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "search").glob("*/*.json")}
+    find_best(board, tmp_path, 30.0, ["popularity", "item_knn", "user_knn"], k=10, judged=1000, told=nothing)
+    after = {p: p.stat().st_mtime_ns for p in (tmp_path / "search").glob("*/*.json")}
+    assert all(after[p] == t for p, t in before.items() if p.parent.name != "blend")
+    assert any(p.parent.name == "user_knn" for p in after)
+    with pytest.raises(DataError, match="another seed"):
+        find_best(board, tmp_path, 30.0, ["popularity"], k=10, judged=1000, seed=1, told=nothing)
+
+
+def test_what_does_not_end_is_stopped_and_named(board, tmp_path, monkeypatch):
+    """A model that would take an hour costs its share of the budget and no more."""
+    slow = "import time; from recsys_lab.models.popularity import Popularity; Popularity._fit = lambda *a: time.sleep(3600); "
+    monkeypatch.setattr(lab, "WORKER", slow + lab.WORKER)
+    start = time.time()
+    found = find_best(board, tmp_path, 30.0, ["popularity", "item_knn"], k=10, judged=1000, told=nothing)
+    assert found.model.name == "item_knn" and found.left_out == ["popularity: not done within its time"]
+    assert time.time() - start < 45
+
+
+def test_why_a_model_was_left_out_is_said(board, tmp_path, monkeypatch):
+    monkeypatch.setenv("RECSYS_LAB_MEMORY_GB", "0.000001")
+    with pytest.raises(ValueError, match="no model could be tried: ease: needs about"):
+        find_best(board, tmp_path, 20.0, ["ease"], k=10, judged=1000, told=nothing)
+
+
+def a_trial(number, values, model="als"):
+    """A trial with these values of each visitor's NDCG."""
+    evaluation = lab.Evaluation(
+        {"model": model},
+        (10,),
+        "",
+        np.arange(len(values)),
+        np.zeros((len(values), 10), np.int32),
+        np.arange(len(values) + 1),
+        np.zeros(len(values), int),
+        {},
+        {("ndcg", 10): np.asarray(values, float)},
+        {},
+        {},
+    )
+    return Trial(model, number, {"nr": number}, 1.0, evaluation)
+
+
+def a_search(tmp_path):
+    return Search(tmp_path, ("given", "any", "seen"), "ndcg", 10, 1000, 0)
+
+
+def test_only_what_is_better_by_more_than_a_standard_error_replaces_the_defaults(tmp_path):
+    rng = np.random.default_rng(1)
+    usual = rng.random(2000)
+    first = in_first_half(np.arange(2000), 0)
+    noise = rng.normal(0, 0.5, 2000)
+    error = noise[first].std(ddof=1) / np.sqrt(first.sum())
+    shift = noise - noise[first].mean()
+    hardly, clearly = usual + shift + 0.5 * error, usual + shift + 2 * error
+    search = a_search(tmp_path)
+    assert choose([a_trial(0, usual), a_trial(1, hardly)], search).number == 0
+    assert choose([a_trial(0, usual), a_trial(1, clearly), a_trial(2, hardly)], search).number == 1
+    stopped = a_trial(3, clearly[:500] + 9)
+    assert choose([a_trial(0, usual), stopped], search).number == 0  # judged on few visitors
+    assert choose([], search) is None
+
+
+@pytest.mark.parametrize(("gain", "wanted"), [(0.5, "als"), (3.0, "blend")])
+def test_a_blend_must_be_better_for_visitors_on_whom_nothing_was_chosen(tmp_path, gain, wanted):
+    rng = np.random.default_rng(2)
+    usual = rng.random(2000)
+    second = ~in_first_half(np.arange(2000), 0)
+    noise = rng.normal(0, 0.3, 2000)
+    noise[second] += gain * noise[second].std(ddof=1) / np.sqrt(second.sum()) - noise[second].mean()
+    noise[~second] += 5  # however good it looks where it was chosen
+    search = a_search(tmp_path)
+    for trial in (a_trial(0, usual), a_trial(0, usual + noise, "blend"), a_trial(0, usual - 0.5, "ease")):
+        (tmp_path / trial.model).mkdir()
+        lab.keep_trial(search, trial)
+    best, table = decide_best(search, ["als", "ease"])
+    assert best.model == wanted
+    assert table.rival.sum() == (1 if wanted == "als" else 0)
+    assert not table.set_index("model").rival["ease"]
+
+
+def test_selection_takes_what_helps_and_nothing_else():
+    class Fixed:
+        scores = dict.fromkeys(("a", "b", "c"))
+
+        def ndcg(self, weights, k):
+            share = {n: w / sum(weights.values()) for n, w in weights.items()}
+            return 1 - (share.get("a", 0) - 2 / 3) ** 2 - (share.get("b", 0) - 1 / 3) ** 2 - share.get("c", 0)
+
+    assert select_members(Fixed(), "a", 10) == {"a": 0.6667, "b": 0.3333}
+
+
+def test_order_counts_only_where_the_data_say_so():
+    log = arrived_split(1)
+    assert "ordered" not in log.offers and "session_walk" not in racing_models(log)
+    assert {s["position_decay"] for s in settings_to_try("graph_filter", log, a_search(None), 6)} == {0.0}
+    log = arrived_split(1)
+    log.ordered = True
+    assert "ordered" in log.offers and "session_walk" in racing_models(log)
+    assert len({s["position_decay"] for s in settings_to_try("graph_filter", log, a_search(None), 6)}) > 1
+    assert {"session_walk", "gru4rec"} <= set(racing_models(untimed_sessions(1)))
+    held = next(iter(settings_to_try("lightgbm", arrived_split(1), a_search(None))))
+    assert (held["protocol"], held["exclude"]) == ("given", "seen") and "session_walk" not in held["sources"]
+    assert [model_class(name).name for name in lab.CANDIDATES] == list(lab.CANDIDATES)
+
+
+@pytest.mark.parametrize("log", [random_log(3), untimed_sessions(3), arrived_split(3)], ids=lambda log: log.name)
+def test_a_process_reads_the_log_that_was_kept(log, tmp_path):
+    log.ordered = True
+    search = open_search(log, tmp_path, 10, "ndcg", 100, 0)
+    lab.keep_log(log, search)
+    again = kept_log(search.folder)
+    assert again.fingerprint == log.fingerprint and again.offers == log.offers
