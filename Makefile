@@ -101,11 +101,11 @@ readme: $(VENV)/.installed ## make README.md from nbs/index.ipynb and reports/sh
 	$(BIN)/recsys-lab readme
 
 benchmarks: $(VENV)/.installed ## speed and quality beside other libraries (most need RECSYS_LAB_DATA)
-	for name in full_size growth import_size sessions command_line evaluation_speed item_knn next_item collaborative ranking graph products search serving feedback_log updates parity defaults report; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in full_size growth import_size sessions sequences command_line evaluation_speed item_knn next_item collaborative ranking graph products search serving feedback_log updates parity defaults report; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 ledger: $(VENV)/.installed ## published numbers, computed again where they are missing (up to an hour; needs RECSYS_LAB_DATA)
 	$(BIN)/recsys-lab reproduce
 
 clean: ## remove what was made: environments, embedded data, books, fits, caches
-	rm -rf $(VENV) $(PEERS) $(OTHERS:%=.venv-%) build bundle bundle.previous data/shop data/.cache data/.downloads reports/*/book reports/*/fits reports/*/evaluations *.egg-info
+	rm -rf $(VENV) $(PEERS) $(OTHERS:%=.venv-%) .venv-rectools build bundle bundle.previous data/shop data/.cache data/.downloads reports/*/book reports/*/fits reports/*/evaluations *.egg-info
 	find . -name __pycache__ -o -name .ipynb_checkpoints -o -name .pytest_cache -o -name .mypy_cache -o -name .ruff_cache | xargs rm -rf

@@ -35,11 +35,11 @@ from .tuning import propose, race, repeat_weights
 
 # %% auto #0
 __all__ = ['CANDIDATES', 'READ_ORDER', 'PARTS', 'ARRIVED', 'WORKER', 'POOLED', 'JOBS', 'DEFAULTS', 'SETTINGS', 'BLENDS',
-           'ONE_MODEL', 'MOST_SETTINGS', 'NEAR', 'MEMBERS', 'racing_models', 'in_first_half', 'visitor_values', 'Gap',
-           'gap_between', 'Trial', 'Search', 'choose', 'settings_to_try', 'try_settings', 'keep_trial', 'Job',
-           'keep_log', 'kept_log', 'run_job', 'run_jobs', 'select_members', 'blend_of', 'try_blend', 'rank_chosen',
-           'decide_best', 'left_out', 'fit_best', 'say', 'Best', 'open_search', 'find_best', 'near_the_best',
-           'within_time', 'write_best', 'search_settings', 'best_text']
+           'ONE_MODEL', 'MOST_SETTINGS', 'NEAR', 'VISITORS', 'CASES', 'MEMBERS', 'racing_models', 'in_first_half',
+           'visitor_values', 'Gap', 'gap_between', 'Trial', 'Search', 'choose', 'settings_to_try', 'try_settings',
+           'keep_trial', 'Job', 'keep_log', 'kept_log', 'run_job', 'run_jobs', 'select_members', 'blend_of',
+           'try_blend', 'rank_chosen', 'decide_best', 'left_out', 'fit_best', 'say', 'Best', 'open_search', 'find_best',
+           'near_the_best', 'within_time', 'write_best', 'search_settings', 'best_text']
 
 # %% ../nbs/87_best.ipynb #82b5116d
 CANDIDATES = (
@@ -404,7 +404,8 @@ JOBS = {"try_settings": try_settings, "try_blend": try_blend, "fit_best": fit_be
 DEFAULTS, SETTINGS, BLENDS = 0.35, 0.68, 0.8  # parts of the budget at which these must have ended
 ONE_MODEL = 0.22  # part of the budget that the defaults of one model may take
 MOST_SETTINGS = 24  # tried of a model
-NEAR = 0.75  # of the best model's value: whose settings are searched
+NEAR = 0.85  # of the best model's value: whose settings are searched
+VISITORS, CASES = 6000, 10_000  # asked at most where nothing else is said
 MEMBERS = 6  # of which a blend is selected
 
 
@@ -434,8 +435,10 @@ class Best(NamedTuple):
 
 def open_search(log: Dataset, out: Path, k: int, metric: str, judged: int, seed: int) -> Search:
     """The search in a folder, new or going on; `DataError` where it holds that of another log or of other parameters."""
-    split = splits.make(log, seed=seed, judged=judged)
+    split = splits.make(log, seed=seed, judged=judged or VISITORS)
     question = questions(split, "valid")[0]
+    cases = len(make_cases(split, *question[:2], "valid", question[2]))
+    judged = judged or int(VISITORS * min(1.0, CASES / cases))
     search = Search(out / "search", question, metric, k, judged, seed)
     about = {"log": log.fingerprint, "question": list(question), "metric": metric, "k": k, "judged": judged, "seed": seed}
     held = read_json(search.folder / "about.json", about)
@@ -453,15 +456,15 @@ def find_best(
     models: Sequence[str] = (),
     k: int = 20,
     metric: str = "ndcg",
-    judged: int = 6000,
+    judged: int = 0,
     seed: int = 0,
     cores: int = 0,
     told: Callable[[str], None] = say,
 ) -> Best:
     """The best recommender for a log that can be found in so many seconds, fitted on all that its test part may know.
 
-    Everything is written to the folder `out`, a run of the lab: what was tried (a search that was stopped goes on from there), the fit, and
-    `best.json`. `ValueError` where no model could be tried, `DataError` where the folder is of another log or search.
+    On validation `judged` visitors are asked (0: as many as have about `CASES` requests). Everything is written to the folder `out`, a
+    run of the lab: what was tried (a search that was stopped goes on from there), the fit, and `best.json`. `ValueError` where no model could be tried, `DataError` where the folder is of another log or search.
     """
     out, start = Path(out), time.time()
     search, cores = open_search(log, out, k, metric, judged, seed), cores or os.cpu_count() or 1

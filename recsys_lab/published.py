@@ -112,7 +112,14 @@ FIGURES += [
             ("LightFM-WARP", "lightfm"): (np.nan, np.nan),
             ("BPR, drawn by popularity", "bpr"): (np.nan, np.nan),
             ("Blend of GraphFilter, UserKNN, ALS", "blend_closed"): (np.nan, np.nan),
+            ("iALS", "ials"): (np.nan, np.nan),
         },
+    ),
+    *figures(
+        "ChebyCF, Kim et al., SIGIR 2025",
+        "gowalla",
+        [("recall", 20), ("ndcg", 20)],
+        {("ChebyCF", ""): (0.1941, 0.1616)},
     ),
     *figures(
         "session-rec, Ludewig et al., UMUAI 2021 (nearby protocol, not comparable)",
@@ -122,10 +129,11 @@ FIGURES += [
             ("S-KNN", "s_knn"): (0.5788, 0.3370),
             ("V-SkNN", "session_knn"): (0.5745, 0.3395),
             ("STAN", ""): (0.5938, 0.3638),
-            ("GRU4Rec", ""): (0.5669, 0.3237),
+            ("GRU4Rec", "gru4rec"): (0.5669, 0.3237),
             ("AR", ""): (0.4367, 0.2407),
             ("SR", "sequential_rules"): (0.4174, 0.2453),
             ("none", "session_walk"): (np.nan, np.nan),
+            ("SASRec", "sasrec"): (np.nan, np.nan),
         },
     ),
 ]
@@ -299,6 +307,18 @@ RECIPES |= {
     "session_knn": Recipe("retailrocket-sessions", "session_knn", 10, "1 minute"),
     "sequential_rules": Recipe("retailrocket-sessions", "sequential_rules", 8, "1 minute"),
     "session_walk": Recipe("retailrocket-sessions", "session_walk", 20, "4 minutes"),
+}
+RECIPES |= {
+    "ials": Recipe("gowalla", "ials", 0, "3 minutes", {}, {"factors": 512}),
+    "gru4rec": Recipe(
+        "retailrocket-sessions",
+        "gru4rec",
+        0,
+        "8 minutes",
+        {},
+        {"factors": 96, "sampling_exponent": 0.75},
+    ),
+    "sasrec": Recipe("retailrocket-sessions", "sasrec", 0, "5 minutes", {}, {"factors": 96, "dropout": 0.4}),
 }
 
 # members of a blend, with the settings of their own rows; ALS with longer vectors

@@ -148,7 +148,7 @@ def best(
     models: Annotated[str, typer.Option(help="Models that race, as ials,rp3beta (default: all that the log allows).")] = "",
     k: ListLength = 20,
     metric: Annotated[Literal["ndcg", "recall", "hit_rate", "mrr"], typer.Option(help="What is compared.")] = "ndcg",
-    judged: Annotated[int, typer.Option(min=100, help="Visitors asked on validation.")] = 6000,
+    judged: Annotated[int, typer.Option(min=0, help="Visitors asked on validation (0: enough for 10,000 requests).")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of the search and of what is drawn.")] = 0,
     cores: Annotated[int, typer.Option(min=0, help="Processes at a time (0: as many as there are cores).")] = 0,
     as_json: Json = False,
