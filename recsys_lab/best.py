@@ -277,7 +277,7 @@ def run_jobs(search: Search, jobs: Sequence[Job], cores: int) -> None:
     waiting, share = list(jobs), min(cores, max(1, len(jobs)))
     running: list[tuple[float, Any]] = []
     limits = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")} if share > 1 else {}
-    limits |= {"RECSYS_LAB_MEMORY_GB": f"{memory_limit_gb() / share:.2f}"}
+    limits |= {"RECSYS_LAB_MEMORY_GB": f"{memory_limit_gb() / share:.6g}"}
     try:
         while waiting or running:
             while waiting and len(running) < cores:
@@ -464,7 +464,8 @@ def find_best(
     """The best recommender for a log that can be found in so many seconds, fitted on all that its test part may know.
 
     On validation `judged` visitors are asked (0: as many as have about `CASES` requests). Everything is written to the folder `out`, a
-    run of the lab: what was tried (a search that was stopped goes on from there), the fit, and `best.json`. `ValueError` where no model could be tried, `DataError` where the folder is of another log or search.
+    run of the lab: what was tried (a search that was stopped goes on from there), the fit, and `best.json`. `ValueError` where no model
+    could be tried, `DataError` where the folder is of another log or search.
     """
     out, start = Path(out), time.time()
     search, cores = open_search(log, out, k, metric, judged, seed), cores or os.cpu_count() or 1

@@ -238,7 +238,7 @@ def test_a_checkpoint_that_does_not_belong_is_refused_by_name(tmp_path, shop_spl
     other = LightGCN(factors=5 if fault == "other settings" else 4, epochs=2)
     other.checkpoint = path
     log = shop_split.known("valid" if fault == "other log" else "test")
-    named = {"other settings": "settings", "other log": "for log"}.get(fault, "is no checkpoint of lightgcn")
+    named = {"other settings": "settings", "other log": "for log"}.get(fault, "is no checkpoint of a fit")
     with pytest.raises(ValueError, match=named) as error:
         other.fit(log)
     assert str(path) in str(error.value)
@@ -295,7 +295,7 @@ def test_a_fitted_model_serves_without_torch(tmp_path, shop_split):
 
 def test_learning_without_torch_names_the_extra(monkeypatch):
     monkeypatch.setattr("recsys_lab.models.lightgcn.torch", None)
-    with pytest.raises(ImportError, match=r"recsys_lab\[graph\]"):
+    with pytest.raises(ImportError, match=r"recsys_lab\[torch\]"):
         LightGCN(factors=4, epochs=1).fit(random_log(1))
 
 
