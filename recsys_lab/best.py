@@ -34,12 +34,12 @@ from .topk import EXACT_UP_TO
 from .tuning import propose, race, repeat_weights
 
 # %% auto #0
-__all__ = ['CANDIDATES', 'READ_ORDER', 'PARTS', 'ARRIVED', 'WORKER', 'POOLED', 'JOBS', 'DEFAULTS', 'SETTINGS', 'BLENDS',
-           'ONE_MODEL', 'MOST_SETTINGS', 'NEAR', 'VISITORS', 'CASES', 'MEMBERS', 'racing_models', 'in_first_half',
-           'visitor_values', 'Gap', 'gap_between', 'Trial', 'Search', 'choose', 'settings_to_try', 'try_settings',
-           'keep_trial', 'Job', 'keep_log', 'kept_log', 'run_job', 'run_jobs', 'select_members', 'blend_of',
-           'try_blend', 'rank_chosen', 'decide_best', 'left_out', 'fit_best', 'say', 'Best', 'open_search', 'find_best',
-           'near_the_best', 'within_time', 'write_best', 'search_settings', 'best_text']
+__all__ = ['CANDIDATES', 'READ_ORDER', 'PARTS', 'ARRIVED', 'STARTUP', 'WORKER', 'POOLED', 'JOBS', 'DEFAULTS', 'SETTINGS',
+           'BLENDS', 'ONE_MODEL', 'MOST_SETTINGS', 'NEAR', 'VISITORS', 'CASES', 'MEMBERS', 'racing_models',
+           'in_first_half', 'visitor_values', 'Gap', 'gap_between', 'Trial', 'Search', 'choose', 'settings_to_try',
+           'try_settings', 'keep_trial', 'Job', 'keep_log', 'kept_log', 'run_job', 'run_jobs', 'select_members',
+           'blend_of', 'try_blend', 'rank_chosen', 'decide_best', 'left_out', 'fit_best', 'say', 'Best', 'open_search',
+           'find_best', 'near_the_best', 'within_time', 'write_best', 'search_settings', 'best_text']
 
 # %% ../nbs/87_best.ipynb #82b5116d
 CANDIDATES = (
@@ -238,6 +238,7 @@ class Job(NamedTuple):
     end: float
 
 
+STARTUP = 20.0  # seconds that a process may need to load its libraries, beside what its job may take
 WORKER = "import sys; from recsys_lab.best import run_job; run_job(sys.argv[1], sys.argv[2])"  # what a process runs
 
 
@@ -273,7 +274,9 @@ def run_job(folder: str, job: str) -> None:
 
 
 def run_jobs(search: Search, jobs: Sequence[Job], cores: int) -> None:
-    """Do jobs in processes of their own, `cores` at a time; one that is not done in time is killed. They print into `NAME.log`."""
+    """Do jobs in processes of their own, `cores` at a time; one that is not done in time (and `STARTUP`) is killed. They print into
+    `NAME.log`.
+    """
     waiting, share = list(jobs), min(cores, max(1, len(jobs)))
     running: list[tuple[float, Any]] = []
     limits = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")} if share > 1 else {}
@@ -290,7 +293,7 @@ def run_jobs(search: Search, jobs: Sequence[Job], cores: int) -> None:
                         running.append((until, subprocess.Popen(command, env=os.environ | limits, stdout=log, stderr=log)))
             time.sleep(0.05)
             for until, process in running:
-                if process.poll() is None and time.time() > until:
+                if process.poll() is None and time.time() > until + STARTUP:
                     process.kill()
                     process.wait()
             running = [(until, process) for until, process in running if process.poll() is None]

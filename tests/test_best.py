@@ -31,6 +31,11 @@ def nothing(line):
     pass
 
 
+@pytest.fixture(autouse=True)
+def few_settings(monkeypatch):
+    monkeypatch.setattr(lab, "MOST_SETTINGS", 4)
+
+
 @pytest.fixture(scope="module")
 def board():
     """A log on which item KNN must beat popularity: two groups of users with items of their own."""
