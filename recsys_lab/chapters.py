@@ -192,7 +192,7 @@ def execute(path: Path, target: Path, parameters: dict[str, Any], until: float =
 # %% ../nbs/82_chapters.ipynb #1f67e2ce
 EXTRAS = {
     "lightfm": "lightfm",
-    "graph": "torch",
+    "torch": "torch",
     "search": "sentence_transformers",
     "serve": "fastapi_offline",
     "ui": "streamlit",

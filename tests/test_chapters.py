@@ -159,7 +159,7 @@ def test_side_by_side_gives_the_same_as_one_after_the_other(small_checkout):
 
 
 def test_a_chapter_that_would_outlast_the_budget_is_left_out_by_name(small_checkout):
-    words = ("run", "--size", "tiny", "--no-book", "--budget", "20s", "--params", "wait=300")
+    words = ("run", "--size", "tiny", "--no-book", "--budget", "40s", "--params", "wait=300")
     start = time.monotonic()
     done = run_lab(*words, cwd=small_checkout)
     assert done.returncode == 0, done.stderr
