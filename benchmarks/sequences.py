@@ -91,7 +91,7 @@ from rectools.dataset import Dataset
 from rectools.models import SASRecModel
 
 place, epochs, factors, most, batch, rate = sys.argv[1], *map(float, sys.argv[2:])
-learn, later = (pd.read_parquet(f"{place}/{name}.parquet") for name in ("learn", "later"))
+learn, later = (pd.read_csv(f"{place}/{name}.csv") for name in ("learn", "later"))
 times = []
 
 class Clock(Callback):
@@ -123,8 +123,8 @@ print(json.dumps({"epoch_seconds": float(np.median(times)), "hit_rate": float(hi
 def theirs(learn: pd.DataFrame, later: pd.DataFrame) -> dict[str, float]:
     """The same by RecTools, in its environment."""
     with tempfile.TemporaryDirectory() as folder:
-        learn.to_parquet(f"{folder}/learn.parquet")
-        later.to_parquet(f"{folder}/later.parquet")
+        learn.to_csv(f"{folder}/learn.csv", index=False)
+        later.to_csv(f"{folder}/later.csv", index=False)
         words = [str(n) for n in (EPOCHS, FACTORS, MOST, BATCH, RATE)]
         done = subprocess.run(
             [str(THEIRS), "-c", RECTOOLS, folder, *words], capture_output=True, text=True, check=False
