@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -37,9 +38,10 @@ from .tuning import propose, race, repeat_weights
 __all__ = ['CANDIDATES', 'READ_ORDER', 'PARTS', 'ARRIVED', 'STARTUP', 'WORKER', 'POOLED', 'JOBS', 'DEFAULTS', 'SETTINGS',
            'BLENDS', 'ONE_MODEL', 'MOST_SETTINGS', 'NEAR', 'VISITORS', 'CASES', 'MEMBERS', 'racing_models',
            'in_first_half', 'visitor_values', 'Gap', 'gap_between', 'Trial', 'Search', 'choose', 'settings_to_try',
-           'try_settings', 'keep_trial', 'Job', 'keep_log', 'kept_log', 'run_job', 'run_jobs', 'select_members',
-           'blend_of', 'try_blend', 'rank_chosen', 'decide_best', 'left_out', 'fit_best', 'say', 'Best', 'open_search',
-           'find_best', 'near_the_best', 'within_time', 'write_best', 'search_settings', 'best_text']
+           'try_settings', 'drop_other_fits', 'keep_trial', 'Job', 'keep_log', 'kept_log', 'run_job', 'run_jobs',
+           'select_members', 'blend_of', 'try_blend', 'rank_chosen', 'decide_best', 'left_out', 'fit_best', 'say',
+           'Best', 'open_search', 'find_best', 'near_the_best', 'within_time', 'write_best', 'search_settings',
+           'best_text']
 
 # %% ../nbs/87_best.ipynb #82b5116d
 CANDIDATES = (
@@ -142,6 +144,10 @@ class Search(NamedTuple):
         """The trial of a model that is used: the defaults, unless another is better by more than a standard error; None: none is done."""
         return choose(self.trials(model), self)
 
+    def fit_of(self, trial: Trial) -> Path:
+        """Where the fit of a chosen trial is kept."""
+        return self.folder / trial.model / f"fit-{trial.number:04d}"
+
     def values(self, trial: Trial, first: bool = True) -> pd.Series:
         """The metric of each visitor of a half."""
         return visitor_values(trial.evaluation, self.metric, self.k, self.seed, first)
@@ -188,8 +194,8 @@ def settings_to_try(name: str, log: Dataset, search: Search, most: int = 40) -> 
 def try_settings(log: Dataset, search: Search, name: str, first: int, most: int, until: float) -> None:
     """Try the settings from `first` to before `most` of a model, one after the other.
 
-    None is begun that would end after `until` (`time.time`). Each is written with its evaluation; the fit of the chosen one is kept as
-    `fit`. Where a list may repeat what was met, the defaults are tried with all `tuning.repeat_weights`, others with the best of these.
+    None is begun that would end after `until` (`time.time`). Each is written with its evaluation; the fit of the chosen one is kept.
+    Where a list may repeat what was met, the defaults are tried with all `tuning.repeat_weights`, others with the best of these.
     """
     split, place = search.split(log), search.folder / name
     place.mkdir(parents=True, exist_ok=True)
@@ -207,10 +213,19 @@ def try_settings(log: Dataset, search: Search, name: str, first: int, most: int,
         for nth, weight in enumerate(weights):
             variant, leader = model.with_repeats(weight), search.chosen(name)
             found = race(variant, split, search.question, leader.evaluation if leader else None, (search.k,), search.metric, search.k)
-            keep_trial(search, Trial(name, 10 * number + nth, {**setting, "repeat_weight": weight}, time.time() - start, found))
-            chosen = search.chosen(name)
-            if chosen and chosen.number == 10 * number + nth:
-                variant.save(place / "fit")
+            trial = Trial(name, 10 * number + nth, {**setting, "repeat_weight": weight}, time.time() - start, found)
+            if choose([*search.trials(name), trial], search) is trial:  # its fit first: what is killed here leaves no trial without one
+                variant.save(search.fit_of(trial))
+            keep_trial(search, trial)
+            drop_other_fits(search, name)
+
+
+def drop_other_fits(search: Search, name: str) -> None:
+    """Remove the fits of a model that are not of its chosen trial."""
+    chosen = search.chosen(name)
+    for path in (search.folder / name).glob("fit-*"):
+        if chosen and path != search.fit_of(chosen):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def keep_trial(search: Search, trial: Trial) -> None:
@@ -241,7 +256,7 @@ class Job(NamedTuple):
 STARTUP = 20.0  # seconds that a process may need to load its libraries, beside what its job may take
 WORKER = "import sys; from recsys_lab.best import run_job; run_job(sys.argv[1], sys.argv[2])"  # what a process runs
 
-
+# %% ../nbs/87_best.ipynb #f6c73011
 def keep_log(log: Dataset, search: Search) -> None:
     """Write the log where the processes of a search find it, unless it is there."""
     if not (search.folder / "log").exists():
@@ -259,7 +274,7 @@ def kept_log(folder: Path) -> Dataset:
     log.cutoffs.update(said["cutoffs"])
     return log
 
-
+# %% ../nbs/87_best.ipynb #256d5d56
 def run_job(folder: str, job: str) -> None:
     """Do a job (JSON of `Job`, its `seconds` left out) in this process; what makes it impossible is written into its `left_out.txt`."""
     place, words = Path(folder), json.loads(job)
@@ -320,7 +335,7 @@ def blend_of(search: Search, split: Split, weights: Mapping[str, float], scale: 
     chosen = {name: search.chosen(name) for name in weights}
     blend: Any = Blend(members={n: t.settings for n, t in chosen.items() if t}, weights=dict(weights), scale=scale)
     blend.know(split.train)
-    blend.parts = {name: load_model(search.folder / name / "fit", mapped=True) for name in weights}
+    blend.parts = {name: load_model(search.fit_of(t), mapped=True) for name, t in chosen.items() if t}
     blend.state, blend.fitted_on = {}, split.train.fingerprint
     return blend
 
@@ -331,7 +346,7 @@ POOLED = 3000  # cases on which a blend is selected
 def try_blend(log: Dataset, search: Search, names: Sequence[str], until: float) -> None:
     """Select a blend of fitted models on the first half, and judge it on all visitors asked."""
     split, start = search.split(log), time.time()
-    parts: dict[str, Recommender] = {name: load_model(search.folder / name / "fit", mapped=True) for name in names}
+    parts: dict[str, Recommender] = {n: load_model(search.fit_of(t), mapped=True) for n in names if (t := search.chosen(n))}
     asked = make_cases(split, *search.question[:2], "valid", search.question[2])
     half = np.flatnonzero(in_first_half(asked.user_ids, search.seed))
     owner = np.repeat(np.arange(len(asked)), np.diff(asked.indptr))
@@ -462,7 +477,7 @@ def find_best(
     judged: int = 0,
     seed: int = 0,
     cores: int = 0,
-    told: Callable[[str], None] = say,
+    report: Callable[[str], None] = say,
 ) -> Best:
     """The best recommender for a log that can be found in so many seconds, fitted on all that its test part may know.
 
@@ -478,19 +493,19 @@ def find_best(
     def moment(part: float) -> float:
         return start + part * seconds
 
-    told(f"{len(names)} models race with their defaults")
+    report(f"{len(names)} models race with their defaults")
     each, waiting = ONE_MODEL * seconds, [name for name in names if not search.trials(name)]
     run_jobs(search, [Job(n, "try_settings", (n, 0, 1), each, moment(DEFAULTS)) for n in waiting], cores)
     near = near_the_best(search, names)
-    told(f"near the best: {', '.join(near)}; their settings are searched")
+    report(f"near the best: {', '.join(near)}; their settings are searched")
     search_settings(search, near, cores, moment(SETTINGS))
     ranked = rank_chosen(search, names)
     affordable = within_time(ranked[:MEMBERS], 0.9 * (moment(1.0) - moment(BLENDS)))
     if len(affordable) > 1 and len(log.items) <= EXACT_UP_TO:
-        told(f"a blend is selected of {', '.join(t.model for t in affordable)}")
+        report(f"a blend is selected of {', '.join(t.model for t in affordable)}")
         run_jobs(search, [Job("blend", "try_blend", ([t.model for t in affordable],), seconds, moment(BLENDS))], cores)
     chosen, table = decide_best(search, names)
-    told(f"{chosen.model} is fitted on all that test may know")
+    report(f"{chosen.model} is fitted on all that test may know")
     run_jobs(search, [Job("final", "fit_best", (chosen.model, chosen.settings), 3 * seconds, start + 3 * seconds)], cores)
     return write_best(log, search, out, names, table, time.time() - start)
 

@@ -170,7 +170,7 @@ class Recipe(NamedTuple):
     fixed : settings that are not searched
     reproduces : whether this is the published model, with settings as published or searched as its authors do
     items : search on the items with the most users only; 0: on all
-    last : search on each user's last fifth of train, as test was cut, and not on a random tenth
+    last : search on each user's last fifth of train, as test was cut, and not on rows drawn at random
     """
 
     dataset: str

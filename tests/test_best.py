@@ -48,7 +48,7 @@ def board():
 
 @pytest.mark.slow
 def test_the_better_model_is_chosen_fitted_and_judged(board, tmp_path):
-    found = find_best(board, tmp_path, 300.0, ["popularity", "item_knn"], k=10, judged=1000, told=nothing)
+    found = find_best(board, tmp_path, 300.0, ["popularity", "item_knn"], k=10, judged=1000, report=nothing)
     assert found.model.name in ("item_knn", "blend") and found.test is not None
     single = found.table.set_index("model")
     assert single.judged_on["item_knn"] > single.judged_on["popularity"] + 0.1
@@ -62,14 +62,14 @@ def test_the_better_model_is_chosen_fitted_and_judged(board, tmp_path):
 
 @pytest.mark.slow
 def test_a_search_goes_on_where_it_was_stopped(board, tmp_path):
-    find_best(board, tmp_path, 300.0, ["popularity", "item_knn"], k=10, judged=1000, told=nothing)
+    find_best(board, tmp_path, 300.0, ["popularity", "item_knn"], k=10, judged=1000, report=nothing)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "search").glob("*/*.json")}
-    find_best(board, tmp_path, 300.0, ["popularity", "item_knn", "user_knn"], k=10, judged=1000, told=nothing)
+    find_best(board, tmp_path, 300.0, ["popularity", "item_knn", "user_knn"], k=10, judged=1000, report=nothing)
     after = {p: p.stat().st_mtime_ns for p in (tmp_path / "search").glob("*/*.json")}
     assert all(after[p] == t for p, t in before.items() if p.parent.name != "blend")
     assert any(p.parent.name == "user_knn" for p in after)
     with pytest.raises(DataError, match="another seed"):
-        find_best(board, tmp_path, 300.0, ["popularity"], k=10, judged=1000, seed=1, told=nothing)
+        find_best(board, tmp_path, 300.0, ["popularity"], k=10, judged=1000, seed=1, report=nothing)
 
 
 @pytest.mark.slow
@@ -78,7 +78,7 @@ def test_what_does_not_end_is_stopped_and_named(board, tmp_path, monkeypatch):
     slow = "import time; from recsys_lab.models.popularity import Popularity; Popularity._fit = lambda *a: time.sleep(3600); "
     monkeypatch.setattr(lab, "WORKER", slow + lab.WORKER)
     start = time.time()
-    found = find_best(board, tmp_path, 120.0, ["popularity", "item_knn"], k=10, judged=1000, told=nothing)
+    found = find_best(board, tmp_path, 120.0, ["popularity", "item_knn"], k=10, judged=1000, report=nothing)
     assert found.model.name == "item_knn" and found.left_out == ["popularity: not done within its time"]
     assert time.time() - start < 120
 
@@ -86,7 +86,7 @@ def test_what_does_not_end_is_stopped_and_named(board, tmp_path, monkeypatch):
 def test_why_a_model_was_left_out_is_said(board, tmp_path, monkeypatch):
     monkeypatch.setenv("RECSYS_LAB_MEMORY_GB", "0.000001")
     with pytest.raises(ValueError, match="no model could be tried: ease: needs about"):
-        find_best(board, tmp_path, 300.0, ["ease"], k=10, judged=1000, told=nothing)
+        find_best(board, tmp_path, 300.0, ["ease"], k=10, judged=1000, report=nothing)
 
 
 def a_trial(number, values, model="als"):
