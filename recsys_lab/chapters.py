@@ -167,7 +167,7 @@ def execute(path: Path, target: Path, parameters: dict[str, Any], until: float =
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
 
-    from recsys_lab.kernels import fork_kernels
+    from recsys_lab.schedule import fork_kernels
 
     fork_kernels()
 

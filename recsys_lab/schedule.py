@@ -6,21 +6,26 @@
 from __future__ import annotations
 
 import os
+import runpy
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context
+from importlib.metadata import EntryPoint
+from multiprocessing import get_context, parent_process
+from pathlib import Path
 from typing import Any
 
 import psutil
-
-from .kernels import kernel_processes
+from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
 
 # %% auto #0
-__all__ = ['waiting_for', 'chain_lengths', 'ready', 'end_with_parent', 'workers', 'stopped_at', 'peak_of_children']
+__all__ = ['PRELOADED', 'waiting_for', 'chain_lengths', 'ready', 'end_with_parent', 'workers', 'end_with_starter',
+           'become_kernel', 'ForkedProcess', 'ForkedKernels', 'fork_kernels', 'kernel_processes', 'stopped_at',
+           'peak_of_children']
 
 # %% ../nbs/95_schedule.ipynb #cc4a982c
 def waiting_for(after: Mapping[str, list[str]]) -> dict[str, set[str]]:
@@ -91,6 +96,121 @@ def workers(jobs: int) -> Iterator[Callable[..., Future[Any]]]:
         pool.shutdown(wait=True, cancel_futures=True)
         raise
     pool.shutdown(wait=True)
+
+# %% ../nbs/95_schedule.ipynb #69426cea
+PRELOADED = (
+    "ipykernel.kernelapp",
+    "matplotlib.pyplot",
+    "matplotlib_inline.backend_inline",
+    "scipy.stats",
+    "sklearn.linear_model",
+    "sklearn.isotonic",
+    "lightgbm",
+    "fastcore.test",
+    "recsys_lab.runs",
+    "recsys_lab.board",
+    "recsys_lab.leakage",
+    "recsys_lab.exploration",
+    "recsys_lab.ranking.hybrid",
+    "recsys_lab.ranking.analysis",
+)
+
+
+def end_with_starter() -> None:
+    """Wait until the process that asked for this one is gone, and then end it with all that it has started."""
+    starter = parent_process()
+    if starter is not None:
+        starter.join()
+        os.killpg(0, signal.SIGKILL)
+
+
+def become_kernel(arguments: list[str], folder: str, variables: dict[str, str]) -> None:
+    """Turn a forked process into a kernel: what `python -m ipykernel_launcher ARGUMENTS` is, in `folder`, with these environment
+    `variables`.
+    """
+    os.setsid()  # signals for the kernel reach what it has started, and nothing else
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(variables)
+    threading.Thread(target=end_with_starter, daemon=True).start()
+    sys.argv = ["ipykernel_launcher", *arguments, f"--IPKernelApp.parent_handle={os.getppid()}"]
+    runpy.run_module("ipykernel_launcher", run_name="__main__", alter_sys=True)
+
+# %% ../nbs/95_schedule.ipynb #00e17c7e
+class ForkedProcess:
+    """A kernel's process, with the part of `subprocess.Popen` that Jupyter asks for.
+
+    Parameters
+    ----------
+    arguments, folder, variables : as `become_kernel` takes them
+    """
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, arguments: list[str], folder: str, variables: dict[str, str]):
+        os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # as a kernel has it
+        context = get_context("forkserver")
+        context.set_forkserver_preload([*PRELOADED])
+        self.process = context.Process(target=become_kernel, args=(arguments, folder, variables))
+        self.process.start()
+        self.pid = int(self.process.pid or 0)
+
+    def poll(self) -> int | None:
+        """The exit code of the process, None while it runs."""
+        return self.process.exitcode
+
+    def wait(self) -> int | None:
+        """Wait for the end of the process; its exit code."""
+        self.process.join()
+        return self.process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the process; nothing where it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End the process at once."""
+        self.process.kill()
+
+    def terminate(self) -> None:
+        """Ask the process to end."""
+        self.process.terminate()
+
+# %% ../nbs/95_schedule.ipynb #6c0e50c5
+class ForkedKernels(LocalProvisioner):
+    """Starts kernels as copies of a process that has the libraries loaded."""
+
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
+        self.cwd = Path(kwargs.get("cwd") or Path.cwd())
+        arguments = cmd[cmd.index("ipykernel_launcher") + 1 :]
+        self.process: Any = ForkedProcess(arguments, str(self.cwd), dict(kwargs.get("env") or os.environ))
+        self.pid = self.pgid = self.process.pid  # it leads a group of its own
+        return self.connection_info
+
+
+def fork_kernels() -> None:
+    """Let this process start its Python kernels as copies; where a process cannot safely be copied (macOS, Windows), nothing changes."""
+    if sys.platform != "linux":
+        return
+    factory = KernelProvisionerFactory.instance()
+    place = f"{ForkedKernels.__module__}:{ForkedKernels.__name__}"
+    factory.provisioners["forked"] = EntryPoint("forked", place, "jupyter_client.kernel_provisioners")
+    factory.default_provisioner_name = "forked"
+
+# %% ../nbs/95_schedule.ipynb #2843b26d
+def kernel_processes(of: psutil.Process) -> list[psutil.Process]:
+    """The kernels among all that a process has started, and what these have started, whether they are copies or not."""
+
+    def is_kernel(process: psutil.Process) -> bool:
+        try:
+            parent = process.parent()
+            copied = parent is not None and any("multiprocessing.forkserver" in word for word in parent.cmdline())
+            return copied or "ipykernel_launcher" in process.cmdline()
+        except psutil.Error:
+            return False
+
+    return [child for child in of.children(recursive=True) if is_kernel(child)]
 
 # %% ../nbs/95_schedule.ipynb #259dd7fa
 @contextmanager

@@ -19,7 +19,7 @@ from .topk import default_exclude, excluded_entries, known_exclude
 
 # %% auto #0
 __all__ = ['PARTS', 'Split', 'count_row', 'pairs_in', 'funnel_rows', 'cut_moment', 'temporal', 'possible_cutoffs', 'sequence',
-           'session_cut', 'test_share', 'given', 'make', 'nearness_by_place', 'NoCases', 'in_sample', 'Cases',
+           'session_cut', 'test_share', 'given', 'make', 'nearness_by_place', 'NoCases', 'window', 'in_sample', 'Cases',
            'period_cases', 'item_cases', 'look_back', 'make_cases', 'new_cases', 'protocols_with_cases']
 
 # %% ../nbs/10_splits.ipynb #a6a66712
@@ -301,6 +301,19 @@ def nearness_by_place(split: Split, parts: int = 10, seed: int = 0) -> np.ndarra
 # %% ../nbs/10_splits.ipynb #1b5792c2
 class NoCases(ValueError):
     """A valid question for which this split has no cases (no purchases, say)."""
+
+# %% ../nbs/10_splits.ipynb #c129be39
+def window(log: Dataset, start: Any, stop: Any = None, judged: int = 0, seed: int = 0) -> Split:
+    """What was known before a window of a log, judged by the window: its test part, from `start` to before `stop`; validation is empty.
+
+    `judged` and `seed` are those of `make`. `NoCases` where nothing lies before the window or in it.
+    """
+    low = to_moment(start, log.has_times)
+    known, inside = log.before(low), log.between(low, stop)
+    if not len(known) or not len(inside):
+        raise NoCases(f"{log.name}: nothing lies {'before' if not len(known) else 'in'} the window that begins at {low}")
+    kind = "temporal" if log.has_times else "sequence"
+    return Split(kind, known, known.where(slice(0, 0)), inside, known, (low, low), judged, seed)
 
 # %% ../nbs/10_splits.ipynb #ef6bfe60
 def in_sample(user_ids: np.ndarray, n: int, seed: int) -> np.ndarray:

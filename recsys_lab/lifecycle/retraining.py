@@ -33,7 +33,7 @@ from .registry import CHAMPION, Check, ModelRegistry, Refused
 from ..models.base import load_model
 from ..serving.bundle import Bundle, own_encoder, pack, read_manifest, refit_models, verify
 from ..serving.lean import server_process, unshared_mb
-from ..splits import Split
+from ..splits import NoCases, Split, window
 
 # %% auto #0
 __all__ = ['ROW_KEY', 'DAY_FIGURES', 'LOGARITHMS', 'GUARDED', 'STEPS', 'Appended', 'start_growing', 'append_rows', 'as_rows_of',
@@ -296,12 +296,11 @@ def newest_window(log: Dataset, days: int) -> tuple[int, int]:
 
 
 def window_split(log: Dataset, start: int, stop: int) -> Split:
-    """What was known before a window, judged by the window; `UserError` where either is empty."""
-    known, inside = log.before(start), (log.moments >= start) & (log.moments < stop)
-    if not len(known) or not inside.any():
-        raise UserError(f"{log.name}: nothing lies before or in the window of {(stop - start) // DAY_MS} days; ask for another window")
-    nothing = known.where(np.zeros(len(known), bool))
-    return Split("temporal", known, nothing, log.where(inside), known, (start, start))
+    """`splits.window`; `UserError` where it is empty."""
+    try:
+        return window(log, start, stop)
+    except NoCases as none:
+        raise UserError(f"{none} (UTC, in ms) and has {(stop - start) // DAY_MS} days; ask for another one") from none
 
 # %% ../../nbs/73_retraining.ipynb #a48eae1a
 def check_quality(model: Any, champion: Any, log: Dataset, bounds: Bounds) -> Check:

@@ -34,11 +34,10 @@ from ..files import DataError
 from ..histories import Histories
 from ..lifecycle.registry import bundle_folder
 from .bundle import read_manifest
-from .cache import Cache
 from .middleware import RequestLayer
 from .routes import item_routes, recommend_routes, state_routes, user_routes
 from .schemas import LOG, MOST_BODY, ApiError, error_answer
-from .service import Service, Settings, json_id, read_settings, write_settings
+from .service import Cache, Service, Settings, json_id, read_settings, write_settings
 
 # %% auto #0
 __all__ = ['create_app', 'add_errors', 'replay_requests', 'serve', 'arguments', 'app_from_environment']

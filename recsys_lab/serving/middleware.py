@@ -16,9 +16,8 @@ from typing import Any
 import prometheus_client as prometheus
 from starlette.exceptions import HTTPException
 
-from .cache import metric
 from .schemas import AT_ONCE, LOG, MOST_BODY, error_answer
-from .service import Service
+from .service import Service, metric
 
 # %% auto #0
 __all__ = ['REQUESTS', 'SECONDS', 'KNOWN_ID', 'Receive', 'RequestLayer', 'early_error', 'limit_body', 'count_request']

@@ -12,7 +12,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -34,7 +34,6 @@ from .bundle import Bundle, Listed, encode_history, read_manifest
 from ..lifecycle.registry import bundle_folder, in_registry
 from ..lifecycle.store import FeatureFeed
 from ..lifecycle.feedback import POOL, FeedbackLog, event_key, explore, team_draft, visitor_key
-from .cache import metric
 from recsys_lab.serving.schemas import (
     LOG,
     MOST_ID,
@@ -47,13 +46,56 @@ from recsys_lab.serving.schemas import (
 )
 
 # %% auto #0
-__all__ = ['SHOWN_HISTORY', 'REASONS', 'LATEST', 'RECORDS', 'REMEMBERED', 'AHEAD', 'FACTS', 'Arm', 'share_of', 'Settings',
-           'write_settings', 'read_settings', 'Service', 'get_service', 'round_number', 'json_id', 'shown_of',
-           'listed_items', 'similar_item_list', 'model_of', 'iso_time', 'history_of', 'allowed_items', 'stats_of',
-           'factors_of', 'examples_of', 'metadata_of', 'health_of', 'reasons_of', 'title_of', 'explanation_of',
-           'terms_of', 'count_records', 'note_list', 'rank_and_note', 'joined_lists', 'take_places', 'take_feedback',
-           'recommend_response', 'answer_request', 'arm_of_request', 'find_user', 'similar', 'similar_and_note',
-           'search_results', 'drift_metrics', 'database_facts', 'database_of']
+__all__ = ['CACHED', 'SHOWN_HISTORY', 'REASONS', 'LATEST', 'RECORDS', 'REMEMBERED', 'AHEAD', 'FACTS', 'metric', 'Cache', 'Arm',
+           'share_of', 'Settings', 'write_settings', 'read_settings', 'Service', 'get_service', 'round_number',
+           'json_id', 'shown_of', 'listed_items', 'similar_item_list', 'model_of', 'iso_time', 'history_of',
+           'allowed_items', 'stats_of', 'factors_of', 'examples_of', 'metadata_of', 'health_of', 'reasons_of',
+           'title_of', 'explanation_of', 'terms_of', 'count_records', 'note_list', 'rank_and_note', 'joined_lists',
+           'take_places', 'take_feedback', 'recommend_response', 'answer_request', 'arm_of_request', 'find_user',
+           'similar', 'similar_and_note', 'search_results', 'drift_metrics', 'database_facts', 'database_of']
+
+# %% ../../nbs/65_service.ipynb #b76fe33d
+def metric(kind: Any, name: str, *words: Any, **options: Any) -> Any:
+    """A Prometheus metric; the one that exists already where this process has made it before, as chapters run in one process do."""
+    known = prometheus.REGISTRY._names_to_collectors
+    return known[name] if name in known else kind(name, *words, **options)
+
+
+CACHED = metric(prometheus.Counter, "recsys_cache_total", "Answers looked for in the cache", ["found"])
+
+
+class Cache:
+    """Cached responses in Redis; on any error the cache counts as empty for `rest` seconds."""
+
+    def __init__(self, url: str, ttl: int, rest: float = 3.0):
+        from redis import asyncio as redis
+
+        self.redis = redis.from_url(url, socket_timeout=0.05, socket_connect_timeout=0.05)
+        self.ttl, self.rest, self.until = ttl, rest, 0.0
+
+    async def get(self, key: str) -> bytes | None:
+        """The cached value of a key, or None."""
+        answer = await self._ask(lambda: self.redis.get(key))
+        CACHED.labels("yes" if answer else "no").inc()
+        return answer
+
+    async def put(self, key: str, value: bytes) -> None:
+        """Keep a value for a while."""
+        await self._ask(lambda: self.redis.set(key, value, ex=self.ttl))
+
+    async def _ask(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        if time.monotonic() < self.until:
+            return None
+        try:
+            return await asyncio.wait_for(call(), 0.2)
+        except Exception as error:  # of the network, of Redis, of its client
+            self.until = time.monotonic() + self.rest
+            LOG.warning(json.dumps({"event": "cache rests", "why": type(error).__name__}))
+            return None
+
+    async def close(self) -> None:
+        """End its connections."""
+        await self._ask(self.redis.aclose)
 
 # %% ../../nbs/65_service.ipynb #2a6686ec
 class Arm(NamedTuple):
