@@ -5,9 +5,12 @@
 # %% ../nbs/83_provenance.ipynb #dc7dc513
 from __future__ import annotations
 
+import base64
+import html
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,12 +21,16 @@ from threadpoolctl import threadpool_info
 
 from . import __version__
 from .datasets.log import Dataset
-from .files import project_root, read_json
+from .evaluation import Evaluation, values_on
+from .files import UserError, project_root, read_json, write_text
+from .intervals import ALPHA, compare_family, user_means
 from .runs import MEANING, MEASURED, METRIC_COLUMNS, Run, question_of
 
 # %% auto #0
-__all__ = ['code_version', 'machine_facts', 'processor_name', 'provenance_of', 'compare_runs', 'flatten_facts',
-           'provenance_differences', 'collect_choices', 'choice_differences']
+__all__ = ['ASKED', 'NOT_PAIRED', 'STYLE', 'code_version', 'machine_facts', 'processor_name', 'provenance_of', 'compare_runs',
+           'flatten_facts', 'provenance_differences', 'collect_choices', 'choice_differences', 'kept_evaluations',
+           'visitor_differences', 'why_unpaired', 'pair_runs', 'verdict_of', 'parameter_differences', 'figure_pairs',
+           'html_table', 'write_comparison']
 
 # %% ../nbs/83_provenance.ipynb #d29bd6f1
 def code_version() -> str:
@@ -157,3 +164,143 @@ def choice_differences(a: Path | str, b: Path | str) -> pd.DataFrame:
             x, y = ({n: v for n, v in mine.items() if theirs.get(n) != v} for mine, theirs in ((x, y), (y, x)))
         rows.append((*key[:3], x, y))
     return pd.DataFrame(rows, columns=["chapter", "model", "what", "a", "b"])
+
+# %% ../nbs/83_provenance.ipynb #34b84311
+ASKED = ("chapter", "model", "protocol", "target", "exclude", "part")
+
+
+def kept_evaluations(folder: Path | str) -> dict[tuple[str, ...], Path]:
+    """The saved evaluations of a run: (chapter, model, protocol, target, exclude, part) -> file; `UserError` where it kept none."""
+    paths = sorted(Path(folder).glob("evaluations/*.npz"))
+    if not paths:
+        raise UserError(f"{folder} holds no evaluations, so its models cannot be compared case by case; a run keeps them in evaluations/")
+    return {tuple(path.stem.split("__")): path for path in paths}
+
+
+def visitor_differences(a: Evaluation, b: Evaluation, metric: str, k: int) -> np.ndarray:
+    """The difference (b − a) of each visitor's mean over cases: float64 `[visitors]`; the questions must be the same."""
+    (_, one), (_, other) = (values_on(e, metric, k, "all") for e in (a, b))
+    return user_means((other - one)[:, None], pd.factorize(a.user_ids)[0])[:, 0]
+
+
+def why_unpaired(a: Evaluation, b: Evaluation, same_log: bool, metric: str, k: int) -> str:
+    """Why two evaluations cannot be paired; "" where they can."""
+    if a.units != b.units:
+        n, m = (f"{len(e.codes):,} requests of {len(pd.unique(e.user_ids)):,} visitors" for e in (a, b))
+        return f"other questions: {n} and {m}{'' if same_log else ', of another log'}"
+    lacking = [name for name, e in (("A", a), ("B", b)) if (metric, k) not in e.values]
+    return f"{metric}@{k} was not kept in {' and '.join(lacking)}" if lacking else ""
+
+
+def pair_runs(a: Path | str, b: Path | str, metric: str = "ndcg", k: int = 10, part: str = "test") -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(models of both runs whose questions are the same, what could not be paired).
+
+    The first has a row for each model and question, those of a question being one family: `chapter, model, protocol, target, exclude`,
+    `value_a, value_b`, the paired `difference` (b − a) with `low, high, p, p_adjusted, family, n_users, n_differing`, and a `verdict`:
+    `better` or `worse` where the corrected p-value is below 5%, `same lists`, or `no difference shown`. The second has the columns `ASKED`
+    and `why`.
+    """
+    of_a, of_b = (kept_evaluations(folder) for folder in (a, b))
+    prints = [read_json(Path(f) / "provenance.json", {}).get("dataset", {}).get("fingerprint") for f in (a, b)]
+    families: dict[tuple[str, ...], list[tuple[dict[str, Any], np.ndarray]]] = {}
+    left: list[tuple[str, ...]] = []
+    for key in sorted(set(of_a) | set(of_b)):
+        if key[-1] != part:
+            continue
+        if key not in of_a or key not in of_b:
+            left.append((*key, f"only in {'B' if key not in of_a else 'A'}"))
+            continue
+        one, other = (Evaluation.load(found[key]) for found in (of_a, of_b))
+        if why := why_unpaired(one, other, prints[0] == prints[1], metric, k):
+            left.append((*key, why))
+            continue
+        about = dict(zip(ASKED[:-1], key, strict=False)) | {"value_a": one.mean(metric, k), "value_b": other.mean(metric, k)}
+        about["same"] = bool(np.array_equal(one.codes, other.codes))
+        families.setdefault(key[2:], []).append((about, visitor_differences(one, other, metric, k)))
+    rows = []
+    for members in families.values():
+        tests = compare_family([gap for _, gap in members], 1)
+        rows += [about | test | {"verdict": verdict_of(about["same"], test)} for (about, _), test in zip(members, tests, strict=True)]
+    paired = pd.DataFrame(rows).drop(columns="same") if rows else NOT_PAIRED[0]
+    return paired, pd.DataFrame(left, columns=[*ASKED, "why"])
+
+
+NOT_PAIRED = (pd.DataFrame(columns=[*ASKED[:-1], "verdict"]), pd.DataFrame(columns=[*ASKED, "why"]))
+
+
+def verdict_of(same: bool, test: dict[str, Any]) -> str:
+    """`pair_runs`' word for a corrected difference."""
+    if same:
+        return "same lists"
+    if test["p_adjusted"] >= ALPHA:
+        return "no difference shown"
+    return "better" if test["difference"] > 0 else "worse"
+
+# %% ../nbs/83_provenance.ipynb #b6527b8d
+STYLE = """body { font: 15px/1.5 system-ui, sans-serif; max-width: 78rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+h1, h2 { font-weight: 600 } table { border-collapse: collapse; font-size: 13px; display: block; overflow-x: auto }
+th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; max-width: 32rem }
+.worse { color: #b00020; font-weight: 600 } .better { color: #117733; font-weight: 600 }
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem } .pair img { max-width: 100% }
+td { overflow-wrap: anywhere } figcaption { font-size: 13px; color: #555 }"""
+
+
+def parameter_differences(a: Path | str, b: Path | str) -> pd.DataFrame:
+    """Parameters of chapters that differ between two runs' params.json: `chapter, parameter, a, b`."""
+    one, other = (read_json(Path(folder) / "params.json", {}) for folder in (a, b))
+    rows = []
+    for chapter in sorted(set(one) & set(other)):
+        x, y = ({n: v for n, v in params.items() if n != "out"} for params in (one[chapter], other[chapter]))
+        rows += [(chapter, n, x.get(n, "not there"), y.get(n, "not there")) for n in sorted(set(x) | set(y)) if x.get(n) != y.get(n)]
+    return pd.DataFrame(rows, columns=["chapter", "parameter", "a", "b"])
+
+
+def figure_pairs(a: Path | str, b: Path | str) -> tuple[list[str], list[str]]:
+    """(names of figures of both runs that differ, of those that are the same picture)."""
+    one, other = ({p.name: p.read_bytes() for p in sorted(Path(folder).glob("figures/*.png"))} for folder in (a, b))
+    both = [name for name in one if name in other]
+    return [n for n in both if one[n] != other[n]], [n for n in both if one[n] == other[n]]
+
+
+def html_table(frame: pd.DataFrame) -> str:
+    """A table as HTML, its verdicts marked; a sentence where it is empty."""
+    if not len(frame):
+        return "<p>No difference.</p>"
+    shown = frame.apply(lambda c: c.map(lambda v: f"{v:.4g}" if isinstance(v, float) else html.escape(str(v))))
+    if "verdict" in shown:
+        shown["verdict"] = [f'<span class="{v}">{v}</span>' for v in shown["verdict"]]
+    return str(shown.to_html(index=False, escape=False, border=0))
+
+
+def write_comparison(a: Path | str, b: Path | str, path: Path | str, metric: str = "ndcg", k: int = 10) -> Path:
+    """Write what differs between two runs as one page that needs no other file; returns its path."""
+
+    def picture(folder: Path | str, name: str) -> str:
+        data = base64.b64encode((Path(folder) / "figures" / name).read_bytes()).decode()
+        return f'<img alt="{html.escape(name)}" src="data:image/png;base64,{data}">'
+
+    changed, equal = figure_pairs(a, b)
+    try:
+        paired, left = pair_runs(a, b, metric, k)
+        summary = ", ".join(f"{n} {v}" for v, n in paired["verdict"].value_counts().items()) or "nothing could be paired"
+    except UserError as error:
+        (paired, left), summary = NOT_PAIRED, str(error)
+    rank = paired["verdict"].map({"worse": 0, "better": 1, "no difference shown": 2}).fillna(3)
+    order = paired.assign(rank=rank).sort_values("rank", kind="stable").drop(columns=["rank", "family", "n_differing"], errors="ignore")
+    pictures = [
+        f'<figure><div class="pair">{picture(a, n)}{picture(b, n)}</div><figcaption>{html.escape(n)}</figcaption></figure>' for n in changed
+    ]
+    parts: Sequence[tuple[str, str]] = (
+        ("How they were made", html_table(provenance_differences(a, b))),
+        ("Parameters", html_table(parameter_differences(a, b))),
+        (f"Models, {metric}@{k} of B less A, by visitor", f"<p>{html.escape(summary)}</p>" + html_table(order)),
+        ("Not paired", html_table(left)),
+        ("Choices", html_table(choice_differences(a, b))),
+        ("Figures", "".join(pictures) + f"<p>{len(equal)} figures are the same.</p>"),
+    )
+    title = f"{html.escape(str(a))} and {html.escape(str(b))}"
+    body = "".join(f"<h2>{html.escape(name)}</h2>\n{content}\n" for name, content in parts)
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title><style>{STYLE}</style>'
+    whole = f"<h1>{title}</h1>\n<p>A is the first, B the second.</p>\n{body}"
+    write_text(Path(path), f'<!doctype html><html lang="en"><head>{head}</head><body>{whole}</body></html>\n')
+    return Path(path)

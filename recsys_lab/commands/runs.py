@@ -19,8 +19,8 @@ from .data import SizeOption
 # %% auto #0
 __all__ = ['Dataset', 'Out', 'ABOUT_PARAMS', 'Params', 'Only', 'ABOUT_MODEL', 'OwnModels', 'ABOUT_RESUME', 'Resume',
            'ABOUT_BUDGET', 'Budget', 'ABOUT_MEMORY', 'Memory', 'ABOUT_JOBS', 'Jobs', 'NoBook', 'RUNNING', 'Length',
-           'ledger', 'split_words', 'finish_run', 'run', 'list_parameters', 'new', 'leaderboard', 'build', 'compare',
-           'reproduce', 'run_ledger', 'make_readme']
+           'COMPARING', 'ledger', 'split_words', 'finish_run', 'run', 'list_parameters', 'new', 'leaderboard', 'build',
+           'compare', 'reproduce', 'run_ledger', 'make_readme']
 
 # %% ../../nbs/92_cli_runs.ipynb #67b27f27
 def split_words(words: list[str]) -> list[str]:
@@ -194,6 +194,13 @@ def leaderboard(folder: RunFolder, k: Length = None, as_json: Json = False) -> N
     show(as_json, lambda: book.leaderboard_rows(folder, k), lambda: book.leaderboards(folder, k))
 
 
+COMPARING = examples(
+    "recsys-lab compare reports/shop reports/trial",
+    "recsys-lab compare reports/shop reports/trial --page compared.html",
+    "recsys-lab compare yesterday today --fail-if-worse",
+)
+
+
 @app.command("book", rich_help_panel=RUNS)
 def build(folder: RunFolder, k: Length = None) -> None:
     """Build the book of a run again."""
@@ -202,25 +209,54 @@ def build(folder: RunFolder, k: Length = None) -> None:
     print(build_book(folder, k, command_pages()))
 
 
-@app.command("compare", rich_help_panel=RUNS, epilog=examples("recsys-lab compare reports/shop reports/trial"))
-def compare(a: RunFolder, b: RunFolder, as_json: Json = False) -> None:
-    """Print what differs between two runs: how they were made, what they chose, and their values."""
+@app.command("compare", rich_help_panel=RUNS, epilog=COMPARING)
+def compare(
+    a: RunFolder,
+    b: RunFolder,
+    as_json: Json = False,
+    page: Annotated[Path | None, typer.Option(metavar="FILE", help="Write everything to a page (HTML), with figures.")] = None,
+    fail_if_worse: Annotated[bool, typer.Option("--fail-if-worse", help="Fail where a model of B is worse beyond noise, by name.")] = False,
+    metric: Annotated[str, typer.Option(help="What is compared visitor by visitor.")] = "ndcg",
+    k: ListLength = 10,
+) -> None:
+    """Print what differs between two runs: how they were made, what they chose, their values, and which models became better or worse.
+
+    The last is paired by visitor where both runs kept their lists (in evaluations/) and asked the same questions.
+    """
     from recsys_lab import provenance
 
     table = provenance.compare_runs(a, b)
     made, chosen = provenance.provenance_differences(a, b), provenance.choice_differences(a, b)
     changed = table[(table["difference"] != 0) & ~(table["value_a"].isna() & table["value_b"].isna())]
+    kept = all(any(Path(folder).glob("evaluations/*.npz")) for folder in (a, b))
+    paired, left = provenance.pair_runs(a, b, metric, k) if kept or fail_if_worse else provenance.NOT_PAIRED
+    worse = paired[paired["verdict"] == "worse"]
 
     def text() -> str:
         lines = []
         for title, rows in (("how the runs were made", made), ("what was chosen", chosen)):
             lines.append(f"{title}: {'no difference' if not len(rows) else f'{len(rows)} differences'}")
             lines += [rows.to_string(index=False)] if len(rows) else []
+        counts = ", ".join(f"{n} {verdict}" for verdict, n in paired["verdict"].value_counts().items())
+        lines.append(f"models by visitor ({metric}@{k}): {counts or 'none could be paired'}; {len(left)} not paired")
+        moved = paired[paired["verdict"].isin(["better", "worse"])]
+        columns = ["chapter", "model", "protocol", "target", "exclude", "value_a", "value_b", "difference", "low", "high", "verdict"]
+        lines += [moved[columns].round(4).to_string(index=False)] if len(moved) else []
         lines.append(f"{len(changed)} of {len(table)} values differ")
         lines += [changed.drop(columns=["dataset", "part", "scoring"]).to_string(index=False)] if len(changed) else []
         return "\n".join(lines)
 
-    show(as_json, lambda: {"made": made, "chosen": chosen, "values": changed, "compared": len(table)}, text)
+    found = {"made": made, "chosen": chosen, "values": changed, "compared": len(table), "paired": paired, "unpaired": left}
+    show(as_json, lambda: found, text)
+    if page:
+        print(provenance.write_comparison(a, b, page, metric, k), file=sys.stderr if as_json else sys.stdout)
+    if fail_if_worse and len(worse):
+        asked = (worse["protocol"] + " " + worse["target"] + " " + worse["exclude"]).tolist()
+        rows = zip(worse["model"], worse["chapter"], asked, worse["difference"], strict=True)
+        names = [f"{model} ({chapter}, {question}: {gap:+.4f})" for model, chapter, question, gap in rows]
+        from recsys_lab.files import UserError
+
+        raise UserError(f"worse beyond noise: {', '.join(names)}")
 
 # %% ../../nbs/92_cli_runs.ipynb #02925b75
 @app.command(
