@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from . import metrics
+from .catalogue import PRICES, as_number
 from .datasets.log import Dataset, item_users
 from .files import peak_mb, whole_file
 from .histories import FOREVER, Histories
@@ -25,10 +26,11 @@ from .splits import Cases, Split, make_cases
 from .topk import SOURCES, TopK
 
 # %% auto #0
-__all__ = ['USER_TYPES', 'HISTORY_BINS', 'AGE_BINS', 'POPULARITY_BINS', 'HEADLINE', 'SUMMARY_COLUMNS', 'Label', 'make_labels',
-           'Evaluation', 'summarise', 'case_values', 'slice_summary', 'slice_values', 'save_evaluation',
-           'read_evaluation', 'Ranker', 'fit_on', 'rank_cases', 'beyond_accuracy', 'scoring_of', 'evaluate', 'extremes',
-           'compare_pairs', 'values_on', 'compare_all']
+__all__ = ['USER_TYPES', 'HISTORY_BINS', 'AGE_BINS', 'POPULARITY_BINS', 'HEADLINE', 'SUMMARY_COLUMNS', 'TASTE', 'SMALL', 'Label',
+           'make_labels', 'Evaluation', 'summarise', 'case_values', 'slice_summary', 'slice_values', 'save_evaluation',
+           'read_evaluation', 'Ranker', 'fit_on', 'rank_cases', 'beyond_accuracy', 'item_facts_of', 'taste_measures',
+           'row_means', 'masked_means', 'scoring_of', 'evaluate', 'extremes', 'compare_pairs', 'values_on',
+           'compare_all']
 
 # %% ../nbs/12_evaluation.ipynb #180fc522
 USER_TYPES = ("cold", "warm")  # without and with events before the request
@@ -337,6 +339,85 @@ def beyond_accuracy(codes: np.ndarray, known: Dataset, items: pd.Index, ks: Sequ
         lists["coverage", k] = metrics.catalogue_coverage(shown[:, :k], len(in_catalogue))
         lists["gini", k] = metrics.gini(shown[:, :k], len(in_catalogue))
     return values, lists
+
+# %% ../nbs/12_evaluation.ipynb #d1f87de2
+TASTE = ("miscalibration", "popularity_lift", "unfamiliar_share", "price_lift")  # per case, of visitors with a history
+SMALL = ("small_category_exposure", "category_coverage")  # of all lists
+
+
+def item_facts_of(known: Dataset, items: pd.Index, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(category code, log2 of 1 + users, log price) of each of `items` and of unknown ones after them, up to `most`; -1 and NaN where
+    unknown.
+    """
+    category = known.item_property("categoryid")
+    kind = pd.factorize(category.reindex(items))[0] if len(category) else np.full(len(items), -1)
+    price = next((as_number(p) for name in PRICES if len(p := known.item_property(name))), None)
+    cost = np.full(len(items), np.nan) if price is None else np.log(price.where(price > 0).reindex(items).to_numpy(float))
+    extra = max(0, most - len(items))
+    users = np.append(item_users(known, items), np.zeros(extra, np.int64))
+    return np.append(kind, np.full(extra, -1)), np.log2(1.0 + users), np.append(cost, np.full(extra, np.nan))
+
+
+def taste_measures(codes: np.ndarray, cases: Cases, known: Dataset, k: int, block: int = 8192) -> tuple[dict, dict]:
+    """(per-case values of `TASTE`, values of `SMALL`) of lists int32 `[n, k]` in codes of the cases' items; what the log lacks is left out.
+
+    - `miscalibration`: `metrics.miscalibration` of the list's categories from those of the visitor's history;
+    - `popularity_lift`: mean of log2(1 + users) of the list's items, less that of the history's;
+    - `unfamiliar_share`: the share of listed items whose category is not in the history;
+    - `price_lift`: mean log price of the list, less that of the history;
+    - `small_category_exposure`: the share of exposure, 1 / log2(rank + 1), of the categories outside those with 80% of the events, over
+      their share of events: 1 where small sellers are shown as often as they are met;
+    - `category_coverage`: the share of categories with events that are in any list.
+
+    Values are NaN for visitors without a history. Sources: Steck, RecSys 2018; Abdollahpouri et al., *The unfairness of popularity bias in
+    recommendation*, 2019.
+    """
+    lists = codes[:, :k]
+    kind, popular, price = item_facts_of(known, cases.items, int(lists.max(initial=-1)) + 1)
+    n_kinds, listed = int(kind.max(initial=-1)) + 1, lists >= 0
+    at = np.maximum(lists, 0)
+    values = {name: np.full(len(lists), np.nan) for name in TASTE}
+    for start in range(0, len(lists), block):
+        rows = slice(start, min(start + block, len(lists)))
+        past = cases.histories(rows).encode(cases.items)
+        row, n = past.rows, rows.stop - rows.start
+        for name, fact in (("popularity_lift", popular), ("price_lift", price)):
+            values[name][rows] = masked_means(fact[at[rows]], listed[rows]) - row_means(fact[past.items], row, n)
+        if n_kinds:
+            own = metrics.category_shares(row, kind[past.items], (n, n_kinds))
+            shown_row, place = np.nonzero(listed[rows])
+            shown = kind[at[rows][shown_row, place]]
+            of_list = metrics.category_shares(shown_row, shown, (n, n_kinds))
+            values["miscalibration"][rows] = metrics.miscalibration(own, of_list)
+            new = np.asarray(own[shown_row, np.maximum(shown, 0)]).ravel() == 0
+            share = row_means(np.where(shown >= 0, new, np.nan), shown_row, n)
+            values["unfamiliar_share"][rows] = np.where(np.diff(own.indptr) > 0, share, np.nan)
+    whole = {}
+    if n_kinds:
+        met = np.bincount(kind[cases.items.get_indexer(known.items)][known.item_codes] + 1, minlength=n_kinds + 1)[1:]
+        small = metrics.long_tail(met)
+        exposure = np.where(listed, metrics.discounts(lists.shape[1]), 0.0)
+        shown_kind = kind[at]
+        of_small = exposure[(shown_kind >= 0) & small[np.maximum(shown_kind, 0)]].sum() / max(exposure[shown_kind >= 0].sum(), 1e-12)
+        share = met[small].sum() / max(1, met.sum())
+        whole["small_category_exposure"] = float(of_small / share) if share else np.nan
+        in_lists = np.unique(shown_kind[listed & (shown_kind >= 0)])
+        whole["category_coverage"] = float((met[in_lists] > 0).sum() / max(1, (met > 0).sum()))
+    return {name: v for name, v in values.items() if np.isfinite(v).any()}, whole
+
+
+def row_means(values: np.ndarray, rows: np.ndarray, n: int) -> np.ndarray:
+    """Means of the entries of each of `n` rows, NaN entries left out; NaN for a row without any."""
+    known = np.isfinite(values)
+    count = np.bincount(rows[known], minlength=n)
+    total = np.bincount(rows[known], values[known], n)
+    return np.divide(total, count, out=np.full(n, np.nan), where=count > 0)
+
+
+def masked_means(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Means along the rows of `values` `[n, k]` of the finite entries where `mask` holds; NaN for a row without any."""
+    row, place = np.nonzero(mask)
+    return row_means(values[row, place], row, len(values))
 
 # %% ../nbs/12_evaluation.ipynb #294af0f9
 def scoring_of(scoring: str, stored: np.ndarray) -> str:

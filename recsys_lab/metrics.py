@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import sparse
 
 from .registry import Registry
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 __all__ = ['Metric', 'METRICS', 'find_hits', 'repeated_entry', 'discounts', 'metric', 'recall', 'precision', 'ndcg',
            'average_precision_at_k', 'mrr', 'hit_rate', 'is_bounded', 'accuracy', 'checked_values', 'self_information',
            'mean_over_list', 'long_tail', 'intra_list_diversity', 'exposure', 'catalogue_coverage', 'gini',
-           'classification', 'precision_recall_table', 'calibration_table', 'ndcg_of_ranks', 'expected_sampled']
+           'category_shares', 'miscalibration', 'classification', 'precision_recall_table', 'calibration_table',
+           'ndcg_of_ranks', 'expected_sampled']
 
 # %% ../nbs/11_metrics.ipynb #f6f3656d
 def find_hits(codes: np.ndarray, indptr: np.ndarray, relevant: np.ndarray) -> np.ndarray:
@@ -200,6 +202,32 @@ def gini(codes: np.ndarray, n_items: int) -> float:
         if total
         else float("nan")
     )
+
+# %% ../nbs/11_metrics.ipynb #071dbc64
+def category_shares(rows: np.ndarray, categories: np.ndarray, shape: tuple[int, int]) -> sparse.csr_matrix:
+    """The share of each category among the entries of each row: CSR float64 of this `shape`, rows that sum to 1 or are empty.
+
+    `rows` and `categories` name each entry's row and category; a category of -1 is unknown and left out.
+    """
+    known = categories >= 0
+    counts = sparse.csr_matrix((np.ones(known.sum()), (rows[known], categories[known])), shape=shape)
+    total = np.maximum(np.asarray(counts.sum(1)).ravel(), 1)
+    shares: sparse.csr_matrix = sparse.diags_array(1 / total) @ counts
+    return sparse.csr_matrix(shares)
+
+
+def miscalibration(own: sparse.csr_matrix, listed: sparse.csr_matrix, mixed: float = 0.01) -> np.ndarray:
+    """Kullback-Leibler divergence (nats) of each list's shares of categories from a visitor's own: float64 `[n]`, 0 for a calibrated list.
+
+    A share `mixed` of the own distribution is mixed into the list's, so that a category that is missing costs much, not infinitely
+    much. NaN where either is empty. Source: Steck, RecSys 2018, with its value of .01.
+    """
+    row, category = own.nonzero()
+    p = np.asarray(own[row, category]).ravel()
+    q = (1 - mixed) * np.asarray(listed[row, category]).ravel() + mixed * p
+    out = np.bincount(row, p * np.log(p / q), own.shape[0])
+    empty = (np.diff(own.indptr) == 0) | (np.diff(listed.indptr) == 0)
+    return np.where(empty, np.nan, np.maximum(out, 0.0))
 
 # %% ../nbs/11_metrics.ipynb #fda43470
 def classification(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:

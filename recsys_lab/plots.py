@@ -18,7 +18,7 @@ from .evaluation import Evaluation
 
 # %% auto #0
 __all__ = ['COLOURS', 'SPARE', 'colour', 'finish', 'dates', 'label_of', 'leaderboard', 'curves', 'slices', 'differences', 'pairs',
-           'trials', 'quality_cost', 'name_points']
+           'trials', 'quality_cost', 'name_points', 'tradeoffs']
 
 # %% ../nbs/15_plots.ipynb #7eb68d9d
 COLOURS = {
@@ -37,6 +37,7 @@ COLOURS = {
     "gf_cf": "#7799dd",
     "graph_filter": "#225588",
     "blend": "#000000",
+    "reranked": "#bb6622",
     "als": "#ee6677",
     "bpr": "#cc6677",
     "lightfm": "#ee8866",
@@ -225,3 +226,24 @@ def name_points(axis: Any, rows: pd.DataFrame) -> None:
             up += 3
         placed.append((x, y + up))
         axis.annotate(row["model"], (row["cost"], row["value"]), (6, up), textcoords="offset points", fontsize=8)
+
+# %% ../nbs/15_plots.ipynb #52da082c
+def tradeoffs(rows: pd.DataFrame, names: Sequence[str], label: str) -> Figure:
+    """A panel for each measure in `names`: a dot for each model at its `value` and `accuracy`; rows of `model, metric, value, accuracy`."""
+    across = min(3, len(names))
+    down = -(-len(names) // across)
+    figure, axes = plt.subplots(down, across, figsize=(0.6 + 3.1 * across, 0.4 + 2.8 * down), sharey=True, squeeze=False)
+    for axis, name in zip(axes.ravel(), names, strict=False):
+        mine = rows[rows["metric"] == name].sort_values("accuracy")
+        for row in mine.to_dict("records"):
+            axis.plot(row["value"], row["accuracy"], "o", color=colour(row["model"]), markersize=5)
+        for row in mine.tail(3).to_dict("records"):  # the leaders by name
+            axis.annotate(row["model"], (row["value"], row["accuracy"]), (5, 3), textcoords="offset points", fontsize=7)
+        finish(axis, "", name.replace("_", " "), "")
+        axis.margins(x=0.2)
+    for axis in axes.ravel()[len(names) :]:
+        axis.set_visible(False)
+    for axis in axes[:, 0]:
+        axis.set_ylabel(label)
+    figure.tight_layout()
+    return figure

@@ -265,3 +265,29 @@ def test_a_visitor_with_one_event_is_warm(shop_split):
     bins = np.select([cases.history == 0, cases.history == 1, cases.history < 5], ["0", "1", "2-4"], "5+")
     assert set(cases.history.tolist()) >= {0, 1, 2, 4, 5}
     assert (kinds == np.where(cases.history == 0, "cold", "warm")).all() and (length == bins).all()
+
+
+def test_taste_of_lists_by_hand():
+    """Two visitors, three categories, prices: every measure computed by hand."""
+    from recsys_lab.evaluation import taste_measures
+
+    days = pd.to_datetime(["2024-01-01"] * 4 + ["2024-01-09"] * 2, utc=True) + pd.to_timedelta(range(6), unit="min")
+    frame = pd.DataFrame(
+        {"user_id": [1, 1, 2, 3, 1, 3], "item_id": [10, 11, 12, 10, 11, 12], "event": "view", "timestamp": days}
+    )
+    facts = [(10, "a", 1.0), (11, "b", 2.0), (12, "c", 4.0)]
+    rows = [(i, n, v) for i, c, p in facts for n, v in (("categoryid", c), ("price", f"n{p}"))]
+    properties = pd.DataFrame(rows, columns=["item_id", "property", "value"]).assign(
+        timestamp=pd.Timestamp("2023-01-01", tz="UTC")
+    )
+    log = Dataset("two", frame, properties)
+    split = splits.window(log, pd.Timestamp("2024-01-08"))
+    cases = splits.make_cases(split, "next_item", exclude="none")
+    assert cases.items.tolist() == [10, 11, 12] and cases.user_ids.tolist() == [1, 3]
+    values, whole = taste_measures(np.array([[0, 1], [2, -1]]), cases, split.known("test"), 2)
+    assert values["miscalibration"] == pytest.approx([0, np.log(100)])
+    users = np.log2(1 + np.array([2, 1, 1]))
+    assert values["popularity_lift"] == pytest.approx([0, users[2] - users[0]])
+    assert values["price_lift"] == pytest.approx([0, np.log(4)])
+    assert values["unfamiliar_share"] == pytest.approx([0, 1])
+    assert whole["category_coverage"] == 1

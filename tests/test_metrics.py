@@ -220,3 +220,18 @@ def test_the_long_tail_is_what_the_head_leaves():
 
 def test_self_information_in_bits():
     assert metrics.self_information(np.array([0, 1, 4]), 4).tolist() == [3.0, 2.0, 0.0]  # nobody counts as half a user
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_miscalibration_is_zero_for_ones_own_shares_and_grows_with_distance(seed):
+    rng = np.random.default_rng(seed)
+    rows, kinds = np.repeat(np.arange(6), 8), rng.integers(-1, 5, 48)
+    own = metrics.category_shares(rows, kinds, (6, 5))
+    assert np.nanmax(metrics.miscalibration(own, own), initial=0) == pytest.approx(0, abs=1e-12)
+    other = metrics.category_shares(rows, rng.permutation(kinds), (6, 5))
+    p, q = own.toarray(), other.toarray()
+    mixed = 0.99 * q + 0.01 * p
+    with np.errstate(divide="ignore", invalid="ignore"):
+        wanted = np.where(p > 0, p * np.log(p / mixed), 0).sum(1)
+    wanted[(p.sum(1) == 0) | (q.sum(1) == 0)] = np.nan
+    np.testing.assert_allclose(metrics.miscalibration(own, other), wanted, atol=1e-9)

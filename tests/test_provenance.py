@@ -5,11 +5,14 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from helpers import ROOT
 
-from recsys_lab import cli, provenance, runs
+from recsys_lab import cli, loading, provenance, runs, splits
+from recsys_lab.evaluation import evaluate
+from recsys_lab.models.popularity import Popularity, RecentPopularity
 
 pytestmark = pytest.mark.slow
 
@@ -57,3 +60,42 @@ def test_a_comparison_tells_what_was_chosen_otherwise(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "how the runs were made: no difference" in told and "what was chosen: 2 differences" in told
     assert "1 of 1 values differ" in told
+
+
+def popularity_run(folder, half_life=None, **shares):
+    """A run whose `popularity` is what it says, or only the last of it."""
+    split, run = splits.make(loading.load("shop", size="tiny"), **shares), runs.Run(folder, "21_popularity")
+    for protocol, target, exclude in runs.questions(split):
+        model = Popularity() if half_life is None else RecentPopularity(half_life=half_life)
+        found = evaluate(model, split, protocol, target, exclude=exclude)
+        run.record(replace(found, about=found.about | {"model": "popularity"}))
+    return folder
+
+
+def test_a_model_that_got_worse_fails_by_name(tmp_path, capsys):
+    good, bad = popularity_run(tmp_path / "good"), popularity_run(tmp_path / "bad", 0.005)
+    page = tmp_path / "page.html"
+    assert cli.main(["compare", str(good), str(good), "--fail-if-worse"]) == 0
+    assert "4 same lists" in capsys.readouterr().out
+    assert cli.main(["compare", str(good), str(bad), "--fail-if-worse", "--page", str(page)]) == 2
+    told = capsys.readouterr()
+    assert "worse beyond noise: popularity (21_popularity, " in told.err and page.exists()
+    assert cli.main(["compare", str(bad), str(good), "--fail-if-worse"]) == 0  # better is no failure
+    paired, left = provenance.pair_runs(good, bad)
+    assert (paired["verdict"] == "worse").any() and not len(left)
+    assert (paired["low"] <= paired["difference"]).all() and (paired["difference"] <= paired["high"]).all()
+    gap = paired["value_b"] - paired["value_a"]
+    assert gap.to_numpy() == pytest.approx(paired["difference"].to_numpy())
+
+
+def test_what_cannot_be_paired_is_said(tmp_path, capsys):
+    one, other = popularity_run(tmp_path / "one"), popularity_run(tmp_path / "other", test=0.1)
+    (other / "evaluations" / "21_popularity__popularity__next_item__any__seen__test.npz").unlink()
+    paired, left = provenance.pair_runs(one, other)
+    assert not len(paired) and set(left["why"].str.partition(":")[0]) == {"only in A", "other questions"}
+    for path in (one / "evaluations").glob("*.npz"):
+        path.unlink()
+    assert cli.main(["compare", str(one), str(other), "--fail-if-worse"]) == 2
+    assert "holds no evaluations" in capsys.readouterr().err
+    page = provenance.write_comparison(one, other, tmp_path / "page.html").read_text()
+    assert "holds no evaluations" in page  # the page still tells what else differs
