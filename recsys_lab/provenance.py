@@ -29,8 +29,8 @@ from .runs import MEANING, MEASURED, METRIC_COLUMNS, Run, question_of
 # %% auto #0
 __all__ = ['ASKED', 'NOT_PAIRED', 'STYLE', 'code_version', 'machine_facts', 'processor_name', 'provenance_of', 'compare_runs',
            'flatten_facts', 'provenance_differences', 'collect_choices', 'choice_differences', 'kept_evaluations',
-           'visitor_differences', 'why_unpaired', 'pair_runs', 'verdict_of', 'parameter_differences', 'figure_pairs',
-           'html_table', 'write_comparison']
+           'visitor_differences', 'why_unpaired', 'pair_runs', 'refuse_worse', 'verdict_of', 'parameter_differences',
+           'figure_pairs', 'html_table', 'write_comparison']
 
 # %% ../nbs/83_provenance.ipynb #d29bd6f1
 def code_version() -> str:
@@ -226,6 +226,19 @@ def pair_runs(a: Path | str, b: Path | str, metric: str = "ndcg", k: int = 10, p
 
 
 NOT_PAIRED = (pd.DataFrame(columns=[*ASKED[:-1], "verdict"]), pd.DataFrame(columns=[*ASKED, "why"]))
+
+
+def refuse_worse(paired: pd.DataFrame, left: pd.DataFrame, tolerance: float = 0.0) -> None:
+    """Refuse, by name, models that became worse by more than a share `tolerance` of their value (`pair_runs`), and pairs that are none."""
+    if not len(paired):
+        raise UserError(f"nothing could be paired: {'; '.join(left['why'].unique()[:3]) or 'there are no evaluations of this part'}")
+    lost = paired[(paired["verdict"] == "worse") & (paired["high"] < -tolerance * paired["value_a"])]
+    if len(lost):
+        names = [
+            f"{r['model']} ({r['chapter']}, {r['protocol']} {r['target']} {r['exclude']}: {r['value_a']:.4f} to {r['value_b']:.4f})"
+            for r in lost.to_dict("records")
+        ]
+        raise UserError(f"worse beyond noise: {', '.join(names)}")
 
 
 def verdict_of(same: bool, test: dict[str, Any]) -> str:

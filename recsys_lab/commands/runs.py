@@ -216,6 +216,7 @@ def compare(
     as_json: Json = False,
     page: Annotated[Path | None, typer.Option(metavar="FILE", help="Write everything to a page (HTML), with figures.")] = None,
     fail_if_worse: Annotated[bool, typer.Option("--fail-if-worse", help="Fail where a model of B is worse beyond noise, by name.")] = False,
+    tolerance: Annotated[float, typer.Option(min=0, help="Share of A's value that B may lose without failing.")] = 0.0,
     metric: Annotated[str, typer.Option(help="What is compared visitor by visitor.")] = "ndcg",
     k: ListLength = 10,
 ) -> None:
@@ -230,7 +231,6 @@ def compare(
     changed = table[(table["difference"] != 0) & ~(table["value_a"].isna() & table["value_b"].isna())]
     kept = all(any(Path(folder).glob("evaluations/*.npz")) for folder in (a, b))
     paired, left = provenance.pair_runs(a, b, metric, k) if kept or fail_if_worse else provenance.NOT_PAIRED
-    worse = paired[paired["verdict"] == "worse"]
 
     def text() -> str:
         lines = []
@@ -243,20 +243,17 @@ def compare(
         columns = ["chapter", "model", "protocol", "target", "exclude", "value_a", "value_b", "difference", "low", "high", "verdict"]
         lines += [moved[columns].round(4).to_string(index=False)] if len(moved) else []
         lines.append(f"{len(changed)} of {len(table)} values differ")
-        lines += [changed.drop(columns=["dataset", "part", "scoring"]).to_string(index=False)] if len(changed) else []
+        both = changed.dropna(subset=["value_a", "value_b"])
+        lines += [f"{len(changed) - len(both)} of these are of one run only"] if len(both) < len(changed) else []
+        lines += [both.drop(columns=["dataset", "part", "scoring"]).to_string(index=False)] if len(both) else []
         return "\n".join(lines)
 
     found = {"made": made, "chosen": chosen, "values": changed, "compared": len(table), "paired": paired, "unpaired": left}
     show(as_json, lambda: found, text)
     if page:
         print(provenance.write_comparison(a, b, page, metric, k), file=sys.stderr if as_json else sys.stdout)
-    if fail_if_worse and len(worse):
-        asked = (worse["protocol"] + " " + worse["target"] + " " + worse["exclude"]).tolist()
-        rows = zip(worse["model"], worse["chapter"], asked, worse["difference"], strict=True)
-        names = [f"{model} ({chapter}, {question}: {gap:+.4f})" for model, chapter, question, gap in rows]
-        from recsys_lab.files import UserError
-
-        raise UserError(f"worse beyond noise: {', '.join(names)}")
+    if fail_if_worse:
+        provenance.refuse_worse(paired, left, tolerance)
 
 # %% ../../nbs/92_cli_runs.ipynb #02925b75
 @app.command(
