@@ -15,9 +15,10 @@ RESUME ?=
 BUDGET ?=
 MEMORY ?=
 JOBS ?=
+AGAINST ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install reports serve test test-fast test-intervals test-kernels test-kernels-small test-orchestrators test-postgres test-wheel lab export readme benchmarks ledger clean
+.PHONY: help install environments reference reports serve test test-fast test-intervals test-kernels test-kernels-small test-orchestrators test-postgres test-wheel lab export readme benchmarks ledger clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -47,6 +48,11 @@ $(PEERS)/.installed: tests/peers.txt
 
 install: $(VENV)/.installed ## make .venv with everything, pinned by constraints.txt
 
+environments: $(VENV)/.installed $(PEERS)/.installed $(OTHERS:%=.venv-%/.installed) ## make .venv and those of the tests (with -j2 side by side)
+
+reference: $(VENV)/.installed ## keep build/ci (a run on the smallest shop) as what CI compares a new version with
+	$(BIN)/python tests/reference.py build/ci
+
 reports: $(VENV)/.installed ## make the data, execute every chapter and bind the book
 	$(BIN)/recsys-lab run --dataset '$(DATASET)' --size '$(SIZE)' --out '$(OUT)' --only '$(ONLY)' --params '$(PARAMS)' $(if $(RESUME),--resume) \
 		$(if $(BUDGET),--budget '$(BUDGET)') $(if $(MEMORY),--memory '$(MEMORY)') $(if $(JOBS),--jobs '$(JOBS)')
@@ -74,7 +80,7 @@ test-wheel: $(VENV)/.installed ## the built wheel in clean environments of Pytho
 test-kernels: $(VENV)/.installed ## the same lists and choices under other BLAS kernels, and with other threads
 	$(BIN)/recsys-lab data make shop --size tiny
 	$(BIN)/python tests/kernels.py
-	$(BIN)/python tests/kernels.py --choices tiny
+	$(BIN)/python tests/kernels.py --choices tiny $(if $(AGAINST),--against '$(AGAINST)')
 
 test-intervals: $(VENV)/.installed ## intervals and tests over a grid of simulated visitors (some minutes)
 	$(BIN)/python tests/interval_grid.py

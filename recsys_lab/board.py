@@ -21,7 +21,7 @@ from .runs import MEANING, Question, Run, format_interval, question_of
 
 # %% auto #0
 __all__ = ['SOURCE_CHAPTER', 'PARTS_ONLY', 'OVERVIEW', 'served_seconds', 'slice_text', 'faster_as_good', 'decision_board',
-           'chapter_of', 'models_not_judged', 'repeat_share', 'repeat_sentence', 'decision_rows']
+           'chapter_of', 'models_not_judged', 'repeat_share', 'repeat_sentence', 'protocol_sentence', 'decision_rows']
 
 # %% ../nbs/79_board.ipynb #0a5321cd
 def served_seconds(run: Run, question: Question) -> dict[str, float]:
@@ -146,6 +146,27 @@ def repeat_sentence(folder: Path | str) -> str:
         f"Of what the chosen model gains over popularity on next item as it happened, {shares['share']:.0%} is going back to what the "
         f"visitor has just seen: on validation popularity has an NDCG of {shares['plain']:.4f}, with the visitor's own items put first "
         f"{shares['repeating']:.4f}, the chosen model {shares['chosen']:.4f}. What is learned shows where repeats are left out."
+    )
+
+# %% ../nbs/79_board.ipynb #6bb96f2f
+def protocol_sentence(folder: Path | str) -> str:
+    """What the study of protocols (chapter 36) found in purchases lost, as a sentence; empty where the folder holds none."""
+    rows = [r for r in Run(folder).rows("metrics") if (r["metric"], r["target"]) == ("regret", "purchase")]
+    if not rows:
+        return ""
+    by_name = {r["model"]: r for r in rows}
+    worst_first = sorted(by_name, key=lambda name: -by_name[name]["value"])
+    usual = [name for name in ("random split", "leave one out", "next item") if name in by_name]
+    names = list(dict.fromkeys([worst_first[0], *usual, worst_first[-1]]))
+
+    def lost(name: str) -> str:
+        row = by_name[name]
+        return f"*{name}* {row['value']:.1f}% [{row['low']:.1f}, {row['high']:.1f}]"
+
+    return (
+        f"Which offline protocol picks the wrong model? In {rows[0]['n_users']} simulated shops in which every candidate was deployed "
+        f"([the study](nbs/36_protocol_study.ipynb)), choosing by a protocol lost of the purchases that the best of five would have earned: "
+        f"{', '.join(lost(name) for name in names)}."
     )
 
 # %% ../nbs/79_board.ipynb #82ebd012

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from . import plots
-from .board import decision_board, decision_rows, models_not_judged, repeat_sentence
+from .board import decision_board, decision_rows, models_not_judged, protocol_sentence, repeat_sentence
 from .decision import decision_sentence
 from .files import package_folder, read_json, write_text
 from .intervals import FEW
@@ -552,7 +552,7 @@ def build_readme(root: Path) -> None:
 
     made = root / "README.md.ipynb"
     try:
-        execute(root / "nbs" / "index.ipynb", made, {})
+        execute(root / "nbs" / "index.ipynb", made, {}, of_many=False)
         page = nbformat.from_dict(render_page(nbformat.read(made, as_version=4)))
     finally:
         made.unlink(missing_ok=True)

@@ -30,12 +30,13 @@ from .registry import code_module
 from .schedule import peak_of_children, ready, stopped_at, waiting_for, workers
 
 # %% auto #0
-__all__ = ['OWN', 'EXTRAS', 'OWN_MODELS', 'SPLIT_SHARES', 'ENDS', 'SET_APART', 'SPENT', 'FREED', 'Parameter', 'chapter_paths',
-           'parameters_of', 'find_lab', 'parse_value', 'assign_parameters', 'choose_chapters', 'strip_outputs',
-           'ChapterFailed', 'OutOfTime', 'execute', 'Plan', 'default_folder', 'make_plan', 'chapter_key', 'missing_for',
-           'shares_of', 'describe', 'searching_chapters', 'settings_held', 'window_settings', 'with_budget',
-           'time_left', 'chapter_progress', 'notebook_of', 'begin_chapter', 'end_chapter', 'threads_for', 'environment',
-           'run_chapters', 'work_off', 'forget', 'chapters_before', 'check_folder', 'save_states']
+__all__ = ['OWN', 'EXTRAS', 'OWN_MODELS', 'SPLIT_SHARES', 'ENDS', 'SET_APART', 'SPENT', 'FREED', 'FEW_CHAPTERS', 'Parameter',
+           'chapter_paths', 'parameters_of', 'find_lab', 'parse_value', 'assign_parameters', 'choose_chapters',
+           'strip_outputs', 'ChapterFailed', 'OutOfTime', 'execute', 'Plan', 'default_folder', 'make_plan',
+           'chapter_key', 'missing_for', 'shares_of', 'describe', 'searching_chapters', 'settings_held',
+           'window_settings', 'with_budget', 'time_left', 'chapter_progress', 'notebook_of', 'begin_chapter',
+           'end_chapter', 'threads_for', 'environment', 'run_chapters', 'work_off', 'forget', 'chapters_before',
+           'check_folder', 'save_states']
 
 # %% ../nbs/82_chapters.ipynb #1054d7c3
 class Parameter(NamedTuple):
@@ -156,9 +157,11 @@ class OutOfTime(ChapterFailed):
     """A chapter was stopped because the budget of its run was spent."""
 
 
-def execute(path: Path, target: Path, parameters: dict[str, Any], until: float = 0.0) -> dict[str, float]:
+def execute(
+    path: Path, target: Path, parameters: dict[str, Any], until: float = 0.0, of_many: bool = True
+) -> dict[str, float]:
     """Execute a chapter with papermill into `target`, atomically; a failed chapter is kept with its error. Returns its `seconds` and
-    `megabytes`.
+    `megabytes`. The libraries are loaded once for all chapters where it is one `of_many`.
 
     Raises `ChapterFailed`, also where the kernel died, and `OutOfTime` where it was at work at the moment `until` (of `time.time`).
     """
@@ -167,9 +170,9 @@ def execute(path: Path, target: Path, parameters: dict[str, Any], until: float =
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
 
-    from recsys_lab.schedule import fork_kernels
+    from recsys_lab.schedule import PRELOADED, fork_kernels
 
-    fork_kernels()
+    fork_kernels(PRELOADED if of_many else PRELOADED[:1])
 
     quiet = {"progress_bar": False, "extra_arguments": ["--IPKernelApp.log_level=CRITICAL"]}
     with tempfile.TemporaryDirectory() as folder, peak_of_children() as most, stopped_at(until) as stopped:
@@ -520,6 +523,9 @@ def run_chapters(plan: Plan, resume: bool = False, jobs: int = 1) -> dict[str, d
     return states
 
 
+FEW_CHAPTERS = 4  # so few load what they need by themselves
+
+
 def work_off(
     plan: Plan, resume: bool, jobs: int, provenance: dict[str, Any], params: dict[str, dict[str, Any]]
 ) -> ChapterFailed | None:
@@ -541,7 +547,7 @@ def work_off(
                     break  # others may be ready now
                 source, target = plan.root / "nbs" / f"{chapter}.ipynb", notebook_of(plan, chapter)
                 until = 0.0 if chapter in ENDS else plan.until
-                running[submit(execute, source, target, plan.given[chapter], until)] = chapter
+                running[submit(execute, source, target, plan.given[chapter], until, len(plan.chapters) > FEW_CHAPTERS)] = chapter
             for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
                 chapter = running.pop(future)
                 del unfinished[chapter]

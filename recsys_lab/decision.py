@@ -12,13 +12,14 @@ import numpy as np
 import pandas as pd
 
 from .evaluation import Evaluation, case_values, compare_pairs
-from .intervals import ALPHA, model_confidence_set, user_means
+from .intervals import ALPHA, difference_intervals, model_confidence_set, student, user_means
 from .runs import MEANING, Question, Run, judge, question_of, verdict
 from .runs import questions as questions_of
 from .splits import Split
 
 # %% auto #0
-__all__ = ['SIMPLE', 'NOT_DEPLOYED', 'validation_table', 'decide', 'decision_sentence', 'baselines']
+__all__ = ['SIMPLE', 'NOT_DEPLOYED', 'validation_table', 'decide', 'decision_sentence', 'baselines', 'seed_evaluations',
+           'seed_table', 'seed_claims', 'spread_over_seeds']
 
 # %% ../nbs/17_decision.ipynb #820a12e7
 SIMPLE = ("popularity_recent", "revisits", "item_knn", "ease")  # the baselines, of which the best counts
@@ -124,3 +125,76 @@ def baselines(
         alone = [e for (_, *q, part), e in known.items() if (tuple(q), part) == (question, "test")]
         out.append(max(both, key=lambda row: row[:2])[2] if both else alone[0])
     return out
+
+# %% ../nbs/17_decision.ipynb #bd4c7de7
+def seed_evaluations(models: Sequence[Any], split: Split, question: Question, seeds: int = 5, k: int = 10) -> dict[str, list[Evaluation]]:
+    """Evaluations on test of each model that has a setting `seed`, as it is and fitted again with the seeds after it: by name, a list.
+
+    `ValueError` for fewer than two seeds.
+    """
+    if seeds < 2:
+        raise ValueError(f"a spread needs at least 2 seeds, not {seeds}")
+    out = {}
+    for model in models:
+        if "seed" in type(model.config).model_fields:
+            settings = model.config.model_dump()
+            fresh = [type(model)(**settings | {"seed": model.config.seed + step}) for step in range(1, seeds)]
+            out[model.name] = [judge(None, [m], split, k, [question])[0] for m in (model, *fresh)]
+    return out
+
+
+def seed_table(evaluations_of: Mapping[str, Sequence[Evaluation]], metric: str = "ndcg", k: int = 10) -> pd.DataFrame:
+    """The spread of each model over its seeds: `model, seeds, value` (their mean), `deviation, least, most`, and `users`, half the width
+    of the interval over users of the first.
+    """
+    rows = []
+    for name, of_seed in evaluations_of.items():
+        values = np.array([e.mean(metric, k) for e in of_seed])
+        first = of_seed[0].summary().query("metric == @metric and k == @k").iloc[0]
+        row = {"model": name, "seeds": len(values), "value": values.mean(), "deviation": values.std(ddof=1)}
+        rows.append(row | {"least": values.min(), "most": values.max(), "users": (first["high"] - first["low"]) / 2})
+    return pd.DataFrame(rows, columns=["model", "seeds", "value", "deviation", "least", "most", "users"])
+
+
+def seed_claims(
+    evaluations_of: Mapping[str, Sequence[Evaluation]], others: Sequence[Evaluation], metric: str = "ndcg", k: int = 10
+) -> pd.DataFrame:
+    """What may be said of trained models against others once the seeds count too.
+
+    Columns `model, other, seeds, difference, low, high` (of the mean over seeds, an interval over users and seeds together, by Welch and
+    Satterthwaite), `wins` and `losses` (seeds that alone, with an interval over users, would be published as such), `claim` (`better`,
+    `worse` or `not shown`) and `disappears`: whether one seed alone would have said more.
+    """
+    rows = []
+    for name, of_seed in evaluations_of.items():
+        for other in others:
+            if other.model == name or other.units != of_seed[0].units:
+                continue
+            codes = pd.factorize(other.user_ids)[0]
+            base = case_values(other, metric, k)
+            gaps = user_means(np.stack([case_values(e, metric, k) - base for e in of_seed], axis=1), codes)  # [users, seeds]
+            low, high = difference_intervals(gaps, bound=1)
+            n, seeds = gaps.shape
+            by_user, by_seed = gaps.mean(1).var(ddof=1) / n, gaps.mean(0).var(ddof=1) / seeds
+            freedom = (by_user + by_seed) ** 2 / max(by_user**2 / (n - 1) + by_seed**2 / (seeds - 1), 1e-300)
+            half = float(student(0.95, np.asarray(freedom + 1))) * float(np.sqrt(by_user + by_seed))
+            gap, wins, losses = float(gaps.mean()), int((low > 0).sum()), int((high < 0).sum())
+            claim = "better" if gap - half > 0 else "worse" if gap + half < 0 else "not shown"
+            row = {"model": name, "other": other.model, "seeds": seeds, "difference": gap, "low": gap - half, "high": gap + half}
+            rows.append(row | {"wins": wins, "losses": losses, "claim": claim, "disappears": wins + losses > 0 and claim == "not shown"})
+    columns = ["model", "other", "seeds", "difference", "low", "high", "wins", "losses", "claim", "disappears"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def spread_over_seeds(
+    run: Run, models: Sequence[Any], split: Split, question: Question, others: Sequence[Evaluation], seeds: int, k: int = 10
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(`seed_table`, `seed_claims`) of models, with NDCG@k; the values of all seeds are recorded in the run. Both are empty where no
+    model has a seed.
+    """
+    found = seed_evaluations(models, split, question, seeds, k)
+    about = dict(zip(("protocol", "target", "exclude"), question, strict=True)) | {"metric": "ndcg", "k": k}
+    run.record_spread(
+        [{"model": n, **about, "seed": s, "value": e.mean("ndcg", k)} for n, of in found.items() for s, e in enumerate(of)]
+    )
+    return seed_table(found, "ndcg", k), seed_claims(found, others, "ndcg", k)

@@ -49,7 +49,7 @@ METRIC_COLUMNS = (
 )
 
 # %% ../nbs/14_runs.ipynb #d54abded
-RECORDS = ("metrics", "comparisons", "decisions", "costs", "trials", "fits", "spent")  # what a run keeps as rows
+RECORDS = ("metrics", "comparisons", "decisions", "costs", "trials", "fits", "spent", "spread")  # what a run keeps as rows
 COMPARISON_COLUMNS = (
     "chapter",
     "a",
@@ -210,6 +210,10 @@ class RunRecords(RunFolder):
     def record_trials(self, model: str, question: Question, trials: pd.DataFrame) -> None:
         """Keep the trials of a search (`tuning.tune`) of a model for a question."""
         self._append("trials", trial_rows(model, question, trials))
+
+    def record_spread(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Keep values of models with several seeds: rows of `model, protocol, target, exclude, metric, k, seed, value`."""
+        self._append("spread", [dict(row) for row in rows])
 
     def record_spent(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Keep what searches took, and which models were left out and why: rows of `model, settings, seconds, planned, left_out`."""

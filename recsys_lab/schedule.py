@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint
@@ -143,14 +143,15 @@ class ForkedProcess:
     Parameters
     ----------
     arguments, folder, variables : as `become_kernel` takes them
+    preloaded : modules that the copied process has loaded; those of the first kernel that is started count
     """
 
     stdin = stdout = stderr = None
 
-    def __init__(self, arguments: list[str], folder: str, variables: dict[str, str]):
+    def __init__(self, arguments: list[str], folder: str, variables: dict[str, str], preloaded: Sequence[str] = PRELOADED):
         os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # as a kernel has it
         context = get_context("forkserver")
-        context.set_forkserver_preload([*PRELOADED])
+        context.set_forkserver_preload([*preloaded])
         self.process = context.Process(target=become_kernel, args=(arguments, folder, variables))
         self.process.start()
         self.pid = int(self.process.pid or 0)
@@ -181,18 +182,24 @@ class ForkedProcess:
 class ForkedKernels(LocalProvisioner):
     """Starts kernels as copies of a process that has the libraries loaded."""
 
+    preloaded: Sequence[str] = PRELOADED
+
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
         self.cwd = Path(kwargs.get("cwd") or Path.cwd())
         arguments = cmd[cmd.index("ipykernel_launcher") + 1 :]
-        self.process: Any = ForkedProcess(arguments, str(self.cwd), dict(kwargs.get("env") or os.environ))
+        self.process: Any = ForkedProcess(arguments, str(self.cwd), dict(kwargs.get("env") or os.environ), self.preloaded)
         self.pid = self.pgid = self.process.pid  # it leads a group of its own
         return self.connection_info
 
 
-def fork_kernels() -> None:
-    """Let this process start its Python kernels as copies; where a process cannot safely be copied (macOS, Windows), nothing changes."""
+def fork_kernels(preloaded: Sequence[str] = PRELOADED) -> None:
+    """Let this process start its Python kernels as copies of one that has modules loaded.
+
+    Where a process cannot safely be copied (macOS, Windows), nothing changes.
+    """
     if sys.platform != "linux":
         return
+    ForkedKernels.preloaded = preloaded
     factory = KernelProvisionerFactory.instance()
     place = f"{ForkedKernels.__module__}:{ForkedKernels.__name__}"
     factory.provisioners["forked"] = EntryPoint("forked", place, "jupyter_client.kernel_provisioners")

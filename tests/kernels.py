@@ -4,7 +4,8 @@ A processor's own kernels can be stood in for on one machine: OpenBLAS takes ano
 NPY_DISABLE_CPU_FEATURES names. Every model of the lab is fitted once and saved; then each environment, in processes of its own, loads
 the files, ranks all requests of the tiny shop with each, and with those of `SINGLE` in batches of 1, 7, 64 and all (the contract
 suite does so for every model, under one kernel), fits a hybrid of its own and ranks with that too, and serves the bundle over HTTP.
-`--choices` runs the chapters that search under two kernels instead, and compares what was chosen.
+`--choices` runs the chapters that search under two kernels instead, and compares what was chosen; with `--against` one of the two is a run
+that is there already.
 """
 
 import argparse
@@ -74,11 +75,11 @@ def threads(n: int) -> dict[str, str]:
 
 
 def asked() -> tuple[Histories, str]:
-    """The histories of the test requests of the tiny shop (none longer than the service takes), and what lists leave out."""
+    """The histories of every second test request of the tiny shop (none longer than the service takes), and what lists leave out."""
     split = splits.make(loading.load("shop", size="tiny"))
     protocol, target, exclude = runs.questions(split)[0]
     cases = splits.make_cases(split, protocol, target, "test", exclude)
-    rows = np.flatnonzero(cases.history <= MOST_HISTORY)
+    rows = np.flatnonzero(cases.history <= MOST_HISTORY)[::2]
     return cases.histories(slice(0, len(cases))).take(rows), exclude
 
 
@@ -230,7 +231,7 @@ def searched(name: str, told: dict[str, str], size: str) -> tuple[Path, float]:
         SEARCHES,
     ]
     done = subprocess.run(
-        [*command, "--no-book", "--out", out],
+        [*command, "--budget", "none", "--no-book", "--out", out],
         env=os.environ | told | threads(1),
         capture_output=True,
         text=True,
@@ -244,11 +245,13 @@ def searched(name: str, told: dict[str, str], size: str) -> tuple[Path, float]:
 def outside(a: Path, b: Path) -> list[str]:
     """Headlines (NDCG@10 of each model and question) of each run that lie outside the other's interval."""
     keys = ("model", "protocol", "target", "exclude")
+    searching = tuple(SEARCHES.split(","))
     one, other = (
         {
             tuple(r[k] for k in keys): r
             for r in json.loads((folder / "metrics.json").read_text())
             if (r["slice"], r["metric"], r["k"], r["part"]) == ("all", "ndcg", 10, "test")
+            and r["chapter"][:2] in searching
         }
         for folder in (a, b)
     )
@@ -267,13 +270,18 @@ def outside(a: Path, b: Path) -> list[str]:
     return found
 
 
-def compare_choices(size: str, under: list[str]) -> None:
-    """Run the searches under two kernels; exits with the choices that differ, and with headlines outside each other's intervals."""
+def compare_choices(size: str, under: list[str], there: Path | None = None) -> None:
+    """Run the searches under two kernels, or under the first where a run is `there`.
+
+    Exits with the choices that differ, and with headlines outside each other's intervals.
+    """
     if len(under) < 2:
         print("no two kernels are known for this processor, so no choices were compared")
         return
+    under = under[:1] if there else under
     with ThreadPoolExecutor(2) as pool:
         done = list(pool.map(lambda k: searched(k, {"OPENBLAS_CORETYPE": k}, size), under))
+    done += [(there, 0.0)] if there else []
     (a, spent_a), (b, spent_b) = done
     made, wrong, far = len(provenance.collect_choices(runs.Run(a))), provenance.choice_differences(a, b), outside(a, b)
     print(f"{a.name} ({spent_a:.0f} s) and {b.name} ({spent_b:.0f} s): {made} choices, {len(wrong)} differ")
@@ -287,11 +295,12 @@ if __name__ == "__main__":
     parser.add_argument(
         "--choices", metavar="SIZE", help="compare the choices of the searches on the shop of this size"
     )
+    parser.add_argument("--against", type=Path, help="a run of that size that is there, as one of the two of --choices")
     parser.add_argument("--kernels", nargs=2, default=kernels()[:2], help="the two kernels of --choices")
     args = parser.parse_args()
     if args.one:
         one_environment(args.one)
     elif args.choices:
-        compare_choices(args.choices, args.kernels)
+        compare_choices(args.choices, args.kernels, args.against)
     else:
         compare_kernels()

@@ -33,7 +33,7 @@ def nothing(line):
 
 @pytest.fixture(autouse=True)
 def few_settings(monkeypatch):
-    monkeypatch.setattr(lab, "MOST_SETTINGS", 4)
+    monkeypatch.setattr(lab, "MOST_SETTINGS", 2)
 
 
 @pytest.fixture(scope="module")

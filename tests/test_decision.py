@@ -1,6 +1,7 @@
 """What is chosen, with what beside it and against what, on values whose answer is known beforehand."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -115,3 +116,37 @@ def test_other_visitors_are_refused():
     a, b = answers("als", "valid", 0.1), answers("ease", "valid", 0.1, NEW)
     with pytest.raises(ValueError, match="different questions"):
         decision.validation_table([a, b])
+
+
+def of_seeds(model: str, means, noise=0.0) -> list[Evaluation]:
+    """A trained model with several seeds, whose values for visitors differ by their means alone (and by noise of visitors)."""
+    out = []
+    for number, mean in enumerate(means):
+        e = answers(model, "test", mean)
+        own = np.random.default_rng(number).normal(0, noise, N) if noise else np.zeros(N)
+        out.append(replace(e, values={("ndcg", 10): e.values["ndcg", 10] + own - own.mean()}))
+    return out
+
+
+def test_a_win_of_one_seed_is_none_of_the_method():
+    other = answers("ease", "test", 0.0)
+    steady = decision.seed_claims({"a": of_seeds("a", [0.02] * 5)}, [other]).iloc[0]
+    assert (steady.claim, steady.wins, steady.disappears) == ("better", 5, False)
+    assert steady.difference == pytest.approx(0.02)
+    lucky = decision.seed_claims({"b": of_seeds("b", [0.02, -0.02, 0.021, -0.019, 0.0])}, [other]).iloc[0]
+    assert lucky.claim == "not shown" and lucky.wins == 2 and lucky.losses == 2 and lucky.disappears
+    table = decision.seed_table({"b": of_seeds("b", [0.02, -0.02, 0.0])}).iloc[0]
+    assert table.deviation == pytest.approx(0.02) and (table.most - table.least) == pytest.approx(0.04)
+
+
+def test_claims_with_seeds_are_wrong_as_rarely_as_they_say():
+    """No true difference, seeds that scatter: one seed alone wins or loses often, the claim in about 5% of the cases."""
+    rng, other = np.random.default_rng(1), answers("ease", "test", 0.0)
+    claims = [decision.seed_claims({"m": of_seeds("m", rng.normal(0, 0.01, 5))}, [other]).iloc[0] for _ in range(300)]
+    false = np.mean([c.claim != "not shown" for c in claims])
+    alone = np.mean([(c.wins + c.losses) / 5 for c in claims])
+    assert alone > 0.3 and false < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 300)
+
+
+def test_another_question_is_not_compared():
+    assert not len(decision.seed_claims({"a": of_seeds("a", [0, 0.1])}, [answers("ease", "test", 0, NEW)]))
