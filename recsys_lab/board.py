@@ -165,7 +165,8 @@ def protocol_sentence(folder: Path | str) -> str:
 
     return (
         f"Which offline protocol picks the wrong model? In {rows[0]['n_users']} simulated shops in which every candidate was deployed "
-        f"([the study](nbs/36_protocol_study.ipynb)), choosing by a protocol lost of the purchases that the best of five would have earned: "
+        f"([the study](nbs/36_protocol_study.ipynb)), choosing by a protocol lost of the purchases that the best of five would have "
+        f"earned: "
         f"{', '.join(lost(name) for name in names)}."
     )
 

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from . import plots
-from .board import decision_board, decision_rows, models_not_judged, protocol_sentence, repeat_sentence
+from .board import decision_board, decision_rows, models_not_judged, repeat_sentence
 from .decision import decision_sentence
 from .files import package_folder, read_json, write_text
 from .intervals import FEW

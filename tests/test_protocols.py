@@ -12,7 +12,7 @@ from recsys_lab.protocols import Fits, Study, World, begin, deploy, grade, live,
 from recsys_lab.simulator import DAY_MS, START_MS, ShopConfig
 
 SMALL = {"visitors": 300, "items": 80, "categories": 16, "roots": 3, "days": 40}
-QUICK = Study(300, 80, 16, 40, 5, 2, ("popularity", "revisits", "item_knn"), ("next item", "SNIPS"))
+QUICK = Study(300, 80, 16, 40, 5, 2, "none", ("popularity", "revisits", "item_knn"), ("next item", "SNIPS"))
 
 
 class Fixed:
