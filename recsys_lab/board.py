@@ -164,9 +164,8 @@ def protocol_sentence(folder: Path | str) -> str:
         return f"*{name}* {row['value']:.1f}% [{row['low']:.1f}, {row['high']:.1f}]"
 
     return (
-        f"Which offline protocol picks the wrong model? In {rows[0]['n_users']} simulated shops in which every candidate was deployed "
-        f"([the study](nbs/36_protocol_study.ipynb)), choosing by a protocol lost of the purchases that the best of five would have "
-        f"earned: "
+        f"Which offline protocol picks the wrong model? In {rows[0]['n_users']} simulated shops where every candidate was deployed "
+        f"([the study](nbs/36_protocol_study.ipynb)), a protocol's choice lost of the purchases that the best of five would have earned: "
         f"{', '.join(lost(name) for name in names)}."
     )
 

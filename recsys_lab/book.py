@@ -26,9 +26,9 @@ from .runs import MEANING, METRIC_COLUMNS, Question, Run, format_interval, quest
 # %% auto #0
 __all__ = ['DIRECTIVE', 'BOOK_PARTS', 'CONF', 'CSS', 'TABLES', 'COST_FIGURE', 'markdown_table', 'leaderboard_frame',
            'questions_in', 'list_length', 'leaderboard_rows', 'leaderboards', 'searches', 'findings', 'facts_frame',
-           'figures_of', 'summary', 'list_runs', 'decision_table', 'directives_of', 'page_cell', 'render_page',
-           'toctree', 'chapter_parts', 'modules', 'cost_rows', 'chapter_seconds', 'cover', 'write_sources',
-           'build_book', 'build_readme', 'refresh']
+           'figures_of', 'measured_values', 'summary', 'list_runs', 'decision_table', 'directives_of', 'page_cell',
+           'render_page', 'toctree', 'chapter_parts', 'modules', 'cost_rows', 'chapter_seconds', 'cover',
+           'write_sources', 'build_book', 'build_readme', 'refresh']
 
 # %% ../nbs/80_book.ipynb #100cc65d
 def markdown_table(frame: pd.DataFrame) -> str:
@@ -167,12 +167,28 @@ def figures_of(folder: Path) -> list[Path]:
     return sorted((folder / "figures").glob("*.png"))
 
 # %% ../nbs/80_book.ipynb #c4371128
+def measured_values(folder: Path | str) -> pd.DataFrame:
+    """Values of a run that answer no question of the lab: a row for each chapter, target and model, a column for each metric."""
+    metrics = pd.DataFrame(Run(folder).rows("metrics"), columns=list(METRIC_COLUMNS))
+    other = metrics[[question_of(row) not in MEANING for row in metrics.to_dict("records")]] if len(metrics) else metrics
+    if not len(other) or len(other) < len(metrics):
+        return pd.DataFrame()
+    told = other.assign(shown=[format_interval(row) for row in other.to_dict("records")])
+    wide = told.pivot_table(index=["chapter", "target", "model"], columns="metric", values="shown", aggfunc="first", sort=False)
+    return wide.reset_index().rename_axis(None, axis=1)
+
+
 def summary(folder: Path | str, k: int | None = None) -> str:
     """The run's README: card, funnel, leaderboards, figures, and which chapters were left out and why."""
     folder = Path(folder)
     provenance = read_json(folder / "provenance.json", {})
     data = provenance.get("dataset", {})
     decided = "\n".join(f"- {finding}" for finding in findings(folder))
+    measured = measured_values(folder)
+    if not decided and len(measured):  # a study, in which no model answers a question of the lab
+        pictures = [f"![{f.stem}](figures/{f.name})" for f in figures_of(folder)]
+        about = "What a study of this run measured, from its files; brackets are 95% intervals."
+        return "\n\n".join([f"# {folder.name}", about, markdown_table(measured), *pictures]) + "\n"
     parts = [
         f"# {data.get('name', folder.name)}",
         "The summary of a run, made from its files. Means are over users; numbers in brackets are 95% intervals, and `*` marks one from "
