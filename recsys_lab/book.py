@@ -168,13 +168,16 @@ def figures_of(folder: Path) -> list[Path]:
 
 # %% ../nbs/80_book.ipynb #c4371128
 def measured_values(folder: Path | str) -> pd.DataFrame:
-    """Values of a run that answer no question of the lab: a row for each chapter, target and model, a column for each metric."""
+    """Values of a run that answer no question of the lab: a row for each chapter, target, model and slice, a column for each
+    metric.
+    """
     metrics = pd.DataFrame(Run(folder).rows("metrics"), columns=list(METRIC_COLUMNS))
     other = metrics[[question_of(row) not in MEANING for row in metrics.to_dict("records")]] if len(metrics) else metrics
     if not len(other) or len(other) < len(metrics):
         return pd.DataFrame()
     told = other.assign(shown=[format_interval(row) for row in other.to_dict("records")])
-    wide = told.pivot_table(index=["chapter", "target", "model"], columns="metric", values="shown", aggfunc="first", sort=False)
+    names = ["chapter", "target", "model", *(["slice"] if (told["slice"] != "all").any() else [])]
+    wide = told.pivot_table(index=names, columns="metric", values="shown", aggfunc="first", sort=False)
     return wide.reset_index().rename_axis(None, axis=1)
 
 
