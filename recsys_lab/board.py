@@ -164,7 +164,8 @@ def protocol_sentence(folder: Path | str) -> str:
         return f"*{name}* {row['value']:.1f}% [{row['low']:.1f}, {row['high']:.1f}]"
 
     return (
-        f"Which offline protocol picks the wrong model? In {rows[0]['n_users']} simulated shops where every candidate was deployed, with lists that may repeat "
+        f"Which offline protocol picks the wrong model? In {rows[0]['n_users']} simulated shops where every candidate was deployed, with "
+        f"lists that may repeat "
         f"([the study](nbs/36_protocol_study.ipynb)), a protocol's choice lost of the purchases of the best of five: "
         f"{', '.join(lost(name) for name in names)}."
     )

@@ -189,12 +189,15 @@ def seed_claims(
 def spread_over_seeds(
     run: Run, models: Sequence[Any], split: Split, question: Question, others: Sequence[Evaluation], seeds: int, k: int = 10
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(`seed_table`, `seed_claims`) of models, with NDCG@k; the values of all seeds are recorded in the run. Both are empty where no
-    model has a seed.
+    """(`seed_table`, `seed_claims`) of models, with NDCG@k; the values of all seeds and the claims are recorded in the run.
+
+    Both are empty where no model has a seed.
     """
     found = seed_evaluations(models, split, question, seeds, k)
     about = dict(zip(("protocol", "target", "exclude"), question, strict=True)) | {"metric": "ndcg", "k": k}
     run.record_spread(
         [{"model": n, **about, "seed": s, "value": e.mean("ndcg", k)} for n, of in found.items() for s, e in enumerate(of)]
     )
-    return seed_table(found, "ndcg", k), seed_claims(found, others, "ndcg", k)
+    claims = seed_claims(found, others, "ndcg", k)
+    run.record_claims([about | row for row in claims.to_dict("records")])
+    return seed_table(found, "ndcg", k), claims

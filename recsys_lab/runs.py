@@ -49,7 +49,7 @@ METRIC_COLUMNS = (
 )
 
 # %% ../nbs/14_runs.ipynb #d54abded
-RECORDS = ("metrics", "comparisons", "decisions", "costs", "trials", "fits", "spent", "spread")  # what a run keeps as rows
+RECORDS = ("metrics", "comparisons", "decisions", "costs", "trials", "fits", "spent", "spread", "claims")  # what a run keeps as rows
 COMPARISON_COLUMNS = (
     "chapter",
     "a",
@@ -214,6 +214,10 @@ class RunRecords(RunFolder):
     def record_spread(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Keep values of models with several seeds: rows of `model, protocol, target, exclude, metric, k, seed, value`."""
         self._append("spread", [dict(row) for row in rows])
+
+    def record_claims(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Keep what holds of trained models once their seeds count (`decision.seed_claims`), with the question of each row."""
+        self._append("claims", [dict(row) for row in rows])
 
     def record_spent(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Keep what searches took, and which models were left out and why: rows of `model, settings, seconds, planned, left_out`."""

@@ -178,3 +178,11 @@ def test_a_study_goes_on_where_it_broke_off(tmp_path):
 def test_shops_side_by_side_are_the_same():
     one, two = (protocols.run_study(QUICK, ["base", "drift"], 1, jobs=jobs) for jobs in (1, 2))
     assert one == two
+
+
+@pytest.mark.slow
+def test_every_kind_of_model_can_be_a_candidate(history):
+    """Closed forms, factors, trees and networks: each is fitted on the shop's log, deployed, and earns more than nothing."""
+    names = ["ials", "graph_filter", "content", "rp3beta"]
+    values = protocols.true_values(history, Fits(names).on(history.log), 1)
+    assert values.table["candidate"].tolist() == names and (values.table[["click", "view", "purchase"]] > 0).all().all()
