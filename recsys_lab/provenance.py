@@ -197,8 +197,8 @@ def pair_runs(a: Path | str, b: Path | str, metric: str = "ndcg", k: int = 10, p
 
     The first has a row for each model and question, those of a question being one family: `chapter, model, protocol, target, exclude`,
     `value_a, value_b`, the paired `difference` (b − a) with `low, high, p, p_adjusted, family, n_users, n_differing`, and a `verdict`:
-    `better` or `worse` where the corrected p-value is below 5%, `same lists`, or `no difference shown`. The second has the columns `ASKED`
-    and `why`.
+    `better` or `worse` where the corrected p-value is below 5%, `same lists` or `same values`, or `no difference shown`. The second has
+    the columns `ASKED` and `why`.
     """
     of_a, of_b = (kept_evaluations(folder) for folder in (a, b))
     prints = [read_json(Path(f) / "provenance.json", {}).get("dataset", {}).get("fingerprint") for f in (a, b)]
@@ -215,8 +215,10 @@ def pair_runs(a: Path | str, b: Path | str, metric: str = "ndcg", k: int = 10, p
             left.append((*key, why))
             continue
         about = dict(zip(ASKED[:-1], key, strict=False)) | {"value_a": one.mean(metric, k), "value_b": other.mean(metric, k)}
-        about["same"] = bool(np.array_equal(one.codes, other.codes))
-        families.setdefault(key[2:], []).append((about, visitor_differences(one, other, metric, k)))
+        gap = visitor_differences(one, other, metric, k)
+        same_lists = one.codes.size > 0 and np.array_equal(one.codes, other.codes)
+        about["same"] = "same lists" if same_lists else "" if gap.any() else "same values"
+        families.setdefault(key[2:], []).append((about, gap))
     rows = []
     for members in families.values():
         tests = compare_family([gap for _, gap in members], 1)
@@ -241,10 +243,10 @@ def refuse_worse(paired: pd.DataFrame, left: pd.DataFrame, tolerance: float = 0.
         raise UserError(f"worse beyond noise: {', '.join(names)}")
 
 
-def verdict_of(same: bool, test: dict[str, Any]) -> str:
-    """`pair_runs`' word for a corrected difference."""
+def verdict_of(same: str, test: dict[str, Any]) -> str:
+    """`pair_runs`' word for a corrected difference, or what is the `same`."""
     if same:
-        return "same lists"
+        return same
     if test["p_adjusted"] >= ALPHA:
         return "no difference shown"
     return "better" if test["difference"] > 0 else "worse"
@@ -255,7 +257,7 @@ h1, h2 { font-weight: 600 } table { border-collapse: collapse; font-size: 13px; 
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; max-width: 32rem }
 .worse { color: #b00020; font-weight: 600 } .better { color: #117733; font-weight: 600 }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem } .pair img { max-width: 100% }
-td { overflow-wrap: anywhere } figcaption { font-size: 13px; color: #555 }"""
+td { overflow-wrap: break-word } figcaption { font-size: 13px; color: #555 }"""
 
 
 def parameter_differences(a: Path | str, b: Path | str) -> pd.DataFrame:
@@ -299,7 +301,8 @@ def write_comparison(a: Path | str, b: Path | str, path: Path | str, metric: str
     except UserError as error:
         (paired, left), summary = NOT_PAIRED, str(error)
     rank = paired["verdict"].map({"worse": 0, "better": 1, "no difference shown": 2}).fillna(3)
-    order = paired.assign(rank=rank).sort_values("rank", kind="stable").drop(columns=["rank", "family", "n_differing"], errors="ignore")
+    order = paired.assign(rank=rank).query("rank < 3").sort_values("rank", kind="stable")
+    order = order.drop(columns=["rank", "family", "n_differing"], errors="ignore")
     pictures = [
         f'<figure><div class="pair">{picture(a, n)}{picture(b, n)}</div><figcaption>{html.escape(n)}</figcaption></figure>' for n in changed
     ]
