@@ -19,7 +19,7 @@ from .splits import Split
 
 # %% auto #0
 __all__ = ['SIMPLE', 'NOT_DEPLOYED', 'validation_table', 'decide', 'decision_sentence', 'baselines', 'seed_evaluations',
-           'seed_table', 'seed_claims', 'spread_over_seeds']
+           'seed_table', 'seed_claims', 'spread_over_seeds', 'claim_sentence']
 
 # %% ../nbs/17_decision.ipynb #820a12e7
 SIMPLE = ("popularity_recent", "revisits", "item_knn", "ease")  # the baselines, of which the best counts
@@ -201,3 +201,11 @@ def spread_over_seeds(
     claims = seed_claims(found, others, "ndcg", k)
     run.record_claims([about | row for row in claims.to_dict("records")])
     return seed_table(found, "ndcg", k), claims
+
+
+def claim_sentence(row: Mapping[str, Any]) -> str:
+    """A row of `seed_claims` in words; a winner is named only where users and seeds together show one."""
+    said = {"better": "better", "worse": "worse", "not shown": "a difference is not shown"}[row["claim"]]
+    alone = f"; one seed alone would have been a win {row['wins']} times, a loss {row['losses']} times" if row["disappears"] else ""
+    gap = f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}] over visitors and seeds"
+    return f"{row['model']} against {row['other']}, the mean of {row['seeds']} seeds: {gap}: {said}{alone}."

@@ -176,3 +176,33 @@ def test_intervals_hold_the_truth_of_the_simulator():
 
 def test_the_reference_is_in_the_repository():
     assert (ROOT / "tests" / "obp_reference.json").exists() and len(REFERENCE) == 5
+
+
+def test_what_the_service_left_to_chance_tells_what_it_would_earn_without():
+    """Lists with places left to chance, as the service logs them, and the value of those that it would have shown without."""
+    from recsys_lab.lifecycle.feedback import explore
+
+    rng, k, n = np.random.default_rng(4), 5, 4000
+    likes = np.linspace(0.4, 0.02, 60)  # of the ranked items, best first
+    rows, clicks = [], []
+    for number in range(n):
+        shown = explore(len(likes), k, 0.3, f"request {number}")
+        items = [f"i{place}" for place in shown.places]
+        rows.append(
+            {"request_id": f"r{number}", "user": f"u{number % 1500}", "items": items, "chances": shown.chances.tolist()}
+        )
+        clicks += [
+            (f"r{number}", item) for item, place in zip(items, shown.places, strict=True) if rng.random() < likes[place]
+        ]
+    time = pd.Timestamp("2024-01-01", tz="UTC")
+    events = pd.DataFrame(clicks, columns=["request_id", "item_id"]).assign(
+        event="click", time=time + pd.Timedelta("9s")
+    )
+    log = ope.lists_of_feedback(pd.DataFrame(rows).assign(time=time), events)
+    own = np.tile([f"i{place}" for place in range(k)], (n, 1))
+    weights = ope.importance_weights(ope.same_places(own, log), log.propensities)
+    ope.require_coverage(log, weights)
+    for method in ("ips", "snips"):
+        found = ope.estimate_value(log, weights, method, level=0.999)
+        assert found.low < likes[:k].sum() < found.high and found.high - found.low < 0.2
+    assert log.rewards.sum(1).mean() < likes[:k].sum() - 0.1  # what was earned with exploration
