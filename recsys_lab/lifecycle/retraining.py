@@ -300,7 +300,8 @@ def window_split(log: Dataset, start: int, stop: int) -> Split:
     try:
         return window(log, start, stop)
     except NoCases as none:
-        raise UserError(f"{none} (UTC, in ms) and has {(stop - start) // DAY_MS} days; ask for another one") from none
+        days = (stop - start) // DAY_MS
+        raise UserError(f"{log.name}: nothing lies before or in the window of {days} days; ask for another window") from none
 
 # %% ../../nbs/73_retraining.ipynb #a48eae1a
 def check_quality(model: Any, champion: Any, log: Dataset, bounds: Bounds) -> Check:
