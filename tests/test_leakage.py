@@ -19,6 +19,7 @@ NEEDS = {
     "lightfm_hybrid": {"categories"},
     "taxonomy": {"categories"},
     "content": {"categories"},
+    "reranked": {"catalogue"},
 }
 NEEDS |= {name: {"order"} for name in TWO_STAGE}
 

@@ -8,7 +8,7 @@ from helpers import SHOP_ONLY, make_quick, random_log, same_lists
 from recsys_lab.models.base import load_model
 from recsys_lab.models.popularity import Popularity
 
-NEEDS_CATEGORIES = {"popularity_category", "lightfm_hybrid", "taxonomy", "content"}
+NEEDS_CATEGORIES = {"popularity_category", "lightfm_hybrid", "taxonomy", "content", "reranked"}
 
 
 def test_save_and_load(fitted, shop_split, tmp_path):
