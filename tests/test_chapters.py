@@ -208,7 +208,7 @@ def test_every_chapter_runs_on_logs_without_times(kind, tmp_path):
         "--only",
         "00,10,12,13,14,16,21,22,24,29,90",
         "--params",
-        "users=50 trials=2",
+        "users=50 trials=2 spread=0",
         RECSYS_LAB_DATA=str(tmp_path / "data"),
     )
     assert done.returncode == 0, done.stderr
