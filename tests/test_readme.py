@@ -66,7 +66,9 @@ def test_shell_examples_run(tmp_path):
     for line in lines:
         if "my_log" in line or line.startswith(("recsys-lab bundle", "recsys-lab serve")):
             continue  # tested below with a log, and with a bundle
-        line = line.replace("reports/trial", str(tmp_path / "trial"))
+        line = line.replace("reports/trial", str(tmp_path / "trial")).replace(
+            "compared.html", str(tmp_path / "compared.html")
+        )
         if line.startswith("recsys-lab recommend"):  # from a run that fitted the model, which a fresh clone has not
             log = loading.load("shop", size="tiny")
             runs.Run(tmp_path / "fitted", "24_als").fit(ALS(iterations=2), log)
