@@ -175,9 +175,9 @@ def measured_values(folder: Path | str) -> pd.DataFrame:
     other = metrics[[question_of(row) not in MEANING for row in metrics.to_dict("records")]] if len(metrics) else metrics
     if not len(other) or len(other) < len(metrics):
         return pd.DataFrame()
-    told = other.assign(shown=[format_interval(row) for row in other.to_dict("records")])
-    names = ["chapter", "target", "model", *(["slice"] if (told["slice"] != "all").any() else [])]
-    wide = told.pivot_table(index=names, columns="metric", values="shown", aggfunc="first", sort=False)
+    formatted = other.assign(shown=[format_interval(row) for row in other.to_dict("records")])
+    names = ["chapter", "target", "model", *(["slice"] if (formatted["slice"] != "all").any() else [])]
+    wide = formatted.pivot_table(index=names, columns="metric", values="shown", aggfunc="first", sort=False)
     return wide.reset_index().rename_axis(None, axis=1)
 
 

@@ -155,7 +155,7 @@ def seed_table(evaluations_of: Mapping[str, Sequence[Evaluation]], metric: str =
         rows.append(row | {"least": values.min(), "most": values.max(), "users": (first["high"] - first["low"]) / 2})
     return pd.DataFrame(rows, columns=["model", "seeds", "value", "deviation", "least", "most", "users"])
 
-
+# %% ../nbs/17_decision.ipynb #36b4a547
 def seed_claims(
     evaluations_of: Mapping[str, Sequence[Evaluation]], others: Sequence[Evaluation], metric: str = "ndcg", k: int = 10
 ) -> pd.DataFrame:
@@ -185,7 +185,7 @@ def seed_claims(
     columns = ["model", "other", "seeds", "difference", "low", "high", "wins", "losses", "claim", "disappears"]
     return pd.DataFrame(rows, columns=columns)
 
-
+# %% ../nbs/17_decision.ipynb #90084e02
 def spread_over_seeds(
     run: Run, models: Sequence[Any], split: Split, question: Question, others: Sequence[Evaluation], seeds: int, k: int = 10
 ) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -357,7 +357,7 @@ def item_facts_of(known: Dataset, items: pd.Index, most: int) -> tuple[np.ndarra
     users = np.append(item_users(known, items), np.zeros(extra, np.int64))
     return np.append(kind, np.full(extra, -1)), np.log2(1.0 + users), np.append(cost, np.full(extra, np.nan))
 
-
+# %% ../nbs/12_evaluation.ipynb #cce967d9
 def taste_measures(codes: np.ndarray, cases: Cases, known: Dataset, k: int, block: int = 8192) -> tuple[dict, dict]:
     """(per-case values of `TASTE`, values of `SMALL`) of lists int32 `[n, k]` in codes of the cases' items; what the log lacks is left out.
 
@@ -405,7 +405,7 @@ def taste_measures(codes: np.ndarray, cases: Cases, known: Dataset, k: int, bloc
         whole["category_coverage"] = float((met[in_lists] > 0).sum() / max(1, (met > 0).sum()))
     return {name: v for name, v in values.items() if np.isfinite(v).any()}, whole
 
-
+# %% ../nbs/12_evaluation.ipynb #bc80016c
 def row_means(values: np.ndarray, rows: np.ndarray, n: int) -> np.ndarray:
     """Means of the entries of each of `n` rows, NaN entries left out; NaN for a row without any."""
     known = np.isfinite(values)

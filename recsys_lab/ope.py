@@ -237,7 +237,7 @@ def estimate_value(
     half = float(student(level, np.asarray(informed))) * error
     return PolicyValue(method, value, value - half, value + half, len(logged), **facts)
 
-
+# %% ../nbs/97_off_policy.ipynb #96f2b52c
 def check_even(logged: LoggedLists) -> None:
     """Refuse lists that were not drawn evenly, of which a replay would be biased."""
     least, most = logged.propensities.min(), logged.propensities.max()
@@ -258,7 +258,7 @@ def overlap(logged: LoggedLists, weights: np.ndarray) -> dict[str, Any]:
         "largest": float(weights.max(initial=0.0)),
     }
 
-
+# %% ../nbs/97_off_policy.ipynb #4006d4d6
 def refuse_without_overlap(facts: dict[str, Any], method: str) -> None:
     """Refuse what too few visitors speak for."""
     if facts["effective"] < FEWEST:
@@ -294,7 +294,8 @@ def guess_rewards(logged: LoggedLists, lists: np.ndarray, smoothing: float = 20.
     m = logged.items.shape[1]
     there = logged.propensities > 0
     codes, ids = pd.factorize(logged.items.ravel())
-    codes, asked = codes.reshape(logged.items.shape), pd.Index(ids).get_indexer(np.asarray(lists)[:, :m].ravel()).reshape(len(lists), -1)
+    codes = codes.reshape(logged.items.shape)
+    target_codes = pd.Index(ids).get_indexer(np.asarray(lists)[:, :m].ravel()).reshape(len(lists), -1)
     half, guessed, expected = logged.visitors % 2, np.zeros(logged.items.shape), np.zeros(len(logged))
     for part in (0, 1):
         other = (half != part)[:, None] & there
@@ -306,5 +307,5 @@ def guess_rewards(logged: LoggedLists, lists: np.ndarray, smoothing: float = 20.
         rate = np.append((earned + smoothing * base) / (shown + smoothing), base)
         mine = half == part
         guessed[mine] = rate[codes[mine]] * place
-        expected[mine] = (rate[asked[mine]] * place[: asked.shape[1]]).sum(1)
+        expected[mine] = (rate[target_codes[mine]] * place[: target_codes.shape[1]]).sum(1)
     return np.where(there, guessed, 0.0), expected

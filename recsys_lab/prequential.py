@@ -103,14 +103,14 @@ def replay(
         fitted = {key: model for key, model in fitted.items() if key[1] in wanted}
         count, age = item_facts(log, np.asarray(cases.items[cases.relevant]), cases.at)
         about = {"window": number, "start": start, "user_id": cases.user_ids, "at": cases.at, "history": cases.history}
-        asked = pd.DataFrame(about | {"item_events": count, "item_age": age})
+        requests = pd.DataFrame(about | {"item_events": count, "item_age": age})
         for name, make in models.items():
             for refit in sorted(wanted):
                 if (name, refit) not in fitted:
                     fitted[name, refit] = make().fit(log.before(edges[refit]))
                 ndcg, hit = judge_lists(fitted[name, refit], cases, k)
                 for rhythm in (e for e in every if refit_of(number, e) == refit):
-                    parts.append(asked.assign(model=name, every=rhythm, ndcg=ndcg, hit=hit))
+                    parts.append(requests.assign(model=name, every=rhythm, ndcg=ndcg, hit=hit))
     if not parts:
         raise NoCases(f"{log.name}: no request in any of {len(edges) - 1} windows")
     return pd.concat(parts, ignore_index=True)

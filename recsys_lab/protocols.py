@@ -267,7 +267,7 @@ class Lived(NamedTuple):
     requests: float
     viewed: np.ndarray | None
 
-
+# %% ../nbs/36_protocol_study.ipynb #5d4708b2
 def live(
     world: World,
     truth: Truth,
@@ -342,7 +342,7 @@ def live(
     logged = LoggedLists(pd.factorize(by)[0], lists, np.where(lists >= 0, propensities, 0.0), rewards)
     return Lived(gains.reshape(copies, n, -1).mean(0), frame, logged, at, by, requests / copies, truth.viewed)
 
-
+# %% ../nbs/36_protocol_study.ipynb #98814031
 def funnel_events(
     c: ShopConfig, rows: np.ndarray, items: np.ndarray, times: np.ndarray, chance: np.ndarray, numbers: np.ndarray
 ) -> list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
@@ -828,7 +828,7 @@ def study_shop(study: Study, world: str, seed: int) -> dict[str, Any]:
     table = values.table.set_index("candidate").round(6).to_dict("index")
     return facts | {"study": json.loads(json.dumps(study._asdict())), "values": table, "apart": values.apart, "scores": plain}
 
-
+# %% ../nbs/36_protocol_study.ipynb #2ef69660
 def run_study(study: Study, worlds: Sequence[str], seeds: int, folder: Path | str = "", jobs: int = 1) -> list[dict[str, Any]]:
     """`study_shop` of each world and seed; with a `folder` each is written there when done, and read where the same was done before."""
     wanted = [(world, seed) for seed in range(seeds) for world in worlds]
@@ -850,15 +850,15 @@ def keep_shop(study: Study, world: str, seed: int, path: Path | None) -> dict[st
         write_text(path, json.dumps(found) + "\n")
     return found
 
-
+# %% ../nbs/36_protocol_study.ipynb #1349ddb3
 def grades_of(shops: Sequence[Mapping[str, Any]], gain: str) -> pd.DataFrame:
     """`grade` of every protocol in every shop, by what candidates earn of a `gain` of `GAINS`: with `world, seed, protocol`."""
     rows = []
     for shop in shops:
         truth = {name: row[gain] for name, row in shop["values"].items()}
         for name, scores in shop["scores"].items():
-            told = {n: np.nan if v is None else v for n, v in scores.items()}
-            rows.append({"world": shop["world"], "seed": shop["seed"], "protocol": name} | grade(told, truth))
+            values = {n: np.nan if v is None else v for n, v in scores.items()}
+            rows.append({"world": shop["world"], "seed": shop["seed"], "protocol": name} | grade(values, truth))
     return pd.DataFrame(rows)
 
 

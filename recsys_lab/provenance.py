@@ -191,7 +191,7 @@ def why_unpaired(a: Evaluation, b: Evaluation, same_log: bool, metric: str, k: i
     lacking = [name for name, e in (("A", a), ("B", b)) if (metric, k) not in e.values]
     return f"{metric}@{k} was not kept in {' and '.join(lacking)}" if lacking else ""
 
-
+# %% ../nbs/83_provenance.ipynb #efc00b6a
 def pair_runs(a: Path | str, b: Path | str, metric: str = "ndcg", k: int = 10, part: str = "test") -> tuple[pd.DataFrame, pd.DataFrame]:
     """(models of both runs whose questions are the same, what could not be paired).
 
@@ -226,7 +226,7 @@ def pair_runs(a: Path | str, b: Path | str, metric: str = "ndcg", k: int = 10, p
     paired = pd.DataFrame(rows).drop(columns="same") if rows else NOT_PAIRED[0]
     return paired, pd.DataFrame(left, columns=[*ASKED, "why"])
 
-
+# %% ../nbs/83_provenance.ipynb #db5c5eac
 NOT_PAIRED = (pd.DataFrame(columns=[*ASKED[:-1], "verdict"]), pd.DataFrame(columns=[*ASKED, "why"]))
 
 

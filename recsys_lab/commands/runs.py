@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -200,7 +200,7 @@ COMPARING = examples(
     "recsys-lab compare yesterday today --fail-if-worse",
 )
 
-
+# %% ../../nbs/92_cli_runs.ipynb #135435ed
 @app.command("book", rich_help_panel=RUNS)
 def build(folder: RunFolder, k: Length = None) -> None:
     """Build the book of a run again."""
@@ -208,7 +208,7 @@ def build(folder: RunFolder, k: Length = None) -> None:
 
     print(build_book(folder, k, command_pages()))
 
-
+# %% ../../nbs/92_cli_runs.ipynb #31dad4fa
 @app.command("compare", rich_help_panel=RUNS, epilog=COMPARING)
 def compare(
     a: RunFolder,
@@ -217,7 +217,7 @@ def compare(
     page: Annotated[Path | None, typer.Option(metavar="FILE", help="Write everything to a page (HTML), with figures.")] = None,
     fail_if_worse: Annotated[bool, typer.Option("--fail-if-worse", help="Fail where a model of B is worse beyond noise, by name.")] = False,
     tolerance: Annotated[float, typer.Option(min=0, help="Share of A's value that B may lose without failing.")] = 0.0,
-    metric: Annotated[str, typer.Option(help="What is compared visitor by visitor.")] = "ndcg",
+    metric: Annotated[Literal["ndcg", "recall", "hit_rate", "mrr"], typer.Option(help="What is compared visitor by visitor.")] = "ndcg",
     k: ListLength = 10,
 ) -> None:
     """Print what differs between two runs: how they were made, what they chose, their values, and which models became better or worse.

@@ -31,7 +31,7 @@ def mmr_order(relevance: np.ndarray, category: np.ndarray, weight: float) -> np.
     Parameters
     ----------
     relevance : `[n, pool]` between 0 and 1, -inf where there is no candidate; these come last
-    category : `[n, pool]` codes; two items are alike if these are the same, and -1 is like none
+    category : `[n, pool]` codes; two items are similar if these are the same, and -1 is like none
     weight : of being unlike what is listed already, against relevance
 
     Source: Carbonell and Goldstein, *The use of MMR, diversity-based reranking for reordering documents and producing summaries*, SIGIR
@@ -39,14 +39,14 @@ def mmr_order(relevance: np.ndarray, category: np.ndarray, weight: float) -> np.
     """
     n, pool = relevance.shape
     everyone, order = np.arange(n), np.zeros((n, pool), np.int64)
-    gain, alike = (1 - weight) * relevance, np.zeros((n, pool))
+    gain, similarity = (1 - weight) * relevance, np.zeros((n, pool))
     left = np.ones((n, pool), bool)
     for step in range(pool):
-        pick = np.where(left, gain - weight * alike, -np.inf).argmax(1)
+        pick = np.where(left, gain - weight * similarity, -np.inf).argmax(1)
         pick = np.where(left[everyone, pick], pick, left.argmax(1))  # nothing but empty places is left
         order[:, step], left[everyone, pick] = pick, False
         mine = category[everyone, pick]
-        alike[(category == mine[:, None]) & (mine >= 0)[:, None]] = 1.0
+        similarity[(category == mine[:, None]) & (mine >= 0)[:, None]] = 1.0
     return order
 
 # %% ../../nbs/67_reranking.ipynb #fe233e19
@@ -106,7 +106,7 @@ class RerankedConfig(Config):
         model_class(self.base)(**self.settings)  # refuses what is unknown, by name
         return self
 
-
+# %% ../../nbs/67_reranking.ipynb #f4078d06
 class Reranked(Recommender):
     """The lists of another model in an order that is more varied, or closer to the visitor's own categories.
 
@@ -181,11 +181,11 @@ class Reranked(Recommender):
         below = explain_codes(self.parts["base"], history, codes)
         why = "the score is the place that re-ranking gave the item, counted from the last candidate"
         return [
-            ([Part("model", self.config.base, float(scores[0, code]))], True, why, {self.config.base: told})
-            for code, told in zip(codes, below, strict=True)
+            ([Part("model", self.config.base, float(scores[0, code]))], True, why, {self.config.base: explanation})
+            for code, explanation in zip(codes, below, strict=True)
         ]
 
-
+# %% ../../nbs/67_reranking.ipynb #e8018fa2
 def scaled_relevance(values: np.ndarray, listed: np.ndarray) -> np.ndarray:
     """Scores of candidates `[n, pool]`, best first, as float64 from 0 (the last) to 1 (the first); -inf where there is no candidate."""
     finite = np.where(listed, values.astype(float), np.nan)
