@@ -18,7 +18,7 @@ JOBS ?=
 AGAINST ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install environments reference reports serve test test-fast test-intervals test-kernels test-kernels-small test-orchestrators test-postgres test-wheel lab export readme benchmarks ledger clean
+.PHONY: help install environments reference reports serve cluster-test test test-fast test-intervals test-kernels test-kernels-small test-orchestrators test-postgres test-wheel lab export readme benchmarks ledger clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -96,6 +96,10 @@ test-orchestrators: $(VENV)/.installed $(OTHERS:%=.venv-%/.installed) ## Prefect
 test-postgres: $(VENV)/.installed ## the database's tests against a PostgreSQL server of their own
 	$(BIN)/python tests/with_postgres.py
 
+cluster-test: $(VENV)/.installed ## real worker processes on loopback: equal results, and every kind of loss
+	$(BIN)/recsys-lab data make shop --size tiny
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -q -p no:xdist tests/scale/cluster_checks.py
+
 lab: $(VENV)/.installed ## open the chapters in JupyterLab
 	$(BIN)/jupyter lab nbs
 
@@ -107,7 +111,7 @@ readme: $(VENV)/.installed ## make README.md from nbs/index.ipynb and reports/sh
 	$(BIN)/recsys-lab readme
 
 benchmarks: $(VENV)/.installed ## speed and quality beside other libraries (most need RECSYS_LAB_DATA)
-	for name in full_size growth import_size sessions sequences command_line evaluation_speed item_knn next_item collaborative ranking graph products search serving feedback_log updates parity defaults report; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in full_size growth cluster import_size sessions sequences command_line evaluation_speed item_knn next_item collaborative ranking graph products search serving feedback_log updates parity defaults report; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 ledger: $(VENV)/.installed ## published numbers, computed again where they are missing (up to an hour; needs RECSYS_LAB_DATA)
 	$(BIN)/recsys-lab reproduce

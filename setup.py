@@ -9,7 +9,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 LAB_FILES = (  # as recsys_lab.labs.LAB_FILES
-    "nbs/[0-9][0-9]_*.ipynb",
+    "nbs/[0-9][0-9]*_*.ipynb",
     "reports/published/ledger.csv",
     "benchmarks/results/full_size.json",
     "benchmarks/queries.csv",

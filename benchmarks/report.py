@@ -31,6 +31,7 @@ def read(name: str) -> dict:
     growth,
     logging,
     updates,
+    over_files,
 ) = (
     read(n)
     for n in (
@@ -52,6 +53,7 @@ def read(name: str) -> dict:
         "growth",
         "feedback_log",
         "updates",
+        "cluster",
     )
 )
 
@@ -72,6 +74,15 @@ def grown(step: str) -> tuple[str, str, str, str]:
         parts.append(f"at {name}: {row[word]:.1f} s{judged}, {row['peak_mb'] / 1000:.1f} GB")
     grows = ", ".join(f"{value:.2f} ({where})" for where, value in growth["steps"][step]["exponents"].items())
     return "`growth.py`", step, f"{'; '.join(parts)}; exponent of the time {grows}", ""
+
+
+def in_files() -> str:
+    """What cluster.py measured: seconds on one machine, and over files with one and two worker processes."""
+    rows = {row["where"]: row for row in over_files["rows"]}
+    places = ("one machine", "local:1", "local:2")
+    told = [f"{name}: {rows[name]['seconds']:.1f} s, {rows[name]['peak_mb'] / 1000:.1f} GB" for name in places]
+    ratios = f"one worker takes {over_files['overhead']} times one machine's time, two are {over_files['speedup_of_two']} times as fast"
+    return f"{'; '.join(told)}; {ratios}"
 
 
 def at_full_size(step: str, what: str, goal: str, beside: str = "", against: str = "") -> tuple[str, str, str, str]:
@@ -429,6 +440,12 @@ rows = [
         "chapters 30 to 35 on the small shop, alone",
         f"{ranking['chapters']['seconds']} s, {ranking['chapters']['peak_gb']} GB at most",
         f"{ranking['goal_peak_gb']} GB",
+    ),
+    (
+        "`cluster.py`",
+        f"four models fitted and judged over {over_files['files']} files of {over_files['events']:,} events, memory of the largest process",
+        in_files(),
+        "",
     ),
     *(
         (

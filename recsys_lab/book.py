@@ -318,6 +318,7 @@ BOOK_PARTS = (
     ("Products and search", ("5", "68")),
     ("Serving", ("6", "89")),
     ("After deployment", ("70", "98", "71", "72", "73", "74", "99")),
+    ("Beyond one machine", ("75",)),
     ("The lab itself", ("7", "8", "92", "93", "95", "96")),
     ("Results", "9"),
 )

@@ -50,7 +50,7 @@ class Parameter(NamedTuple):
 
 def chapter_paths(root: Path) -> list[Path]:
     """The numbered notebooks of a checkout, in order."""
-    return sorted((root / "nbs").glob("[0-9][0-9]_*.ipynb"))
+    return sorted((root / "nbs").glob("[0-9][0-9]*_*.ipynb"))
 
 
 def parameters_of(path: Path) -> dict[str, Parameter]:

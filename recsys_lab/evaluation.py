@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -26,11 +26,41 @@ from .splits import Cases, Split, make_cases
 from .topk import SOURCES, TopK
 
 # %% auto #0
-__all__ = ['USER_TYPES', 'HISTORY_BINS', 'AGE_BINS', 'POPULARITY_BINS', 'HEADLINE', 'SUMMARY_COLUMNS', 'TASTE', 'SMALL', 'Label',
-           'make_labels', 'Evaluation', 'summarise', 'case_values', 'slice_summary', 'slice_values', 'save_evaluation',
-           'read_evaluation', 'Ranker', 'fit_on', 'rank_cases', 'beyond_accuracy', 'item_facts_of', 'taste_measures',
-           'row_means', 'masked_means', 'scoring_of', 'evaluate', 'extremes', 'compare_pairs', 'values_on',
-           'compare_all']
+__all__ = ['USER_TYPES', 'HISTORY_BINS', 'AGE_BINS', 'POPULARITY_BINS', 'HEADLINE', 'SUMMARY_COLUMNS', 'TASTE', 'SMALL',
+           'KnownItems', 'known_items', 'Label', 'make_labels', 'Evaluation', 'summarise', 'case_values',
+           'slice_summary', 'slice_values', 'save_evaluation', 'read_evaluation', 'Ranker', 'fit_on', 'rank_cases',
+           'beyond_accuracy', 'item_facts_of', 'taste_measures', 'row_means', 'masked_means', 'scoring_of', 'evaluate',
+           'extremes', 'compare_pairs', 'values_on', 'compare_all']
+
+# %% ../nbs/12_evaluation.ipynb #a18d26ba
+class KnownItems(NamedTuple):
+    """What slices and measures beyond accuracy need to know of the items of some cases, in their order.
+
+    Attributes
+    ----------
+    users : int64 `[items]`, who interacted with the item in the known log
+    n_users : users of the known log
+    event_names : of the known log
+    category : codes from 0, -1 where it is unknown; None where the log has no categories
+    first : int64 `[items]`, the moment of its first event in the log that histories are cut from (`FOREVER`: none); None where age
+        says nothing
+    """
+
+    users: np.ndarray
+    n_users: int
+    event_names: tuple[str, ...]
+    category: np.ndarray | None = None
+    first: np.ndarray | None = None
+
+
+def known_items(cases: Cases, known: Dataset) -> KnownItems:
+    """`KnownItems` of some cases, from the log known before them."""
+    category, first = known.item_property("categoryid"), None
+    if known.has_times and cases.protocol != "given":
+        first = np.full(len(cases.items), FOREVER)
+        np.minimum.at(first, cases.items.get_indexer(cases.source.events["item_id"]), cases.source.moments)
+    kind = pd.factorize(category.reindex(cases.items))[0] if len(category) else None
+    return KnownItems(item_users(known, cases.items), len(known.users), known.event_names, kind, first)
 
 # %% ../nbs/12_evaluation.ipynb #180fc522
 USER_TYPES = ("cold", "warm")  # without and with events before the request
@@ -48,20 +78,17 @@ class Label:
     per: str
 
 
-def make_labels(cases: Cases, known: Dataset) -> dict[str, Label]:
+def make_labels(cases: Cases, known: KnownItems) -> dict[str, Label]:
     """Slices by user history (events before the request), item popularity and age, and the kind of event."""
-    counts = item_users(known, cases.items)
-    popularity = np.where(counts == 0, 0, np.where(metrics.long_tail(counts), 1, 2))
+    popularity = np.where(known.users == 0, 0, np.where(metrics.long_tail(known.users), 1, 2))
     labels = {
         "user_type": Label(USER_TYPES, (cases.history > 0).astype(np.int64), "case"),
         "user_history": Label(HISTORY_BINS, np.searchsorted([1, 2, 5], cases.history, side="right"), "case"),
         "item_popularity": Label(POPULARITY_BINS, popularity[cases.relevant], "item"),
         "event": Label(known.event_names, cases.events.astype(np.int64), "item"),
     }
-    if known.has_times and cases.protocol != "given":
-        first = np.full(len(cases.items), FOREVER)
-        np.minimum.at(first, cases.items.get_indexer(cases.source.events["item_id"]), cases.source.moments)
-        age = np.repeat(cases.at, np.diff(cases.indptr)) - first[cases.relevant]
+    if known.first is not None:
+        age = np.repeat(cases.at, np.diff(cases.indptr)) - known.first[cases.relevant]
         bins = np.searchsorted([7 * 86_400_000, 30 * 86_400_000], age, side="right") + 1
         labels["item_age"] = Label(AGE_BINS, np.where(age <= 0, 0, bins), "item")
     return labels
@@ -316,16 +343,14 @@ def rank_cases(
     return out, stored
 
 # %% ../nbs/12_evaluation.ipynb #64952d26
-def beyond_accuracy(codes: np.ndarray, known: Dataset, items: pd.Index, ks: Sequence[int]) -> tuple[dict, dict]:
+def beyond_accuracy(codes: np.ndarray, known: KnownItems, ks: Sequence[int]) -> tuple[dict, dict]:
     """(per-case values, values of all lists) of novelty, long-tail share, category diversity, coverage and Gini index, relative
     to the known log.
     """
-    counts = item_users(known, items)
-    extra = max(0, int(codes.max(initial=-1)) + 1 - len(items))
-    padded = np.append(counts, np.zeros(extra, np.int64))
-    surprise, tail = metrics.self_information(padded, len(known.users)), metrics.long_tail(padded).astype(float)
-    category = known.item_property("categoryid")
-    kind = np.append(pd.factorize(category.reindex(items))[0], np.full(extra, -1)) if len(category) else None
+    extra = max(0, int(codes.max(initial=-1)) + 1 - len(known.users))
+    padded = np.append(known.users, np.zeros(extra, np.int64))
+    surprise, tail = metrics.self_information(padded, known.n_users), metrics.long_tail(padded).astype(float)
+    kind = None if known.category is None else np.append(known.category, np.full(extra, -1))
     in_catalogue = np.flatnonzero(padded > 0)
     position = np.full(len(padded) + 1, -1)
     position[in_catalogue] = np.arange(len(in_catalogue))
@@ -467,10 +492,11 @@ def evaluate(
     about = {"model": model.name, "dataset": known.name, "protocol": cases.protocol, "target": target, "part": part}
     about |= {"exclude": cases.exclude, "scoring": scoring_of(model.scoring, stored)}
     about |= {"scoring": "fold_in"} if hide_user_ids else {}
-    per_case, lists = beyond_accuracy(codes, known, cases.items, ks)
+    facts = known_items(cases, known)
+    per_case, lists = beyond_accuracy(codes, facts, ks)
     lists["stored_share", ks[-1]] = float(stored.mean())
     values = metrics.accuracy(codes, cases.indptr, cases.relevant, ks) | per_case
-    judged = (cases.units, cases.user_ids, codes, cases.indptr, cases.relevant, make_labels(cases, known))
+    judged = (cases.units, cases.user_ids, codes, cases.indptr, cases.relevant, make_labels(cases, facts))
     return Evaluation(about, ks, *judged, values, lists, cost)
 
 # %% ../nbs/12_evaluation.ipynb #ee447a77

@@ -21,7 +21,7 @@ __all__ = ['LAB_FILES', 'MAKEFILE', 'README', 'GITIGNORE', 'lab_source', 'lab_fi
 
 # %% ../nbs/93_labs.ipynb #736a78da
 LAB_FILES = (  # of a checkout: what the chapters are, and what they read beside a log
-    "nbs/[0-9][0-9]_*.ipynb",
+    "nbs/[0-9][0-9]*_*.ipynb",
     "reports/published/ledger.csv",
     "benchmarks/results/full_size.json",
     "benchmarks/queries.csv",

@@ -19,8 +19,9 @@ from .topk import default_exclude, excluded_entries, known_exclude
 
 # %% auto #0
 __all__ = ['PARTS', 'Split', 'count_row', 'pairs_in', 'funnel_rows', 'cut_moment', 'temporal', 'possible_cutoffs', 'sequence',
-           'session_cut', 'test_share', 'given', 'make', 'nearness_by_place', 'NoCases', 'window', 'in_sample', 'Cases',
-           'period_cases', 'item_cases', 'look_back', 'make_cases', 'new_cases', 'protocols_with_cases']
+           'session_cut', 'test_share', 'given', 'make', 'nearness_by_place', 'NoCases', 'window', 'visitor_chance',
+           'in_sample', 'Cases', 'period_cases', 'item_cases', 'look_back', 'make_cases', 'new_cases',
+           'protocols_with_cases']
 
 # %% ../nbs/10_splits.ipynb #a6a66712
 PARTS = ("train", "valid", "test")
@@ -70,16 +71,10 @@ class Split:
         """`through`, made now."""
         known, judged = self.known(part), self.judged(part)
         moments = None if known.has_times else np.concatenate([known.moments, judged.moments])
-        return Dataset(
-            known.name,
-            pd.concat([known.events, judged.events], ignore_index=True),
-            None,
-            None,
-            known.has_times,
-            known.notices,
-            known.source,
-            moments,
-        )
+        both = pd.concat([known.events, judged.events], ignore_index=True)
+        whole = Dataset(known.name, both, None, None, known.has_times, known.notices, known.source, moments)
+        whole.catalogue = known.catalogue
+        return whole
 
     @property
     def protocols(self) -> tuple[str, ...]:
@@ -316,12 +311,17 @@ def window(log: Dataset, start: Any, stop: Any = None, judged: int = 0, seed: in
     return Split(kind, known, known.where(slice(0, 0)), inside, known, (low, low), judged, seed)
 
 # %% ../nbs/10_splits.ipynb #ef6bfe60
+def visitor_chance(user_ids: Any, seed: int) -> np.ndarray:
+    """A number between 0 and 1 for each visitor `[n]`, by a hash of the id: a sample are those with the smallest."""
+    return hash_uniform(seed, pd.util.hash_array(np.asarray(user_ids)).view(np.int64))
+
+
 def in_sample(user_ids: np.ndarray, n: int, seed: int) -> np.ndarray:
     """Which entries `[m]` are of a sample of `n` of the visitors (all where there are fewer): bool `[m]`."""
     who, ids = pd.factorize(user_ids)
     if len(ids) <= n:
         return np.ones(len(who), bool)
-    chance = hash_uniform(seed, pd.util.hash_array(np.asarray(ids)).view(np.int64))
+    chance = visitor_chance(ids, seed)
     chosen = np.zeros(len(ids), bool)
     chosen[np.argsort(chance, kind="stable")[:n]] = True
     return np.asarray(chosen[who])

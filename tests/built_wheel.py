@@ -76,7 +76,7 @@ def check_archives(dist: Path) -> Path:
     (wheel,) = dist.glob("*.whl")
     run(sys.executable, "-m", "twine", "check", "--strict", *dist.iterdir())
     names = zipfile.ZipFile(wheel).namelist()
-    chapters = sorted(p.name for p in (ROOT / "nbs").glob("[0-9][0-9]_*.ipynb"))
+    chapters = sorted(p.name for p in (ROOT / "nbs").glob("[0-9][0-9]*_*.ipynb"))
     assert sorted(n.rpartition("/")[2] for n in names if n.startswith("recsys_lab/lab/nbs/")) == chapters
     assert {"recsys_lab/py.typed", "recsys_lab/layouts/hm.toml", "recsys_lab/lab/reports/published/ledger.csv"} <= set(
         names

@@ -267,3 +267,25 @@ def tiny_encoder(folder, words):
     facts = {"format": ENCODER_FORMAT, "name": "tiny", "precision": "float32", "cosine": 1.0, "prompts": {}}
     write_facts(place, {**facts, "dimension": n, "max_tokens": 48})
     return Encoder(place)
+
+
+def with_crawler(log: datasets.Dataset) -> datasets.Dataset:
+    """The log, in which one visitor has two of five events."""
+    events = log.events
+    own = np.random.default_rng(0).random(len(events)) < 0.4
+    return datasets.Dataset(
+        log.name,
+        events.assign(user_id=np.where(own, events["user_id"].iloc[0], events["user_id"])),
+        has_times=log.has_times,
+    )
+
+
+LOGS_IN_FILES = {  # by what is hard about them
+    "times": lambda seed: random_log(seed),
+    "text ids": lambda seed: random_log(seed, text=True),
+    "few moments": lambda seed: datasets.Dataset(
+        "days", random_log(seed).events.assign(timestamp=lambda f: f["timestamp"].dt.floor("3D"))
+    ),
+    "one crawler": lambda seed: with_crawler(random_log(seed)),
+    "sessions": lambda seed: untimed_sessions(seed, sessions=60, items=15),
+}

@@ -238,7 +238,7 @@ def test_age_of_items_in_slices():
     events = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"]).assign(event="view")
     split = splits.make(Dataset("ages", events), test=4 / len(rows), valid=0.05)
     cases = make_cases(split, "next_item")
-    label = evaluation.make_labels(cases, split.known("test"))["item_age"]
+    label = evaluation.make_labels(cases, evaluation.known_items(cases, split.known("test")))["item_age"]
     told = dict(zip(cases.items[cases.relevant].tolist(), (label.names[c] for c in label.codes), strict=True))
     assert told == {1: "over 30 days", 2: "7-30 days", 3: "under 7 days", 4: "new"}
 
@@ -259,7 +259,7 @@ def test_coverage_and_novelty_of_lists(shop_split):
 
 def test_a_visitor_with_one_event_is_warm(shop_split):
     cases = make_cases(shop_split, "next_item")
-    labels = evaluation.make_labels(cases, shop_split.known("test"))
+    labels = evaluation.make_labels(cases, evaluation.known_items(cases, shop_split.known("test")))
     kinds = np.asarray(labels["user_type"].names)[labels["user_type"].codes]
     length = np.asarray(labels["user_history"].names)[labels["user_history"].codes]
     bins = np.select([cases.history == 0, cases.history == 1, cases.history < 5], ["0", "1", "2-4"], "5+")

@@ -40,6 +40,7 @@ FLOORS = [  # a module imports from its own floor and from those before it
     ],
     ["lifecycle.retraining"],
     ["book"],
+    ["scale.cluster", "scale.store", "scale.fitting", "scale.trees", "scale.running"],
     ["commands.*", "cli"],
 ]
 ARRAYS = (

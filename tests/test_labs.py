@@ -11,7 +11,7 @@ from recsys_lab.files import UserError
 
 def test_a_new_lab_has_the_chapters_and_what_they_read(tmp_path):
     made = labs.new_lab(tmp_path / "lab")
-    chapters = sorted(p.name for p in (ROOT / "nbs").glob("[0-9][0-9]_*.ipynb"))
+    chapters = sorted(p.name for p in (ROOT / "nbs").glob("[0-9][0-9]*_*.ipynb"))
     assert made == len(chapters) and sorted(p.name for p in (tmp_path / "lab" / "nbs").iterdir()) == chapters
     assert {"Makefile", "README.md", "data", "reports", "lab.toml", ".gitignore"} <= {
         p.name for p in (tmp_path / "lab").iterdir()

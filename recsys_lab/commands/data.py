@@ -16,7 +16,7 @@ __all__ = ['Size', 'SizeOption', 'data', 'Files', 'Name', 'DryRun', 'Like', 'Col
            'Names', 'Encoding', 'Quote', 'Escape', 'Comment', 'Member', 'Decimal', 'TimeUnit', 'TimeFormat', 'TimeZone',
            'Order', 'Duplicates', 'MissingIds', 'Returns', 'OnError', 'Since', 'Until', 'Visitors', 'Scale', 'Liked',
            'Met', 'Test', 'Valid', 'IMPORTING', 'import_files', 'dataset_rows', 'list_data', 'list_layouts',
-           'make_data', 'fetch_data', 'describe_data', 'known_dataset', 'grow_data', 'append_data']
+           'make_data', 'fetch_data', 'describe_data', 'partition_data', 'known_dataset', 'grow_data', 'append_data']
 
 # %% ../../nbs/77_cli_data.ipynb #34873ac5
 Size = Literal["tiny", "small", "full"]  # of the embedded shop
@@ -197,6 +197,33 @@ def describe_data(
     known_dataset(name, "describe", loading.available_datasets())
     log = loading.load(name, size=size)
     show(as_json, lambda: {**card_facts(log), "notices": dict(log.notices)}, lambda: card_text(log))
+
+
+@data.command(
+    "partition",
+    epilog=examples(
+        "recsys-lab data partition my_log --out stores/my_log --files 64",
+        "recsys-lab data partition events/2024-01.parquet events/2024-02.parquet --out s3://bucket/log --cluster tcp://host:8786",
+    ),
+)
+def partition_data(
+    source: Annotated[list[str], typer.Argument(help="Name of a dataset, or Parquet files with the lab's columns.")],
+    out: Annotated[str, typer.Option(help="Folder or URL of the store.")],
+    files: Annotated[int, typer.Option(min=1, help="Files that it is cut into.")] = 64,
+    size: SizeOption = "small",
+    cluster: Annotated[str, typer.Option(metavar="ADDRESS", help="Where: local:N or tcp://HOST:PORT (default: in this process).")] = "",
+    scratch: Annotated[str, typer.Option(help="Folder for rows on their way, which all workers see.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Cut a log into files of whole visitors, for logs that no machine can hold (run --cluster)."""
+    from recsys_lab import loading
+    from recsys_lab.scale.cluster import Cluster
+    from recsys_lab.scale.store import write_partitions
+
+    one = len(source) == 1 and not source[0].endswith(".parquet")
+    with Cluster(cluster) as workers:
+        store = write_partitions(loading.load(source[0], size) if one else source, out, files, cluster=workers, scratch=scratch)
+    show(as_json, lambda: store.manifest, lambda: f"{store!r}\n{store.place}")
 
 
 def known_dataset(name: str, action: str, names: list[str]) -> None:

@@ -114,10 +114,21 @@ def recommend(
     k: ListLength = 10,
     exclude: Annotated[Literal["none", "seen", "purchased"], typer.Option(help="Items left out.")] = "seen",
     batch: Annotated[int, typer.Option(min=1, help="Users at a time, which bounds the memory.")] = 20_000,
+    cluster: Annotated[str, typer.Option(metavar="ADDRESS", help="Of a run with --cluster: where; --out is then a folder.")] = "",
     as_json: Json = False,
 ) -> None:
     """Write recommendations of a run's model for many users."""
     import numpy as np
+
+    if cluster:
+        from recsys_lab.scale.cluster import Cluster
+        from recsys_lab.scale.running import recommend_from_run
+
+        with Cluster(cluster) as workers:
+            users_listed = recommend_from_run(workers, run, model, out, k, exclude)
+        facts = {"users": users_listed, "k": k, "model": model, "out": out}
+        show(as_json, lambda: facts, lambda: f"{users_listed:,} users, lists of {k} by {model}: {out}")
+        return
 
     from recsys_lab.batches import user_batches, write_lists
 

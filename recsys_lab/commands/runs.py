@@ -18,9 +18,9 @@ from .data import SizeOption
 
 # %% auto #0
 __all__ = ['Dataset', 'Out', 'ABOUT_PARAMS', 'Params', 'Only', 'ABOUT_MODEL', 'OwnModels', 'ABOUT_RESUME', 'Resume',
-           'ABOUT_BUDGET', 'Budget', 'ABOUT_MEMORY', 'Memory', 'ABOUT_JOBS', 'Jobs', 'NoBook', 'RUNNING', 'Length',
-           'COMPARING', 'ledger', 'split_words', 'finish_run', 'run', 'list_parameters', 'new', 'leaderboard', 'build',
-           'compare', 'reproduce', 'run_ledger', 'make_readme']
+           'ABOUT_BUDGET', 'Budget', 'ABOUT_MEMORY', 'Memory', 'ABOUT_JOBS', 'ABOUT_CLUSTER', 'ClusterAddress', 'Jobs',
+           'NoBook', 'RUNNING', 'Length', 'COMPARING', 'ledger', 'split_words', 'finish_run', 'run_over_files', 'run',
+           'list_parameters', 'new', 'leaderboard', 'build', 'compare', 'reproduce', 'run_ledger', 'make_readme']
 
 # %% ../../nbs/92_cli_runs.ipynb #67b27f27
 def split_words(words: list[str]) -> list[str]:
@@ -50,6 +50,8 @@ Budget = Annotated[str, typer.Option(metavar="TIME", help=ABOUT_BUDGET)]
 ABOUT_MEMORY = "Gigabytes that the run may take; what needs more is left out by name. Default: what is free."
 Memory = Annotated[float, typer.Option(metavar="GB", min=0, help=ABOUT_MEMORY)]
 ABOUT_JOBS = "Chapters executed side by side (default: the number of cores)."
+ABOUT_CLUSTER = "Fit and judge over a partitioned log (data partition) on Dask: local:N for N processes, or tcp://HOST:PORT."
+ClusterAddress = Annotated[str, typer.Option("--cluster", metavar="ADDRESS", help=ABOUT_CLUSTER)]
 Jobs = Annotated[int, typer.Option(min=0, help=ABOUT_JOBS)]
 NoBook = Annotated[bool, typer.Option("--no-book", help="Do not build the HTML book.")]
 RUNNING = examples(
@@ -60,6 +62,8 @@ RUNNING = examples(
     "recsys-lab run --only 22 --out reports/trial",
     "recsys-lab run --size full --only 00,01,02,03",
     "recsys-lab run --model my_models.py:MyModel",
+    "recsys-lab run --cluster local:4 --dataset stores/my_log --out reports/big --memory 8",
+    'recsys-lab run --cluster tcp://host:8786 --dataset s3://bucket/log --out reports/big --params "judged=5000 models=[\'item_knn\']"',
 )
 
 # %% ../../nbs/92_cli_runs.ipynb #32b4776d
@@ -79,6 +83,20 @@ def finish_run(folder: Path, states: dict[str, dict[str, Any]], with_book: bool)
     print("\n" + book.leaderboards(folder))
     print(f"summary: {os.path.relpath(folder)}/README.md" + (f"\nbook:    {os.path.relpath(first)}" if first else ""))
 
+# %% ../../nbs/92_cli_runs.ipynb #e4bfe019
+def run_over_files(address: str, dataset: str, size: str, out: str, words: list[str], memory_gb: float) -> None:
+    """`run --cluster`: a run over a partitioned log; `words` are parameters of `scale.running.run_on_cluster`, as `judged=5000`."""
+    from recsys_lab.chapters import default_folder
+    from recsys_lab.scale.cluster import Cluster
+    from recsys_lab.scale.running import run_on_cluster, run_parameters, store_of
+
+    place = Path(out or (default_folder(dataset, size) + "-cluster"))
+    workers = int(address.partition(":")[2]) if address.startswith("local:") and address.partition(":")[2].isdigit() else 1
+    with Cluster(address, memory_gb / workers) as cluster:
+        store = store_of(dataset, size, place / "store", cluster)
+        run_on_cluster(store, place, cluster, **run_parameters(words))
+    print(f"summary: {os.path.relpath(place)}/README.md")
+
 # %% ../../nbs/92_cli_runs.ipynb #5f80e847
 @app.command("run", rich_help_panel=RUNS, epilog=RUNNING)
 def run(
@@ -93,8 +111,12 @@ def run(
     budget: Budget = "",
     memory: Memory = 0.0,
     no_book: NoBook = False,
+    cluster: ClusterAddress = "",
 ) -> None:
-    """Execute the chapters on a dataset and build the book."""
+    """Execute the chapters on a dataset and build the book; with a cluster, fit and judge over a log in many files."""
+    if cluster:
+        run_over_files(cluster, dataset, size, out, split_words(params or []), memory)
+        return
     from recsys_lab.budget import parse_budget, usual_budget
     from recsys_lab.chapters import ChapterFailed, make_plan, run_chapters, with_budget
     from recsys_lab.commands.models import named_class

@@ -23,8 +23,8 @@ from ..histories import EVENTS, FOREVER, PURCHASE, Histories, flat_ranges
 __all__ = ['COLUMNS', 'TIME_TYPE', 'HASHED_ROWS', 'Names', 'event_categories', 'normalise_events', 'Interactions', 'content_hash',
            'log_hash', 'to_moment', 'cut_histories', 'copy_on_write', 'distinct', 'weigh_counts', 'code_ids', 'cut_log',
            'keep_latest', 'EventTables', 'EventLog', 'events_of_matrix', 'events_of_frame', 'utc_times', 'FrameLog',
-           'Dataset', 'widened', 'cached_matrix', 'last_values', 'known_before', 'item_users', 'capabilities_of',
-           'missing_needs', 'tied_share', 'card_facts', 'card_text']
+           'Dataset', 'widened', 'with_catalogue', 'cached_matrix', 'last_values', 'known_before', 'item_users',
+           'capabilities_of', 'missing_needs', 'tied_share', 'card_facts', 'card_text']
 
 # %% ../../nbs/00_datasets.ipynb #a7b26df5
 COLUMNS = ("user_id", "item_id", "event", "timestamp")
@@ -218,6 +218,7 @@ class EventTables:
         self.cutoffs: dict[str, Any] = {}  # where the owner of the log wants `test` and `valid` to begin
         self.unmet = False  # whether `items` has those that nobody has met
         self.ordered = False  # whether the owner says that the rows of a user stand in order, though they have no times
+        self.catalogue: pd.Index | None = None  # `items`, where they are given (`with_items`)
 
     notices = property(lambda self: dict(self._notices), doc="What the reader found and did -> how often.")
     events = property(lambda self: self._events.copy(deep=False), doc="The events, in order.")
@@ -248,7 +249,10 @@ class EventLog(EventTables):
 
     @cached_property
     def _coded(self) -> tuple[np.ndarray, pd.Index, np.ndarray, pd.Index]:
-        users, (codes, items) = code_ids(self._events["user_id"]), code_ids(self._events["item_id"])
+        users = code_ids(self._events["user_id"])
+        if self.catalogue is not None:
+            return *users, self.catalogue.get_indexer(self._events["item_id"]), self.catalogue
+        codes, items = code_ids(self._events["item_id"])
         if self.unmet and self._properties is not None:
             known = items.union(pd.Index(self._properties["item_id"].unique()).astype(items.dtype))
             codes, items = known.get_indexer(items)[codes], known
@@ -268,7 +272,10 @@ class EventLog(EventTables):
     def fingerprint(self) -> str:
         """SHA-256 of the content: equal for equal logs, however they were stored."""
         of_all = log_hash(self._events, self._properties, self._categories, self.moments)
-        return hashlib.sha256(f"{of_all} unmet".encode()).hexdigest() if self.unmet else of_all
+        marks = " unmet" * self.unmet
+        if self.catalogue is not None:
+            marks += content_hash(pd.DataFrame({"item_id": self.catalogue})).hex()
+        return hashlib.sha256(f"{of_all}{marks}".encode()).hexdigest() if marks else of_all
 
     def kept(self, key: Hashable, make: Callable[[], Any], most: int = 4) -> Any:
         """What `make()` gave for a key, made once and kept with this log; of each kind (`key[0]`) the `most` latest used."""
@@ -402,12 +409,19 @@ class Dataset(FrameLog):
         )
         rest = (self.has_times, self._notices, self.source)
         part = Dataset(self.name, self._events[mask], kept, self._categories, *rest, moments)
-        part.unmet, part.ordered = self.unmet, self.ordered
+        part.unmet, part.ordered, part.catalogue = self.unmet, self.ordered, self.catalogue
         return part
 
     def with_unmet_items(self) -> Dataset:
         """The same log, whose `items` hold those with properties that nobody has met too, for models that may recommend such."""
         return self if self.unmet or self._properties is None else self.kept(("unmet",), lambda: widened(self))
+
+    def with_items(self, items: pd.Index) -> Dataset:
+        """The same log with `items` (sorted) as its index of items: a part of a larger log, with the codes of the whole.
+
+        `ValueError` for an event of an item that is not in it.
+        """
+        return with_catalogue(self, items)
 
     def between(self, start: Any = None, stop: Any = None) -> Dataset:
         """Events with start <= timestamp < stop, and the properties known before stop."""
@@ -453,6 +467,16 @@ def widened(log: Dataset) -> Dataset:
     wide = log.where(slice(None))
     wide.unmet = True
     return wide
+
+
+def with_catalogue(log: Dataset, items: pd.Index) -> Dataset:
+    """`Dataset.with_items`; the events are shared."""
+    other = log.where(slice(None))
+    other.catalogue = items
+    if (other.item_codes < 0).any():
+        lacking = log.events["item_id"].iloc[int((other.item_codes < 0).argmax())]
+        raise ValueError(f"{log.name}: the item {lacking} is not among the items given")
+    return other
 
 # %% ../../nbs/00_datasets.ipynb #3446cb23
 def cached_matrix(log: Dataset, weights: Mapping[str, float] | None) -> sparse.csr_matrix:

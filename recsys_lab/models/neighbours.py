@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from recsys_lab.datasets.log import Dataset
 
 # %% auto #0
-__all__ = ['MIN_RECENCY_WEIGHT', 'even_blocks', 'largest_positions', 'keep_strongest', 'item_similarity', 'with_rows',
-           'ItemKNNConfig', 'ItemKNN', 'UserKNNConfig', 'UserKNN', 'neighbour_terms', 'l2_normalize_rows', 'VisitIndex',
-           'visits_of', 'sort_by_last_event', 'index_visits', 'similar_sessions', 'session_gap_setting',
-           'SessionKNNConfig', 'SessionKNN', 'nearest_sessions', 'session_contributions', 'follow_counts', 'last_items',
-           'SequentialRulesConfig', 'SequentialRules', 'walk_similarity', 'recency_weights', 'SessionWalkConfig',
-           'SessionWalk']
+__all__ = ['MIN_RECENCY_WEIGHT', 'even_blocks', 'largest_positions', 'keep_strongest', 'column_norms', 'divide_by_length',
+           'item_similarity', 'with_rows', 'ItemKNNConfig', 'ItemKNN', 'UserKNNConfig', 'UserKNN', 'neighbour_terms',
+           'l2_normalize_rows', 'VisitIndex', 'visits_of', 'sort_by_last_event', 'index_visits', 'similar_sessions',
+           'session_gap_setting', 'SessionKNNConfig', 'SessionKNN', 'nearest_sessions', 'session_contributions',
+           'count_followers', 'follow_counts', 'last_items', 'SequentialRulesConfig', 'SequentialRules', 'walk_steps',
+           'strongest_walks', 'walk_similarity', 'newest_visits', 'recency_weights', 'SessionWalkConfig', 'SessionWalk']
 
 # %% ../../nbs/22_neighbours.ipynb #2a9ddf50
 def even_blocks(work: np.ndarray, most: float) -> Iterator[slice]:
@@ -69,6 +69,17 @@ def keep_strongest(matrix: sparse.csr_matrix, n: int) -> sparse.csr_matrix:
     return out
 
 # %% ../../nbs/22_neighbours.ipynb #707331d1
+def column_norms(matrix: sparse.csr_matrix) -> np.ndarray:
+    """The length of each column of a user–item matrix: float32 `[items]`."""
+    by_item = matrix.astype(np.float32).T.tocsr()
+    return np.sqrt(np.asarray(by_item.multiply(by_item).sum(1)).ravel()).astype(np.float32)
+
+
+def divide_by_length(matrix: sparse.csr_matrix, user_norm: float) -> sparse.csr_matrix:
+    """A user–item matrix whose rows with n entries are divided by `n ** (user_norm / 2)`: they count `n ** -user_norm` in each pair."""
+    return (sparse.diags_array(np.diff(matrix.indptr) ** (-user_norm / 2)).astype(np.float32) @ matrix).tocsr()
+
+
 def item_similarity(
     matrix: sparse.csr_matrix,
     shrinkage: float,
@@ -77,16 +88,17 @@ def item_similarity(
     most: float = 4e6,
     progress: bool = False,
     only: np.ndarray | None = None,
+    norm: np.ndarray | None = None,
 ) -> sparse.csr_matrix:
     """Shrunk cosine between the columns of a user–item matrix, the strongest `n_neighbors` of each row: CSR float32 `[items, items]`.
 
     With `only` (int64 `[m]`) just the rows of these items: `[m, items]`. Pairs with fewer than `at_least` users are left out, and an item
     is not its own neighbour. `most` bounds the products held by each thread; blocks are independent, so the result does not depend on
-    their number.
+    their number. `norm` are the lengths of all columns (`column_norms`), where the matrix holds only the users who met `only`.
     """
     matrix = matrix.astype(np.float32)
     by_item = matrix.T.tocsr()
-    norm = np.sqrt(np.asarray(by_item.multiply(by_item).sum(1)).ravel()).astype(np.float32)
+    norm = column_norms(matrix) if norm is None else norm
     met, met_by = (
         (matrix.astype(bool).astype(np.float32), by_item.astype(bool).astype(np.float32))
         if at_least > 1
@@ -164,9 +176,7 @@ class ItemKNN(Recommender):
     def _rows(self, dataset: Dataset, only: np.ndarray | None = None) -> sparse.csr_matrix:
         c, matrix = self.config, dataset.matrix().matrix
         if c.user_norm:
-            matrix = (
-                sparse.diags_array(np.diff(matrix.indptr) ** (-c.user_norm / 2)).astype(np.float32) @ matrix
-            ).tocsr()
+            matrix = divide_by_length(matrix, c.user_norm)
         progress = self.progress and only is None
         return item_similarity(matrix, c.shrinkage, c.min_cooccurrence, c.n_neighbors, progress=progress, only=only)
 
@@ -442,18 +452,23 @@ def session_contributions(model: SessionKNN, history: Histories, codes: np.ndarr
     return item, (by_item @ votes).toarray()
 
 # %% ../../nbs/22_neighbours.ipynb #d2d55054
+def count_followers(visits: Histories, n_items: int, distance: int, itself: bool = False) -> sparse.csr_matrix:
+    """How often item j stands `distance` events after item i within encoded sessions: CSR int64 `[items, items]`."""
+    rows = visits.rows
+    before, after = visits.items[:-distance], visits.items[distance:]
+    pair = (rows[:-distance] == rows[distance:]) & ((before != after) | itself)
+    return sparse.csr_matrix((np.ones(pair.sum(), np.int64), (before[pair], after[pair])), shape=(n_items, n_items))
+
+
 def follow_counts(visits: Histories, n_items: int, steps: int, decay: float, itself: bool = False) -> sparse.csr_matrix:
     """How often item j followed item i within encoded sessions, weighted by `d ** -decay` at distance d: CSR float32 `[items,
     items]`.
 
     `steps` is the farthest distance counted; an item follows itself only where `itself` is set.
     """
-    rows, out = visits.rows, sparse.csr_matrix((n_items, n_items), dtype=np.float32)
+    out = sparse.csr_matrix((n_items, n_items), dtype=np.float32)
     for distance in range(1, min(steps, int(np.diff(visits.indptr).max(initial=0)) - 1) + 1):
-        before, after = visits.items[:-distance], visits.items[distance:]
-        pair = (rows[:-distance] == rows[distance:]) & ((before != after) | itself)
-        weight = np.full(pair.sum(), distance**-decay, np.float32)
-        out = out + sparse.csr_matrix((weight, (before[pair], after[pair])), shape=out.shape)
+        out = out + (count_followers(visits, n_items, distance, itself) * distance**-decay).astype(np.float32)
     return out.tocsr()
 
 
@@ -497,35 +512,54 @@ class SequentialRules(Recommender):
         return last, self.state["rules"][last][:, codes].toarray()
 
 # %% ../../nbs/22_neighbours.ipynb #37d56afa
-def walk_similarity(
-    counts: sparse.csr_matrix, popularity_exponent: float, two_step_weight: float, n_neighbors: int
-) -> sparse.csr_matrix:
-    """One step and `two_step_weight` times two steps on the graph of symmetric `counts`: CSR float32, `n_neighbors` of each row."""
+def walk_steps(counts: sparse.csr_matrix, popularity_exponent: float) -> sparse.csr_matrix:
+    """The weights of one step on the graph of symmetric `counts`: CSR float32 of its shape."""
     degree = np.maximum(np.asarray(counts.sum(1, dtype=np.float64)).ravel(), 1e-9)
     left, right = (
         sparse.diags_array((degree**-power).astype(np.float32))
         for power in (1 - popularity_exponent, popularity_exponent)
     )
-    step = (left @ counts @ right).tocsr()
-    work = np.asarray((step != 0).astype(float) @ np.diff(step.indptr)).ravel()
+    return (left @ counts @ right).tocsr()
 
-    def strongest(rows: slice) -> sparse.csr_matrix:
+
+def strongest_walks(
+    step: sparse.csr_matrix, first: int, last: int, two_step_weight: float, n_neighbors: int
+) -> sparse.csr_matrix:
+    """One step and `two_step_weight` times two steps from the items `first` to before `last`: CSR float32, `n_neighbors` of each row."""
+    work = np.asarray((step[first:last] != 0).astype(float) @ np.diff(step.indptr)).ravel()
+
+    def strongest(block: slice) -> sparse.csr_matrix:
+        rows = slice(first + block.start, first + block.stop)
         twice = keep_strongest((step[rows] @ step).tocsr(), n_neighbors)
         both = (step[rows] + two_step_weight * twice).tocsr()
         both.data[both.indices == rows.start + np.repeat(np.arange(both.shape[0]), np.diff(both.indptr))] = 0
         return keep_strongest(both, n_neighbors)
 
-    return sparse.vstack([strongest(rows) for rows in even_blocks(work, 2e7)], format="csr")
+    parts = [strongest(block) for block in even_blocks(work, 2e7)]
+    return sparse.vstack(parts, format="csr") if parts else step[first:last]
+
+
+def walk_similarity(
+    counts: sparse.csr_matrix, popularity_exponent: float, two_step_weight: float, n_neighbors: int
+) -> sparse.csr_matrix:
+    """`strongest_walks` from all items on the graph of symmetric `counts`: CSR float32 of its shape."""
+    step = walk_steps(counts, popularity_exponent)
+    return strongest_walks(step, 0, step.shape[0], two_step_weight, n_neighbors)
 
 # %% ../../nbs/22_neighbours.ipynb #9f307928
 MIN_RECENCY_WEIGHT = 0.3  # weight of an item without recent events
 
 
-def recency_weights(visits: Histories, n_items: int, recency_decay: float) -> np.ndarray:
-    """Weight of each item by the share of sessions after its last occurrence: from 1 down to `MIN_RECENCY_WEIGHT`."""
-    newest = np.zeros(n_items)
+def newest_visits(visits: Histories, n_items: int) -> np.ndarray:
+    """The number, from 1, of the last of the sessions (in order) that holds each item, 0 for none: int64 `[items]`."""
+    newest = np.zeros(n_items, np.int64)
     np.maximum.at(newest, visits.items, visits.rows + 1)
-    age = 1 - newest / max(1, len(visits))
+    return newest
+
+
+def recency_weights(newest: np.ndarray, n_visits: int, recency_decay: float) -> np.ndarray:
+    """Weight of each item by the share of sessions after its last occurrence (`newest_visits`): from 1 down to `MIN_RECENCY_WEIGHT`."""
+    age = 1 - newest / max(1, n_visits)
     return (MIN_RECENCY_WEIGHT + (1 - MIN_RECENCY_WEIGHT) * fading(age, recency_decay)).astype(np.float32)
 
 # %% ../../nbs/22_neighbours.ipynb #55485fd3
@@ -575,7 +609,7 @@ class SessionWalk(Recommender):
         visits = sort_by_last_event(visits_of(self, dataset))
         counts = follow_counts(visits, len(self.items), c.steps, c.decay)
         walk = walk_similarity((counts + counts.T).tocsr(), c.popularity_exponent, c.two_step_weight, c.n_neighbors)
-        walk.data *= recency_weights(visits, len(self.items), c.recency_decay)[walk.indices]
+        walk.data *= recency_weights(newest_visits(visits, len(self.items)), len(visits), c.recency_decay)[walk.indices]
         return {"walk": walk}
 
     def _score(self, histories: Histories) -> sparse.csr_matrix:

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import sparse
 
 from ..histories import FOREVER, PURCHASE, Histories, event_weights, flat_ranges
-from ..models.neighbours import item_similarity, steps_back
+from ..models.neighbours import divide_by_length, item_similarity, steps_back
 from ..numerics import round_to_grid
 from ..registry import Registry, place_of
 from .candidates import Candidates
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from recsys_lab.datasets.log import Dataset
 
 # %% auto #0
-__all__ = ['GROUPS', 'SLICE', 'Feature', 'Group', 'feature_group', 'counts_by_kind', 'smooth_rate', 'item_categories',
-           'item_statistics', 'scale_long_histories', 'Block', 'block_of', 'match_candidates', 'log_age',
-           'similarity_columns', 'popularity_columns', 'conversion_columns', 'is_kind', 'user_columns', 'pair_columns',
-           'group_shares', 'category_columns', 'price_columns', 'availability_columns', 'time_columns',
+__all__ = ['GROUPS', 'NEWEST', 'SLICE', 'Feature', 'Group', 'feature_group', 'counts_by_kind', 'smooth_rate', 'item_categories',
+           'count_item_events', 'item_statistics', 'describe_statistics', 'Block', 'block_of', 'match_candidates',
+           'log_age', 'similarity_columns', 'popularity_columns', 'conversion_columns', 'is_kind', 'user_columns',
+           'pair_columns', 'group_shares', 'category_columns', 'price_columns', 'availability_columns', 'time_columns',
            'source_columns', 'all_features', 'group_of', 'per_request_features', 'available_needs', 'chosen_features',
            'feature_block']
 
@@ -91,29 +91,43 @@ def item_categories(log: Dataset) -> tuple[np.ndarray, np.ndarray]:
     return kind, pd.factorize(root[kind])[0] * (kind >= 0) - (kind < 0)
 
 # %% ../../nbs/31_features.ipynb #b7c447c9
+NEWEST = {"newest": 0.05, "newer": 0.25}  # shares of the events that count as new
+
+
+def count_item_events(log: Dataset, late: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """What is counted for each item of a log, int64 `[items]`: `users`, those with each kind of event of the funnel, `first` and `last`
+    moment, and events among the rows that `late` names (a mask or a slice for each of `NEWEST`).
+    """
+    n = len(log.items)
+    counts = {"users": log.item_users(), "first": np.full(n, FOREVER), "last": np.full(n, -FOREVER)}
+    np.minimum.at(counts["first"], log.item_codes, log.moments)
+    np.maximum.at(counts["last"], log.item_codes, log.moments)
+    counts |= {kind: counts_by_kind(log, kind) for kind in ("addtocart", PURCHASE)}
+    return counts | {name: np.bincount(log.item_codes[rows], minlength=n) for name, rows in late.items()}
+
+
 def item_statistics(log: Dataset, similarity: sparse.csr_matrix | None = None) -> dict[str, Any]:
     """What features know of the items of a log, as arrays in order of `log.items`; `similarity` is made if not given."""
+    counts = count_item_events(log, {name: slice(-max(1, int(share * len(log))), None) for name, share in NEWEST.items()})
+    near = item_similarity(divide_by_length(log.matrix().matrix, 0.5), 3.0, 1, 50) if similarity is None else similarity
+    return describe_statistics(log, counts, int(log.moments[-1])) | {"similarity": near}
+
+
+def describe_statistics(log: Dataset, counts: Mapping[str, np.ndarray], end: int) -> dict[str, Any]:
+    """`item_statistics`, without similarity, from what was counted (`count_item_events`) up to the moment `end`, the log's last; of the
+    log only items, properties and categories are read.
+    """
     import pandas as pd
 
     from recsys_lab.catalogue import describe_items
 
-    users, moments, n = log.item_users(), log.moments, len(log.items)
+    users, n = counts["users"], len(log.items)
     kind, root = item_categories(log)
-    facts: dict[str, Any] = {
-        "users": users,
-        "kind": kind,
-        "root": root,
-        "end": moments[-1],
-        "times": np.bool_(log.has_times),
-    }
-    for share, name in ((0.05, "newest"), (0.25, "newer")):
-        facts[name] = np.bincount(log.item_codes[-max(1, int(share * len(log))) :], minlength=n)
-    facts["first"], facts["last"] = np.full(n, FOREVER), np.full(n, -FOREVER)
-    np.minimum.at(facts["first"], log.item_codes, moments)
-    np.maximum.at(facts["last"], log.item_codes, moments)
+    facts: dict[str, Any] = {"users": users, "kind": kind, "root": root, "end": np.int64(end), "times": np.bool_(log.has_times)}
+    facts |= {name: counts[name] for name in (*NEWEST, "first", "last")}
     met_in = np.append(np.bincount(kind[kind >= 0], users[kind >= 0]), 0)
     for event, rate in (("addtocart", "cart"), (PURCHASE, "buy")):
-        did = counts_by_kind(log, event)
+        did = counts[event]
         shop = did.sum() / max(1, users.sum())
         in_category = np.append(np.bincount(kind[kind >= 0], did[kind >= 0]), 0)
         of_category = np.where(kind >= 0, smooth_rate(in_category, met_in, shop, 50)[kind], np.nan)
@@ -130,14 +144,7 @@ def item_statistics(log: Dataset, similarity: sparse.csr_matrix | None = None) -
         if "available" in described
         else np.full(n, np.nan)
     )
-    met = log.matrix().matrix
-    facts["similarity"] = item_similarity(scale_long_histories(met), 3.0, 1, 50) if similarity is None else similarity
     return facts
-
-# %% ../../nbs/31_features.ipynb #a63e4c8b
-def scale_long_histories(met: sparse.csr_matrix) -> sparse.csr_matrix:
-    """User-item matrix whose rows are down-weighted by their length (`user_norm` of .5 in item KNN)."""
-    return (sparse.diags_array(np.diff(met.indptr) ** -0.25).astype(np.float32) @ met).tocsr()
 
 # %% ../../nbs/31_features.ipynb #a93214de
 class Block(NamedTuple):

@@ -1,0 +1,263 @@
+"""A log over real worker processes: equal results with any number of them, and every kind of loss. `make cluster-test` runs it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import ROOT, random_log
+
+from recsys_lab import loading, runs
+from recsys_lab.evaluation import Evaluation
+from recsys_lab.files import DataError, package_folder
+from recsys_lab.scale import cluster as clusters
+from recsys_lab.scale import running, store
+from recsys_lab.scale.cluster import Cluster, ClusterError
+from recsys_lab.serving.lean import free_port
+
+MODELS = ("popularity", "item_knn", "session_walk", "ials")
+
+
+def quietly(line: str) -> None:
+    """Say nothing."""
+
+
+def run(kept: store.PartitionedLog, out: Path, cluster: Cluster, models=MODELS) -> dict[str, Evaluation]:
+    """The evaluations of a run, by name of their file."""
+    running.run_on_cluster(kept, out, cluster, models, judged=400, tell=quietly)
+    return {path.name: Evaluation.load(path) for path in (out / "evaluations").glob("*.npz")}
+
+
+def check_equal(found: dict[str, Evaluation], wanted: dict[str, Evaluation], rtol: float = 0.0) -> None:
+    """The same lists and values; those of least squares, whose sums have another order, within a tolerance of their scores."""
+    assert found.keys() == wanted.keys()
+    for name, one in wanted.items():
+        if one.model in ("ials", "lightgbm"):
+            assert found[name].mean("ndcg", 10) == pytest.approx(one.mean("ndcg", 10), abs=rtol), name
+        else:
+            np.testing.assert_array_equal(found[name].codes, one.codes, err_msg=name)
+            np.testing.assert_array_equal(found[name].values["ndcg", 10], one.values["ndcg", 10], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def shop():
+    return loading.load("shop", "tiny")
+
+
+@pytest.fixture(scope="module")
+def wanted(tmp_path_factory, shop):
+    """(a store of five files, the evaluations of a run without a cluster)."""
+    folder = tmp_path_factory.mktemp("here")
+    kept = store.write_partitions(shop, folder / "store", 5)
+    return kept, run(kept, folder / "run", Cluster())
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_any_number_of_workers_gives_the_same(tmp_path, shop, wanted, workers):
+    with Cluster(f"local:{workers}", 1.5) as cluster:
+        assert len(cluster.workers) == workers
+        kept = store.write_partitions(shop, tmp_path / "store", 5, cluster=cluster)
+        assert [file["content"] for file in kept.files] == [file["content"] for file in wanted[0].files]
+        models = (*MODELS, "lightgbm") if workers == 2 else MODELS
+        found = run(kept, tmp_path / "run", cluster, models)
+    trees = {name for name, one in found.items() if one.model == "lightgbm"}
+    assert all(0.3 < found[name].mean("ndcg", 10) for name in trees if "next_item__any__none" in name)
+    check_equal({name: one for name, one in found.items() if name not in trees}, wanted[1], 0.002)
+
+
+def kill_once(marker: str, function, *arguments):
+    """Call a function; the first time that this is done for a marker, its process is killed in the middle."""
+    try:
+        os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return function(*arguments)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Murderous(Cluster):
+    """A cluster in which a worker is killed once in each step."""
+
+    folder: Path
+
+    def map(self, step, function, tasks):
+        marker = str(self.folder / step.replace("/", "_"))
+        return super().map(step, kill_once, {name: (marker, function, *arguments) for name, arguments in tasks.items()})
+
+
+def test_a_worker_killed_in_every_step(tmp_path, shop, wanted, monkeypatch):
+    """SIGKILL hits a worker in each step of the run: the result is the same."""
+    (tmp_path / "markers").mkdir()
+    monkeypatch.setattr(runs, "QUESTIONS", {"temporal": [("next_item", "any", "none")]})
+    with Murderous("local:2", 1.5) as cluster:
+        cluster.folder = tmp_path / "markers"
+        kept = store.write_partitions(shop, tmp_path / "store", 5, cluster=cluster)
+        found = run(kept, tmp_path / "run", cluster, ("item_knn",))
+    killed = len(list((tmp_path / "markers").iterdir()))
+    assert killed >= 12
+    check_equal(
+        found, {n: one for n, one in wanted[1].items() if one.model == "item_knn" and "next_item__any__none" in n}
+    )
+
+
+def take_memory(megabytes: int) -> int:
+    """Hold so much memory."""
+    held = np.ones(megabytes * 2**17)
+    time.sleep(5)
+    return int(held[0])
+
+
+def test_a_worker_out_of_memory_is_named():
+    with (
+        Cluster("local:1", 0.5) as cluster,
+        pytest.raises(ClusterError, match=r"large: the worker of task all was lost .* more memory"),
+    ):
+        cluster.map("large", take_memory, {"all": (900,)})
+
+
+@contextmanager
+def processes(*commands: list[str], env: dict[str, str] | None = None):
+    """Processes that are ended with the block."""
+    started = [
+        subprocess.Popen(
+            c,
+            env={**os.environ, **(env or {})},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        for c in commands
+    ]
+    try:
+        yield started
+    finally:
+        for process in started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def dask_command(kind: str, *words: str) -> list[str]:
+    """The command line of a scheduler or a worker on loopback."""
+    return [str(Path(sys.executable).parent / "dask"), kind, "--no-dashboard", "--host", "127.0.0.1", *words]
+
+
+def scheduler_and_worker(port: int) -> tuple[list[str], list[str]]:
+    """A scheduler at a port, and a worker of it."""
+    worker = dask_command("worker", f"tcp://127.0.0.1:{port}", "--nthreads", "1", "--nworkers", "2")
+    return dask_command("scheduler", "--port", str(port)), worker
+
+
+def test_the_scheduler_is_restarted_between_steps(tmp_path, wanted):
+    """Scheduler and workers are killed after a step and started again: the run goes on, and ends with the same results."""
+    port, restarted = free_port(), []
+
+    class Watched(Cluster):
+        def map(self, step, function, tasks):
+            if step.startswith("similar") and not restarted:
+                for process in old:
+                    os.killpg(process.pid, signal.SIGKILL)
+                restarted.extend(new.__enter__())
+            return super().map(step, function, tasks)
+
+    new = processes(*scheduler_and_worker(port))
+    try:
+        with processes(*scheduler_and_worker(port)) as old, Watched(f"tcp://127.0.0.1:{port}") as cluster:
+            found = run(wanted[0], tmp_path / "run", cluster, ("item_knn",))
+    finally:
+        if restarted:
+            new.__exit__(None, None, None)
+    assert restarted
+    check_equal(found, {name: one for name, one in wanted[1].items() if one.model == "item_knn"})
+
+
+def test_a_worker_of_another_version_is_refused(tmp_path):
+    """A worker whose library has other code says so by name before anything is done."""
+    shutil.copytree(package_folder(), tmp_path / "recsys_lab", ignore=shutil.ignore_patterns("__pycache__"))
+    changed = tmp_path / "recsys_lab" / "scale" / "store.py"
+    changed.write_text(changed.read_text() + "\n\ndef another() -> int:\n    return 1\n")
+    port = free_port()
+    scheduler, worker = scheduler_and_worker(port)
+    with processes(scheduler), processes(worker, env={"PYTHONPATH": str(tmp_path)}):
+        with (
+            pytest.raises(ClusterError, match=r"worker tcp://.* has other versions: recsys_lab"),
+            Cluster(f"tcp://127.0.0.1:{port}"),
+        ):
+            pass
+
+
+def test_a_lost_file_is_named_and_the_run_goes_on_with_it(tmp_path, wanted):
+    """A file that is lost in the middle of a run stops it by name; put back, the run is resumed at the step."""
+    kept = store.PartitionedLog(shutil.copytree(wanted[0].place, tmp_path / "store"))
+    part, aside = tmp_path / "store" / kept.files[2]["file"], tmp_path / "aside.parquet"
+
+    class Losing(Cluster):
+        def map(self, step, function, tasks):
+            if step.startswith("dealt") and not aside.exists():
+                part.rename(aside)
+                self.client.restart()  # workers that hold nothing of it
+            return super().map(step, function, tasks)
+
+    with Losing("local:2", 1.5) as cluster:
+        with pytest.raises(DataError, match=f"{part.name} is missing"):
+            run(kept, tmp_path / "run", cluster, ("item_knn",))
+        aside.rename(part)
+        aside.touch()
+        cluster.spent.clear()
+        found = run(kept, tmp_path / "run", cluster, ("item_knn",))
+        steps = [row["step"] for row in cluster.spent]
+    assert not any(step.startswith(("counts", "known")) for step in steps)  # done before
+    check_equal(found, {name: one for name, one in wanted[1].items() if one.model == "item_knn"})
+
+
+def test_nothing_grows_on_the_client(tmp_path):
+    """Four times the events: what comes back to the client stays as it was, and so does what it holds."""
+    taken = {}
+    for times in (1, 4):
+        kept = store.write_partitions(
+            random_log(0, n=4000 * times, users=400 * times, items=60), tmp_path / f"store{times}", 4
+        )
+        with Cluster("local:1", 1.5) as cluster:
+            tracemalloc.start()
+            run(kept, tmp_path / f"run{times}", cluster, ("item_knn", "session_walk"))
+            taken[times] = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+    assert taken[4] < 1.2 * taken[1] + 2**20, taken
+
+
+def test_the_command_line(tmp_path):
+    """`data partition`, `run --cluster` and `recommend --cluster` from a shell."""
+    command = str(Path(sys.executable).parent / "recsys-lab")
+
+    def say(*words: str) -> str:
+        return subprocess.run([command, *words], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+    place = str(tmp_path / "store")
+    say("data", "partition", "shop", "--size", "tiny", "--out", place, "--files", "3")
+    out = str(tmp_path / "run")
+    told = say(
+        "run",
+        "--cluster",
+        "local:2",
+        "--dataset",
+        place,
+        "--out",
+        out,
+        "--params",
+        "models=['item_knn','ease'] judged=300",
+    )
+    assert "ease is left out" in told
+    facts = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    assert len(facts["cluster"]["workers"]) == 2 and facts["cluster"]["libraries"] == clusters.library_facts()
+    assert "item_knn" in (tmp_path / "run" / "README.md").read_text()
+    lists = say(
+        "recommend", "--cluster", "local:1", "--run", out, "--model", "item_knn", "--out", str(tmp_path / "lists")
+    )
+    assert "1,500 users" in lists

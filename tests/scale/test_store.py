@@ -1,0 +1,57 @@
+"""A log in many files: what is written, and what is said where a file is missing or another."""
+
+import json
+
+import pytest
+from helpers import random_log
+
+from recsys_lab import splits
+from recsys_lab.files import DataError, UserError
+from recsys_lab.scale import running, store
+from recsys_lab.scale.cluster import Cluster
+
+
+def test_what_is_missing_or_other_is_named(tmp_path):
+    log = random_log(1)
+    with pytest.raises(DataError, match="no partitioned log"):
+        store.PartitionedLog(tmp_path)
+    kept = store.write_partitions(log, tmp_path / "store", 3)
+    with pytest.raises(UserError, match="holds a partitioned log"):
+        store.write_partitions(log, tmp_path / "store", 3)
+    part = tmp_path / "store" / kept.files[1]["file"]
+    whole = part.read_bytes()
+    part.write_bytes(whole[:-9])
+    with pytest.raises(DataError, match=rf"{part.name} has .* bytes instead of"):
+        running.run_on_cluster(kept, tmp_path / "run", Cluster(), ["popularity"])
+    part.unlink()
+    with pytest.raises(DataError, match=f"{part.name} is missing"):
+        running.run_on_cluster(kept, tmp_path / "run", Cluster(), ["popularity"])
+    part.write_bytes((tmp_path / "store" / kept.files[0]["file"]).read_bytes())  # another file of the same log
+    with pytest.raises(DataError, match=f"{part.name} is not what was written"):
+        kept.read(1)
+    part.write_bytes(whole)
+    assert running.run_on_cluster(kept, tmp_path / "run", Cluster(), ["popularity", "ease"], tell=lambda line: None)
+    left = json.loads((tmp_path / "run" / "provenance.json").read_text())["cluster"]["left_out"]
+    assert "ease cannot be fitted over several files" in left["ease"]
+    source = tmp_path / "log.parquet"
+    log.events.drop(columns="item_id").to_parquet(source)
+    with pytest.raises(DataError, match=r"lacks the column.*item_id"):
+        store.write_partitions([str(source)], tmp_path / "other", 2)
+    assert not (tmp_path / "other" / store.MANIFEST).exists()
+    log.events.assign(timestamp=log.events["timestamp"].where(log.events.index > 3)).to_parquet(source)
+    with pytest.raises(DataError, match=r"4 of 400 events .* have no timestamp"):
+        store.write_partitions([str(source)], tmp_path / "other", 2)
+
+
+def test_sources_are_one_log_and_urls_are_places(tmp_path):
+    """Several Parquet files are one log, in their order; a store may lie behind any URL that fsspec knows."""
+    log = random_log(2)
+    half = len(log) // 2
+    names = [str(tmp_path / f"{n}.parquet") for n in range(2)]
+    for name, rows in zip(names, (slice(0, half), slice(half, None)), strict=True):
+        log.events.iloc[rows].assign(event=log.events["event"].astype(str)).to_parquet(name)
+    kept = store.write_partitions(names, "memory://lab/store", 3, "log")
+    assert len(kept) == len(log) and kept.items.equals(log.items) and kept.event_names == log.event_names
+    cut = store.cut_store(Cluster(), kept)
+    assert (cut.valid_at, cut.test_at) == splits.make(log).cutoffs
+    kept.check()
