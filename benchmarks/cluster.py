@@ -81,20 +81,22 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=8)
     parser.add_argument("--judged", type=int, default=5000)
     parser.add_argument("--memory", type=float, default=2.0, help="gigabytes of each worker")
+    parser.add_argument("--addresses", default=",local:1,local:2", help="where, separated by commas; the first may be empty: this process")
     o = parser.parse_args()
     log = loading.load("shop", o.size)
     plain = one_machine(log, o.judged)
     rounded = {name: round(value, 2) for name, value in plain.items()}
     rows = [{"where": "one machine", **rounded, "seconds": round(sum(plain.values()), 2), "peak_mb": round(peak_mb(), 1)}]
-    for address in ("", "local:1", "local:2"):
+    for address in o.addresses.split(","):
         took, peak = over_files(log, address, o.files, o.judged, o.memory)
         rows.append({"where": address or "files, this process", **took, "seconds": round(sum(took.values()), 2), "peak_mb": round(peak, 1)})
         print(rows[-1])
     by = {row["where"]: row["seconds"] for row in rows}
     facts = {"size": o.size, "events": len(log), "users": len(log.users), "files": o.files, "judged": o.judged}
     facts |= {"memory_gb": o.memory, "rows": rows}
-    facts |= {"overhead": round(by["local:1"] / by["one machine"], 2), "speedup_of_two": round(by["local:1"] / by["local:2"], 2)}
-    record("cluster", facts)
+    if {"local:1", "local:2"} <= set(by):
+        facts |= {"overhead": round(by["local:1"] / by["one machine"], 2), "speedup_of_two": round(by["local:1"] / by["local:2"], 2)}
+    record("cluster" if o.size == "small" else f"cluster_{o.size}", facts)
 
 
 if __name__ == "__main__":

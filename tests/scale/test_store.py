@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers import random_log
+from helpers import random_log, with_crawler
 
 from recsys_lab import splits
 from recsys_lab.files import DataError, UserError
@@ -55,3 +55,15 @@ def test_sources_are_one_log_and_urls_are_places(tmp_path):
     cut = store.cut_store(Cluster(), kept)
     assert (cut.valid_at, cut.test_at) == splits.make(log).cutoffs
     kept.check()
+
+
+def test_a_heavy_visitor_has_a_file_of_their_own(tmp_path):
+    """One visitor with two of five events does not decide how large the files of all others are; every row is kept once."""
+    log = with_crawler(random_log(6, n=8000, users=900))
+    heaviest = log.events["user_id"].value_counts().index[0]
+    kept = store.write_partitions(log, tmp_path / "store", 4)
+    assert len(kept.files) == 5 and len(kept) == len(log)
+    owners = [set(kept.read(n).users) for n in kept.numbers]
+    assert owners[-1] == {heaviest} and all(heaviest not in others for others in owners[:-1])
+    others = [file["rows"] for file in kept.files[:-1]]
+    assert max(others) < 1.5 * min(others)
