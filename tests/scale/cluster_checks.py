@@ -82,7 +82,7 @@ def kill_once(marker: str, function, *arguments):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Murderous(Cluster):
+class KillingCluster(Cluster):
     """A cluster in which a worker is killed once in each step."""
 
     folder: Path
@@ -96,7 +96,7 @@ def test_a_worker_killed_in_every_step(tmp_path, shop, wanted, monkeypatch):
     """SIGKILL hits a worker in each step of the run: the result is the same."""
     (tmp_path / "markers").mkdir()
     monkeypatch.setattr(runs, "QUESTIONS", {"temporal": [("next_item", "any", "none")]})
-    with Murderous("local:2", 1.5) as cluster:
+    with KillingCluster("local:2", 1.5) as cluster:
         cluster.folder = tmp_path / "markers"
         kept = store.write_partitions(shop, tmp_path / "store", 5, cluster=cluster)
         found = run(kept, tmp_path / "run", cluster, ("item_knn",))

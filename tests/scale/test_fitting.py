@@ -31,7 +31,7 @@ def test_any_number_of_files_is_one_log(tmp_path_factory, seed, kind, files):
     split, cut = splits.make(log), store.cut_store(here, kept)
     assert (cut.valid_at, cut.test_at) == split.cutoffs
     job, known = store.make_job(kept, folder / "work", blocks=3), split.known("test")
-    counted = store.know(here, job, cut.test_at)
+    counted = store.count_known(here, job, cut.test_at)
     assert counted.items.equals(known.items) and (counted.n_events, counted.n_users) == (len(known), len(known.users))
     facts = item_statistics(known)
     for name in ("users", "first", "last", "newest", "newer"):

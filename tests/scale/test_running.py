@@ -25,12 +25,12 @@ def test_questions_are_those_of_one_machine(tmp_path, kind, judged):
     split = splits.make(log, judged=judged)
     model = model_class("item_knn")().fit(split.known("test"))
     place = fitting.fit_model(here, job, cut.test_at, "item_knn")
-    store.know(here, job, FOREVER)
+    store.count_known(here, job, FOREVER)
     questions = [("next_item", "any", "none"), ("next_item", "any", "seen")]
     for question in (
         questions + [("next_period", "any", "seen"), ("next_period", "purchase", "purchased")] * log.has_times
     ):
-        steps = running.ask(here, job, cut, question, {"item_knn": place}, judged=judged)["item_knn"]
+        steps = running.ask_question(here, job, cut, question, {"item_knn": place}, judged=judged)["item_knn"]
         ours = running.judge_lists(job, cut, "test", question, *steps, "item_knn", "fold_in", {})
         theirs = evaluate(model, split, question[0], question[1], exclude=question[2])
         assert len(ours.codes) == len(theirs.codes) > 0
