@@ -2,8 +2,9 @@
 
 import json
 
+import pandas as pd
 import pytest
-from helpers import random_log, with_crawler
+from helpers import random_log, untimed_sessions, with_crawler
 
 from recsys_lab import splits
 from recsys_lab.files import DataError, UserError
@@ -67,3 +68,30 @@ def test_a_heavy_visitor_has_a_file_of_their_own(tmp_path):
     assert owners[-1] == {heaviest} and all(heaviest not in others for others in owners[:-1])
     others = [file["rows"] for file in kept.files[:-1]]
     assert max(others) < 1.5 * min(others)
+
+
+@pytest.mark.parametrize(
+    "cutoffs",
+    [
+        {},
+        {"test": 0.2},
+        {"test": 0.2, "valid": 0.1},
+        {"test": "at"},
+        {"test": "at", "valid": 0.3},
+        {"test": "at", "valid": "before"},
+    ],
+)
+@pytest.mark.parametrize("timed", [True, False])
+def test_the_owner_of_a_log_says_where_parts_begin(tmp_path, cutoffs, timed):
+    """Cutoffs named with the log, as shares or moments, and the clock of a part of a longer log without times, are those of one machine."""
+    log = random_log(7) if timed else untimed_sessions(7)
+    log = log if timed else log.where(log.moments >= 300)  # a part of a longer log
+    middle = log.moments[len(log) * 3 // 4], log.moments[len(log) // 2]
+    named = {"at": middle[0], "before": middle[1]}
+    texts = {
+        name: pd.Timestamp(moment, unit="ms").isoformat() if timed else int(moment) for name, moment in named.items()
+    }
+    log.cutoffs = {part: texts.get(value, value) for part, value in cutoffs.items()}
+    kept = store.write_partitions(log, tmp_path / "store", 3)
+    cut = store.cut_store(Cluster(), kept)
+    assert (cut.valid_at, cut.test_at) == splits.make(log).cutoffs
