@@ -91,8 +91,9 @@ def run_over_files(address: str, dataset: str, size: str, out: str, words: list[
     from recsys_lab.scale.running import run_on_cluster, run_parameters, store_of
 
     place = Path(out or (default_folder(dataset, size) + "-cluster"))
-    workers = int(address.partition(":")[2]) if address.startswith("local:") and address.partition(":")[2].isdigit() else 1
-    with Cluster(address, memory_gb / workers) as cluster:
+    count = address.partition(":")[2]
+    share = memory_gb / max(1, int(count)) if address.startswith("local:") and count.isdigit() else memory_gb
+    with Cluster(address, share) as cluster:
         store = store_of(dataset, size, place / "store", cluster)
         run_on_cluster(store, place, cluster, **run_parameters(words))
     print(f"summary: {os.path.relpath(place)}/README.md")

@@ -17,7 +17,7 @@ from helpers import ROOT, random_log
 
 from recsys_lab import loading, runs
 from recsys_lab.evaluation import Evaluation
-from recsys_lab.files import DataError, package_folder
+from recsys_lab.files import DataError, UserError, package_folder
 from recsys_lab.scale import cluster as clusters
 from recsys_lab.scale import running, store
 from recsys_lab.scale.cluster import Cluster, ClusterError
@@ -88,6 +88,8 @@ class KillingCluster(Cluster):
     folder: Path
 
     def map(self, step, function, tasks):
+        self.client.wait_for_workers(2)
+        time.sleep(0.5)  # until those that keep the workers have seen them start
         marker = str(self.folder / step.replace("/", "_"))
         return super().map(step, kill_once, {name: (marker, function, *arguments) for name, arguments in tasks.items()})
 
@@ -105,6 +107,33 @@ def test_a_worker_killed_in_every_step(tmp_path, shop, wanted, monkeypatch):
     check_equal(
         found, {n: one for n, one in wanted[1].items() if one.model == "item_knn" and "next_item__any__none" in n}
     )
+
+
+def test_workers_that_are_all_gone_are_replaced(monkeypatch):
+    """Where no worker is left and none comes back, those of this machine are started anew."""
+    monkeypatch.setattr(clusters, "NO_WORKER_SECONDS", 2.0)
+    with Cluster("local:1", 1.0) as cluster:
+        cluster._local.scale(0)
+        deadline = time.monotonic() + 20
+        while cluster.workers and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not cluster.workers and cluster.map("powers", pow, {"a": (2, 5)}) == {"a": 32}
+
+
+def test_a_step_whose_workers_are_always_lost_is_given_up(monkeypatch):
+    monkeypatch.setattr(clusters, "submit_all", lambda *arguments: False)  # as where the cluster is lost
+    with (
+        Cluster("local:1", 1.0) as cluster,
+        pytest.raises(ClusterError, match=r"powers: all workers were lost 3 times"),
+    ):
+        cluster.map("powers", pow, {"a": (2, 5)})
+
+
+def test_an_address_that_is_none_is_refused():
+    with pytest.raises(UserError, match="takes a number of processes"), Cluster("local:0"):
+        pass
+    with pytest.raises(ClusterError, match="no scheduler answers"), Cluster(f"tcp://127.0.0.1:{free_port()}"):
+        pass
 
 
 def take_memory(megabytes: int) -> int:
