@@ -541,7 +541,9 @@ def write_best(log: Dataset, search: Search, out: Path, names: Sequence[str], ta
     rows = table.drop(columns="settings").round(6).to_dict("records")
     about = {"dataset": log.name, "chosen": model.name, "settings": model.config.model_dump(), "test": values, "tried": rows}
     write_text(out / "best.json", json.dumps(about | {"left_out": others, "seconds": round(seconds, 1)}, indent=1))
-    write_text(out / "provenance.json", json.dumps(provenance_of(log), indent=1, default=str))
+    facts = provenance_of(log)
+    facts["dataset"] |= {"folder": str(log.source)} if log.source else {}
+    write_text(out / "provenance.json", json.dumps(facts, indent=1, default=str))
     return Best(model, table, others, test, seconds)
 
 # %% ../nbs/87_best.ipynb #f33f9e10

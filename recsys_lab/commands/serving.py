@@ -35,12 +35,17 @@ BundlePlace = Annotated[str, typer.Argument(help="Folder or URL of the bundle, o
     epilog=examples(
         "recsys-lab bundle create reports/shop -o bundle",
         "recsys-lab bundle create reports/shop -o bundle --models lightfm,user_knn",
+        "recsys-lab bundle create reports/best-my_log -o bundle",
+        "recsys-lab bundle create reports/shop -o bundle --model item_knn",
         "recsys-lab bundle create reports/shop -o bundle --encoder all-MiniLM-L6-v2",
     ),
 )
 def create_bundle(
     run: RunFolder,
     out: Annotated[str, typer.Option("-o", "--out", help="Folder of the new bundle.")],
+    model: Annotated[
+        str, typer.Option(help="Model that answers (default: what `recsys-lab best` chose there, or the tuned hybrid).")
+    ] = "",
     models: Annotated[
         str, typer.Option(help="Other models of the run to bundle, as lightfm,user_knn or my_models.py:MyModel.")
     ] = "",
@@ -54,8 +59,8 @@ def create_bundle(
     from recsys_lab.commands.models import named_class
     from recsys_lab.serving.bundle import bundle_run
 
-    others = [named_class(word).name if ":" in word else word for word in models.split(",") if word]
-    made = bundle_run(run, out, others, exact_up_to, encoder)
+    first, *others = [named_class(word).name if ":" in word else word for word in [model, *filter(None, models.split(","))]]
+    made = bundle_run(run, out, others, exact_up_to, encoder, first)
     text = f"{out}: bundle {made['version']} of {made['model']}, {made['facts']['unique_items']:,} items"
     show(as_json, lambda: {n: made[n] for n in ("version", "model", "parts", "others", "facts")}, lambda: text)
 

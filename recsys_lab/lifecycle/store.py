@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['VIEWS', 'AS_OF', 'KEY', 'SCALARS', 'FEAST_STORE', 'FEAST_HEAD', 'FEAST_VIEW', 'View', 'view', 'known_view',
-           'item_view', 'user_view', 'registry_page', 'write_snapshot', 'features_as_of', 'Online', 'bundle_features',
-           'connect', 'push_features', 'read_head', 'pull_features', 'take_over', 'FeatureFeed', 'export_feast']
+           'item_view', 'user_view', 'registry_page', 'write_snapshot', 'features_as_of', 'Online', 'reads_items',
+           'bundle_features', 'connect', 'push_features', 'read_head', 'pull_features', 'take_over', 'FeatureFeed',
+           'export_feast']
 
 # %% ../../nbs/74_features.ipynb #9e5f31d3
 class View(NamedTuple):
@@ -192,10 +193,15 @@ class Online(NamedTuple):
     shop: dict[str, float]
 
 
+def reads_items(model: Any) -> bool:
+    """Whether a fitted model reads item statistics: one of two stages does."""
+    return "facts/users" in model.state
+
+
 def bundle_features(model: Any) -> Online:
     """The item view as a fitted two-stage model (of a bundle, say) holds it, in the order of its items."""
     state = model.state
-    if "facts/users" not in state:
+    if not reads_items(model):
         raise DataError(f"{model.name} reads no item statistics, so it has no item view")
     values = {name: np.asarray(state[f"facts/{name}"], float) for name in VIEWS["item"].names}
     return Online(int(state["facts/end"]), values, {name: float(state[f"facts/{name}"]) for name in SCALARS})
@@ -292,7 +298,7 @@ class FeatureFeed:
             if head["version"] != VIEWS["item"].version:
                 self.why = f"values of version {head['version']}, and this server has {VIEWS['item'].version}"
                 return False
-            for model in models:
+            for model in (m for m in models if reads_items(m)):
                 if head["at"] > self._taken.get(model, int(model.state["facts/end"])):
                     take_over(model, pull_features(self._client, model.items.values, head))
                     self._taken[model], taken = head["at"], True
@@ -303,7 +309,12 @@ class FeatureFeed:
             return False
 
     def state(self, model: Any) -> dict[str, Any]:
-        """For `/status`: where the values of a model are from, their moment, age in hours, whether that is fresh, and what is wrong."""
+        """For `/status`: where the values of a model are from, their moment, age in hours, whether that is fresh, and what is wrong;
+        the store is `none` for a model that reads none.
+        """
+        if not reads_items(model):
+            none = {"store": "none", "at": None, "age_hours": None, "fresh": True}
+            return none | {"version": VIEWS["item"].version, "failing": self.why}
         at = self._taken.get(model)
         moment = at if at is not None else int(model.state["facts/end"])
         age = (self.clock() - moment) / 3_600_000 if bool(model.state["facts/times"]) and moment < FOREVER else math.nan

@@ -30,9 +30,9 @@ from ..topk import SOURCES, best_of, exclusion
 
 # %% auto #0
 __all__ = ['BUNDLE_FORMAT', 'REMAKE', 'Ids', 'code_behind', 'products_of', 'pack', 'write_indexes', 'manifest_of', 'facts_of',
-           'swap_in', 'fit_of', 'bundle_run', 'refit', 'own_encoder', 'refit_models', 'roll_back', 'read_manifest',
-           'verify', 'difference', 'local_copy', 'copy_whole', 'Listed', 'Bundle', 'open_catalogue', 'with_index',
-           'served_model', 'encode_history', 'rank_one_stage', 'rank_two_stages']
+           'swap_in', 'fit_of', 'bundle_run', 'main_fit', 'log_of', 'refit', 'own_encoder', 'refit_models', 'roll_back',
+           'read_manifest', 'verify', 'difference', 'local_copy', 'copy_whole', 'Listed', 'Bundle', 'open_catalogue',
+           'with_index', 'served_model', 'encode_history', 'rank_one_stage', 'rank_two_stages']
 
 # %% ../../nbs/60_bundle.ipynb #93ef3fee
 class Ids:
@@ -97,15 +97,13 @@ def pack(
     exact_up_to: int = EXACT_UP_TO,
     encode: Encoder | None = None,
 ) -> dict[str, Any]:
-    """Create a bundle from a saved hybrid and `others` by name, with the catalogue of `log`; returns its manifest.
+    """Create a bundle from a saved model and `others` by name, with the catalogue of `log`; returns its manifest.
 
     A folder that stands at `out` is kept beside it as `OUT.previous`. `about` is written into the manifest, `encode` gives the
     vectors for search by meaning. Two bundles of equal fits have the same version.
     """
     out = Path(out)
     model: Any = load_model(fit)
-    if not hasattr(model, "reasons"):
-        raise ValueError(f"{fit}: {model.name} is not a hybrid; bundle one, and {model.name} beside it")
     for name, path in (others or {}).items():
         if not load_model(path).items.equals(model.items):
             raise ValueError(
@@ -122,8 +120,9 @@ def pack(
         (beside / "catalogue").mkdir()
         rows, ids = products_of(log, model.items)
         write_index(rows, beside / "catalogue", encode, ids, old=out / "catalogue")
-        near = write_indexes(model.parts, beside / "near") if len(model.items) > exact_up_to else {}
-        manifest = manifest_of(model, sorted(others or {}), near, dict(about or {}), beside)
+        near = write_indexes({model.name: model, **model.parts}, beside / "near") if len(model.items) > exact_up_to else {}
+        facts = facts_of(model, log.has_times)
+        manifest = manifest_of(model, sorted(others or {}), near, facts, dict(about or {}), beside)
         (beside / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
         beside.chmod(0o755)
         swap_in(beside, out)
@@ -148,7 +147,7 @@ def write_indexes(parts: Mapping[str, Any], folder: Path) -> dict[str, dict[str,
 
 
 def manifest_of(
-    model: Any, others: Sequence[str], near: dict[str, Any], about: dict[str, Any], folder: Path
+    model: Any, others: Sequence[str], near: dict[str, Any], facts: dict[str, Any], about: dict[str, Any], folder: Path
 ) -> dict[str, Any]:
     """The manifest of the files of a folder."""
     index = {"vectors": None, **json.loads((folder / "catalogue" / "manifest.json").read_text())}
@@ -164,7 +163,7 @@ def manifest_of(
         "parts": sorted(model.parts),
         "others": list(others),
         "fitted_on": model.fitted_on,
-        "facts": facts_of(model),
+        "facts": facts,
         "near": near,
         "search": {name: index[name] for name in ("products", "encoder", "vectors")},
         "about": about,
@@ -175,10 +174,10 @@ def manifest_of(
     return {"version": version, **manifest}
 
 # %% ../../nbs/60_bundle.ipynb #42d0ef3f
-def facts_of(model: Any) -> dict[str, Any]:
-    """How much a model has seen: events, users, items, from when to when (milliseconds; None without times)."""
+def facts_of(model: Any, has_times: bool) -> dict[str, Any]:
+    """How much a model has seen: events, users, items, from when to when (milliseconds; None for a log without times)."""
     times = model.known.times
-    dated = bool(model.state["facts/times"]) and len(times) > 0
+    dated = has_times and len(times) > 0
     return {
         "total_events": len(times),
         "unique_users": len(model.known),
@@ -222,20 +221,40 @@ def fit_of(run: Path, names: Sequence[str]) -> Path:
 
 
 def bundle_run(
-    run: Path | str, out: Path | str, others: Sequence[str] = (), exact_up_to: int = EXACT_UP_TO, encoder_name: str = ""
+    run: Path | str,
+    out: Path | str,
+    others: Sequence[str] = (),
+    exact_up_to: int = EXACT_UP_TO,
+    encoder_name: str = "",
+    model: str = "",
 ) -> dict[str, Any]:
-    """Bundle the tuned hybrid of a run, and other models of it by name; returns the manifest.
+    """Bundle a model of a run (`main_fit`), and other models of it by name; returns the manifest.
 
     `encoder_name` is the sentence encoder for search by meaning, by name or folder; empty: products are found by words.
     """
+    run = Path(run)
+    fit, beside = main_fit(run, model), {name: fit_of(run, (name,)) for name in others}
+    dataset = read_json(run / "provenance.json", {})["dataset"]
+    about = {"run": run.name, "dataset": dataset["name"], "size": dataset.get("size") or ""}
+    about |= {"folder": dataset["folder"]} if "folder" in dataset else {}
+    return pack(fit, log_of(about), out, beside, about, exact_up_to, encoder(encoder_name) if encoder_name else None)
+
+
+def main_fit(run: Path, model: str = "") -> Path:
+    """The fit of a run that a server gets: of `model`, else the one that `recsys_lab.best` chose there, else the tuned hybrid."""
+    if not model and (run / "best.json").exists() and (run / "model" / "model.json").exists():
+        return run / "model"
+    return fit_of(run, (model,) if model else ("hybrid_tuned", "hybrid"))
+
+
+def log_of(about: Mapping[str, Any]) -> Any:
+    """The log that a bundle or run is of: from its `folder` where one is named and there, else by `dataset` and `size`."""
     from recsys_lab import loading
 
-    run = Path(run)
-    hybrid, beside = fit_of(run, ("hybrid_tuned", "hybrid")), {name: fit_of(run, (name,)) for name in others}
-    dataset = read_json(run / "provenance.json", {})["dataset"]
-    log = loading.load(dataset["name"], size=dataset.get("size") or "small")
-    about = {"run": run.name, "dataset": dataset["name"], "size": dataset.get("size") or ""}
-    return pack(hybrid, log, out, beside, about, exact_up_to, encoder(encoder_name) if encoder_name else None)
+    folder = Path(about.get("folder") or "")
+    if about.get("folder") and folder.is_dir():
+        return loading.read_folder(folder, about["dataset"])
+    return loading.load(about["dataset"], size=about.get("size") or "small")
 
 # %% ../../nbs/60_bundle.ipynb #2bf7b7eb
 def refit(folder: Path | str, kind: str = "hybrid", force: bool = False) -> dict[str, Any]:
@@ -244,13 +263,11 @@ def refit(folder: Path | str, kind: str = "hybrid", force: bool = False) -> dict
     `kind` is `hybrid` (all), `mf` (the ALS factors; the catalogue must be the same) or `ss` (catalogue and search). A log that
     is as it was is not trained on again unless `force` is set. `ValueError` for a log with which it cannot be done.
     """
-    from recsys_lab import loading
-
     folder, manifest = Path(folder), verify(folder)
     about = manifest["about"]
     if not about.get("dataset"):
         raise ValueError(f"{folder}: the bundle does not say which log it was made from; {REMAKE}")
-    log = loading.load(about["dataset"], size=about.get("size") or "small")
+    log = log_of(about)
     if log.fingerprint == about.get("trained_on", {}).get(kind) and not force:
         return {"status": "unchanged", "message": f"{log.name} is as it was", "stats": manifest["facts"]}
     with tempfile.TemporaryDirectory(prefix="recsys-refit-") as place:
@@ -268,7 +285,7 @@ def own_encoder(folder: Path, manifest: Mapping[str, Any]) -> Encoder | None:
 def refit_models(
     folder: Path, manifest: Mapping[str, Any], log: Any, kind: str, place: Path
 ) -> tuple[Path, dict[str, Path]]:
-    """(folder of the hybrid to bundle, folders of the other models), refitted as the kind of training requires."""
+    """(folder of the model to bundle, folders of the other models), refitted as the kind of training requires."""
     others = {name: folder / "others" / name for name in manifest["others"]}
     if kind == "ss":
         return folder / "model", others
@@ -409,8 +426,8 @@ class Bundle:
     Attributes
     ----------
     manifest : what it holds
-    model : its hybrid
-    models : all models by name: the hybrid, the sources it is made of, and others beside them
+    model : the one that answers where none is named
+    models : all models by name: that one, those it is made of, and others beside them
     items, users : `Ids`
     catalogue : what is shown of products and how they are found (`search.Search`): the items, and then those that nobody has met
     """
@@ -445,14 +462,14 @@ class Bundle:
         alpha: float | None = None,
         allowed: Any = None,
     ) -> Listed:
-        """The k best items for one encoded history, by the hybrid or another model of the bundle.
+        """The k best items for one encoded history, by the bundle's own or another model of it.
 
         `exclude` is the model's `default_exclude` by default; `alpha` replaces the hybrid's own; `allowed` (bool `[items]`) are the
         only items that the list may hold.
         """
         model = self.models[name or self.model.name]
         exclude = exclude or model.default_exclude
-        if not len(history.items) or model is not self.model:
+        if not len(history.items) or not hasattr(model, "reasons"):
             return rank_one_stage(model, history, k, exclude, allowed)
         return rank_two_stages(model, history, k, exclude, alpha, allowed)
 
@@ -491,19 +508,20 @@ def open_catalogue(folder: Path, items: Ids) -> Search:
 
 
 def with_index(model: Any, folder: Path) -> Any:
-    """A hybrid with the indexes of its sources' item vectors that a bundle holds, if any; returns it."""
-    for part in model.parts.values():
+    """A model with the indexes of the item vectors that a bundle holds, its own and those of its parts, if any; returns it."""
+    every = {model.name: model, **model.parts}
+    for part in every.values():
         part.near = {"index": None}  # what has none is scored whole, and none is made while serving
     for path in sorted((folder / "near").glob("*.faiss")):
         import faiss as untyped
 
         faiss: Any = untyped
-        model.parts[path.stem].near["index"] = faiss.read_index(str(path))
+        every[path.stem].near["index"] = faiss.read_index(str(path))
     return model
 
 
 def served_model(folder: Path | str) -> Any:
-    """The hybrid of a bundle as a Recommender with everything that it is served with, for evaluations."""
+    """The model of a bundle as a Recommender with everything that it is served with, for evaluations."""
     verify(folder)
     return with_index(load_model(Path(folder) / "model"), Path(folder))
 

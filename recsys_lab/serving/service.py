@@ -341,8 +341,7 @@ def stats_of(b: Bundle, user: int) -> dict[str, Any]:
     """What the user at a place of `users` has done, as `UserStats`."""
     h = b.history(user)
     counts = dict(zip(h.event_names, np.bincount(h.events, minlength=len(h.event_names)).tolist(), strict=True))
-    kinds = b.model.state["facts/kind"][h.items]
-    dated = bool(b.model.state["facts/times"])
+    dated = b.manifest["facts"]["end"] is not None
     met, bought = np.unique(h.items), np.unique(h.items[is_kind(h, "transaction") > 0])
     newest, first = np.unique(h.items[::-1], return_index=True)
     latest = np.argsort(first)[:SHOWN_HISTORY]
@@ -359,7 +358,7 @@ def stats_of(b: Bundle, user: int) -> dict[str, Any]:
         "purchases": counts.get("transaction", 0),
         "conversion_rate": round_number(len(bought) / max(1, len(met))),
         "unique_items_viewed": len(met),
-        "unique_categories_viewed": len(np.unique(kinds[kinds >= 0])),
+        "unique_categories_viewed": len({b.catalogue.category(code) for code in met.tolist()} - {""}),
         "first_seen": iso_time(h.times[0]) if dated else None,
         "last_seen": iso_time(h.times[-1]) if dated else None,
         "recent_items": recent,
@@ -400,12 +399,12 @@ def health_of(service: Service) -> dict[str, Any]:
     if service.arms is None:
         return {**health, "mode": "starting", "model_version": None, "stats": None, "model": None}
     b = service.arms[0].bundle
-    f, c = b.manifest["facts"], b.model.config
+    f = b.manifest["facts"]
     stats = {name: f[name] for name in ("total_events", "unique_users", "unique_items")}
     stats["date_range"] = {"start": iso_time(f["start"]), "end": iso_time(f["end"])}
     als = factors_of(b) > 0
-    model = {"version": b.manifest["version"], "features": len(b.model.state["names"])}
-    model |= {"mf_users": len(b.users) * als, "mf_items": len(b.items) * als, "hybrid_alpha": c.alpha}
+    model = {"version": b.manifest["version"], "features": len(b.model.state.get("names", ()))}
+    model |= {"mf_users": len(b.users) * als, "mf_items": len(b.items) * als, "hybrid_alpha": getattr(b.model.config, "alpha", None) if hasattr(b.model, "reasons") else None}
     mode = "split" if len(service.arms) > 1 else "single"
     return {**health, "mode": mode, "model_version": b.manifest["version"], "stats": stats, "model": model}
 

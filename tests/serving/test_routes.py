@@ -149,7 +149,7 @@ def test_status_tells_of_a_database_that_may_be_away(folder, shop, tmp_path):
 
 def test_a_bundle_knows_no_ratings(client, fits):
     """A log of views, carts and purchases has none, and nothing is made up from the kinds of event."""
-    assert "ratings" not in bundles.facts_of(fits[2]) and "avg_rating" not in bundles.facts_of(fits[2])
+    assert "ratings" not in bundles.facts_of(fits[2], True) and "avg_rating" not in bundles.facts_of(fits[2], True)
     told = client.get("/status").json()["database"]
     assert told["n_ratings"] is None and told["avg_rating"] is None and told["n_users"] > 0
 
