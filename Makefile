@@ -98,7 +98,7 @@ test-postgres: $(VENV)/.installed ## the database's tests against a PostgreSQL s
 
 cluster-test: $(VENV)/.installed ## real worker processes on loopback: equal results, and every kind of loss
 	$(BIN)/recsys-lab data make shop --size tiny
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:xdist tests/scale/cluster_checks.py
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests/scale/cluster_checks.py
 
 lab: $(VENV)/.installed ## open the chapters in JupyterLab
 	$(BIN)/jupyter lab nbs

@@ -181,8 +181,8 @@ def settings_to_try(name: str, log: Dataset, search: Search, most: int = 40) -> 
     stages are for the question that is asked.
     """
     kind: Any = model_class(name)
-    most = PARTS.get(name, EXACT_UP_TO)
-    held: dict[str, Any] = {"items": most} if "items" in kind.Config.model_fields and len(log.items) > most else {}
+    part = PARTS.get(name, EXACT_UP_TO)
+    held: dict[str, Any] = {"items": part} if "items" in kind.Config.model_fields and len(log.items) > part else {}
     if "protocol" in kind.Config.model_fields:
         held |= dict(zip(("protocol", "target", "exclude"), search.question, strict=True))
         held |= ARRIVED if "parts" in log.offers else {}

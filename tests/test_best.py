@@ -1,6 +1,7 @@
 """The lab's own answer: what is chosen, on whom, within which time, and what happens when it is interrupted."""
 
 import json
+import shutil
 import time
 
 import numpy as np
@@ -46,23 +47,32 @@ def board():
     return Dataset("groups", frame.assign(part=pd.Categorical(part, ["train", "test"])), has_times=False)
 
 
+@pytest.fixture(scope="module")
+def searched(board, tmp_path_factory):
+    """(what a search found, its folder); tests that go on with it copy the folder."""
+    place = tmp_path_factory.mktemp("searched")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lab, "MOST_SETTINGS", 2)
+        return find_best(board, place, 300.0, ["popularity", "item_knn"], k=10, judged=1000, report=nothing), place
+
+
 @pytest.mark.slow
-def test_the_better_model_is_chosen_fitted_and_judged(board, tmp_path):
-    found = find_best(board, tmp_path, 300.0, ["popularity", "item_knn"], k=10, judged=1000, report=nothing)
+def test_the_better_model_is_chosen_fitted_and_judged(searched):
+    found, place = searched
     assert found.model.name in ("item_knn", "blend") and found.test is not None
     single = found.table.set_index("model")
     assert single.judged_on["item_knn"] > single.judged_on["popularity"] + 0.1
-    assert load_model(tmp_path / "model").fitted_on == found.model.fitted_on
-    told = json.loads((tmp_path / "best.json").read_text())
+    assert load_model(place / "model").fitted_on == found.model.fitted_on
+    told = json.loads((place / "best.json").read_text())
     assert told["chosen"] == found.model.name and told["test"]["ndcg@10"] == pytest.approx(
         found.test.mean("ndcg", 10), abs=1e-6
     )
-    assert json.loads((tmp_path / "provenance.json").read_text())["dataset"]["name"] == "groups"
+    assert json.loads((place / "provenance.json").read_text())["dataset"]["name"] == "groups"
 
 
 @pytest.mark.slow
-def test_a_search_goes_on_where_it_was_stopped(board, tmp_path):
-    find_best(board, tmp_path, 300.0, ["popularity", "item_knn"], k=10, judged=1000, report=nothing)
+def test_a_search_goes_on_where_it_was_stopped(board, searched, tmp_path):
+    shutil.copytree(searched[1], tmp_path, dirs_exist_ok=True)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "search").glob("*/*.json")}
     find_best(board, tmp_path, 300.0, ["popularity", "item_knn", "user_knn"], k=10, judged=1000, report=nothing)
     after = {p: p.stat().st_mtime_ns for p in (tmp_path / "search").glob("*/*.json")}
@@ -167,6 +177,7 @@ def test_order_counts_only_where_the_data_say_so():
     assert {"session_walk", "gru4rec"} <= set(racing_models(untimed_sessions(1)))
     held = next(iter(settings_to_try("lightgbm", arrived_split(1), a_search(None))))
     assert (held["protocol"], held["exclude"]) == ("given", "seen") and "session_walk" not in held["sources"]
+    assert len(list(settings_to_try("ease", log, a_search(None), 6))) == 6  # each is drawn before the first is tried
     assert [model_class(name).name for name in lab.CANDIDATES] == list(lab.CANDIDATES)
 
 
