@@ -35,8 +35,8 @@ from .topk import EXACT_UP_TO
 from .tuning import propose, race, repeat_weights
 
 # %% auto #0
-__all__ = ['CANDIDATES', 'READ_ORDER', 'PARTS', 'ARRIVED', 'STARTUP', 'WORKER', 'POOLED', 'JOBS', 'DEFAULTS', 'SETTINGS',
-           'BLENDS', 'ONE_MODEL', 'MOST_SETTINGS', 'NEAR', 'VISITORS', 'CASES', 'MEMBERS', 'racing_models',
+__all__ = ['CANDIDATES', 'READ_ORDER', 'PARTS', 'ARRIVED', 'ONE_BASIS', 'STARTUP', 'WORKER', 'POOLED', 'JOBS', 'DEFAULTS',
+           'SETTINGS', 'BLENDS', 'ONE_MODEL', 'MOST_SETTINGS', 'NEAR', 'VISITORS', 'CASES', 'MEMBERS', 'racing_models',
            'in_first_half', 'visitor_values', 'Gap', 'gap_between', 'Trial', 'Search', 'choose', 'settings_to_try',
            'try_settings', 'drop_other_fits', 'keep_trial', 'Job', 'keep_log', 'kept_log', 'run_job', 'run_jobs',
            'select_members', 'blend_of', 'try_blend', 'rank_chosen', 'decide_best', 'left_out', 'fit_best', 'say',
@@ -174,11 +174,14 @@ ARRIVED: dict[str, Any] = {  # of two stages on a log that arrived split
 }
 
 
+ONE_BASIS = ("graph_filter", "gf_cf")  # whose other settings are tried with the same vectors, which are made once
+
+
 def settings_to_try(name: str, log: Dataset, search: Search, most: int = 40) -> Iterator[dict[str, Any]]:
     """The settings of a model for a log: its defaults, then drawn ones.
 
-    A model whose cost grows faster than the catalogue learns from a part of it, what reads an order that means nothing does not, and two
-    stages are for the question that is asked.
+    A model whose cost grows faster than the catalogue learns from a part of it, what reads an order that means nothing does not, two
+    stages are for the question that is asked, and filters keep the vectors that take most of their time.
     """
     kind: Any = model_class(name)
     part = PARTS.get(name, EXACT_UP_TO)
@@ -186,6 +189,7 @@ def settings_to_try(name: str, log: Dataset, search: Search, most: int = 40) -> 
     if "protocol" in kind.Config.model_fields:
         held |= dict(zip(("protocol", "target", "exclude"), search.question, strict=True))
         held |= ARRIVED if "parts" in log.offers else {}
+    held |= {"factors": kind().config.factors} if name in ONE_BASIS else {}
     held |= {} if "ordered" in log.offers or "position_decay" not in kind.Config.model_fields else {"position_decay": 0.0}
     space = kind.search_space()
     yield from propose(kind().config, space, most, search.seed, held) if space else [held]

@@ -60,7 +60,11 @@ def environments() -> dict[str, dict[str, str]]:
     if extra := [f for f in __cpu_dispatch__ if __cpu_features__.get(f)]:
         found |= {"plain NumPy": {"NPY_DISABLE_CPU_FEATURES": " ".join(extra)}}
     both = ("own", *list(found)[1:2])  # threads change nothing that a kernel does not: they are tried with two of them
-    return {f"{name}, {n} threads": told | threads(n) for name, told in found.items() for n in ((1, 2) if name in both else (2,))}
+    return {
+        f"{name}, {n} threads": told | threads(n)
+        for name, told in found.items()
+        for n in ((1, 2) if name in both else (2,))
+    }
 
 
 def kernels() -> list[str]:

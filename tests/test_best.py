@@ -177,6 +177,9 @@ def test_order_counts_only_where_the_data_say_so():
     assert {"session_walk", "gru4rec"} <= set(racing_models(untimed_sessions(1)))
     held = next(iter(settings_to_try("lightgbm", arrived_split(1), a_search(None))))
     assert (held["protocol"], held["exclude"]) == ("given", "seen") and "session_walk" not in held["sources"]
+    assert (
+        len({s["factors"] for s in settings_to_try("graph_filter", log, a_search(None), 6)}) == 1
+    )  # vectors are made once
     assert len(list(settings_to_try("ease", log, a_search(None), 6))) == 6  # each is drawn before the first is tried
     assert [model_class(name).name for name in lab.CANDIDATES] == list(lab.CANDIDATES)
 

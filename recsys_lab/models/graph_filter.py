@@ -186,14 +186,14 @@ class GraphFilterConfig(BoundedConfig):
     """Settings of the graph filter."""
 
     user_exponent: float = setting(1.0, "exponent of the users' degrees in the neighbour filter", Range(0.3, 1.2))
-    in_exponent: float = setting(0.5, "exponent of the degrees of the items of the history")
-    out_exponent: float = setting(0.2, "exponent there of the degrees of items offered", Range(0.0, 0.7))
+    in_exponent: float = setting(0.65, "exponent of the degrees of the items of the history", Range(0.4, 1.0))
+    out_exponent: float = setting(0.15, "exponent there of the degrees of items offered", Range(0.0, 0.6))
     factors: int = setting(256, "singular vectors in the low pass", (32, 64, 128, 256), ge=1)
     lowpass_user_exponent: float = setting(0.5, "exponent of the users' degrees in the low pass")
     lowpass_item_exponent: float = setting(0.5, "exponent there of the items' degrees")
     lowpass_out_exponent: float = setting(0.5, "exponent there of what is given back to items offered")
     lowpass_weight: float = setting(
-        0.6, "weight of the low pass beside the neighbours, both on one scale", Range(0.0, 2.0), ge=0
+        0.3, "weight of the low pass beside the neighbours, both on one scale", Range(0.0, 1.5), ge=0
     )
     position_decay: float = setting(
         0.0,

@@ -15,12 +15,14 @@ from typing import Any
 from ..files import DataError, UserError, code_fingerprint, peak_mb
 
 # %% auto #0
-__all__ = ['RESULT_BYTES', 'START_SECONDS', 'MOST_LOSSES', 'NO_WORKER_SECONDS', 'run_measured', 'own_peak_mb', 'library_facts',
-           'ClusterError', 'Cluster', 'start_client', 'check_workers', 'submit_all', 'wait_for_workers']
+__all__ = ['RESULT_BYTES', 'START_SECONDS', 'CONNECT_SECONDS', 'MOST_LOSSES', 'NO_WORKER_SECONDS', 'run_measured', 'own_peak_mb',
+           'library_facts', 'ClusterError', 'Cluster', 'start_client', 'check_workers', 'submit_all',
+           'wait_for_workers']
 
 # %% ../../nbs/75_cluster.ipynb #92ab14d9
 RESULT_BYTES = 1 << 16  # of what a task may return
 START_SECONDS = 60  # that a worker process may take to start
+CONNECT_SECONDS = 30  # that a scheduler may take to answer
 MOST_LOSSES = 3  # of a whole cluster, one after the other without a task done, after which a step is given up
 NO_WORKER_SECONDS = 15.0  # without any worker, after which a cluster counts as lost
 
@@ -154,7 +156,7 @@ def start_client(address: str, memory_gb: float) -> tuple[Any, Any]:
             raise ClusterError(f"{address} could not be started within {START_SECONDS} s ({error})") from error
         return Client(local), local
     try:
-        return Client(address, timeout=30), None
+        return Client(address, timeout=CONNECT_SECONDS), None
     except (OSError, ValueError) as error:
         raise ClusterError(f"no scheduler answers at {address} ({error}); start one with: dask scheduler") from error
 

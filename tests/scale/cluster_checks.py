@@ -129,7 +129,8 @@ def test_a_step_whose_workers_are_always_lost_is_given_up(monkeypatch):
         cluster.map("powers", pow, {"a": (2, 5)})
 
 
-def test_an_address_that_is_none_is_refused():
+def test_an_address_that_is_none_is_refused(monkeypatch):
+    monkeypatch.setattr(clusters, "CONNECT_SECONDS", 2)
     with pytest.raises(UserError, match="takes a number of processes"), Cluster("local:0"):
         pass
     with pytest.raises(ClusterError, match="no scheduler answers"), Cluster(f"tcp://127.0.0.1:{free_port()}"):
