@@ -404,7 +404,8 @@ def health_of(service: Service) -> dict[str, Any]:
     stats["date_range"] = {"start": iso_time(f["start"]), "end": iso_time(f["end"])}
     als = factors_of(b) > 0
     model = {"version": b.manifest["version"], "features": len(b.model.state.get("names", ()))}
-    model |= {"mf_users": len(b.users) * als, "mf_items": len(b.items) * als, "hybrid_alpha": getattr(b.model.config, "alpha", None) if hasattr(b.model, "reasons") else None}
+    alpha = b.model.config.alpha if hasattr(b.model, "reasons") else None
+    model |= {"mf_users": len(b.users) * als, "mf_items": len(b.items) * als, "hybrid_alpha": alpha}
     mode = "split" if len(service.arms) > 1 else "single"
     return {**health, "mode": mode, "model_version": b.manifest["version"], "stats": stats, "model": model}
 
