@@ -300,7 +300,7 @@ RECIPES |= {
         "gowalla",
         "graph_filter",
         24,
-        "8 minutes",
+        "14 minutes",
         {"in_exponent": Range(0.4, 1.0), "out_exponent": Range(0.0, 0.4), "lowpass_weight": Range(0.0, 0.8)},
         {"factors": 256},
         last=True,
