@@ -201,18 +201,18 @@ def try_settings(log: Dataset, search: Search, name: str, first: int, most: int,
     None is begun that would end after `until` (`time.time`). Each is written with its evaluation; the fit of the chosen one is kept.
     Where a list may repeat what was met, the defaults are tried with all `tuning.repeat_weights`, others with the best of these.
     """
-    split, place = search.split(log), search.folder / name
+    split, place, without_fit = search.split(log), search.folder / name, 0.0
     place.mkdir(parents=True, exist_ok=True)
     for number, setting in enumerate(settings_to_try(name, split.train, search)):
         done = search.trials(name)
         if number < first or any(t.number // 10 == number for t in done):
             continue
-        slowest = max((t.seconds for t in done), default=0.0)
+        slowest = without_fit or max((t.seconds for t in done), default=0.0)
         if number >= most or (done and time.time() + 1.3 * slowest > until):
             break
         start = time.time()
         model = model_class(name)(**setting).fit(split.train)
-        best = search.chosen(name)
+        fitted, best = time.time(), search.chosen(name)
         weights = (best.settings["repeat_weight"],) if best else repeat_weights(model, search.question[2])
         for nth, weight in enumerate(weights):
             variant, leader = model.with_repeats(weight), search.chosen(name)
@@ -222,6 +222,7 @@ def try_settings(log: Dataset, search: Search, name: str, first: int, most: int,
                 variant.save(search.fit_of(trial))
             keep_trial(search, trial)
             drop_other_fits(search, name)
+        without_fit = time.time() - fitted if name in ONE_BASIS else 0.0  # its vectors are there now
 
 
 def drop_other_fits(search: Search, name: str) -> None:
@@ -499,7 +500,7 @@ def find_best(
 
     report(f"{len(names)} models race with their defaults")
     each, waiting = ONE_MODEL * seconds, [name for name in names if not search.trials(name)]
-    run_jobs(search, [Job(n, "try_settings", (n, 0, 1), each, moment(DEFAULTS)) for n in waiting], cores)
+    run_jobs(search, [Job(n, "try_settings", (n, 0, 6 if n in ONE_BASIS else 1), each, moment(DEFAULTS)) for n in waiting], cores)
     near = near_the_best(search, names)
     report(f"near the best: {', '.join(near)}; their settings are searched")
     search_settings(search, near, cores, moment(SETTINGS))
