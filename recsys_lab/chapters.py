@@ -76,7 +76,7 @@ def find_lab() -> Path:
     return root
 
 # %% ../nbs/82_chapters.ipynb #f2da8a1a
-OWN = ("dataset", "size", "out", "needs", "after")  # set by the run itself
+OWN = ("dataset", "size", "out", "needs", "after", "weight")  # set by the run itself, or said of the chapter
 
 
 def parse_value(name: str, text: str, parameter: Parameter) -> Any:
@@ -461,7 +461,7 @@ def end_chapter(
     failed = future.exception()
     if failed is None:
         provenance["chapters"][chapter] |= {"status": "done", **future.result()}
-        defaults = {n: p.default for n, p in plan.takes[chapter].items() if n not in ("needs", "after")}
+        defaults = {n: p.default for n, p in plan.takes[chapter].items() if n not in ("needs", "after", "weight")}
         params[chapter] = {**defaults, **plan.given[chapter]}
     else:
         runs.Run(plan.folder, chapter).forget()
@@ -531,11 +531,12 @@ def work_off(
 ) -> ChapterFailed | None:
     """Execute chapters until none is left, or one has failed, which is returned."""
     after = {c: list(plan.takes[c]["after"].default) if "after" in plan.takes[c] else [] for c in plan.chapters}
+    weights = {c: int(plan.takes[c]["weight"].default) for c in plan.chapters if "weight" in plan.takes[c]}
     unfinished, failed = waiting_for(after), None
     running: dict[Future[Any], str] = {}
     with chapter_progress(plan.chapters, plan.until) as show, workers(jobs) as submit:
         while unfinished and (running or failed is None):
-            able = ready(unfinished, set(unfinished) - set(running.values()))
+            able = ready(unfinished, set(unfinished) - set(running.values()), weights)
             if plan.until:  # what shows a method is short: the budget is for what comes after it
                 able.sort(key=lambda name: "out" in plan.takes[name])
             for chapter in able:

@@ -37,21 +37,25 @@ def waiting_for(after: Mapping[str, list[str]]) -> dict[str, set[str]]:
     }
 
 
-def chain_lengths(waits: Mapping[str, set[str]]) -> dict[str, int]:
-    """For each chapter the length of the longest chain of chapters of which each waits for the one before, beginning with it."""
+def chain_lengths(waits: Mapping[str, set[str]], weights: Mapping[str, int] | None = None) -> dict[str, int]:
+    """For each chapter the length of the longest chain of chapters of which each waits for the one before, beginning with it.
+
+    `weights` says how many usual chapters one is as long as (default: 1).
+    """
     lengths: dict[str, int] = {}
 
     def length(name: str) -> int:
         if name not in lengths:
-            lengths[name] = 1 + max((length(other) for other, wanted in waits.items() if name in wanted), default=0)
+            after = max((length(other) for other, wanted in waits.items() if name in wanted), default=0)
+            lengths[name] = (weights or {}).get(name, 1) + after
         return lengths[name]
 
     return {name: length(name) for name in waits}
 
 
-def ready(waits: Mapping[str, set[str]], left: set[str]) -> list[str]:
+def ready(waits: Mapping[str, set[str]], left: set[str], weights: Mapping[str, int] | None = None) -> list[str]:
     """The chapters of `left` that wait for none of the unfinished ones, longest chain first, then by name; `waits` holds all unfinished."""
-    lengths = chain_lengths(waits)
+    lengths = chain_lengths(waits, weights)
     return sorted((n for n in left if not waits[n] & set(waits)), key=lambda n: (-lengths[n], n))
 
 # %% ../nbs/95_schedule.ipynb #14463e56

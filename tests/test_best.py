@@ -25,6 +25,7 @@ from recsys_lab.best import (
 )
 from recsys_lab.datasets import Dataset
 from recsys_lab.files import DataError
+from recsys_lab.models import graph_filter
 from recsys_lab.models.base import load_model, model_class
 
 
@@ -182,6 +183,15 @@ def test_order_counts_only_where_the_data_say_so():
     )  # vectors are made once
     assert len(list(settings_to_try("ease", log, a_search(None), 6))) == 6  # each is drawn before the first is tried
     assert [model_class(name).name for name in lab.CANDIDATES] == list(lab.CANDIDATES)
+
+
+def test_a_filter_is_tried_with_vectors_that_are_made_once(board, tmp_path, monkeypatch):
+    made, before = [], graph_filter.smooth_basis
+    monkeypatch.setattr(graph_filter, "smooth_basis", lambda *a: made.append(a) or before(*a))
+    search = open_search(board, tmp_path, 10, "ndcg", 500, 0)
+    lab.try_settings(board, search, "graph_filter", 0, 4, time.time() + 300)
+    assert len(search.trials("graph_filter")) == 4 and len(made) == 1
+    assert len({t.settings["in_exponent"] for t in search.trials("graph_filter")}) == 4
 
 
 @pytest.mark.parametrize("log", [random_log(3), untimed_sessions(3), arrived_split(3)], ids=lambda log: log.name)

@@ -37,6 +37,7 @@ def test_the_longest_chain_comes_first():
     waits = waiting_for({"a": [], "b": [], "c": ["b"], "d": ["c"], "e": ["a"]})
     assert chain_lengths(waits) == {"a": 2, "b": 3, "c": 2, "d": 1, "e": 1}
     assert ready(waits, set(waits)) == ["b", "a"]
+    assert chain_lengths(waits, {"d": 7})["b"] == 9 and ready(waits, set(waits), {"a": 9}) == ["a", "b"]
 
 
 def test_what_is_not_part_of_a_run_is_not_waited_for():
