@@ -531,12 +531,12 @@ def work_off(
 ) -> ChapterFailed | None:
     """Execute chapters until none is left, or one has failed, which is returned."""
     after = {c: list(plan.takes[c]["after"].default) if "after" in plan.takes[c] else [] for c in plan.chapters}
-    weights = {c: int(plan.takes[c]["weight"].default) for c in plan.chapters if "weight" in plan.takes[c]}
+    heavy = {} if plan.until else {c: plan.takes[c]["weight"].default for c in plan.chapters if "weight" in plan.takes[c]}
     unfinished, failed = waiting_for(after), None
     running: dict[Future[Any], str] = {}
     with chapter_progress(plan.chapters, plan.until) as show, workers(jobs) as submit:
         while unfinished and (running or failed is None):
-            able = ready(unfinished, set(unfinished) - set(running.values()), weights)
+            able = ready(unfinished, set(unfinished) - set(running.values()), heavy)
             if plan.until:  # what shows a method is short: the budget is for what comes after it
                 able.sort(key=lambda name: "out" in plan.takes[name])
             for chapter in able:
