@@ -224,7 +224,7 @@ def try_settings(log: Dataset, search: Search, name: str, first: int, most: int,
             drop_other_fits(search, name)
         without_fit = time.time() - fitted if name in ONE_BASIS else 0.0  # its vectors are there now
 
-
+# %% ../nbs/87_best.ipynb #fea6530a
 def drop_other_fits(search: Search, name: str) -> None:
     """Remove the fits of a model that are not of its chosen trial."""
     chosen = search.chosen(name)

@@ -317,6 +317,8 @@ RECIPES |= {
     "sequential_rules": Recipe("retailrocket-sessions", "sequential_rules", 8, "1 minute"),
     "session_walk": Recipe("retailrocket-sessions", "session_walk", 20, "4 minutes"),
 }
+
+# %% ../nbs/91_published_numbers.ipynb #3ff516df
 RECIPES |= {
     "ials": Recipe("gowalla", "ials", 0, "3 minutes", {}, {"factors": 512}),
     "gru4rec": Recipe(

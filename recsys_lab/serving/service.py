@@ -389,7 +389,7 @@ def metadata_of(b: Bundle) -> dict[str, Any]:
         "version": b.manifest["version"],
         "fitted_on": b.manifest["fitted_on"],
         "lab": b.manifest["lab"],
-        "about": b.manifest["about"],
+        "about": {name: value for name, value in b.manifest["about"].items() if name != "folder"},  # where the log lies is the owner's
     }
 
 

@@ -15,6 +15,7 @@ from recsys_lab.models.base import load_model, model_class
 from recsys_lab.provenance import provenance_of
 from recsys_lab.serving import bundle as bundles
 from recsys_lab.serving.bundle import Bundle, pack, served_model
+from recsys_lab.serving.service import metadata_of
 
 pytest.importorskip("fastapi_offline")
 
@@ -37,8 +38,8 @@ def test_lists_are_those_of_the_model(single, shop_split):
     histories = cases.histories(slice(0, len(cases)))
     wanted = model.rank(histories, 10, "none")
     for row in range(len(cases)):
-        asked = cases.histories(slice(row, row + 1)).encode(model.items)
-        listed = b.rank(asked, 10, exclude="none")
+        history = cases.histories(slice(row, row + 1)).encode(model.items)
+        listed = b.rank(history, 10, exclude="none")
         kept = wanted.codes[row][wanted.codes[row] >= 0]
         assert listed.codes.tolist() == kept.tolist()
         np.testing.assert_allclose(listed.scores, wanted.scores[row][: len(kept)], rtol=1e-6)
@@ -91,11 +92,11 @@ def test_a_sequence_model_answers_without_torch(shop, shop_split, tmp_path):
         f"listed = b.rank(encode_history(b, {seen.tolist()}), 10)\n"
         "print(json.dumps([listed.codes.tolist(), listed.scores.tolist()]))"
     )
-    told = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout)
+    answer = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout)
     b = Bundle(tmp_path / "b")
     here = b.rank(bundles.encode_history(b, seen), 10)
-    assert told[0] == here.codes.tolist()
-    np.testing.assert_allclose(told[1], here.scores, rtol=1e-6)
+    assert answer[0] == here.codes.tolist()
+    np.testing.assert_allclose(answer[1], here.scores, rtol=1e-6)
 
 
 @pytest.mark.parametrize("log", [arrived_split(0), untimed_sessions(0)], ids=["split", "sessions"])
@@ -116,6 +117,8 @@ def test_what_a_search_chose_is_bundled_unless_another_is_named(fits, shop, tmp_
     facts["dataset"] |= {"folder": str(shop.source)}
     (run / "provenance.json").write_text(json.dumps(facts))
     assert bundles.bundle_run(run, tmp_path / "b")["model"] == "item_knn"
+    b = Bundle(tmp_path / "b")
+    assert b.manifest["about"]["folder"] == str(shop.source) and "folder" not in metadata_of(b)["about"]
     made = bundles.refit(tmp_path / "b", force=True)
     assert made["status"] == "trained" and made["stats"]["total_events"] == len(shop)
     with pytest.raises(FileNotFoundError, match="holds no fit of als"):
@@ -135,6 +138,6 @@ def test_an_index_of_its_own_vectors(shop, shop_split, tmp_path):
 
 
 def test_values_that_nobody_reads_are_not_fetched(fits):
-    """A feed asked about a model of one stage says so, and takes nothing over."""
+    """The feed of a model of one stage says so, and takes nothing over."""
     feed, model = FeatureFeed(), load_model(fits[1])
     assert feed.state(model)["store"] == "none" and feed.state(fits[2])["store"] == "bundle"
