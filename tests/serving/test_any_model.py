@@ -134,7 +134,7 @@ def test_an_index_of_its_own_vectors(shop, shop_split, tmp_path):
     b = Bundle(tmp_path / "b")
     user = int(np.argmax(np.diff(b.known.indptr)))
     exact = model.lists(b.history(user), 10, "none")[0][0]
-    assert len(set(exact) & set(b.rank(b.history(user), 10, exclude="none").codes)) >= 5
+    assert len(set(exact) & set(b.rank(b.history(user), 10, exclude="none").codes)) >= 9
 
 
 def test_values_that_nobody_reads_are_not_fetched(fits):
