@@ -56,6 +56,7 @@ CANDIDATES = (
     "session_knn",
     "sequential_rules",
     "ials",
+    "simplex",
     "graph_filter",
     "als",
     "ease",

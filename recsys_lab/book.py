@@ -314,7 +314,7 @@ BOOK_PARTS = (
     ("Evidence", ("1", "36", "97")),
     ("Collaborative models", ("2", "44", "94")),
     ("Ranking", ("3", "67")),
-    ("Graphs", "4"),
+    ("Graphs, sequences and losses", "4"),
     ("Products and search", ("5", "68")),
     ("Serving", ("6", "89")),
     ("After deployment", ("70", "98", "71", "72", "73", "74", "99")),

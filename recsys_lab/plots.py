@@ -53,6 +53,7 @@ COLOURS = {
     "content": "#bb7733",
     "ials": "#dd4466",
     "sasrec": "#337788",
+    "simplex": "#ee6688",
     "gru4rec": "#55aacc",
     "oracle": "#222222",
 }

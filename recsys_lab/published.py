@@ -94,7 +94,7 @@ FIGURES = [
             ("GF-CF", "gf_cf"): (0.1849, 0.1518),
             **{("BSPM", recipe): (0.1920, 0.1597) for recipe in ("graph_filter", "graph_filter_order")},
             ("UltraGCN", ""): (0.1862, 0.1580),
-            ("SimpleX", ""): (0.1872, 0.1557),
+            ("SimpleX", "simplex"): (0.1872, 0.1557),
         },
     ),
 ]
@@ -321,6 +321,7 @@ RECIPES |= {
 # %% ../nbs/91_published_numbers.ipynb #3ff516df
 RECIPES |= {
     "ials": Recipe("gowalla", "ials", 0, "3 minutes", {}, {"factors": 512}),
+    "simplex": Recipe("gowalla", "simplex", 0, "4 minutes", {}, {"factors": 256, "popularity_weight": 0.08}),
     "gru4rec": Recipe(
         "retailrocket-sessions",
         "gru4rec",

@@ -83,7 +83,7 @@ FEW_SOURCES = {"revisits": 10, "session_walk": 20, "item_knn": 10, "popularity":
 
 def quick(name: str) -> dict:
     """Settings under which a two-stage or sequence model is fitted in a moment; none for other models."""
-    if name in SEQUENCES:
+    if name in SEQUENCES | {"simplex"}:
         return {"factors": 16, "negatives": 64, "epochs": 3}
     rows = {"sources": FEW_SOURCES, "max_requests": 200, "n_windows": 2, "window_fraction": 0.1, "negatives": 5}
     trees = {"num_boost_round": 15, "min_data_in_leaf": 5} if name in TWO_STAGE - {"lr", "lr_enriched"} else {}

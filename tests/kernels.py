@@ -46,6 +46,7 @@ ENOUGH = {
     "lightgcn": {"epochs": 3},
 }
 ENOUGH |= {"bpr_mf": {"epochs": 3}, "sasrec": {"epochs": 2, "factors": 16}, "gru4rec": {"epochs": 2, "factors": 16}}
+ENOUGH |= {"simplex": {"epochs": 4, "factors": 16}}
 ALONE = ("als", "graph_filter", "bpr")  # bundled beside the hybrid
 SINGLE = ("hybrid_shop", "als")  # ranked in all sizes of batch, one by one too
 Lists = dict[str, np.ndarray]

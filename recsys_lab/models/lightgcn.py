@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['normalize_adjacency', 'as_tensor', 'symmetric_adjacency', 'propagate', 'propagate_to', 'propagate_from',
-           'PositivePairs', 'draw_items', 'bpr_loss', 'softmax_loss', 'LightGCNConfig', 'initial_vectors', 'Learner',
-           'step', 'needs_all_vectors', 'sample_negatives', 'sparse_rows', 'hardest_negatives', 'interaction_mask',
-           'held_out_hit_rate', 'write_checkpoint_file', 'read_arrays_of', 'write_checkpoint', 'read_checkpoint',
-           'Curve', 'train', 'should_stop', 'fewest_epochs', 'LightGCN', 'graph_terms', 'l2_normalize',
-           'fitted_learner', 'BPRMFConfig', 'BPRMF']
+           'PositivePairs', 'draw_items', 'bpr_loss', 'softmax_loss', 'contrastive_loss', 'pair_loss', 'LightGCNConfig',
+           'initial_vectors', 'Learner', 'step', 'needs_all_vectors', 'sample_negatives', 'sparse_rows',
+           'hardest_negatives', 'interaction_mask', 'held_out_hit_rate', 'write_checkpoint_file', 'read_arrays_of',
+           'write_checkpoint', 'read_checkpoint', 'Curve', 'train', 'should_stop', 'fewest_epochs', 'LightGCN',
+           'graph_terms', 'l2_normalize', 'fitted_learner', 'BPRMFConfig', 'BPRMF']
 
 # %% ../../nbs/40_lightgcn.ipynb #353842e3
 def normalize_adjacency(weights: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -179,6 +179,26 @@ def softmax_loss(users: Any, items: Any, shared: Any, met: Any, temperature: flo
     right = (users * items).sum(1, keepdim=True) / temperature
     return (torch.logsumexp(torch.cat([right, against], 1), 1) - right[:, 0]).mean()
 
+
+def contrastive_loss(right: Any, against: Any, met: Any, margin: float, weight: float, row: Any = None) -> Any:
+    """Mean of `1 - right + weight * mean(max(0, against - margin))` over pairs, of their cosines `right` `[b]` and those of others.
+
+    `against` `[b, n]` are the cosines with `n` items, of which those with `met` cost nothing; with `row` `[b]` its rows are those of users.
+    Source: Mao et al., *SimpleX: a simple and strong baseline for collaborative filtering*, CIKM 2021.
+    """
+    above = (against - margin).clamp(min=0).masked_fill(met, 0.0).mean(1)
+    return (1 - right + weight * (above if row is None else above.index_select(0, row))).mean()
+
+
+def pair_loss(config: Any, users: Any, items: Any, others: Any, met: Any) -> Any:
+    """The loss of `config` for pairs of vectors `[b, f]` and the vectors of items drawn for each, or shared by all (with `met`)."""
+    if config.loss == "bpr":
+        return bpr_loss(users, items, others)
+    if config.loss == "softmax":
+        return softmax_loss(users, items, others, met, config.temperature)
+    users, items, others = (torch.nn.functional.normalize(a, dim=1) for a in (users, items, others))
+    return contrastive_loss((users * items).sum(1), users @ others.T, met, config.margin, config.negative_weight)
+
 # %% ../../nbs/40_lightgcn.ipynb #2427d465
 class LightGCNConfig(Config):
     """Settings of LightGCN."""
@@ -186,8 +206,10 @@ class LightGCNConfig(Config):
     factors: int = setting(64, "length of the vectors", ge=1)
     layers: int = setting(3, "steps over the graph; many make vectors similar to each other", Range(1, 4), ge=0, le=8)
     layer_weights: list[NonNegative] = setting(list, "weights of layers 0 to `layers`; empty: all equal")
-    loss: Literal["bpr", "softmax"] = setting("bpr", "`bpr`, or `softmax` (of cosines, with `temperature`)")
+    loss: Literal["bpr", "softmax", "contrastive"] = setting("bpr", "`bpr`, or of cosines: `softmax`, `contrastive`")
     temperature: float = setting(0.1, "of the softmax", gt=0)
+    margin: float = setting(0.6, "of the contrastive loss: cosines below it cost nothing", ge=-1, lt=1)
+    negative_weight: float = setting(100.0, "of the contrastive loss: weight of the mean over the negatives", gt=0)
     batch_size: int = setting(8192, "pairs in a step of Adam", ge=1)
     learning_rate: float = setting(0.01, "of Adam", Range(0.002, 0.03, True), gt=0)
     lr_schedule: Literal["constant", "cosine"] = setting("constant", "`cosine`: the rate falls to 0 by the last epoch")
@@ -195,7 +217,7 @@ class LightGCNConfig(Config):
         1e-4, "L2 penalty on the learned vectors of a batch, as a share of the pair", Range(1e-6, 1e-2, True), ge=0
     )
     epochs: int = setting(20, "passes over the pairs", Range(5, 20, True), ge=1)
-    negatives: int = setting(1, "items drawn for each pair (bpr), or shared by a batch (softmax)", ge=1)
+    negatives: int = setting(1, "items drawn for each pair (bpr), or shared by a batch (of cosines)", ge=1)
     negative_sampling: Literal["uniform", "popularity", "hard"] = setting(
         "uniform", "how they are drawn: `hard` takes the best scored of `n_candidates` even draws (bpr only)"
     )
@@ -215,9 +237,14 @@ class LightGCNConfig(Config):
     def check_layers(self) -> Self:
         if self.layer_weights and len(self.layer_weights) != self.layers + 1:
             raise ValueError(f"layer_weights must be {self.layers + 1} numbers of at least 0, not {self.layer_weights}")
-        if self.loss == "softmax" and self.negative_sampling == "hard":
-            raise ValueError("sampling must be uniform or popularity for the softmax loss, not 'hard'")
+        if self.of_cosines and self.negative_sampling == "hard":
+            raise ValueError(f"sampling must be uniform or popularity for the {self.loss} loss, not 'hard'")
         return self
+
+    @property
+    def of_cosines(self) -> bool:
+        """Whether scores are cosines, not inner products."""
+        return self.loss != "bpr"
 
     @property
     def mix(self) -> list[float]:
@@ -316,7 +343,7 @@ def step(learner: Learner, rows: np.ndarray, rng: np.random.Generator) -> float:
     sizes = [len(rows), len(rows), others.size]
     user, item, other = torch.split(leaf.index_select(0, place), sizes)
     against = other.view(*others.shape, -1)
-    loss = bpr_loss(user, item, against) if c.loss == "bpr" else softmax_loss(user, item, against, met, c.temperature)
+    loss = pair_loss(c, user, item, against, met)
     loss.backward()
     penalty = learner.table[nodes] * (times * (c.regularization / len(rows)))[:, None].float()  # its gradient
     if c.layers:
@@ -539,7 +566,7 @@ class LightGCN(FactorRecommender):
         learner, curve = fitted_learner(self, dataset.fingerprint, known, weights)
         table = learner.smooth().cpu().numpy()
         users = len(known)
-        vectors = to_fixed_point(l2_normalize(table) if c.loss == "softmax" else table).astype(np.float32)
+        vectors = to_fixed_point(l2_normalize(table) if c.of_cosines else table).astype(np.float32)
         # what a history takes from its items: all layers but the first, one step short
         spread = learner.smooth(None, c.mix[1:]).cpu().numpy()[users:] if c.layers else table[users:] * 0
         state = {"user_vectors": vectors[:users], "item_vectors": vectors[users:], "spread": spread}
@@ -558,7 +585,7 @@ class LightGCN(FactorRecommender):
         ties = scaled.multiply(degree_powers(s["degrees"], 0.5))
         guess = exact_product(mean_vectors(histories, s["item_vectors"]), s["fold"].T)
         query = (c.mix[0] * guess + weighted_sums(ties.tocsr(), s["spread"])).astype(np.float32)
-        query = l2_normalize(query) if c.loss == "softmax" else query
+        query = l2_normalize(query) if c.of_cosines else query
         query[rows >= 0] = s["user_vectors"][rows[rows >= 0]]
         return query, s["item_vectors"], None
 
@@ -582,7 +609,7 @@ def graph_terms(model: LightGCN, history: Histories, codes: np.ndarray) -> list[
     fold = c.mix[0] * s["fold"].astype(float)
     each = s["item_vectors"][seen].astype(float) @ fold[:-1] / max(1, len(seen))
     each[np.searchsorted(seen, met.indices)] += size[:, None] * s["spread"][met.indices]
-    length = np.linalg.norm(each.sum(0) + fold[-1]) if c.loss == "softmax" else 1.0
+    length = np.linalg.norm(each.sum(0) + fold[-1]) if c.of_cosines else 1.0
     towards = s["item_vectors"][codes].T.astype(float) / (length or 1.0)
     return fold_in_terms(model, seen, each @ towards, fold[-1] @ towards)
 

@@ -35,7 +35,7 @@ __all__ = ['GAPS', 'NETWORKS', 'Windows', 'cut_windows', 'length_batches', 'soft
            'read_entries', 'first_weights', 'attention_weights', 'recurrent_weights', 'ones_and_zeros', 'embed',
            'attend', 'recur', 'layer_norm', 'attention_query', 'recurrent_query', 'SequenceLearner', 'input_scale',
            'rate_at', 'sequence_step', 'drawn_loss', 'grouped_queries', 'learned_weights', 'held_hit_rate',
-           'learn_sequences', 'write_training', 'read_training', 'SequenceRecommender', 'fitted_sequences', 'SASRec',
+           'learn_epochs', 'write_training', 'read_training', 'SequenceRecommender', 'fitted_sequences', 'SASRec',
            'GRU4Rec']
 
 # %% ../../nbs/43_sequential.ipynb #99d81b60
@@ -490,22 +490,24 @@ def held_hit_rate(learner: SequenceLearner, asked: Histories, right: np.ndarray,
     return hits / max(1, len(right))
 
 
-def learn_sequences(
-    learner: SequenceLearner,
+def learn_epochs(
+    learner: Any,
     held: tuple[Histories, np.ndarray] | None,
     checkpoint: Path | None,
     about: dict[str, Any],
     progress: bool = False,
 ) -> list[Curve]:
-    """Learn for `epochs`, or until the hit rate on `held` (histories and their next items) has not grown for `patience` epochs.
+    """Run a learner's epochs, or until the hit rate on `held` (histories and their next items) has not grown for `patience` epochs.
 
-    The learner is left with the weights of the best epoch. Learning goes on from `checkpoint`, which is written after each epoch.
+    A learner has `config`, `weights` (tensors by name), `adam`, `epochs_done` and `epoch`. It is left with the weights of
+    the best epoch. Learning goes on from `checkpoint`, which is written after
+    each epoch.
     """
     c = learner.config
     header, best = read_training(checkpoint, learner, about) if checkpoint else (None, {})
     curve = [Curve(*row) for row in header["curve"]] if header else []
     start, cpu = time.perf_counter() - (curve[-1].seconds if curve else 0), time.process_time() - (curve[-1].cpu if curve else 0)
-    while learner.epochs_done < c.epochs and not should_stop(curve, c.patience):
+    while learner.epochs_done < c.epochs and not (held and should_stop(curve, c.patience)):
         loss = learner.epoch()
         hits = held_hit_rate(learner, *held) if held else np.nan
         if held and hits > max((row.hits for row in curve), default=-1.0):
@@ -520,7 +522,7 @@ def learn_sequences(
     return curve
 
 # %% ../../nbs/43_sequential.ipynb #eb3e417a
-def write_training(path: Path, learner: SequenceLearner, best: dict[str, Any], about: dict[str, Any]) -> None:
+def write_training(path: Path, learner: Any, best: dict[str, Any], about: dict[str, Any]) -> None:
     """Write the weights, Adam's state and the best weights so far to a safetensors file, atomically."""
     arrays = {f"weights.{n}": t.detach() for n, t in learner.weights.items()} | {f"best.{n}": t for n, t in best.items()}
     for name, tensor in learner.weights.items():
@@ -528,7 +530,7 @@ def write_training(path: Path, learner: SequenceLearner, best: dict[str, Any], a
     write_checkpoint_file(path, arrays, about)
 
 
-def read_training(path: Path, learner: SequenceLearner, about: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+def read_training(path: Path, learner: Any, about: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     """Restore what `write_training` wrote: (its metadata, the best weights); (None, none) if there is no file.
 
     `ValueError` names what differs where the file is of another log, or was learned with other settings.
@@ -539,7 +541,10 @@ def read_training(path: Path, learner: SequenceLearner, about: dict[str, Any]) -
     for name, tensor in learner.weights.items():
         tensor.data.copy_(arrays[f"weights.{name}"])
         start = f"adam.{name}."
-        learner.adam.state[tensor] = {n.removeprefix(start): a for n, a in arrays.items() if n.startswith(start)}
+        state = {n.removeprefix(start): a for n, a in arrays.items() if n.startswith(start)}
+        if isinstance(learner.adam, torch.optim.SparseAdam):
+            state["step"] = int(state["step"])
+        learner.adam.state[tensor] = state
     learner.epochs_done = header["epoch"]
     return header, {n.removeprefix("best."): a for n, a in arrays.items() if n.startswith("best.")}
 
@@ -611,7 +616,7 @@ def fitted_sequences(model: SequenceRecommender, dataset: Dataset) -> tuple[Sequ
     if not len(learner.windows.starts):
         raise ValueError(f"{model.name} cannot be fitted: no visitor of {dataset.name} has two events")
     about = {"log": dataset.fingerprint, "settings": {n: v for n, v in c.model_dump().items() if n != "device"}, "stage": model.name}
-    return learner, learn_sequences(learner, held, model.checkpoint, about, model.progress)
+    return learner, learn_epochs(learner, held, model.checkpoint, about, model.progress)
 
 
 class SASRec(SequenceRecommender):

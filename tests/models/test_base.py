@@ -27,6 +27,7 @@ FITTED = {  # settings under which a learned model has converged on the checkerb
     "ials": {"factors": 4},
     "sasrec": {"epochs": 40, "dropout": 0.0, "batch_size": 64},
     "gru4rec": {"epochs": 40, "dropout": 0.0, "batch_size": 64},
+    "simplex": {"factors": 16, "epochs": 60},
     "ease": {"regularization": 1.0},
     "blend": {"members": {"graph_filter": {}, "als": {"factors": 4, "regularization": 0.01}}},
 }

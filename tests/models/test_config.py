@@ -23,7 +23,7 @@ from recsys_lab.models.config import RENAMED, describe_settings
         ("lightgcn", {"learning_rate": float("inf")}, "lightgcn: learning_rate must be a finite number, not inf"),
         ("lightgcn", {"device": "tpu"}, "lightgcn: device must be text that matches .*, not 'tpu'"),
         ("lightgcn", {"layer_weights": ["a", 1.0, 1.0, 1.0]}, "lightgcn: layer_weights.0 must be a number, not 'a'"),
-        ("lightgcn", {"loss": "hinge"}, "lightgcn: loss must be 'bpr' or 'softmax', not 'hinge'"),
+        ("lightgcn", {"loss": "hinge"}, "lightgcn: loss must be 'bpr', 'softmax' or 'contrastive', not 'hinge'"),
         ("rp3beta", {"beta": -3.0}, "rp3beta: beta must be at least 0"),
         ("als", {"event_weights": {"view": -2.0}}, "als: event_weights.view must be at least 0, not -2.0"),
         ("lr", {"C": -1.0}, "lr: C must be above 0, not -1.0"),

@@ -28,9 +28,11 @@ from recsys_lab.models.sequential import (
     length_batches,
     softmax_loss_of,
 )
+from recsys_lab.models.simplex import SimpleX, SimpleXLearner
 
 QUICK = {"factors": 8, "negatives": 16, "epochs": 2, "batch_size": 64}
 KINDS = pytest.mark.parametrize("kind", [SASRec, GRU4Rec])
+LEARNED = pytest.mark.parametrize("kind", [SASRec, GRU4Rec, SimpleX])  # what is learned by the same loop
 
 
 @settings(max_examples=60, deadline=None)
@@ -156,7 +158,7 @@ def test_the_direction_of_a_walk_is_learned(kind, loss):
     assert model.rank(asked, 1, "none").codes[:, 0].tolist() == [6, 2, 1, 10]
 
 
-@KINDS
+@LEARNED
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(kind):
     log = untimed_sessions(3)
     one, two, other = (kind(**QUICK, seed=seed).fit(log) for seed in (0, 0, 1))
@@ -172,7 +174,7 @@ def test_learning_leaves_the_random_state_of_torch_alone():
     assert torch.equal(torch.rand(3), wanted)
 
 
-@KINDS
+@LEARNED
 def test_a_broken_off_fit_goes_on_from_its_checkpoint(kind, tmp_path):
     log = untimed_sessions(3)
     whole = kind(**QUICK | {"epochs": 4}).fit(log)
@@ -181,7 +183,8 @@ def test_a_broken_off_fit_goes_on_from_its_checkpoint(kind, tmp_path):
     class BrokenOff(Exception):
         pass
 
-    epoch = SequenceLearner.epoch
+    learner_class = SimpleXLearner if kind is SimpleX else SequenceLearner
+    epoch = learner_class.epoch
 
     def stops(learner):
         if len(steps) == 2:
@@ -192,7 +195,7 @@ def test_a_broken_off_fit_goes_on_from_its_checkpoint(kind, tmp_path):
     model = kind(**QUICK | {"epochs": 4})
     model.checkpoint = tmp_path / "point.safetensors"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SequenceLearner, "epoch", stops)
+        patch.setattr(learner_class, "epoch", stops)
         with pytest.raises(BrokenOff):
             model.fit(log)
     again = kind(**QUICK | {"epochs": 4})
@@ -239,7 +242,7 @@ def test_kinds_are_read_by_their_names():
     assert not same_lists(model.rank(asked, 10), model.rank(alone, 10))
 
 
-@KINDS
+@LEARNED
 def test_a_saved_network_is_asked_without_torch(kind, tmp_path):
     log = untimed_sessions(3)
     model = kind(**QUICK).fit(log)
