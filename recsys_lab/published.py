@@ -29,7 +29,7 @@ from .splits import Split, make_cases
 from .tuning import Space, best_setting, tune
 
 # %% auto #0
-__all__ = ['FIGURES', 'TOLERANCE', 'RECIPES', 'LIGHTGCN_EPOCHS', 'LOWPASS', 'CLOSED', 'LEDGER', 'KEYS', 'NUMBERS',
+__all__ = ['FIGURES', 'TOLERANCE', 'RECIPES', 'LIGHTGCN_EPOCHS', 'LOWPASS', 'CLOSED', 'LEARNED', 'LEDGER', 'KEYS', 'NUMBERS',
            'PUBLISHED_PROTOCOLS', 'LEDGER_FILE', 'PUBLISHED', 'JUDGED_METRICS', 'TABLE_KEYS', 'TABLE', 'Figure',
            'figures', 'row_status', 'Recipe', 'keep_most_popular', 'compute', 'tune_blend', 'mean_over_cases',
            'status_of', 'ledger_row', 'read_ledger', 'update_ledger', 'missing_recipes', 'reproduce_recipes',
@@ -112,6 +112,7 @@ FIGURES += [
             ("LightFM-WARP", "lightfm"): (np.nan, np.nan),
             ("BPR, drawn by popularity", "bpr"): (np.nan, np.nan),
             ("Blend of GraphFilter, UserKNN, ALS", "blend_closed"): (np.nan, np.nan),
+            ("Blend of GraphFilter, UserKNN, SimpleX", "blend_learned"): (np.nan, np.nan),
             ("iALS", "ials"): (np.nan, np.nan),
         },
     ),
@@ -346,6 +347,8 @@ CLOSED: dict[str, dict[str, Any]] = {
     "als": {"factors": 256, "alpha": 5.6666, "regularization": 1.7614, "bm25": True},
 }
 RECIPES["blend_closed"] = Recipe("gowalla", "blend", 200, "5 minutes", {}, {"members": CLOSED}, last=True)
+LEARNED = {name: CLOSED[name] for name in ("graph_filter", "user_knn")} | {"simplex": dict(RECIPES["simplex"].fixed)}
+RECIPES["blend_learned"] = Recipe("gowalla", "blend", 200, "12 minutes", {}, {"members": LEARNED}, last=True)
 
 # %% ../nbs/91_published_numbers.ipynb #dacc2913
 def keep_most_popular(log: Dataset, n: int) -> Dataset:
