@@ -40,8 +40,8 @@ __all__ = ['normalize_adjacency', 'as_tensor', 'symmetric_adjacency', 'propagate
            'PositivePairs', 'draw_items', 'bpr_loss', 'softmax_loss', 'contrastive_loss', 'pair_loss', 'LightGCNConfig',
            'initial_vectors', 'Learner', 'step', 'needs_all_vectors', 'sample_negatives', 'sparse_rows',
            'hardest_negatives', 'interaction_mask', 'held_out_hit_rate', 'write_checkpoint_file', 'read_arrays_of',
-           'write_checkpoint', 'read_checkpoint', 'Curve', 'train', 'should_stop', 'fewest_epochs', 'LightGCN',
-           'graph_terms', 'l2_normalize', 'fitted_learner', 'BPRMFConfig', 'BPRMF']
+           'write_checkpoint', 'read_checkpoint', 'Curve', 'curve_table', 'train', 'should_stop', 'fewest_epochs',
+           'LightGCN', 'graph_terms', 'l2_normalize', 'fitted_learner', 'BPRMFConfig', 'BPRMF']
 
 # %% ../../nbs/40_lightgcn.ipynb #353842e3
 def normalize_adjacency(weights: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -483,6 +483,13 @@ class Curve(NamedTuple):
     hits: float
 
 
+def curve_table(curve: np.ndarray) -> pd.DataFrame:
+    """The rows of a learning curve, one for each epoch: columns epoch, seconds, cpu, loss, hits."""
+    import pandas as pd
+
+    return pd.DataFrame(curve, columns=list(Curve._fields)).astype({"epoch": int})
+
+
 def train(
     weights: sparse.csr_matrix,
     config: LightGCNConfig,
@@ -548,9 +555,7 @@ class LightGCN(FactorRecommender):
     @property
     def curve(self) -> pd.DataFrame:
         """Columns epoch, seconds, cpu, loss, hits."""
-        import pandas as pd
-
-        return pd.DataFrame(self.state["curve"], columns=list(Curve._fields)).astype({"epoch": int})
+        return curve_table(self.state["curve"])
 
     def _weights(self, kinds: Sequence[str]) -> dict[str, float]:
         """Weight that an event of each kind gives an edge."""

@@ -16,7 +16,7 @@ from ..histories import MINUTE, Histories, flat_ranges, hold_out_last_items
 from .base import Recommender
 from .config import Config, Range, setting
 from .factors import cosines
-from .lightgcn import Curve, l2_normalize, read_arrays_of, should_stop, write_checkpoint_file
+from .lightgcn import Curve, curve_table, l2_normalize, read_arrays_of, should_stop, write_checkpoint_file
 from ..numerics import exact_product, to_fixed_point
 
 try:  # learning needs torch; a fitted model does not
@@ -568,9 +568,7 @@ class SequenceRecommender(Recommender):
     @property
     def curve(self) -> pd.DataFrame:
         """The last fit: columns epoch, seconds, cpu, loss, and the hit rate on held-out events (NaN if none)."""
-        import pandas as pd
-
-        return pd.DataFrame(self.state["curve"], columns=list(Curve._fields)).astype({"epoch": int})
+        return curve_table(self.state["curve"])
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         if torch is None:

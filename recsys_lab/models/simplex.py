@@ -20,6 +20,7 @@ from .graph_filter import degree_powers
 from recsys_lab.models.lightgcn import (
     Curve,
     contrastive_loss,
+    curve_table,
     interaction_mask,
     l2_normalize,
     sparse_rows,
@@ -162,9 +163,7 @@ class SimpleX(Recommender):
     @property
     def curve(self) -> pd.DataFrame:
         """The last fit: columns epoch, seconds, cpu, loss; hits are NaN."""
-        import pandas as pd
-
-        return pd.DataFrame(self.state["curve"], columns=list(Curve._fields)).astype({"epoch": int})
+        return curve_table(self.state["curve"])
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
         if torch is None:
