@@ -32,8 +32,8 @@ from .schedule import peak_of_children, ready, stopped_at, waiting_for, workers
 # %% auto #0
 __all__ = ['OWN', 'EXTRAS', 'OWN_MODELS', 'SPLIT_SHARES', 'ENDS', 'SET_APART', 'SPENT', 'FREED', 'FEW_CHAPTERS', 'Parameter',
            'chapter_paths', 'parameters_of', 'find_lab', 'parse_value', 'assign_parameters', 'choose_chapters',
-           'strip_outputs', 'ChapterFailed', 'OutOfTime', 'execute', 'Plan', 'default_folder', 'make_plan',
-           'chapter_key', 'missing_for', 'shares_of', 'describe', 'searching_chapters', 'settings_held',
+           'strip_outputs', 'local_folders', 'ChapterFailed', 'OutOfTime', 'execute', 'Plan', 'default_folder',
+           'make_plan', 'chapter_key', 'missing_for', 'shares_of', 'describe', 'searching_chapters', 'settings_held',
            'window_settings', 'with_budget', 'time_left', 'chapter_progress', 'notebook_of', 'begin_chapter',
            'end_chapter', 'threads_for', 'environment', 'run_chapters', 'work_off', 'forget', 'chapters_before',
            'check_folder', 'save_states']
@@ -129,17 +129,37 @@ def choose_chapters(only: str, names: Sequence[str]) -> list[str]:
     return [n for n in names if not words or any(n == w or n.startswith(w + "_") for w in words)]
 
 # %% ../nbs/82_chapters.ipynb #b79d6322
-def strip_outputs(notebook: Any, parameters: dict[str, Any]) -> Any:
-    """An executed notebook without times, paths and versions: only tags, outputs, the chapter's parameters and its kernel's name remain."""
+def strip_outputs(notebook: Any, parameters: dict[str, Any], places: Mapping[str, str] = {}) -> Any:
+    """An executed notebook without times, paths and versions: only tags, outputs, the chapter's parameters and its kernel's name remain.
+
+    In outputs of text each folder of `places` is replaced by its name there, and the chance names of temporary folders by one.
+    """
+    temporary = re.compile(re.escape(tempfile.gettempdir()) + r"/tmp[a-z0-9_]{8}\b")
+
+    def renamed(text: str) -> str:
+        for folder, name in places.items():
+            text = text.replace(folder, name)
+        return temporary.sub("/tmp/folder", text)
+
     for cell in notebook.cells:
         cell.metadata = type(cell.metadata)({"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {})
         for output in cell.get("outputs", []):
             output.get("metadata", {}).clear()
+            if "text" in output:
+                output["text"] = renamed(output["text"])
+            for kind, text in output.get("data", {}).items():
+                output["data"][kind] = renamed(text) if kind.startswith("text/") else text
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number}"
     kernel = {"display_name": "python3", "language": "python", "name": "python3"}
     notebook.metadata = type(notebook.metadata)({"kernelspec": kernel, "papermill": {"parameters": parameters}})
     return notebook
+
+
+def local_folders(chapter: Path) -> dict[str, str]:
+    """The folders of this machine that a chapter's outputs may name, and what stands for them: the data's, and the lab's."""
+    data = os.environ.get("RECSYS_LAB_DATA")
+    return ({str(Path(data).resolve()): "$RECSYS_LAB_DATA"} if data else {}) | {str(chapter.resolve().parent.parent): "."}
 
 
 class ChapterFailed(Exception):
@@ -185,7 +205,7 @@ def execute(
             failed = f"its process died, perhaps for want of memory ({error})"
         if made.exists():
             runs.write_text(
-                target, nbformat.writes(strip_outputs(nbformat.read(made, as_version=4), parameters)) + "\n"
+                target, nbformat.writes(strip_outputs(nbformat.read(made, as_version=4), parameters, local_folders(path))) + "\n"
             )
     if failed is not None:
         target.unlink(missing_ok=True) if stopped[0] else None

@@ -332,3 +332,19 @@ def test_what_chapters_need_is_something_that_a_run_can_look_for():
         for need in wanted.default if wanted else []:
             known = need.removeprefix("extra:") in chapters.EXTRAS if need.startswith("extra:") else need in offered
             assert known or need.startswith("items:"), f"{path.stem} needs {need!r}, which nobody knows"
+
+
+def test_an_executed_chapter_names_no_folder_of_this_machine(tmp_path, monkeypatch):
+    """Text that is printed, shown or an error's; pictures stay as they are."""
+    lab, data = tmp_path / "lab", tmp_path / "elsewhere"
+    (lab / "nbs").mkdir(parents=True)
+    monkeypatch.setenv("RECSYS_LAB_DATA", str(data))
+    code = f"print({str(data)!r} + '/log')\nimport os, sys, tempfile\nprint(tempfile.mkdtemp())\nprint('no file in', os.getcwd(), file=sys.stderr)\nos.getcwd()"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    notebook.metadata["kernelspec"] = {"display_name": "python3", "language": "python", "name": "python3"}
+    nbformat.write(notebook, lab / "nbs" / "00_paths.ipynb")
+    chapters.execute(lab / "nbs" / "00_paths.ipynb", tmp_path / "made.ipynb", {}, of_many=False)
+    outputs = nbformat.read(tmp_path / "made.ipynb", as_version=4).cells[-1].outputs
+    printed = {name: "".join(o.text for o in outputs if o.get("name") == name) for name in ("stdout", "stderr")}
+    assert printed == {"stdout": "$RECSYS_LAB_DATA/log\n/tmp/folder\n", "stderr": "no file in ./nbs\n"}
+    assert [o.data["text/plain"] for o in outputs if "data" in o] == ["'./nbs'"]

@@ -100,10 +100,10 @@ def test_a_stranger_with_a_known_history_gets_the_same_list():
 def test_popularity_is_added_to_the_cosine():
     log = untimed_sessions(5)
     plain, both = (SimpleX(factors=8, negatives=16, epochs=2, popularity_weight=w).fit(log) for w in (0.0, 0.3))
-    asked = log.histories(log.users[:20]).encode(plain.items)
+    histories = log.histories(log.users[:20]).encode(plain.items)
     visitors = log.events.groupby("item_id").user_id.nunique().reindex(plain.items).to_numpy()
     np.testing.assert_allclose(
-        both._score(asked) - plain._score(asked), np.tile(0.3 * np.log(visitors + 1), (20, 1)), atol=1e-5
+        both._score(histories) - plain._score(histories), np.tile(0.3 * np.log(visitors + 1), (20, 1)), atol=1e-5
     )
 
 
