@@ -339,7 +339,11 @@ def test_an_executed_chapter_names_no_folder_of_this_machine(tmp_path, monkeypat
     lab, data = tmp_path / "lab", tmp_path / "elsewhere"
     (lab / "nbs").mkdir(parents=True)
     monkeypatch.setenv("RECSYS_LAB_DATA", str(data))
-    code = f"print({str(data)!r} + '/log')\nimport os, sys, tempfile\nprint(tempfile.mkdtemp())\nprint('no file in', os.getcwd(), file=sys.stderr)\nos.getcwd()"
+    code = f"""import os, sys, tempfile
+print({str(data)!r} + '/log')
+print(tempfile.gettempdir() + '/tmpa1_b2c3d')
+print('no file in', os.getcwd(), file=sys.stderr)
+os.getcwd()"""
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     notebook.metadata["kernelspec"] = {"display_name": "python3", "language": "python", "name": "python3"}
     nbformat.write(notebook, lab / "nbs" / "00_paths.ipynb")
