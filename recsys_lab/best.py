@@ -10,8 +10,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,17 +32,16 @@ from .provenance import provenance_of
 from .ranking.analysis import Pool, build_pool
 from .runs import Question, Run, questions
 from .splits import Split, make_cases
-from .topk import EXACT_UP_TO
-from .tuning import propose, race, repeat_weights
+from .tuning import propose_next, race, repeat_weights
 
 # %% auto #0
-__all__ = ['CANDIDATES', 'READ_ORDER', 'PARTS', 'ARRIVED', 'ONE_BASIS', 'STARTUP', 'WORKER', 'POOLED', 'JOBS', 'DEFAULTS',
-           'SETTINGS', 'BLENDS', 'ONE_MODEL', 'MOST_SETTINGS', 'NEAR', 'VISITORS', 'CASES', 'MEMBERS', 'racing_models',
-           'in_first_half', 'visitor_values', 'Gap', 'gap_between', 'Trial', 'Search', 'choose', 'settings_to_try',
-           'try_settings', 'drop_other_fits', 'keep_trial', 'Job', 'keep_log', 'kept_log', 'run_job', 'run_jobs',
-           'select_members', 'blend_of', 'try_blend', 'rank_chosen', 'decide_best', 'left_out', 'fit_best', 'say',
-           'Best', 'open_search', 'find_best', 'near_the_best', 'within_time', 'write_best', 'search_settings',
-           'best_text']
+__all__ = ['CANDIDATES', 'READ_ORDER', 'DENSE_UP_TO', 'PARTS', 'ARRIVED', 'ONE_BASIS', 'STARTUP', 'WORKER', 'POOLED', 'JOBS',
+           'DEFAULTS', 'SETTINGS', 'BLENDS', 'ONE_MODEL', 'MOST_SETTINGS', 'NEAR', 'VISITORS', 'CASES', 'MEMBERS',
+           'racing_models', 'in_first_half', 'visitor_values', 'Gap', 'gap_between', 'Trial', 'Search', 'choose',
+           'held_settings', 'next_settings', 'try_settings', 'drop_other_fits', 'keep_trial', 'Job', 'keep_log',
+           'kept_log', 'end_with', 'run_job', 'run_jobs', 'select_members', 'blend_of', 'try_blend', 'rank_chosen',
+           'decide_best', 'left_out', 'fit_best', 'say', 'Best', 'open_search', 'find_best', 'near_the_best',
+           'within_time', 'write_best', 'search_settings', 'best_text']
 
 # %% ../nbs/87_best.ipynb #82b5116d
 CANDIDATES = (
@@ -65,7 +65,8 @@ CANDIDATES = (
     "gf_cf",
 )
 READ_ORDER = ("popularity_recent", "revisits", "session_walk", "session_knn", "sequential_rules", "gru4rec", "sasrec")
-PARTS = {"ease": 12_000}  # items on which a model is asked whose cost grows faster than the catalogue; others by `EXACT_UP_TO`
+DENSE_UP_TO = 100_000  # items of which a filter and a blend score each
+PARTS = {"ease": 12_000}  # items on which a model is asked whose cost grows faster than the catalogue; others by `DENSE_UP_TO`
 
 
 def racing_models(log: Dataset, names: Sequence[str] = ()) -> list[str]:
@@ -178,24 +179,41 @@ ARRIVED: dict[str, Any] = {  # of two stages on a log that arrived split
 ONE_BASIS = ("graph_filter", "gf_cf")  # whose other settings are tried with the same vectors, which are made once
 
 
-def settings_to_try(name: str, log: Dataset, search: Search, most: int = 40) -> Iterator[dict[str, Any]]:
-    """The settings of a model for a log: its defaults, then drawn ones.
+def held_settings(name: str, log: Dataset, search: Search) -> dict[str, Any]:
+    """The settings of a model that are not searched on a log.
 
     A model whose cost grows faster than the catalogue learns from a part of it, what reads an order that means nothing does not, two
     stages are for the question that is asked, and filters keep the vectors that take most of their time.
     """
     kind: Any = model_class(name)
-    part = PARTS.get(name, EXACT_UP_TO)
+    part = PARTS.get(name, DENSE_UP_TO)
     held: dict[str, Any] = {"items": part} if "items" in kind.Config.model_fields and len(log.items) > part else {}
     if "protocol" in kind.Config.model_fields:
         held |= dict(zip(("protocol", "target", "exclude"), search.question, strict=True))
         held |= ARRIVED if "parts" in log.offers else {}
     held |= {"factors": kind().config.factors} if name in ONE_BASIS else {}
     held |= {} if "ordered" in log.offers or "position_decay" not in kind.Config.model_fields else {"position_decay": 0.0}
-    space = kind.search_space()
-    yield from propose(kind().config, space, most, search.seed, held) if space else [held]
+    return held
 
 
+def next_settings(name: str, log: Dataset, search: Search) -> dict[str, Any] | None:
+    """What to try of a model after what was tried: its defaults, then `tuning.propose_next`; None where there is nothing else to try.
+
+    The value of a setting that was stopped early, on few visitors, is that of the chosen one less the difference for these.
+    """
+    kind, held, done = model_class(name), held_settings(name, log, search), search.trials(name)
+    if done and not kind.search_space():
+        return None
+    values: dict[int, tuple[dict[str, Any], float]] = {}
+    for trial in done:
+        usual = search.values(choose(done, search) or trial)
+        value = float(usual.mean()) + gap_between(search.values(trial), usual).mean
+        number = trial.number // 10
+        if number not in values or value > values[number][1]:
+            values[number] = trial.settings, value
+    return propose_next(kind().config, kind.search_space(), list(values.values()), search.seed, held)
+
+# %% ../nbs/87_best.ipynb #aa494391
 def try_settings(log: Dataset, search: Search, name: str, first: int, most: int, until: float) -> None:
     """Try the settings from `first` to before `most` of a model, one after the other.
 
@@ -204,12 +222,13 @@ def try_settings(log: Dataset, search: Search, name: str, first: int, most: int,
     """
     split, place, without_fit = search.split(log), search.folder / name, 0.0
     place.mkdir(parents=True, exist_ok=True)
-    for number, setting in enumerate(settings_to_try(name, split.train, search)):
+    for number in range(first, most):
         done = search.trials(name)
-        if number < first or any(t.number // 10 == number for t in done):
+        if any(t.number // 10 == number for t in done):
             continue
         slowest = without_fit or max((t.seconds for t in done), default=0.0)
-        if number >= most or (done and time.time() + 1.3 * slowest > until):
+        setting = next_settings(name, split.train, search)
+        if setting is None or (done and time.time() + 1.3 * slowest > until):
             break
         start = time.time()
         model = model_class(name)(**setting).fit(split.train)
@@ -281,9 +300,21 @@ def kept_log(folder: Path) -> Dataset:
     return log
 
 # %% ../nbs/87_best.ipynb #256d5d56
+def end_with(parent: int) -> None:
+    """End this process at once when the one with the id `parent`, which began it, is gone."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def run_job(folder: str, job: str) -> None:
     """Do a job (JSON of `Job`, its `seconds` left out) in this process; what makes it impossible is written into its `left_out.txt`."""
     place, words = Path(folder), json.loads(job)
+    end_with(words["parent"])
     about = json.loads((place / "about.json").read_text())
     search = Search(place, tuple(about["question"]), about["metric"], about["k"], about["judged"], about["seed"])
     work: Any = JOBS[words["work"]]
@@ -308,7 +339,7 @@ def run_jobs(search: Search, jobs: Sequence[Job], cores: int) -> None:
                 job = waiting.pop(0)
                 until = min(job.end, time.time() + job.seconds)
                 if until > time.time():
-                    words = json.dumps({"name": job.name, "work": job.work, "words": job.words, "end": until})
+                    words = json.dumps({"name": job.name, "work": job.work, "words": job.words, "end": until, "parent": os.getpid()})
                     with open(search.folder / f"{job.name}.log", "ab") as log:
                         command = [sys.executable, "-c", WORKER, str(search.folder), words]
                         running.append((until, subprocess.Popen(command, env=os.environ | limits, stdout=log, stderr=log)))
@@ -357,7 +388,7 @@ def try_blend(log: Dataset, search: Search, names: Sequence[str], until: float) 
     half = np.flatnonzero(in_first_half(asked.user_ids, search.seed))
     owner = np.repeat(np.arange(len(asked)), np.diff(asked.indptr))
     pool = build_pool(parts, asked.subset(half, np.isin(owner, half)), POOLED, seed=search.seed)
-    pools = {"zscore": pool, "top": pool.top_scaled()}
+    pools = ({"zscore": pool} if len(log.items) <= DENSE_UP_TO else {}) | {"top": pool.top_scaled()}
     chosen = {scale: select_members(one, names[0], search.k) for scale, one in pools.items()}
     scale = max(pools, key=lambda name: pools[name].ndcg(chosen[name], search.k))
     if len(weights := chosen[scale]) > 1:
@@ -507,7 +538,7 @@ def find_best(
     search_settings(search, near, cores, moment(SETTINGS))
     ranked = rank_chosen(search, names)
     affordable = within_time(ranked[:MEMBERS], 0.9 * (moment(1.0) - moment(BLENDS)))
-    if len(affordable) > 1 and len(log.items) <= EXACT_UP_TO:
+    if len(affordable) > 1:
         report(f"a blend is selected of {', '.join(t.model for t in affordable)}")
         run_jobs(search, [Job("blend", "try_blend", ([t.model for t in affordable],), seconds, moment(BLENDS))], cores)
     chosen, table = decide_best(search, names)

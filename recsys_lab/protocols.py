@@ -52,7 +52,7 @@ __all__ = ['KNOBS', 'WORLDS', 'DRAWS', 'Policy', 'GAINS', 'CANDIDATES', 'Scores'
            'sampled_ndcg', 'one_left_out', 'even_negatives', 'popular_negatives', 'by_time', 'next_period',
            'next_purchases', 'next_item', 'next_new_item', 'weekly_refits', 'Replayed', 'replayed_lists',
            'estimated_clicks', 'by_ips', 'by_snips', 'by_dr', 'by_replay', 'ask_protocol', 'sets_of', 'grade', 'Study',
-           'study_shop', 'run_study', 'keep_shop', 'grades_of', 'verdicts']
+           'study_shop', 'run_study', 'keep_shop', 'grades_of', 'verdicts', 'earned']
 
 # %% ../nbs/36_protocol_study.ipynb #6ce959fa
 @dataclass(frozen=True)
@@ -874,3 +874,21 @@ def verdicts(grades: pd.DataFrame) -> pd.DataFrame:
         means = {column: group[column].mean() for column in ("tau", "best", "regret", "scored")}
         rows.append({"protocol": name, **means, "low": max(0.0, regret.mean() - half), "high": regret.mean() + half, "shops": n})
     return pd.DataFrame(rows).sort_values(["regret", "protocol"], ignore_index=True)
+
+# %% ../nbs/36_protocol_study.ipynb #ab8940e2
+def earned(shops: Sequence[Mapping[str, Any]], gain: str) -> pd.DataFrame:
+    """What candidates earn of a `gain` of `GAINS`, most first, over shops: columns `candidate, share, low, high, place, behind, shops`.
+
+    `share` is the mean percent of what the best candidate of a shop earns, with its 95% interval (Student's, shops are the unit; NaN for
+    a single one); `place` is the mean rank. `behind` tells whether the paired difference to the first row is above zero over shops.
+    """
+    truth = pd.DataFrame([{name: row[gain] for name, row in shop["values"].items()} for shop in shops])
+    share = 100 * truth.div(truth.max(axis=1), axis=0)
+    n, place = len(share), truth.rank(axis=1, ascending=False).mean()
+    factor = float(student(0.95, np.asarray(n))) / np.sqrt(n) if n > 1 else np.nan
+    order = share.mean().sort_values(ascending=False, kind="stable").index
+    gap = share[[order[0]]].to_numpy() - share[order]
+    mean, half = share.mean(), factor * share.std()
+    table = pd.DataFrame({"share": mean, "low": mean - half, "high": mean + half, "place": place}).loc[order]
+    table = table.assign(behind=gap.mean() > factor * gap.std(), shops=n)
+    return table.rename_axis("candidate").reset_index()

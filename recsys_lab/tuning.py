@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
+from importlib.util import find_spec
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -29,11 +30,11 @@ from .models.base import MODELS, model_class
 from .models.config import Range, describe_settings, make_config
 
 # %% auto #0
-__all__ = ['Space', 'Trials', 'RUNGS', 'HOPELESS', 'REPEATS', 'REMEMBERED', 'distributions', 'contains', 'space_table',
-           'new_study', 'choose_trial', 'trial_table', 'propose', 'check_trials', 'is_hopeless', 'best_so_far', 'race',
-           'tune', 'best_setting', 'repeat_weights', 'block_key', 'with_memory', 'try_repeats', 'search_model',
-           'keep_trials', 'bounded_settings', 'kinds_for', 'tune_models', 'validate', 'fit_chosen', 'chosen_table',
-           'first_trials']
+__all__ = ['Space', 'Trials', 'AT_RANDOM', 'RUNGS', 'HOPELESS', 'REPEATS', 'REMEMBERED', 'distributions', 'contains',
+           'space_table', 'new_study', 'propose', 'check_trials', 'choose_trial', 'trial_table', 'propose_next',
+           'is_hopeless', 'best_so_far', 'race', 'tune', 'best_setting', 'repeat_weights', 'block_key', 'with_memory',
+           'try_repeats', 'search_model', 'keep_trials', 'bounded_settings', 'kinds_for', 'tune_models', 'validate',
+           'fit_chosen', 'chosen_table', 'first_trials']
 
 # %% ../nbs/16_tuning.ipynb #a2e38122
 Space: TypeAlias = Mapping[str, Range | tuple[Any, ...]]
@@ -73,15 +74,40 @@ def space_table() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 # %% ../nbs/16_tuning.ipynb #8bc10394
-def new_study(seed: int) -> optuna.Study:
-    """A quiet, seeded Optuna study that maximises; its proposals do not depend on the observed values.
+def new_study(seed: int, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
+    """A quiet, seeded Optuna study that maximises; without a `sampler` its proposals do not depend on the observed values.
 
     Source: Bergstra and Bengio, *Random search for hyper-parameter optimization*, JMLR 2012.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=seed))
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna.create_study(direction="maximize", sampler=sampler or optuna.samplers.RandomSampler(seed=seed))
 
 
+def propose(
+    config: Any, space: Space, trials: int, seed: int = 0, held: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """The settings of each trial: those of `config` first (where the space holds them), then drawn at random; `held` are not drawn."""
+    searched = distributions({name: values for name, values in space.items() if name not in (held or {})})
+    study, out = new_study(seed), []
+    usual = {name: getattr(config, name) for name in searched}
+    study.enqueue_trial({n: v for n, v in usual.items() if contains(searched[n], v)})
+    for _ in range(trials if searched else min(trials, 1)):
+        trial = study.ask(searched)
+        out.append({**trial.params, **(held or {})})
+        study.tell(trial, 0.0)
+    return out
+
+
+def check_trials(trials: Any) -> None:
+    """Refuse a number of trials that is none; one for each model (by name) is checked one by one."""
+    if isinstance(trials, Mapping):
+        for one in trials.values():
+            check_trials(one)
+        return
+    if not isinstance(trials, int) or trials < 0:
+        raise ValueError(f"trials must be a whole number of at least 0, not {trials!r}")
+
+# %% ../nbs/16_tuning.ipynb #ac129bb0
 def choose_trial(
     rows: Sequence[dict[str, Any]], columns: Sequence[str], values: Sequence[np.ndarray], users: Any
 ) -> pd.DataFrame:
@@ -111,30 +137,32 @@ def trial_table(tried: Trials, metric: str, k: int, columns: Sequence[str] = ())
     best = whole[choose_within_error(values, tried[whole[0]][1].user_ids)] if tried else -1
     return table.assign(chosen=table.index == best)
 
+# %% ../nbs/16_tuning.ipynb #77ea71ed
+AT_RANDOM = 5  # settings after which `propose_next` goes by the values of those before
 
-def propose(
-    config: Any, space: Space, trials: int, seed: int = 0, held: Mapping[str, Any] | None = None
-) -> list[dict[str, Any]]:
-    """The settings of each trial: those of `config` first (where the space holds them), then drawn at random; `held` are not drawn."""
+
+def propose_next(
+    config: Any, space: Space, tried: Sequence[tuple[Mapping[str, Any], float]], seed: int = 0, held: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The settings to try after those `tried`, (settings, value) each: those of `config` first, then a few at random, then by the values.
+
+    A Gaussian process tells where a value is expected to improve most (Optuna's `GPSampler`); without PyTorch, which it needs, a
+    tree-structured Parzen estimator does (Bergstra et al., *Algorithms for hyper-parameter optimization*, NeurIPS 2011).
+    """
     searched = distributions({name: values for name, values in space.items() if name not in (held or {})})
-    study, out = new_study(seed), []
-    usual = {name: getattr(config, name) for name in searched}
-    study.enqueue_trial({n: v for n, v in usual.items() if contains(searched[n], v)})
-    for _ in range(trials if searched else min(trials, 1)):
-        trial = study.ask(searched)
-        out.append({**trial.params, **(held or {})})
-        study.tell(trial, 0.0)
-    return out
-
-
-def check_trials(trials: Any) -> None:
-    """Refuse a number of trials that is none; one for each model (by name) is checked one by one."""
-    if isinstance(trials, Mapping):
-        for one in trials.values():
-            check_trials(one)
-        return
-    if not isinstance(trials, int) or trials < 0:
-        raise ValueError(f"trials must be a whole number of at least 0, not {trials!r}")
+    if not tried:
+        return {**{name: getattr(config, name) for name in searched}, **(held or {})}
+    samplers, learned = optuna.samplers, find_spec("torch") is not None
+    usual: dict[str, Any] = {"seed": seed + len(tried), "n_startup_trials": AT_RANDOM}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = samplers.GPSampler(**usual) if learned else samplers.TPESampler(multivariate=True, **usual)
+    study = new_study(seed, sampler)
+    for settings, value in tried:
+        params = {name: settings[name] for name in searched}
+        if all(contains(searched[name], v) for name, v in params.items()):
+            study.add_trial(optuna.trial.create_trial(params=params, distributions=searched, value=value))
+    return {**study.ask(searched).params, **(held or {})}
 
 # %% ../nbs/16_tuning.ipynb #f127cc96
 RUNGS = (1000, 5000)  # visitors after whom a setting must not be hopeless

@@ -2,7 +2,10 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,12 +19,13 @@ from recsys_lab.best import (
     choose,
     decide_best,
     find_best,
+    held_settings,
     in_first_half,
     kept_log,
+    next_settings,
     open_search,
     racing_models,
     select_members,
-    settings_to_try,
 )
 from recsys_lab.datasets import Dataset
 from recsys_lab.files import DataError
@@ -92,6 +96,49 @@ def test_what_does_not_end_is_stopped_and_named(board, tmp_path, monkeypatch):
     found = find_best(board, tmp_path, 120.0, ["popularity", "item_knn"], k=10, judged=1000, report=nothing)
     assert found.model.name == "item_knn" and found.left_out == ["popularity: not done within its time"]
     assert time.time() - start < 120
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
+def test_a_worker_ends_when_its_search_is_killed(board, tmp_path):
+    """A search that is killed outright leaves no process behind that works on."""
+    search = open_search(board, tmp_path, 10, "ndcg", 500, 0)
+    lab.keep_log(board, search)
+    slow = "import time; from recsys_lab.models.popularity import Popularity; Popularity._fit = lambda *a: time.sleep(3600); "
+    program = f"""if True:
+        import time
+        from pathlib import Path
+        from recsys_lab import best as lab
+        lab.WORKER = {slow + lab.WORKER!r}
+        search = lab.Search(Path({str(search.folder)!r}), ("given", "any", "seen"), "ndcg", 10, 500, 0)
+        lab.run_jobs(search, [lab.Job("popularity", "try_settings", ("popularity", 0, 1), 600.0, time.time() + 600)], 1)
+    """
+    began = subprocess.Popen([sys.executable, "-c", program])
+
+    def workers():
+        """Ids of processes whose command line names the search's folder and that are no zombies."""
+        named = [p for p in Path("/proc").glob("[0-9]*") if p.name != str(began.pid)]
+        return [p.name for p in named if str(search.folder) in said(p / "cmdline") and " Z " not in said(p / "stat")]
+
+    wait_for(workers)
+    time.sleep(1)
+    began.kill()
+    began.wait()
+    wait_for(lambda: not workers())
+
+
+def said(path):
+    """The text of a file of /proc; nothing where the process is gone."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def wait_for(condition, seconds=60):
+    until = time.time() + seconds
+    while not condition():
+        assert time.time() < until, "it did not come about"
+        time.sleep(0.2)
 
 
 def test_why_a_model_was_left_out_is_said(board, tmp_path, monkeypatch):
@@ -170,19 +217,33 @@ def test_selection_takes_what_helps_and_nothing_else():
 def test_order_counts_only_where_the_data_say_so():
     log = arrived_split(1)
     assert "ordered" not in log.offers and "session_walk" not in racing_models(log)
-    assert {s["position_decay"] for s in settings_to_try("graph_filter", log, a_search(None), 6)} == {0.0}
+    assert held_settings("graph_filter", log, a_search(None))["position_decay"] == 0.0
+    held = held_settings("lightgbm", log, a_search(None))
+    assert (held["protocol"], held["exclude"]) == ("given", "seen") and "session_walk" not in held["sources"]
+    log = arrived_split(1)
     log = arrived_split(1)
     log.ordered = True
     assert "ordered" in log.offers and "session_walk" in racing_models(log)
-    assert len({s["position_decay"] for s in settings_to_try("graph_filter", log, a_search(None), 6)}) > 1
+    assert "position_decay" not in held_settings("graph_filter", log, a_search(None))
+    assert "factors" in held_settings("graph_filter", log, a_search(None))  # vectors are made once
     assert {"session_walk", "gru4rec"} <= set(racing_models(untimed_sessions(1)))
-    held = next(iter(settings_to_try("lightgbm", arrived_split(1), a_search(None))))
-    assert (held["protocol"], held["exclude"]) == ("given", "seen") and "session_walk" not in held["sources"]
-    assert (
-        len({s["factors"] for s in settings_to_try("graph_filter", log, a_search(None), 6)}) == 1
-    )  # vectors are made once
-    assert len(list(settings_to_try("ease", log, a_search(None), 6))) == 6  # each is drawn before the first is tried
     assert [model_class(name).name for name in lab.CANDIDATES] == list(lab.CANDIDATES)
+
+
+def test_what_is_tried_next_depends_on_what_came_of_the_others(board, tmp_path):
+    search = open_search(board, tmp_path, 10, "ndcg", 500, 0)
+    usual = model_class("item_knn")().config
+    asked = [next_settings("item_knn", board, search)]
+    assert asked[0] == {name: getattr(usual, name) for name in model_class("item_knn").search_space()}  # the defaults
+    lab.try_settings(board, search, "item_knn", 0, 3, time.time() + 300)
+    assert next_settings("item_knn", board, search) == next_settings(
+        "item_knn", board, search
+    )  # a search that goes on does the same
+    assert len({repr(t.settings) for t in search.trials("item_knn")}) == 3
+    lab.try_settings(board, search, "popularity", 0, 3, time.time() + 300)
+    assert (
+        len(search.trials("popularity")) == 1 and next_settings("popularity", board, search) is None
+    )  # it has no settings
 
 
 def test_a_filter_is_tried_with_vectors_that_are_made_once(board, tmp_path, monkeypatch):
@@ -192,6 +253,22 @@ def test_a_filter_is_tried_with_vectors_that_are_made_once(board, tmp_path, monk
     lab.try_settings(board, search, "graph_filter", 0, 4, time.time() + 300)
     assert len(search.trials("graph_filter")) == 4 and len(made) == 1
     assert len({t.settings["in_exponent"] for t in search.trials("graph_filter")}) == 4
+
+
+def test_a_blend_of_a_large_catalogue_scores_the_best_items_alone(board, tmp_path, monkeypatch):
+    search = open_search(board, tmp_path, 10, "ndcg", 500, 0)
+    for name in ("item_knn", "user_knn", "ease"):
+        lab.try_settings(board, search, name, 0, 1, time.time() + 300)
+    scales = {}
+    for most in (lab.DENSE_UP_TO, 10):
+        monkeypatch.setattr(lab, "DENSE_UP_TO", most)
+        monkeypatch.setattr(lab, "select_members", lambda pool, first, k: {first: 0.5, "ease": 0.5})
+        lab.try_blend(board, search, ["item_knn", "user_knn", "ease"], time.time() + 300)
+        (tried,) = search.trials("blend")
+        scales[most] = tried.settings["scale"]
+        assert tried.settings["weights"] == {"item_knn": 0.5, "ease": 0.5}
+    assert scales[10] == "top"
+    assert held_settings("gf_cf", board, search)["items"] == 10
 
 
 @pytest.mark.parametrize("log", [random_log(3), untimed_sessions(3), arrived_split(3)], ids=lambda log: log.name)

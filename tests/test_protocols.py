@@ -8,7 +8,7 @@ import pytest
 
 from recsys_lab import protocols
 from recsys_lab.intervals import difference_intervals
-from recsys_lab.protocols import Fits, Study, World, begin, deploy, grade, live, make_world
+from recsys_lab.protocols import Fits, Study, World, begin, deploy, earned, grade, live, make_world
 from recsys_lab.simulator import DAY_MS, START_MS, ShopConfig
 
 SMALL = {"visitors": 300, "items": 80, "categories": 16, "roots": 3, "days": 40}
@@ -136,6 +136,21 @@ def test_grades_have_known_answers():
     )
     nothing = grade(dict.fromkeys(truth, np.nan), truth, 4)
     assert nothing["best"] == 0.25 and nothing["regret"] == pytest.approx(100 * (1 - 2.5 / 4)) and nothing["pick"] == ""
+
+
+def test_what_candidates_earn_has_a_known_answer():
+    """Two shops of other sizes: shares are of the best of each, and the paired difference decides who is behind."""
+    shops = [
+        {"values": {n: {"click": v} for n, v in row.items()}}
+        for row in ({"a": 10, "b": 9, "c": 5}, {"a": 100, "b": 90, "c": 70})
+    ]
+    table = earned(shops, "click").set_index("candidate")
+    assert table["share"].tolist() == pytest.approx([100, 90, 60]) and table["place"].tolist() == [1, 2, 3]
+    assert table["behind"].tolist() == [False, True, False]  # c lost 50% and 30%: with two shops that may be chance
+    half = 12.706204736 * np.std([50, 70], ddof=1) / np.sqrt(2)
+    assert table.loc["c", ["low", "high"]].tolist() == pytest.approx([60 - half, 60 + half])
+    alone = earned(shops[:1], "click")
+    assert alone[["low", "high"]].isna().all(axis=None) and not alone["behind"].any()
 
 
 def test_every_protocol_scores_every_candidate_or_says_that_it_cannot(history):

@@ -2,6 +2,7 @@
 
 import json
 from copy import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,46 @@ def test_every_model_with_settings_has_a_space():
     settable = {name for name in MODELS.own() if set(model_class(name).Config.model_fields) - shared} - free
     assert {name for name in MODELS.own() if model_class(name).search_space()} == settable
     assert set(tuning.space_table().model) == settable
+
+
+HILL = {"x": Range(0.0, 1.0), "y": Range(0.001, 1.0, True), "kind": ("a", "b")}
+
+
+def height(setting):
+    """Highest at x = .3, y = .03 and kind b."""
+    return -((setting["x"] - 0.3) ** 2) - (np.log10(setting["y"] / 0.03) / 3) ** 2 - 0.1 * (setting["kind"] == "a")
+
+
+def climbed(seed, trials=25, held=None):
+    """Settings proposed one after the other, with their heights."""
+    tried = []
+    for _ in range(trials):
+        setting = tuning.propose_next(SimpleNamespace(x=0.9, y=0.5, kind="a"), HILL, tried, seed, held)
+        tried.append((setting, height(setting)))
+    return tried
+
+
+@pytest.mark.parametrize("torch", [True, False])
+def test_proposals_go_by_what_came_of_those_before(torch, monkeypatch):
+    if not torch:
+        monkeypatch.setattr(tuning, "find_spec", lambda name: None)
+    usual = SimpleNamespace(x=0.9, y=0.5, kind="a")
+    tops = {"random": [], "by values": []}
+    for seed in range(4):
+        tried = climbed(seed)
+        assert tried[0][0] == {"x": 0.9, "y": 0.5, "kind": "a"}
+        assert tuning.propose_next(usual, HILL, tried[:7], seed) == tried[7][0]  # a search that goes on does the same
+        tops["by values"].append(max(value for _, value in tried))
+        tops["random"].append(max(height(s) for s in tuning.propose(usual, HILL, 25, seed)))
+    assert np.mean(tops["by values"]) > (0.3 if torch else 0.7) * np.mean(tops["random"])  # they are below 0, the top
+
+
+def test_what_is_held_is_not_proposed_and_strange_values_are_passed_over():
+    held = {"kind": "a", "items": 5}
+    assert all(s["kind"] == "a" and s["items"] == 5 for s, _ in climbed(1, 8, held))
+    strange = [({"x": 7.0, "y": 0.5, "kind": "a"}, 9.0)]  # a default that the space does not hold
+    found = tuning.propose_next(SimpleNamespace(x=7.0, y=0.5, kind="a"), HILL, strange)
+    assert 0 <= found["x"] <= 1 and 0.001 <= found["y"] <= 1 and found["kind"] in ("a", "b")
 
 
 @pytest.mark.slow
