@@ -30,7 +30,7 @@ from .models.blend import Blend
 from .numerics import hash_uniform
 from .provenance import provenance_of
 from .ranking.analysis import Pool, build_pool
-from .runs import Question, Run, questions
+from .runs import MEANING, Question, Run, format_interval, questions
 from .splits import Split, make_cases
 from .tuning import propose_next, race, repeat_weights
 
@@ -41,7 +41,7 @@ __all__ = ['CANDIDATES', 'READ_ORDER', 'DENSE_UP_TO', 'PARTS', 'ARRIVED', 'ONE_B
            'held_settings', 'next_settings', 'try_settings', 'drop_other_fits', 'keep_trial', 'Job', 'keep_log',
            'kept_log', 'end_with', 'run_job', 'run_jobs', 'select_members', 'blend_of', 'try_blend', 'rank_chosen',
            'decide_best', 'left_out', 'fit_best', 'say', 'Best', 'open_search', 'find_best', 'near_the_best',
-           'within_time', 'write_best', 'search_settings', 'best_text']
+           'within_time', 'write_best', 'search_settings', 'best_text', 'settings_text', 'best_page']
 
 # %% ../nbs/87_best.ipynb #82b5116d
 CANDIDATES = (
@@ -567,7 +567,7 @@ def within_time(trials: Sequence[Trial], seconds: float) -> list[Trial]:
 
 
 def write_best(log: Dataset, search: Search, out: Path, names: Sequence[str], table: pd.DataFrame, seconds: float) -> Best:
-    """Read what was fitted, and write `best.json` and `provenance.json`; `ValueError` where the final fit failed."""
+    """Read what was fitted, and write `best.json`, `README.md` and `provenance.json`; `ValueError` where the final fit failed."""
     failed = search.folder / "final" / "left_out.txt"
     if failed.exists() or not (out / "model" / "model.json").exists():
         why = failed.read_text() if failed.exists() else "its process died, perhaps for want of memory"
@@ -581,7 +581,9 @@ def write_best(log: Dataset, search: Search, out: Path, names: Sequence[str], ta
     facts = provenance_of(log)
     facts["dataset"] |= {"folder": str(log.source)} if log.source else {}
     write_text(out / "provenance.json", json.dumps(facts, indent=1, default=str))
-    return Best(model, table, others, test, seconds)
+    best = Best(model, table, others, test, seconds)
+    write_text(out / "README.md", best_page(best, search, log.name))
+    return best
 
 # %% ../nbs/87_best.ipynb #f33f9e10
 def search_settings(search: Search, names: Sequence[str], cores: int, end: float, rounds: int = 3) -> None:
@@ -604,3 +606,32 @@ def best_text(best: Best, out: Path, k: int) -> str:
     rivals = best.table["model"][best.table["rival"]].tolist()
     lines.append(f"not told apart from it: {', '.join(rivals) or 'none'}")
     return "\n".join([*lines, *(f"left out: {line}" for line in best.left_out)])
+
+# %% ../nbs/87_best.ipynb #d89065a4
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Settings in a line; of a blend its weights and scale."""
+    shown = {**settings["weights"], "scale": settings["scale"]} if "weights" in settings else settings
+    plain = {name: value for name, value in shown.items() if not isinstance(value, dict | list | tuple)}
+    return ", ".join(f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in plain.items())
+
+
+def best_page(best: Best, search: Search, name: str) -> str:
+    """The page of what was found on the log `name`, in Markdown: the choice, what test says, all that was tried, what was left out."""
+    from recsys_lab.book import markdown_table
+
+    table, question = best.table, MEANING.get(search.question, ", ".join(search.question))
+    tried = f"`recsys-lab best` tried {table['trials'].sum()} settings of {len(table)} models in {best.seconds / 60:.1f} minutes"
+    rivals = ", ".join(table["model"][table["rival"]]) or "none"
+    lines = [f"# The best for {name}"]
+    lines.append(f"{tried}, on this question: {question}. It chose **{best.model.name}**; not told apart from it: {rivals}.")
+    if best.test is not None:
+        rows = best.test.summary().query("k == @search.k").set_index("metric")
+        said = [f"{metric}@{search.k} {format_interval(rows.loc[metric])}" for metric in ("recall", "ndcg", "hit_rate", "mrr")]
+        lines.append(f"On the test part, looked at once: {', '.join(said)}.")
+    lines.append(
+        f"Below is {search.metric}@{search.k} on validation: `chosen_on` for the visitors on whom settings, members and weights were "
+        "chosen, `judged_on` for the others; `behind` is by how much the choice is better for the latter, with its standard `error`."
+    )
+    rival = table["rival"].map({True: "yes", False: ""})
+    lines.append(markdown_table(table.assign(settings=table["settings"].map(settings_text), rival=rival)))
+    return "\n\n".join([*lines, *(f"- left out: {line}" for line in best.left_out)]) + "\n"

@@ -72,6 +72,9 @@ def test_the_better_model_is_chosen_fitted_and_judged(searched):
     assert told["chosen"] == found.model.name and told["test"]["ndcg@10"] == pytest.approx(
         found.test.mean("ndcg", 10), abs=1e-6
     )
+    page = (place / "README.md").read_text()
+    assert f"**{found.model.name}**" in page and f"ndcg@10 {found.test.mean('ndcg', 10):.4f} [" in page
+    assert all(f"| {name} |" in page for name in ("popularity", "item_knn"))
     assert json.loads((place / "provenance.json").read_text())["dataset"]["name"] == "groups"
 
 
