@@ -25,6 +25,7 @@ def read(name: str) -> dict:
     parity,
     full,
     defaults,
+    samplers,
     imported,
     by_session,
     words,
@@ -47,6 +48,7 @@ def read(name: str) -> dict:
         "parity",
         "full_size",
         "defaults",
+        "samplers",
         "import_size",
         "sessions",
         "command_line",
@@ -419,6 +421,16 @@ rows = [
             "",
         )
         for model, told in defaults["models"].items()
+    ),
+    *(
+        (
+            "`samplers.py`",
+            f"{model} on {samplers['log']}: the best NDCG@20 of {', '.join(map(str, samplers['after']))} trials by the values of those before, "
+            f"as a share of the best of all searches (validation, {samplers['seeds']} seeds); drawn at random",
+            f"{', '.join(f'{share:.3f}' for share in told['by the values'])}; {', '.join(f'{share:.3f}' for share in told['random'])}",
+            "",
+        )
+        for model, told in samplers["models"].items()
     ),
     *logged_rows(),
     *update_rows(),
