@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -31,6 +30,7 @@ from .numerics import hash_uniform
 from .provenance import provenance_of
 from .ranking.analysis import Pool, build_pool
 from .runs import MEANING, Question, Run, format_interval, questions
+from .schedule import end_with_parent
 from .splits import Split, make_cases
 from .tuning import propose_next, race, repeat_weights
 
@@ -39,9 +39,9 @@ __all__ = ['CANDIDATES', 'READ_ORDER', 'DENSE_UP_TO', 'PARTS', 'ARRIVED', 'ONE_B
            'DEFAULTS', 'SETTINGS', 'BLENDS', 'ONE_MODEL', 'MOST_SETTINGS', 'NEAR', 'VISITORS', 'CASES', 'MEMBERS',
            'racing_models', 'in_first_half', 'visitor_values', 'Gap', 'gap_between', 'Trial', 'Search', 'choose',
            'held_settings', 'next_settings', 'try_settings', 'drop_other_fits', 'keep_trial', 'Job', 'keep_log',
-           'kept_log', 'end_with', 'run_job', 'run_jobs', 'select_members', 'blend_of', 'try_blend', 'rank_chosen',
-           'decide_best', 'left_out', 'fit_best', 'say', 'Best', 'open_search', 'find_best', 'near_the_best',
-           'within_time', 'write_best', 'search_settings', 'best_text', 'settings_text', 'best_page']
+           'kept_log', 'run_job', 'run_jobs', 'select_members', 'blend_of', 'try_blend', 'rank_chosen', 'decide_best',
+           'left_out', 'fit_best', 'say', 'Best', 'open_search', 'find_best', 'near_the_best', 'within_time',
+           'write_best', 'search_settings', 'best_text', 'settings_text', 'best_page']
 
 # %% ../nbs/87_best.ipynb #82b5116d
 CANDIDATES = (
@@ -300,21 +300,10 @@ def kept_log(folder: Path) -> Dataset:
     return log
 
 # %% ../nbs/87_best.ipynb #256d5d56
-def end_with(parent: int) -> None:
-    """End this process at once when the one with the id `parent`, which began it, is gone."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def run_job(folder: str, job: str) -> None:
     """Do a job (JSON of `Job`, its `seconds` left out) in this process; what makes it impossible is written into its `left_out.txt`."""
     place, words = Path(folder), json.loads(job)
-    end_with(words["parent"])
+    end_with_parent(words["parent"])
     about = json.loads((place / "about.json").read_text())
     search = Search(place, tuple(about["question"]), about["metric"], about["k"], about["judged"], about["seed"])
     work: Any = JOBS[words["work"]]
