@@ -35,13 +35,13 @@ from .splits import Split, make_cases
 from .tuning import propose_next, race, repeat_weights
 
 # %% auto #0
-__all__ = ['CANDIDATES', 'READ_ORDER', 'DENSE_UP_TO', 'PARTS', 'ARRIVED', 'ONE_BASIS', 'STARTUP', 'WORKER', 'POOLED', 'JOBS',
-           'DEFAULTS', 'SETTINGS', 'BLENDS', 'ONE_MODEL', 'MOST_SETTINGS', 'NEAR', 'VISITORS', 'CASES', 'MEMBERS',
-           'racing_models', 'in_first_half', 'visitor_values', 'Gap', 'gap_between', 'Trial', 'Search', 'choose',
-           'held_settings', 'next_settings', 'try_settings', 'drop_other_fits', 'keep_trial', 'Job', 'keep_log',
-           'kept_log', 'run_job', 'run_jobs', 'select_members', 'blend_of', 'try_blend', 'rank_chosen', 'decide_best',
-           'left_out', 'fit_best', 'say', 'Best', 'open_search', 'find_best', 'near_the_best', 'within_time',
-           'write_best', 'search_settings', 'best_text', 'settings_text', 'best_page']
+__all__ = ['CANDIDATES', 'READ_ORDER', 'DENSE_UP_TO', 'PARTS', 'STARTS', 'ARRIVED', 'ONE_BASIS', 'STARTUP', 'WORKER', 'POOLED',
+           'JOBS', 'DEFAULTS', 'SETTINGS', 'BLENDS', 'ONE_MODEL', 'MOST_SETTINGS', 'NEAR', 'VISITORS', 'CASES',
+           'MEMBERS', 'racing_models', 'in_first_half', 'visitor_values', 'Gap', 'gap_between', 'Trial', 'Search',
+           'choose', 'held_settings', 'next_settings', 'try_settings', 'drop_other_fits', 'keep_trial', 'Job',
+           'keep_log', 'kept_log', 'run_job', 'run_jobs', 'select_members', 'blend_of', 'try_blend', 'rank_chosen',
+           'decide_best', 'left_out', 'fit_best', 'say', 'Best', 'open_search', 'find_best', 'near_the_best',
+           'within_time', 'write_best', 'try_starts', 'search_settings', 'best_text', 'settings_text', 'best_page']
 
 # %% ../nbs/87_best.ipynb #82b5116d
 CANDIDATES = (
@@ -166,6 +166,45 @@ def choose(trials: Sequence[Trial], search: Search) -> Trial | None:
             chosen = [(trial, values)]
     return chosen[0][0] if chosen else None
 
+# %% ../nbs/87_best.ipynb #9934130e
+STARTS: dict[str, list[dict[str, Any]]] = {  # settings that were best on other logs, tried after the defaults
+    "rp3beta": [
+        {"alpha": 0.6206, "beta": 0.1837, "n_neighbors": 225},
+        {"alpha": 0.5215, "beta": 0.0528, "n_neighbors": 800},
+        {"alpha": 0.4082, "beta": 0.0626, "n_neighbors": 800},
+        {"alpha": 0.5984, "beta": 0.1738, "n_neighbors": 171},
+    ],
+    "item_knn": [
+        {"shrinkage": 1.2362, "n_neighbors": 1000, "user_norm": 0.8429},
+        {"shrinkage": 63.5781, "n_neighbors": 316, "user_norm": 0.5486},
+        {"shrinkage": 9.753, "n_neighbors": 1000, "user_norm": 0.3549},
+        {"shrinkage": 21.2398, "n_neighbors": 52, "user_norm": 0.3434},
+    ],
+    "user_knn": [
+        {"n_neighbors": 90, "item_norm": 0.6149},
+        {"n_neighbors": 1000, "item_norm": 0.352},
+        {"n_neighbors": 1000, "item_norm": 0.1104},
+    ],
+    "graph_filter": [
+        {"user_exponent": 0.846, "in_exponent": 0.3846, "out_exponent": 0.0, "lowpass_weight": 0.0},
+        {"user_exponent": 0.5888, "in_exponent": 0.7749, "out_exponent": 0.2013, "lowpass_weight": 0.0},
+        {"user_exponent": 0.4046, "in_exponent": 0.2, "out_exponent": 0.059, "lowpass_weight": 0.2005},
+        {"user_exponent": 0.2251, "in_exponent": 0.6611, "out_exponent": 0.0673, "lowpass_weight": 1.4012},
+    ],
+    "als": [
+        {"regularization": 10.0, "alpha": 0.4459, "bm25": False},
+        {"regularization": 0.1573, "alpha": 30.0, "bm25": True},
+        {"regularization": 0.001, "alpha": 1.6181, "bm25": True},
+        {"regularization": 0.0358, "alpha": 6.2004, "bm25": True},
+    ],
+    "ials": [
+        {"unobserved_weight": 0.014, "regularization": 0.0254},
+        {"unobserved_weight": 0.0075, "regularization": 0.2},
+        {"unobserved_weight": 0.0048, "regularization": 0.0005},
+        {"unobserved_weight": 0.0202, "regularization": 0.0021},
+    ],
+}
+
 # %% ../nbs/87_best.ipynb #3fc46fb7
 ARRIVED: dict[str, Any] = {  # of two stages on a log that arrived split
     "sources": {"user_knn": 50, "item_knn": 50, "rp3beta": 50, "ials": 80, "graph_filter": 50},
@@ -197,7 +236,7 @@ def held_settings(name: str, log: Dataset, search: Search) -> dict[str, Any]:
 
 
 def next_settings(name: str, log: Dataset, search: Search) -> dict[str, Any] | None:
-    """What to try of a model after what was tried: its defaults, then `tuning.propose_next`; None where there is nothing else to try.
+    """What to try of a model after what was tried: its defaults, `STARTS`, then `tuning.propose_next`; None where nothing else is to try.
 
     The value of a setting that was stopped early, on few visitors, is that of the chosen one less the difference for these.
     """
@@ -211,6 +250,9 @@ def next_settings(name: str, log: Dataset, search: Search) -> dict[str, Any] | N
         number = trial.number // 10
         if number not in values or value > values[number][1]:
             values[number] = trial.settings, value
+    if 0 < len(values) <= len(starts := STARTS.get(name, [])):
+        usual = {n: getattr(kind().config, n) for n in kind.search_space()}
+        return {**usual, **starts[len(values) - 1], **held}
     return propose_next(kind().config, kind.search_space(), list(values.values()), search.seed, held)
 
 # %% ../nbs/87_best.ipynb #aa494391
@@ -522,6 +564,7 @@ def find_best(
     report(f"{len(names)} models race with their defaults")
     each, waiting = ONE_MODEL * seconds, [name for name in names if not search.trials(name)]
     run_jobs(search, [Job(n, "try_settings", (n, 0, 6 if n in ONE_BASIS else 1), each, moment(DEFAULTS)) for n in waiting], cores)
+    try_starts(search, names, cores, moment(DEFAULTS))
     near = near_the_best(search, names)
     report(f"near the best: {', '.join(near)}; their settings are searched")
     search_settings(search, near, cores, moment(SETTINGS))
@@ -575,6 +618,13 @@ def write_best(log: Dataset, search: Search, out: Path, names: Sequence[str], ta
     return best
 
 # %% ../nbs/87_best.ipynb #f33f9e10
+def try_starts(search: Search, names: Sequence[str], cores: int, end: float) -> None:
+    """Try the `STARTS` of the models whose defaults were tried, until `end`, each for an equal share of the time."""
+    able = [name for name in names if 0 < len({t.number // 10 for t in search.trials(name)}) <= len(STARTS.get(name, []))]
+    share = max(0.0, end - time.time()) * cores / max(1, len(able))
+    run_jobs(search, [Job(n, "try_settings", (n, 1, 1 + len(STARTS[n])), share, end) for n in able], cores)
+
+
 def search_settings(search: Search, names: Sequence[str], cores: int, end: float, rounds: int = 3) -> None:
     """Try settings of models until `end`, each for an equal share of the time; what some leave goes to the others in a next round."""
     for _ in range(rounds):

@@ -31,6 +31,10 @@ from recsys_lab.datasets import Dataset
 from recsys_lab.files import DataError
 from recsys_lab.models import graph_filter
 from recsys_lab.models.base import load_model, model_class
+from recsys_lab.tuning import contains, distributions
+
+
+ROOT = Path(__file__).parents[1]
 
 
 def nothing(line):
@@ -233,12 +237,24 @@ def test_order_counts_only_where_the_data_say_so():
     assert [model_class(name).name for name in lab.CANDIDATES] == list(lab.CANDIDATES)
 
 
+def test_starts_are_those_that_were_measured():
+    """The settings tried after the defaults are those of the benchmark's results, and each can be drawn by a search."""
+    found = json.loads((ROOT / "benchmarks" / "results" / "defaults.json").read_text())["models"]
+    assert {name: told["starts"] for name, told in found.items()} == lab.STARTS
+    for name, starts in lab.STARTS.items():
+        space = distributions(model_class(name).search_space())
+        assert all(contains(space[n], v) for setting in starts for n, v in setting.items())
+
+
 def test_what_is_tried_next_depends_on_what_came_of_the_others(board, tmp_path):
     search = open_search(board, tmp_path, 10, "ndcg", 500, 0)
     usual = model_class("item_knn")().config
     asked = [next_settings("item_knn", board, search)]
     assert asked[0] == {name: getattr(usual, name) for name in model_class("item_knn").search_space()}  # the defaults
     lab.try_settings(board, search, "item_knn", 0, 3, time.time() + 300)
+    assert [t.settings | lab.STARTS["item_knn"][n] for n, t in enumerate(search.trials("item_knn")[1:])] == [
+        t.settings for t in search.trials("item_knn")[1:]
+    ]
     assert next_settings("item_knn", board, search) == next_settings(
         "item_knn", board, search
     )  # a search that goes on does the same

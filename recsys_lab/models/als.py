@@ -216,9 +216,9 @@ class IALSConfig(Config):
     """Settings of iALS."""
 
     factors: int = setting(256, "length of the vectors", (64, 128, 256, 512), ge=1)
-    unobserved_weight: float = setting(0.02, "weight of what did not happen, against 1 of a view", Range(0.003, 1.0, True), gt=0)
+    unobserved_weight: float = setting(0.02, "weight of what did not happen, against 1 of a view", Range(0.001, 1.0, True), gt=0)
     regularization: float = setting(
-        0.003, "L2 penalty, for each event and unobserved one that a vector explains", Range(0.0005, 0.05, True), gt=0
+        0.003, "L2 penalty, for each event and unobserved one that a vector explains", Range(0.0005, 0.2, True), gt=0
     )
     frequency_exponent: float = setting(1.0, "the penalty grows with the number of events to this power; 0: one for all", ge=0, le=1)
     iterations: int = setting(10, "turns of users and items", ge=1)

@@ -185,8 +185,8 @@ def low_pass(
 class GraphFilterConfig(BoundedConfig):
     """Settings of the graph filter."""
 
-    user_exponent: float = setting(1.0, "exponent of the users' degrees in the neighbour filter", Range(0.3, 1.2))
-    in_exponent: float = setting(0.65, "exponent of the degrees of the items of the history", Range(0.4, 1.0))
+    user_exponent: float = setting(1.0, "exponent of the users' degrees in the neighbour filter", Range(0.2, 1.2))
+    in_exponent: float = setting(0.65, "exponent of the degrees of the items of the history", Range(0.2, 1.0))
     out_exponent: float = setting(0.15, "exponent there of the degrees of items offered", Range(0.0, 0.6))
     factors: int = setting(256, "singular vectors in the low pass", (32, 64, 128, 256), ge=1)
     lowpass_user_exponent: float = setting(0.5, "exponent of the users' degrees in the low pass")

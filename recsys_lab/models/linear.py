@@ -108,9 +108,9 @@ def ease_weights(matrix: sparse.csr_matrix, regularization: float, progress: boo
 class RP3betaConfig(Config):
     """Settings of RP3beta."""
 
-    alpha: float = setting(0.5, "exponent of the step probabilities", Range(0.4, 1.4), ge=0)
+    alpha: float = setting(0.5, "exponent of the step probabilities", Range(0.2, 1.4), ge=0)
     beta: float = setting(0.02, "an item with n users is divided by `n ** beta`", Range(0.0, 1.0), ge=0)
-    n_neighbors: int = setting(240, "kept of each item", Range(20, 400, True), ge=1)
+    n_neighbors: int = setting(240, "kept of each item", Range(20, 800, True), ge=1)
 
 
 class RP3beta(Recommender):

@@ -147,7 +147,7 @@ class ItemKNNConfig(Config):
     """Settings of ItemKNN."""
 
     shrinkage: float = setting(10.0, "added to the norm of each pair, in users", Range(0.1, 300.0, True), ge=0)
-    n_neighbors: int = setting(100, "kept of each item", Range(20, 400, True), ge=1)
+    n_neighbors: int = setting(100, "kept of each item", Range(20, 1000, True), ge=1)
     min_cooccurrence: int = setting(1, "users that a pair needs", ge=1)
     user_norm: float = setting(
         0.5,
@@ -203,7 +203,7 @@ class ItemKNN(Recommender):
 class UserKNNConfig(Config):
     """Settings of UserKNN."""
 
-    n_neighbors: int = setting(100, "most similar users whose items are recommended", Range(20, 500, True), ge=1)
+    n_neighbors: int = setting(100, "most similar users whose items are recommended", Range(20, 1000, True), ge=1)
     item_norm: float = setting(
         0.5,
         "an item with n users counts `n ** -item_norm` in each pair of users (0: all items equally)",
