@@ -38,10 +38,11 @@ from .tuning import propose_next, race, repeat_weights
 __all__ = ['CANDIDATES', 'READ_ORDER', 'DENSE_UP_TO', 'PARTS', 'STARTS', 'ARRIVED', 'ONE_BASIS', 'STARTUP', 'WORKER', 'POOLED',
            'JOBS', 'DEFAULTS', 'SETTINGS', 'BLENDS', 'ONE_MODEL', 'MOST_SETTINGS', 'NEAR', 'VISITORS', 'CASES',
            'MEMBERS', 'racing_models', 'in_first_half', 'visitor_values', 'Gap', 'gap_between', 'Trial', 'Search',
-           'choose', 'held_settings', 'next_settings', 'try_settings', 'drop_other_fits', 'keep_trial', 'Job',
-           'keep_log', 'kept_log', 'run_job', 'run_jobs', 'select_members', 'blend_of', 'try_blend', 'rank_chosen',
-           'decide_best', 'left_out', 'fit_best', 'say', 'Best', 'open_search', 'find_best', 'near_the_best',
-           'within_time', 'write_best', 'try_starts', 'search_settings', 'best_text', 'settings_text', 'best_page']
+           'choose', 'source_settings', 'held_settings', 'next_settings', 'try_settings', 'drop_other_fits',
+           'keep_trial', 'Job', 'keep_log', 'kept_log', 'run_job', 'run_jobs', 'select_members', 'blend_of',
+           'try_blend', 'rank_chosen', 'decide_best', 'left_out', 'fit_best', 'say', 'Best', 'open_search', 'find_best',
+           'near_the_best', 'within_time', 'write_best', 'try_starts', 'search_settings', 'best_text', 'settings_text',
+           'best_page']
 
 # %% ../nbs/87_best.ipynb #82b5116d
 CANDIDATES = (
@@ -218,6 +219,13 @@ ARRIVED: dict[str, Any] = {  # of two stages on a log that arrived split
 ONE_BASIS = ("graph_filter", "gf_cf")  # whose other settings are tried with the same vectors, which are made once
 
 
+def source_settings(config: Any, search: Search) -> dict[str, dict[str, Any]]:
+    """The settings of the candidate sources of two stages: those chosen so far in a search, but for what `config` says itself."""
+    chosen = {name: trial.settings for name in config.sources if (trial := search.chosen(name))}
+    found = {name: {n: v for n, v in settings.items() if n != "repeat_weight"} for name, settings in chosen.items()}
+    return {name: {**found.get(name, {}), **config.settings.get(name, {})} for name in {**found, **config.settings}}
+
+
 def held_settings(name: str, log: Dataset, search: Search) -> dict[str, Any]:
     """The settings of a model that are not searched on a log.
 
@@ -230,6 +238,7 @@ def held_settings(name: str, log: Dataset, search: Search) -> dict[str, Any]:
     if "protocol" in kind.Config.model_fields:
         held |= dict(zip(("protocol", "target", "exclude"), search.question, strict=True))
         held |= ARRIVED if "parts" in log.offers else {}
+        held["settings"] = source_settings(kind(**held).config, search)
     held |= {"factors": kind().config.factors} if name in ONE_BASIS else {}
     held |= {} if "ordered" in log.offers or "position_decay" not in kind.Config.model_fields else {"position_decay": 0.0}
     return held
@@ -627,6 +636,7 @@ def try_starts(search: Search, names: Sequence[str], cores: int, end: float) -> 
 
 def search_settings(search: Search, names: Sequence[str], cores: int, end: float, rounds: int = 3) -> None:
     """Try settings of models until `end`, each for an equal share of the time; what some leave goes to the others in a next round."""
+    names = sorted(names, key=lambda name: "sources" in model_class(name).Config.model_fields)  # whose sources are searched before
     for _ in range(rounds):
         slowest = {name: max((t.seconds for t in search.trials(name)), default=np.inf) for name in names}
         open_models = [name for name in names if len({t.number // 10 for t in search.trials(name)}) < MOST_SETTINGS]

@@ -33,7 +33,6 @@ from recsys_lab.models import graph_filter
 from recsys_lab.models.base import load_model, model_class
 from recsys_lab.tuning import contains, distributions
 
-
 ROOT = Path(__file__).parents[1]
 
 
@@ -221,18 +220,18 @@ def test_selection_takes_what_helps_and_nothing_else():
     assert select_members(Fixed(), "a", 10) == {"a": 0.6667, "b": 0.3333}
 
 
-def test_order_counts_only_where_the_data_say_so():
+def test_order_counts_only_where_the_data_say_so(tmp_path):
     log = arrived_split(1)
     assert "ordered" not in log.offers and "session_walk" not in racing_models(log)
-    assert held_settings("graph_filter", log, a_search(None))["position_decay"] == 0.0
-    held = held_settings("lightgbm", log, a_search(None))
+    assert held_settings("graph_filter", log, a_search(tmp_path))["position_decay"] == 0.0
+    held = held_settings("lightgbm", log, a_search(tmp_path))
     assert (held["protocol"], held["exclude"]) == ("given", "seen") and "session_walk" not in held["sources"]
     log = arrived_split(1)
     log = arrived_split(1)
     log.ordered = True
     assert "ordered" in log.offers and "session_walk" in racing_models(log)
-    assert "position_decay" not in held_settings("graph_filter", log, a_search(None))
-    assert "factors" in held_settings("graph_filter", log, a_search(None))  # vectors are made once
+    assert "position_decay" not in held_settings("graph_filter", log, a_search(tmp_path))
+    assert "factors" in held_settings("graph_filter", log, a_search(tmp_path))  # vectors are made once
     assert {"session_walk", "gru4rec"} <= set(racing_models(untimed_sessions(1)))
     assert [model_class(name).name for name in lab.CANDIDATES] == list(lab.CANDIDATES)
 
@@ -255,6 +254,12 @@ def test_what_is_tried_next_depends_on_what_came_of_the_others(board, tmp_path):
     assert [t.settings | lab.STARTS["item_knn"][n] for n, t in enumerate(search.trials("item_knn")[1:])] == [
         t.settings for t in search.trials("item_knn")[1:]
     ]
+    held = held_settings("lightgbm", board, search)
+    chosen = search.chosen("item_knn").settings
+    assert held["settings"]["item_knn"] == {
+        n: v for n, v in chosen.items() if n != "repeat_weight"
+    }  # its sources are searched too
+    assert held["settings"]["ials"] == lab.ARRIVED["settings"]["ials"]
     assert next_settings("item_knn", board, search) == next_settings(
         "item_knn", board, search
     )  # a search that goes on does the same
