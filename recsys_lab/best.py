@@ -272,12 +272,13 @@ def try_settings(log: Dataset, search: Search, name: str, first: int, most: int,
     Where a list may repeat what was met, the defaults are tried with all `tuning.repeat_weights`, others with the best of these.
     """
     split, place, without_fit = search.split(log), search.folder / name, 0.0
+    own: list[float] = []  # seconds of the settings tried here, of which the first makes what the others share
     place.mkdir(parents=True, exist_ok=True)
     for number in range(first, most):
         done = search.trials(name)
         if any(t.number // 10 == number for t in done):
             continue
-        slowest = without_fit or max((t.seconds for t in done), default=0.0)
+        slowest = without_fit or max(own[1:], default=max((t.seconds for t in done), default=0.0))
         setting = next_settings(name, split.train, search)
         if setting is None or (done and time.time() + 1.3 * slowest > until):
             break
@@ -293,6 +294,7 @@ def try_settings(log: Dataset, search: Search, name: str, first: int, most: int,
                 variant.save(search.fit_of(trial))
             keep_trial(search, trial)
             drop_other_fits(search, name)
+        own.append(time.time() - start)
         without_fit = time.time() - fitted if name in ONE_BASIS else 0.0  # its vectors are there now
 
 # %% ../nbs/87_best.ipynb #fea6530a
