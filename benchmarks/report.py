@@ -26,6 +26,7 @@ def read(name: str) -> dict:
     full,
     defaults,
     samplers,
+    carves,
     imported,
     by_session,
     words,
@@ -49,6 +50,7 @@ def read(name: str) -> dict:
         "full_size",
         "defaults",
         "samplers",
+        "carves",
         "import_size",
         "sessions",
         "command_line",
@@ -436,6 +438,16 @@ rows = [
             "",
         )
         for model, told in samplers["models"].items()
+    ),
+    *(
+        (
+            "`carves.py`",
+            f"{log}: percent of test NDCG@20 that is lost against the best of {told['settings']} settings by choosing on validation, of one model "
+            "and of four together",
+            "; ".join(f"{how} {', '.join(map(str, lost.values()))}" for how, lost in told["regret"].items()),
+            "",
+        )
+        for log, told in carves["logs"].items()
     ),
     *logged_rows(),
     *update_rows(),
