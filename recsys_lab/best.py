@@ -35,10 +35,10 @@ from .splits import Split, make_cases
 from .tuning import propose_next, race, repeat_weights
 
 # %% auto #0
-__all__ = ['CANDIDATES', 'READ_ORDER', 'DENSE_UP_TO', 'PARTS', 'STARTS', 'ARRIVED', 'ONE_BASIS', 'STARTUP', 'WORKER', 'POOLED',
-           'JOBS', 'DEFAULTS', 'SETTINGS', 'BLENDS', 'ONE_MODEL', 'MOST_SETTINGS', 'NEAR', 'VISITORS', 'CASES',
-           'MEMBERS', 'racing_models', 'in_first_half', 'visitor_values', 'Gap', 'gap_between', 'Trial', 'Search',
-           'choose', 'source_settings', 'held_settings', 'next_settings', 'try_settings', 'drop_other_fits',
+__all__ = ['CANDIDATES', 'READ_ORDER', 'DENSE_UP_TO', 'LONG', 'PARTS', 'STARTS', 'ARRIVED', 'ONE_BASIS', 'STARTUP', 'WORKER',
+           'POOLED', 'JOBS', 'DEFAULTS', 'SETTINGS', 'BLENDS', 'ONE_MODEL', 'MOST_SETTINGS', 'NEAR', 'VISITORS',
+           'CASES', 'MEMBERS', 'racing_models', 'in_first_half', 'visitor_values', 'Gap', 'gap_between', 'Trial',
+           'Search', 'choose', 'source_settings', 'held_settings', 'next_settings', 'try_settings', 'drop_other_fits',
            'keep_trial', 'Job', 'keep_log', 'kept_log', 'run_job', 'run_jobs', 'select_members', 'blend_of',
            'try_blend', 'rank_chosen', 'decide_best', 'left_out', 'fit_best', 'say', 'Best', 'open_search', 'find_best',
            'near_the_best', 'within_time', 'write_best', 'try_starts', 'search_settings', 'best_text', 'settings_text',
@@ -67,6 +67,7 @@ CANDIDATES = (
 )
 READ_ORDER = ("popularity_recent", "revisits", "session_walk", "session_knn", "sequential_rules", "gru4rec", "sasrec")
 DENSE_UP_TO = 100_000  # items of which a filter and a blend score each
+LONG = ("gru4rec",)  # learns long, on one core
 PARTS = {"ease": 12_000}  # items on which a model is asked whose cost grows faster than the catalogue; others by `DENSE_UP_TO`
 
 
@@ -574,6 +575,7 @@ def find_best(
 
     report(f"{len(names)} models race with their defaults")
     each, waiting = ONE_MODEL * seconds, [name for name in names if not search.trials(name)]
+    waiting.sort(key=lambda name: cores == 1 and name in LONG)  # beside the others where there is a second core, after them otherwise
     run_jobs(search, [Job(n, "try_settings", (n, 0, 6 if n in ONE_BASIS else 1), each, moment(DEFAULTS)) for n in waiting], cores)
     try_starts(search, names, cores, moment(DEFAULTS))
     near = near_the_best(search, names)
