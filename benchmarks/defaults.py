@@ -29,6 +29,7 @@ MODELS: dict[str, dict] = {  # with the settings that are held
     "item_knn": {},
     "user_knn": {},
     "graph_filter": {"factors": 256, "position_decay": 0.0},
+    "spectral_filter": {"factors": 256, "position_decay": 0.0},
     "als": {"factors": 64},
     "ials": {"factors": 128},
 }

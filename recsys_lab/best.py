@@ -58,6 +58,7 @@ CANDIDATES = (
     "sequential_rules",
     "ials",
     "simplex",
+    "spectral_filter",
     "graph_filter",
     "als",
     "ease",
@@ -193,6 +194,12 @@ STARTS: dict[str, list[dict[str, Any]]] = {  # settings that were best on other 
         {"user_exponent": 0.4046, "in_exponent": 0.2, "out_exponent": 0.059, "lowpass_weight": 0.2005},
         {"user_exponent": 0.2251, "in_exponent": 0.6611, "out_exponent": 0.0673, "lowpass_weight": 1.4012},
     ],
+    "spectral_filter": [
+        {"degree_exponent": 0.486, "flatness": 1.0, "lowpass_weight": 0.0},
+        {"degree_exponent": 0.379, "flatness": 4.7815, "lowpass_weight": 0.402},
+        {"degree_exponent": 0.3556, "flatness": 1.0, "lowpass_weight": 0.6},
+        {"degree_exponent": 0.3538, "flatness": 1.0, "lowpass_weight": 0.198},
+    ],
     "als": [
         {"regularization": 10.0, "alpha": 0.4459, "bm25": False},
         {"regularization": 0.1573, "alpha": 30.0, "bm25": True},
@@ -217,7 +224,7 @@ ARRIVED: dict[str, Any] = {  # of two stages on a log that arrived split
 }
 
 
-ONE_BASIS = ("graph_filter", "gf_cf")  # whose other settings are tried with the same vectors, which are made once
+ONE_BASIS = ("graph_filter", "spectral_filter", "gf_cf")  # whose other settings are tried with the same vectors, which are made once
 
 
 def source_settings(config: Any, search: Search) -> dict[str, dict[str, Any]]:

@@ -36,6 +36,7 @@ COLOURS = {
     "bpr_mf": "#cc99aa",
     "gf_cf": "#7799dd",
     "graph_filter": "#225588",
+    "spectral_filter": "#113366",
     "blend": "#000000",
     "reranked": "#bb6622",
     "als": "#ee6677",

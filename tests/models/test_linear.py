@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from recsys_lab.histories import Histories
 from recsys_lab.models.graph_filter import GFCF, GraphFilter
 from recsys_lab.models.linear import EASE, ease_weights, invert_in_place
+from recsys_lab.models.spectral import SpectralFilter
 
 
 @settings(max_examples=25, deadline=None)
@@ -43,7 +44,7 @@ def test_what_does_not_fit_the_memory_is_refused_with_the_figure_and_a_part_that
     assert part.part_size == items < 25 and part.items.equals(LOG.items)
 
 
-@pytest.mark.parametrize("kind", [EASE, GFCF, GraphFilter])
+@pytest.mark.parametrize("kind", [EASE, GFCF, GraphFilter, SpectralFilter])
 def test_a_part_of_the_catalogue_holds_the_most_popular_items(kind):
     part, users = kind(items=10).fit(LOG), LOG.item_users()
     taken = part.state["part"]
@@ -56,7 +57,7 @@ def test_a_part_of_the_catalogue_holds_the_most_popular_items(kind):
     assert part.fitted_on == LOG.fingerprint and (part.popular == users).all()
 
 
-@pytest.mark.parametrize("kind", [EASE, GFCF, GraphFilter])
+@pytest.mark.parametrize("kind", [EASE, GFCF, GraphFilter, SpectralFilter])
 @pytest.mark.parametrize("repeat_weight", [0.0, 1.0])
 def test_lists_of_a_part_are_those_of_the_part_alone_and_repeat_items_outside_of_it(kind, repeat_weight, tmp_path):
     part = kind(items=10, repeat_weight=repeat_weight).fit(LOG)

@@ -42,6 +42,7 @@ def test_every_single_model_is_served_as_it_ranks_in_a_small_process(fits, shop,
         "sasrec": {"factors": 8, "epochs": 1},
         "gru4rec": {"factors": 8, "epochs": 1},
         "graph_filter": {"factors": 8},
+        "spectral_filter": {"factors": 8},
         "simplex": {"factors": 8, "epochs": 1},
         "content": {"new_items": False},
     }
