@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from recsys_lab.datasets.log import Dataset
 
 # %% auto #0
-__all__ = ['bm25_idf', 'bm25', 'ALSConfig', 'solve_users', 'ALS', 'als_contributions', 'solve_rotated', 'IALSConfig',
+__all__ = ['SIZED', 'bm25_idf', 'bm25', 'ALSConfig', 'solve_users', 'ALS', 'als_contributions', 'solve_rotated', 'IALSConfig',
            'frequency_penalty', 'IALS', 'diagonal_gram', 'ials_contributions', 'BPRConfig', 'BPR']
 
 # %% ../../nbs/24_als.ipynb #65d9fdd6
@@ -212,13 +212,19 @@ def solve_rotated(
     return out
 
 # %% ../../nbs/24_als.ipynb #3f6a10d7
+SIZED = 100.0  # the penalty of iALS times the square root of users x items
+
+
 class IALSConfig(Config):
     """Settings of iALS."""
 
     factors: int = setting(256, "length of the vectors", (64, 128, 256, 512), ge=1)
-    unobserved_weight: float = setting(0.02, "weight of what did not happen, against 1 of a view", Range(0.001, 1.0, True), gt=0)
+    unobserved_weight: float = setting(0.01, "weight of what did not happen, against 1 of a view", Range(0.001, 1.0, True), gt=0)
     regularization: float = setting(
-        0.003, "L2 penalty, for each event and unobserved one that a vector explains", Range(0.0005, 0.2, True), gt=0
+        0.0,
+        "L2 penalty, for each event and unobserved one that a vector explains; 0: by the size of the log, 100 / sqrt(users x items)",
+        Range(0.0005, 0.2, True),
+        ge=0,
     )
     frequency_exponent: float = setting(1.0, "the penalty grows with the number of events to this power; 0: one for all", ge=0, le=1)
     iterations: int = setting(10, "turns of users and items", ge=1)
@@ -227,9 +233,18 @@ class IALSConfig(Config):
     )
     seed: int = setting(0, "of the first vectors", ge=0)
 
+    def for_size(self, users: int, items: int) -> IALSConfig:
+        """The settings for a log of so many users and items: the penalty, where it is 0, is `SIZED / sqrt(users x items)` up to 0.2."""
+        if self.regularization:
+            return self
+        return self.replace(regularization=float(min(0.2, SIZED / np.sqrt(max(1, users * items)))))
+
 
 def frequency_penalty(config: IALSConfig, entries: np.ndarray, others: int) -> np.ndarray:
-    """The penalty of vectors that explain so many `entries` `[n]` and, beside them, the unobserved ones of all `others`: float64 `[n]`."""
+    """The penalty of vectors that explain so many `entries` `[n]` and, beside them, the unobserved ones of all `others`: float64 `[n]`.
+
+    `config` is one for the size of the log (`IALSConfig.for_size`).
+    """
     return config.regularization * (entries + config.unobserved_weight * others) ** config.frequency_exponent
 
 # %% ../../nbs/24_als.ipynb #8a8567f6
@@ -246,7 +261,7 @@ class IALS(Recommender):
     requires_cooccurrence = True
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
-        c = self.config
+        c = self.config.for_size(len(dataset.users), len(self.items))
         trust = self._trust(dataset.histories().encode(self.items), len(self.items))
         sides = [trust, trust.T.tocsr()]
         penalties = [frequency_penalty(c, np.diff(side.indptr), side.shape[1]) for side in sides]
@@ -255,7 +270,13 @@ class IALS(Recommender):
         for _ in range(c.iterations):
             for side, penalty in zip(sides, penalties, strict=True):
                 vectors, curvature = diagonal_gram(solve_rotated(side, vectors, curvature, penalty), c.unobserved_weight)
-        return {"item_vectors": to_fixed_point(vectors).astype(np.float32), "curvature": curvature}
+        penalty = np.array([c.regularization])
+        return {"item_vectors": to_fixed_point(vectors).astype(np.float32), "curvature": curvature, "regularization": penalty}
+
+    @property
+    def sized(self) -> IALSConfig:
+        """The settings with the penalty that the model was fitted with."""
+        return self.config if self.config.regularization else self.config.replace(regularization=float(self.state["regularization"][0]))
 
     def _trust(self, histories: Histories, n_items: int) -> sparse.csr_matrix:
         """Confidences of encoded histories: CSR `[n, items]`."""
@@ -264,7 +285,7 @@ class IALS(Recommender):
     def fold(self, histories: Histories) -> np.ndarray:
         """The vectors of encoded histories: float32 `[n, factors]`."""
         trust = self._trust(histories, len(self.items))
-        penalty = frequency_penalty(self.config, np.diff(trust.indptr), len(self.items))
+        penalty = frequency_penalty(self.sized, np.diff(trust.indptr), len(self.items))
         return to_fixed_point(solve_rotated(trust, self.state["item_vectors"], self.state["curvature"], penalty)).astype(np.float32)
 
     def _memory(self, users: int, items: int, events: int) -> float:
@@ -292,7 +313,7 @@ def diagonal_gram(vectors: np.ndarray, weight: float) -> tuple[np.ndarray, np.nd
 def ials_contributions(model: IALS, history: Histories, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For `explain`: (items of a history, what each adds to the scores of `codes`), as the solution is a sum over the right-hand side."""
     s, trust = model.state, model._trust(history, len(model.items))
-    y, penalty = s["item_vectors"][trust.indices].astype(float), frequency_penalty(model.config, np.diff(trust.indptr), len(model.items))
+    y, penalty = s["item_vectors"][trust.indices].astype(float), frequency_penalty(model.sized, np.diff(trust.indptr), len(model.items))
     left = (y.T * trust.data) @ y + np.diag(s["curvature"] + penalty)
     return trust.indices, trust.data[:, None] * (y @ np.linalg.solve(left, s["item_vectors"][codes].T.astype(float)))
 

@@ -378,7 +378,10 @@ def rotate_items(job: Job, step: str, settings: Mapping[str, Any]) -> dict[str, 
 
 # %% ../../nbs/75c_cluster_models.ipynb #d5bb341d
 def ials_vectors(cluster: Cluster, job: Job, before: int, settings: Mapping[str, Any]) -> tuple[str, str]:
-    """Alternate between visitors and items; returns the (step, task) that holds the items' vectors. Visitors' vectors are removed."""
+    """Alternate between visitors and items; returns the (step, task) that holds the items' vectors. Visitors' vectors are removed.
+
+    `settings` have a penalty for the size of the log.
+    """
     from recsys_lab.models.als import IALSConfig
 
     c, key = IALSConfig(**settings), f"{before}-{settings_key(settings)}"
@@ -400,12 +403,13 @@ def ials_vectors(cluster: Cluster, job: Job, before: int, settings: Mapping[str,
     return items, str(turns)
 
 
-def ials_state(job: Job, items: str, turn: str) -> dict[str, np.ndarray]:
+def ials_state(job: Job, items: str, turn: str, regularization: float) -> dict[str, np.ndarray]:
     """The state of `IALS`."""
     from recsys_lab.numerics import to_fixed_point
 
     now = job.read(items, turn)
-    return {"item_vectors": to_fixed_point(now["vectors"]).astype(np.float32), "curvature": np.asarray(now["curvature"])}
+    vectors, curvature = to_fixed_point(now["vectors"]).astype(np.float32), np.asarray(now["curvature"])
+    return {"item_vectors": vectors, "curvature": curvature, "regularization": np.array([regularization])}
 
 # %% ../../nbs/75c_cluster_models.ipynb #2d5ec1a2
 DISTRIBUTED = ("popularity", "revisits", "item_knn", "session_knn", "sequential_rules", "session_walk", "ials")
@@ -504,7 +508,9 @@ def state_of(cluster: Cluster, job: Job, before: int, name: str, s: dict[str, An
         return rules_state, follower_rows(cluster, job, before, c, True), c.n_neighbors
     if name == "session_walk":
         return walk_state, before, s, *session_walk_rows(cluster, job, before, s)
-    return ials_state, *ials_vectors(cluster, job, before, s)
+    known = known_of(job, before)
+    penalty = c.for_size(known.n_users, len(known.items)).regularization
+    return ials_state, *ials_vectors(cluster, job, before, {**s, "regularization": penalty}), penalty
 
 # %% ../../nbs/75c_cluster_models.ipynb #f4927fed
 def chances_of_file(job: Job, number: int, before: int, n: int, seed: int = 0) -> dict[str, np.ndarray]:

@@ -87,6 +87,29 @@ def test_ials_solves_its_least_squares():
         np.testing.assert_allclose(model.fold(known), users, rtol=0, atol=1e-4 * np.abs(users).max())
 
 
+def test_the_penalty_of_ials_is_by_the_size_of_the_log_unless_it_is_given(tmp_path):
+    """`100 / sqrt(users x items)`, at most 0.2; a fit with that penalty given is the same, also where a history is folded in."""
+    sizes = [
+        (30_000, 40_000, 100 / np.sqrt(1.2e9)),
+        (1_000, 13_000, 100 / np.sqrt(1.3e7)),
+        (400, 150, 0.2),
+        (0, 5, 0.2),
+    ]
+    for users, items, penalty in sizes:
+        assert IALS().config.for_size(users, items).regularization == pytest.approx(penalty)
+    assert IALS(regularization=0.07).config.for_size(30_000, 40_000).regularization == 0.07
+    log = LOG.where(slice(0, len(LOG)))
+    asked = log.histories()
+    by_size = IALS(factors=4).fit(log)
+    given = IALS(factors=4, regularization=IALS().config.for_size(len(log.users), len(log.items)).regularization).fit(
+        log
+    )
+    stored = IALS.load(by_size.save(tmp_path / "fit"))
+    for model in (by_size, stored):
+        np.testing.assert_array_equal(model.fold(asked.encode(model.items)), given.fold(asked.encode(given.items)))
+    assert by_size.sized.regularization == given.config.regularization and by_size.config.regularization == 0
+
+
 def test_ials_lowers_its_loss_in_every_turn():
     """Weighted squares of events and of all pairs, and the penalties by frequency, as Rendle et al. write it."""
 
