@@ -207,10 +207,8 @@ STARTS: dict[str, list[dict[str, Any]]] = {  # settings that were best on other 
         {"regularization": 0.0358, "alpha": 6.2004, "bm25": True},
     ],
     "ials": [
-        {"unobserved_weight": 0.014, "regularization": 0.0254},
-        {"unobserved_weight": 0.0075, "regularization": 0.2},
-        {"unobserved_weight": 0.0048, "regularization": 0.0005},
-        {"unobserved_weight": 0.0202, "regularization": 0.0021},
+        {"unobserved_weight": 0.0037, "regularization": 0.0009},
+        {"unobserved_weight": 0.0352, "regularization": 0.0009},
     ],
 }
 

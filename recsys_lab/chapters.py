@@ -14,11 +14,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from . import files, loading, runs, splits
 from .budget import APART, plan_apart, plan_models
@@ -30,13 +30,13 @@ from .registry import code_module
 from .schedule import peak_of_children, ready, stopped_at, waiting_for, workers
 
 # %% auto #0
-__all__ = ['OWN', 'EXTRAS', 'OWN_MODELS', 'SPLIT_SHARES', 'ENDS', 'SET_APART', 'SPENT', 'FREED', 'FEW_CHAPTERS', 'Parameter',
-           'chapter_paths', 'parameters_of', 'find_lab', 'parse_value', 'assign_parameters', 'choose_chapters',
-           'strip_outputs', 'local_folders', 'ChapterFailed', 'OutOfTime', 'execute', 'Plan', 'default_folder',
-           'make_plan', 'chapter_key', 'missing_for', 'shares_of', 'describe', 'searching_chapters', 'settings_held',
-           'window_settings', 'with_budget', 'time_left', 'chapter_progress', 'notebook_of', 'begin_chapter',
-           'end_chapter', 'threads_for', 'environment', 'run_chapters', 'work_off', 'forget', 'chapters_before',
-           'check_folder', 'save_states']
+__all__ = ['OWN', 'EXTRAS', 'OWN_MODELS', 'SPLIT_SHARES', 'ENDS', 'SET_APART', 'SPENT', 'FREED', 'Workers', 'FEW_CHAPTERS',
+           'Parameter', 'chapter_paths', 'parameters_of', 'find_lab', 'parse_value', 'assign_parameters',
+           'choose_chapters', 'strip_outputs', 'local_folders', 'ChapterFailed', 'OutOfTime', 'execute', 'Plan',
+           'default_folder', 'make_plan', 'chapter_key', 'missing_for', 'shares_of', 'describe', 'searching_chapters',
+           'settings_held', 'window_settings', 'with_budget', 'time_left', 'chapter_progress', 'notebook_of',
+           'begin_chapter', 'end_chapter', 'threads_for', 'environment', 'run_chapters', 'work_off', 'forget',
+           'chapters_before', 'check_folder', 'save_states']
 
 # %% ../nbs/82_chapters.ipynb #1054d7c3
 class Parameter(NamedTuple):
@@ -220,6 +220,7 @@ EXTRAS = {
     "serve": "fastapi_offline",
     "ui": "streamlit",
     "lifecycle": "mlflow",
+    "cluster": "distributed",
 }  # extra of the package -> a module that it brings
 
 
@@ -520,17 +521,24 @@ def environment(**variables: str) -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 # %% ../nbs/82_chapters.ipynb #e8fe1185
-def run_chapters(plan: Plan, resume: bool = False, jobs: int = 1) -> dict[str, dict[str, Any]]:
+Workers: TypeAlias = Callable[[int], AbstractContextManager[Callable[..., Future[Any]]]]  # as `schedule.workers`
+
+
+def run_chapters(
+    plan: Plan, resume: bool = False, jobs: int = 1, on: Workers = workers, about: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, dict[str, Any]]:
     """Execute the planned chapters, `jobs` at a time, each after those that it names; returns their states.
+
+    `on(jobs)` is a context that gives the function which has another called elsewhere; `about` is added to provenance.json.
 
     After one that fails (`ChapterFailed`) no other is begun, and nothing of it is left but its notebook with the error.
     """
-    provenance = {**describe(plan), "chapters": chapters_before(plan)}
+    provenance = {**describe(plan), **about, "chapters": chapters_before(plan)}
     states: dict[str, dict[str, Any]] = provenance["chapters"]
     params = {n: p for n, p in files.read_json(plan.folder / "params.json", {}).items() if n in states}
     try:
         with environment(**{**FREED, **threads_for(jobs), **os.environ, "RECSYS_LAB_RUN": str(plan.folder)}):
-            failed = work_off(plan, resume, jobs, provenance, params)
+            failed = work_off(plan, resume, jobs, on, provenance, params)
     except KeyboardInterrupt:
         for chapter in plan.chapters:
             if states.get(chapter, {}).get("status") == "failed":
@@ -547,14 +555,14 @@ FEW_CHAPTERS = 4  # so few load what they need by themselves
 
 
 def work_off(
-    plan: Plan, resume: bool, jobs: int, provenance: dict[str, Any], params: dict[str, dict[str, Any]]
+    plan: Plan, resume: bool, jobs: int, on: Workers, provenance: dict[str, Any], params: dict[str, dict[str, Any]]
 ) -> ChapterFailed | None:
     """Execute chapters until none is left, or one has failed, which is returned."""
     after = {c: list(plan.takes[c]["after"].default) if "after" in plan.takes[c] else [] for c in plan.chapters}
     heavy = {} if plan.until else {c: plan.takes[c]["weight"].default for c in plan.chapters if "weight" in plan.takes[c]}
     unfinished, failed = waiting_for(after), None
     running: dict[Future[Any], str] = {}
-    with chapter_progress(plan.chapters, plan.until) as show, workers(jobs) as submit:
+    with chapter_progress(plan.chapters, plan.until) as show, on(jobs) as submit:
         while unfinished and (running or failed is None):
             able = ready(unfinished, set(unfinished) - set(running.values()), heavy)
             if plan.until:  # what shows a method is short: the budget is for what comes after it

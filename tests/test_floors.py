@@ -39,7 +39,7 @@ FLOORS = [  # a module imports from its own floor and from those before it
     ],
     ["lifecycle.retraining"],
     ["book", "best"],
-    ["scale.cluster", "scale.store", "scale.fitting", "scale.trees", "scale.running"],
+    ["scale.cluster", "scale.store", "scale.fitting", "scale.trees", "scale.running", "scale.chapters"],
     ["commands.*", "cli"],
 ]
 ARRAYS = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,8 +20,9 @@ from .data import SizeOption
 # %% auto #0
 __all__ = ['Dataset', 'Out', 'ABOUT_PARAMS', 'Params', 'Only', 'ABOUT_MODEL', 'OwnModels', 'ABOUT_RESUME', 'Resume',
            'ABOUT_BUDGET', 'Budget', 'ABOUT_MEMORY', 'Memory', 'ABOUT_JOBS', 'ABOUT_CLUSTER', 'ClusterAddress', 'Jobs',
-           'NoBook', 'RUNNING', 'Length', 'COMPARING', 'ledger', 'split_words', 'finish_run', 'run_over_files', 'run',
-           'list_parameters', 'new', 'leaderboard', 'build', 'compare', 'reproduce', 'run_ledger', 'make_readme']
+           'NoBook', 'RUNNING', 'Length', 'COMPARING', 'ledger', 'split_words', 'finish_run', 'cluster_at',
+           'holds_partitions', 'run_over_files', 'run_plan', 'run', 'list_parameters', 'new', 'leaderboard', 'build',
+           'compare', 'reproduce', 'run_ledger', 'make_readme']
 
 # %% ../../nbs/92_cli_runs.ipynb #67b27f27
 def split_words(words: list[str]) -> list[str]:
@@ -50,7 +52,7 @@ Budget = Annotated[str, typer.Option(metavar="TIME", help=ABOUT_BUDGET)]
 ABOUT_MEMORY = "Gigabytes that the run may take; what needs more is left out by name. Default: what is free."
 Memory = Annotated[float, typer.Option(metavar="GB", min=0, help=ABOUT_MEMORY)]
 ABOUT_JOBS = "Chapters executed side by side (default: the number of cores)."
-ABOUT_CLUSTER = "Fit and judge over a partitioned log (data partition) on Dask: local:N for N processes, or tcp://HOST:PORT."
+ABOUT_CLUSTER = "On Dask (local:N for N processes, or tcp://HOST:PORT): the chapters; of a partitioned log, fitting and judging by files."
 ClusterAddress = Annotated[str, typer.Option("--cluster", metavar="ADDRESS", help=ABOUT_CLUSTER)]
 Jobs = Annotated[int, typer.Option(min=0, help=ABOUT_JOBS)]
 NoBook = Annotated[bool, typer.Option("--no-book", help="Do not build the HTML book.")]
@@ -62,6 +64,7 @@ RUNNING = examples(
     "recsys-lab run --only 22 --out reports/trial",
     "recsys-lab run --size full --only 00,01,02,03",
     "recsys-lab run --model my_models.py:MyModel",
+    "recsys-lab run --cluster tcp://host:8786 --dataset my_log",
     "recsys-lab run --cluster local:4 --dataset stores/my_log --out reports/big --memory 8",
     'recsys-lab run --cluster tcp://host:8786 --dataset s3://bucket/log --out reports/big --params "judged=5000 models=[\'item_knn\']"',
 )
@@ -84,19 +87,51 @@ def finish_run(folder: Path, states: dict[str, dict[str, Any]], with_book: bool)
     print(f"summary: {os.path.relpath(folder)}/README.md" + (f"\nbook:    {os.path.relpath(first)}" if first else ""))
 
 # %% ../../nbs/92_cli_runs.ipynb #e4bfe019
-def run_over_files(address: str, dataset: str, size: str, out: str, words: list[str], memory_gb: float) -> None:
-    """`run --cluster`: a run over a partitioned log; `words` are parameters of `scale.running.run_on_cluster`, as `judged=5000`."""
-    from recsys_lab.chapters import default_folder
+def cluster_at(address: str, memory_gb: float) -> AbstractContextManager[Any]:
+    """The cluster at an address, whose processes on this machine share the memory; a context that gives None where there is none."""
+    if not address:
+        return nullcontext()
     from recsys_lab.scale.cluster import Cluster
-    from recsys_lab.scale.running import run_on_cluster, run_parameters, store_of
 
-    place = Path(out or (default_folder(dataset, size) + "-cluster"))
     count = address.partition(":")[2]
-    share = memory_gb / max(1, int(count)) if address.startswith("local:") and count.isdigit() else memory_gb
-    with Cluster(address, share) as cluster:
-        store = store_of(dataset, size, place / "store", cluster)
-        run_on_cluster(store, place, cluster, **run_parameters(words))
+    return Cluster(address, memory_gb / max(1, int(count)) if address.startswith("local:") and count.isdigit() else memory_gb)
+
+
+def holds_partitions(place: str) -> bool:
+    """Whether a folder or URL holds a partitioned log."""
+    from recsys_lab.scale.store import MANIFEST, filesystem_of
+
+    fs, path = filesystem_of(place)
+    return bool(fs.exists(f"{path}/{MANIFEST}"))
+
+
+def run_over_files(cluster: Any, dataset: str, out: str, words: list[str]) -> None:
+    """`run --cluster` with a partitioned log; `words` are parameters of `scale.running.run_on_cluster`, as `judged=5000`."""
+    from recsys_lab.scale.running import run_on_cluster, run_parameters
+    from recsys_lab.scale.store import PartitionedLog
+
+    place = Path(out or f"reports/{dataset.rstrip('/').rpartition('/')[2]}-cluster")
+    run_on_cluster(PartitionedLog(dataset), place, cluster, **run_parameters(words))
     print(f"summary: {os.path.relpath(place)}/README.md")
+
+
+def run_plan(plan: Any, resume: bool, jobs: int, cluster: Any, again: str) -> dict[str, dict[str, Any]]:
+    """Execute the chapters of a plan, here or on a cluster; what breaks off ends the program, saying how to go on (`again`)."""
+    from recsys_lab.chapters import ChapterFailed, run_chapters
+
+    try:
+        if cluster is None:
+            return run_chapters(plan, resume, jobs)
+        from recsys_lab.scale.chapters import run_on_workers
+
+        return run_on_workers(cluster, plan, resume)
+    except ChapterFailed as error:
+        where = f"{os.path.relpath(plan.folder)}/notebooks/{error.chapter}.ipynb"
+        print(f"\n{error}\nthe notebook with the error: {where}\nresume after mending it: {again}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; finished chapters are kept. Resume: {again}", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 # %% ../../nbs/92_cli_runs.ipynb #5f80e847
 @app.command("run", rich_help_panel=RUNS, epilog=RUNNING)
@@ -114,39 +149,32 @@ def run(
     no_book: NoBook = False,
     cluster: ClusterAddress = "",
 ) -> None:
-    """Execute the chapters on a dataset and build the book; with a cluster, fit and judge over a log in many files."""
-    if cluster:
-        run_over_files(cluster, dataset, size, out, split_words(params or []), memory)
-        return
+    """Execute the chapters on a dataset and build the book; on a cluster, fit and judge a partitioned log over its files."""
     from recsys_lab.budget import parse_budget, usual_budget
-    from recsys_lab.chapters import ChapterFailed, make_plan, run_chapters, with_budget
+    from recsys_lab.chapters import make_plan, with_budget
     from recsys_lab.commands.models import named_class
     from recsys_lab.registry import located
 
     for word in model or []:
         named_class(word)
-    given, side_by_side = split_words(params or []), jobs or os.cpu_count() or 1
-    seconds = parse_budget(budget) if budget else 0.0
-    if memory:
-        os.environ["RECSYS_LAB_MEMORY_GB"] = f"{memory / side_by_side:g}"
-    plan = make_plan(dataset, size, out, given, only, [located(word) for word in model or []])
-    seconds = seconds if budget or only else usual_budget(plan.log)
-    if seconds:
-        plan = with_budget(plan, seconds, side_by_side, given, resume)
-    shown = os.path.relpath(plan.folder)
-    words = ["recsys-lab", "run", "--dataset", dataset, "--size", size, "--out", shown]
-    words += [w for name, value in (("--only", only), ("--budget", budget), ("--memory", memory)) if value for w in (name, str(value))]
-    words += [w for word in params or [] if word for w in ("--params", word)]
-    again = shlex.join([*words, *(w for word in model or [] for w in ("--model", word)), "--resume"])
-    try:
-        states = run_chapters(plan, resume, side_by_side)
-    except ChapterFailed as error:
-        where = f"{shown}/notebooks/{error.chapter}.ipynb"
-        print(f"\n{error}\nthe notebook with the error: {where}\nresume after mending it: {again}", file=sys.stderr)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        print(f"\ninterrupted; finished chapters are kept. Resume: {again}", file=sys.stderr)
-        raise typer.Exit(130) from None
+    given, seconds = split_words(params or []), parse_budget(budget) if budget else 0.0
+    with cluster_at(cluster, memory) as workers:
+        if workers is not None and holds_partitions(dataset):
+            run_over_files(workers, dataset, out, given)
+            return
+        side_by_side = jobs or (os.cpu_count() or 1 if workers is None else len(workers.workers))
+        if memory:
+            os.environ["RECSYS_LAB_MEMORY_GB"] = f"{memory / side_by_side:g}"
+        plan = make_plan(dataset, size, out, given, only, [located(word) for word in model or []])
+        seconds = seconds if budget or only else usual_budget(plan.log)
+        if seconds:
+            plan = with_budget(plan, seconds, side_by_side, given, resume)
+        words = ["recsys-lab", "run", "--dataset", dataset, "--size", size, "--out", os.path.relpath(plan.folder)]
+        options = (("--only", only), ("--budget", budget), ("--memory", memory), ("--cluster", cluster))
+        words += [w for name, value in options if value for w in (name, str(value))]
+        words += [w for word in params or [] if word for w in ("--params", word)]
+        again = shlex.join([*words, *(w for word in model or [] for w in ("--model", word)), "--resume"])
+        states = run_plan(plan, resume, side_by_side, workers, again)
     finish_run(plan.folder, states, not no_book)
 
 # %% ../../nbs/92_cli_runs.ipynb #b7acae8c

@@ -60,8 +60,8 @@ class ALSConfig(Config):
     """Settings of ALS."""
 
     factors: int = setting(64, "length of the vectors", (32, 64, 128, 256), ge=1)
-    regularization: float = setting(0.1, "L2 regularization on them", Range(0.001, 10.0, True), ge=0)
-    alpha: float = setting(4.0, "all confidences are multiplied by this", Range(0.3, 30.0, True), ge=0)
+    regularization: float = setting(60.0, "L2 regularization on them", Range(0.1, 300.0, True), ge=0)
+    alpha: float = setting(15.0, "all confidences are multiplied by this", Range(1.0, 60.0, True), ge=0)
     iterations: int = setting(15, "turns of users and items", ge=1)
     event_weights: EventWeights = setting(
         lambda: {"addtocart": 2.0, "transaction": 3.0}, "confidence of one event by its kind; others count 1"

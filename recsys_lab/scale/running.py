@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ['KS', 'CHAPTER', 'DEFAULT_MODELS', 'Answers', 'visitors_of_file', 'cases_of_file', 'keep_cases', 'lists_of_file',
            'known_items_of', 'joined_cases', 'judge_lists', 'ask_question', 'record_answers', 'fit_named',
            'describe_log', 'run_on_cluster', 'fit_models', 'ask_models', 'write_facts', 'recommend_file',
-           'recommend_all', 'store_of', 'run_parameters', 'recommend_from_run', 'estimate_steps']
+           'recommend_all', 'run_parameters', 'recommend_from_run', 'estimate_steps']
 
 # %% ../../nbs/75e_cluster_runs.ipynb #14d6c9ea
 KS = (5, 10, 20)
@@ -351,19 +351,6 @@ def recommend_all(
     return sum(row["users"] for row in found.values())
 
 # %% ../../nbs/75e_cluster_runs.ipynb #c6e97dcc
-def store_of(dataset: str, size: str, place: Path, cluster: Cluster, partitions: int = 0) -> PartitionedLog:
-    """The partitioned log at a folder or URL, or one made at `place` of a dataset that the lab can read; four files a worker by default."""
-    from recsys_lab import loading
-    from recsys_lab.scale.store import MANIFEST, filesystem_of, write_partitions
-
-    fs, path = filesystem_of(dataset)
-    if fs.exists(f"{path}/{MANIFEST}"):
-        return PartitionedLog(dataset)
-    if (place / MANIFEST).exists():
-        return PartitionedLog(place)
-    return write_partitions(loading.load(dataset, size), place, partitions or 4 * max(1, len(cluster.workers)), cluster=cluster)
-
-
 def run_parameters(words: Sequence[str]) -> dict[str, Any]:
     """The parameters of `run_on_cluster` in words as `judged=5000` or `models=['item_knn']`; `UserError` naming one that is none."""
     import ast
@@ -389,8 +376,8 @@ def recommend_from_run(cluster: Cluster, run: str | Path, model: str, out: str |
     from recsys_lab.files import read_json
 
     facts = read_json(Path(run) / "provenance.json", {}).get("cluster")
-    if not facts:
-        raise UserError(f"{run} is no run over a partitioned log; recsys-lab run --cluster makes one")
+    if not facts or "store" not in facts:
+        raise UserError(f"{run} is no run over a partitioned log; recsys-lab run --cluster with such a log makes one")
     if model not in facts["models"]:
         raise UserError(f"{run} has fitted {', '.join(facts['models'])}, not {model!r}")
     job = make_job(PartitionedLog(facts["store"]), Path(out) / ".work", facts["blocks"])
