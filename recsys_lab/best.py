@@ -201,10 +201,10 @@ STARTS: dict[str, list[dict[str, Any]]] = {  # settings that were best on other 
         {"degree_exponent": 0.3538, "flatness": 1.0, "lowpass_weight": 0.198},
     ],
     "als": [
-        {"regularization": 10.0, "alpha": 0.4459, "bm25": False},
-        {"regularization": 0.1573, "alpha": 30.0, "bm25": True},
-        {"regularization": 0.001, "alpha": 1.6181, "bm25": True},
-        {"regularization": 0.0358, "alpha": 6.2004, "bm25": True},
+        {"regularization": 300.0, "alpha": 31.0619, "bm25": True},
+        {"regularization": 0.652, "alpha": 60.0, "bm25": True},
+        {"regularization": 0.1, "alpha": 8.4955, "bm25": True},
+        {"regularization": 300.0, "alpha": 26.0006, "bm25": True},
     ],
     "ials": [
         {"unobserved_weight": 0.0037, "regularization": 0.0009},

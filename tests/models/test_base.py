@@ -23,13 +23,13 @@ FITTED = {  # settings under which a learned model has converged on the checkerb
     "bpr": {"factors": 8, "learning_rate": 0.1, "epochs": 300},
     "lightfm": {"factors": 8},
     "lightfm_hybrid": {"factors": 8},
-    "als": {"factors": 4, "regularization": 0.01},
+    "als": {"factors": 4},
     "ials": {"factors": 4},
     "sasrec": {"epochs": 40, "dropout": 0.0, "batch_size": 64},
     "gru4rec": {"epochs": 40, "dropout": 0.0, "batch_size": 64},
     "simplex": {"factors": 16, "epochs": 60},
     "ease": {"regularization": 1.0},
-    "blend": {"members": {"graph_filter": {}, "als": {"factors": 4, "regularization": 0.01}}},
+    "blend": {"members": {"graph_filter": {}, "als": {"factors": 4}}},
 }
 
 

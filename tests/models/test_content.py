@@ -130,13 +130,13 @@ def test_the_two_stage_list_may_name_what_nobody_has_met(shop_split, tmp_path):
     sources = np.array(lists.sources)
     assert len(table) and {"content"} <= {s for row in lists.ranks[unmet[lists.items]] for s in sources[row > 0]}
     assert (table["item_users"] == 0).all() and table[["item_since", "item_age", "item_buy_rate"]].isna().all(axis=None)
-    shown = model.rank_with_reasons(h, 20)
+    shown = model.rank_with_reasons(h, 40)
     new = shown[shown.item_id.isin(model.items[unmet])]
     assert len(new) and new.collaborative_score.isna().all() and new.sources.str.contains("content").all()
     cold = model.rank_with_reasons(log.histories(["nobody"]), 20)
     assert cold.item_id.isin(log.items).all()
     back = load_model(model.save(tmp_path / "m"))
-    assert back.rank_with_reasons(h, 20).equals(shown)
+    assert back.rank_with_reasons(h, 40).equals(shown)
     bare = model_class("hybrid")(**settings | {"settings": {"als": {"factors": 4}}}).fit(log)
     assert bare.items.equals(log.items)  # only where it is asked for
 
