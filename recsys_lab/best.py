@@ -264,7 +264,8 @@ def next_settings(name: str, log: Dataset, search: Search) -> dict[str, Any] | N
         value = float(usual.mean()) + gap_between(search.values(trial), usual).mean
         number = trial.number // 10
         if number not in values or value > values[number][1]:
-            values[number] = trial.settings, value
+            sized = kind(**trial.settings).config.for_size(len(log.users), len(log.items))
+            values[number] = {n: getattr(sized, n) for n in trial.settings}, value
     if 0 < len(values) <= len(starts := STARTS.get(name, [])):
         usual = {n: getattr(kind().config, n) for n in kind.search_space()}
         return {**usual, **starts[len(values) - 1], **held}

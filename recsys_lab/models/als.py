@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from scipy import sparse
@@ -233,7 +233,7 @@ class IALSConfig(Config):
     )
     seed: int = setting(0, "of the first vectors", ge=0)
 
-    def for_size(self, users: int, items: int) -> IALSConfig:
+    def for_size(self, users: int, items: int) -> Self:
         """The settings for a log of so many users and items: the penalty, where it is 0, is `SIZED / sqrt(users x items)` up to 0.2."""
         if self.regularization:
             return self

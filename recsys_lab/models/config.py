@@ -68,6 +68,10 @@ class Config(BaseModel):
         """How many of the most popular items are learned and recommended; 0: all."""
         return 0
 
+    def for_size(self, users: int, items: int) -> Self:
+        """The settings for a log of so many users and items, where one of them goes by its size; these here otherwise."""
+        return self
+
     def replace(self, **changes: Any) -> Self:
         """The same settings with some of them changed."""
         return type(self)(**(self.model_dump() | changes))

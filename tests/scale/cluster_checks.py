@@ -6,20 +6,24 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from helpers import ROOT, random_log
 
 from recsys_lab import loading, runs
+from recsys_lab.chapters import make_plan, run_chapters
 from recsys_lab.evaluation import Evaluation
 from recsys_lab.files import DataError, UserError, package_folder
+from recsys_lab.scale import chapters, running, store
 from recsys_lab.scale import cluster as clusters
-from recsys_lab.scale import running, store
+from recsys_lab.scale.chapters import run_on_workers
 from recsys_lab.scale.cluster import Cluster, ClusterError
 from recsys_lab.serving.lean import free_port
 
@@ -260,6 +264,91 @@ def test_nothing_grows_on_the_client(tmp_path):
             taken[times] = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
     assert taken[4] < 1.2 * taken[1] + 2**20, taken
+
+
+def unseen(chapters: str, token: str) -> str:
+    """What a worker says that has the lab and not the folder of the run."""
+    return token
+
+
+def results_of(folder: Path) -> dict[str, bytes]:
+    """What a run of chapters found: its records, but for times, and the values of every case."""
+    names = ("metrics.json", "comparisons.json", "decisions.json", "trials.json", "evaluations/*.npz", "figures/*.png")
+    found = {str(path.relative_to(folder)): path for name in names for path in folder.glob(name)}
+    return {name: path.read_bytes() for name, path in found.items() if path.suffix != ".npz"} | {
+        name: np.load(path)["codes"].tobytes() for name, path in found.items() if path.suffix == ".npz"
+    }
+
+
+@pytest.fixture(scope="module")
+def chapters_here(tmp_path_factory):
+    """The results of two chapters without a cluster, and the function that plans them."""
+
+    def plan(folder: Path):
+        return make_plan("shop", "tiny", str(folder), ["trials=1"], "12,21")
+
+    folder = tmp_path_factory.mktemp("chapters") / "run"
+    run_chapters(plan(folder))
+    return results_of(folder), plan
+
+
+def test_chapters_on_workers_find_the_same(tmp_path, chapters_here):
+    wanted, plan = chapters_here
+    with Cluster("local:2", 1.5) as cluster:
+        states = run_on_workers(cluster, plan(tmp_path / "run"))
+    assert {state["status"] for state in states.values()} == {"done"} and results_of(tmp_path / "run") == wanted
+    facts = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    assert len(facts["cluster"]["workers"]) == 2 and facts["cluster"]["libraries"] == clusters.library_facts()
+
+
+def test_a_chapter_whose_worker_is_killed_is_done_by_another(tmp_path, chapters_here):
+    wanted, plan = chapters_here
+    with Cluster("local:2", 1.5) as cluster:
+        killed = []
+
+        def kill_one() -> None:
+            while not list((tmp_path / "run").glob("evaluations/21_*")):  # it is in the middle of the chapter
+                time.sleep(0.05)
+            busy = [w for w, tasks in cluster.client.processing().items() if tasks]
+            killed.append(cluster.client.run(os.getpid, workers=busy[:1]))
+            os.kill(next(iter(killed[0].values())), signal.SIGKILL)
+
+        killer = threading.Thread(target=kill_one)
+        killer.start()
+        run_on_workers(cluster, plan(tmp_path / "run"))
+        killer.join()
+    assert killed and results_of(tmp_path / "run") == wanted
+
+
+def test_an_interrupted_run_ends_its_chapters_and_goes_on(tmp_path, chapters_here):
+    """The process of a chapter is gone after an interruption, its notebook too, and the run goes on where it was."""
+    wanted, plan = chapters_here
+    with Cluster("local:1", 1.5) as cluster:
+
+        def interrupt() -> None:
+            while not list((tmp_path / "run").glob("evaluations/21_*")):
+                time.sleep(0.05)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            run_on_workers(cluster, plan(tmp_path / "run"))
+        worker = psutil.Process(next(iter(cluster.client.run(os.getpid).values())))
+        assert not [child for child in worker.children(recursive=True) if "answer_call" in " ".join(child.cmdline())]
+        states = json.loads((tmp_path / "run" / "provenance.json").read_text())["chapters"]
+        assert states["21_popularity"]["status"] == "failed"
+        assert not json.loads((tmp_path / "run" / "metrics.json").read_text())
+        run_on_workers(cluster, plan(tmp_path / "run"), resume=True)
+    assert results_of(tmp_path / "run") == wanted
+
+
+def test_a_worker_that_does_not_see_the_folder_is_named(tmp_path, chapters_here, monkeypatch):
+    monkeypatch.setattr(chapters, "sees", unseen)
+    with (
+        Cluster("local:1", 1.5) as cluster,
+        pytest.raises(ClusterError, match=r"worker tcp://.* does not see .*run: the lab and"),
+    ):
+        run_on_workers(cluster, chapters_here[1](tmp_path / "run"))
 
 
 def test_the_command_line(tmp_path):
