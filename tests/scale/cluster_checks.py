@@ -380,3 +380,7 @@ def test_the_command_line(tmp_path):
         "recommend", "--cluster", "local:1", "--run", out, "--model", "item_knn", "--out", str(tmp_path / "lists")
     )
     assert "1,500 users" in lists
+    whole = str(tmp_path / "chapters")
+    say("run", "--cluster", "local:1", "--size", "tiny", "--only", "12", "--out", whole, "--no-book")
+    facts = json.loads((tmp_path / "chapters" / "provenance.json").read_text())
+    assert facts["chapters"]["12_evaluation"]["status"] == "done" and facts["cluster"]["address"] == "local:1"
