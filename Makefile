@@ -66,7 +66,7 @@ test: $(VENV)/.installed $(PEERS)/.installed ## exports in sync, chapters, tests
 	$(BIN)/python tests/in_sync.py
 	$(BIN)/recsys-lab data make shop --size tiny
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --skip_file_re '^[_.]|^99_'
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist worksteal
 	$(BIN)/python tests/built_wheel.py
 	$(BIN)/ruff check .
 	$(BIN)/mypy
