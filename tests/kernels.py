@@ -38,7 +38,7 @@ KERNELS = {  # of OpenBLAS, by architecture: the name, and the feature (as NumPy
 }
 BATCHES = (1, 7, 64)  # and all
 NEAR = 1e-6
-SEARCHES = "21,22,23,24,25,30,32,33,34,40,41,42,52"  # chapters that choose something
+SEARCHES = "21,22,23,24,25,30,32,33,34,40,41,41b,42,52"  # chapters that choose something
 ENOUGH = {
     "lightfm": {"epochs": 4},
     "lightfm_hybrid": {"epochs": 4},
@@ -257,7 +257,7 @@ def outside(a: Path, b: Path) -> list[str]:
             tuple(r[k] for k in keys): r
             for r in json.loads((folder / "metrics.json").read_text())
             if (r["slice"], r["metric"], r["k"], r["part"]) == ("all", "ndcg", 10, "test")
-            and r["chapter"][:2] in searching
+            and r["chapter"].partition("_")[0] in searching
         }
         for folder in (a, b)
     )
