@@ -60,15 +60,15 @@ def call_apart(variables: Mapping[str, str], unwanted: Callable[[], bool], work:
         assert child.stdin
         child.stdin.write(pickle.dumps((os.getpid(), place, work, arguments)))
         child.stdin.close()
-        asked_to_end = 0.0
+        interrupted_at = 0.0
         while child.poll() is None:
             try:
                 child.wait(timeout=1.0)
             except TimeoutExpired:
-                if not asked_to_end and unwanted():
+                if not interrupted_at and unwanted():
                     child.send_signal(signal.SIGINT)
-                    asked_to_end = time.monotonic()
-                if asked_to_end and time.monotonic() > asked_to_end + GRACE_SECONDS:
+                    interrupted_at = time.monotonic()
+                if interrupted_at and time.monotonic() > interrupted_at + GRACE_SECONDS:
                     child.kill()
         if not place.exists():
             what = ", ".join(str(a) for a in arguments[:1])
@@ -106,18 +106,18 @@ def chapter_workers(cluster: Cluster, jobs: int) -> Iterator[Callable[..., Futur
     from distributed import Event, KilledWorker
 
     stop, variables, executor = f"stop-{uuid4().hex}", variables_for(cluster), cluster.client.get_executor(pure=False)
-    asked: list[Future[Any]] = []
+    submitted: list[Future[Any]] = []
 
     def submit(work: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        asked.append(executor.submit(call_on_worker, stop, variables, work, *arguments))
-        return asked[-1]
+        submitted.append(executor.submit(call_on_worker, stop, variables, work, *arguments))
+        return submitted[-1]
 
     try:
         yield submit
     except BaseException as error:
         if cluster.client.status == "running":
             Event(stop, client=cluster.client).set()
-            wait(asked, timeout=GRACE_SECONDS)
+            wait(submitted, timeout=GRACE_SECONDS)
         executor.shutdown(wait=False)
         if isinstance(error, KilledWorker):
             times = error.allowed_failures + 1
