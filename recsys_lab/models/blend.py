@@ -24,18 +24,27 @@ if TYPE_CHECKING:
     from recsys_lab.datasets.log import Dataset
 
 # %% auto #0
-__all__ = ['DEPTH', 'zscore', 'top_scale', 'BlendConfig', 'Blend', 'member_terms', 'fit_members']
+__all__ = ['DEPTH', 'filled_rows', 'zscore', 'top_scale', 'BlendConfig', 'Blend', 'member_terms', 'fit_members']
 
 # %% ../../nbs/42_blend.ipynb #1d3c2035
+def filled_rows(scores: Any) -> np.ndarray:
+    """A sparse answer as float32 `[n, items]`: what it does not name scores 0, or the least that it names where that is below 0."""
+    rows = scores.tocsr()
+    size = np.diff(rows.indptr)
+    least = np.zeros(len(size), np.float32)
+    least[size > 0] = np.minimum(0, np.minimum.reduceat(rows.data, rows.indptr[:-1][size > 0])) if rows.nnz else 0
+    out = np.repeat(least[:, None], rows.shape[1], axis=1)
+    out[np.repeat(np.arange(len(size)), size), rows.indices] = rows.data
+    return out
+
+
 def zscore(scores: Scores, shape: tuple[int, int]) -> np.ndarray:
     """A model's answer as float32 `[n, items]` with mean 0 and standard deviation 1 in each row.
 
-    An item on which a sparse model has no opinion scores 0 before that, one that a dense model will not score gets the least of its
-    row; rows without differences become 0.
+    An item on which a sparse model has no opinion scores 0 before that, or the least of its row where that is below 0; one that a dense
+    model will not score gets the least of its row; rows without differences become 0.
     """
-    dense: Any = scores
-    dense = dense.toarray() if sparse.issparse(dense) else np.broadcast_to(dense, shape)
-    out = np.array(dense, np.float32)
+    out = filled_rows(scores) if sparse.issparse(scores) else np.array(np.broadcast_to(scores, shape), np.float32)
     known = np.isfinite(out)
     if not known.all():
         least = np.min(out, axis=1, initial=np.inf, where=known)
@@ -128,8 +137,8 @@ class Blend(Recommender):
         return {}
 
     def _answer(self, histories: Histories, exclude: str, allowed: np.ndarray | None) -> Scores:
-        if self.config.scale == "zscore":
-            return super()._answer(histories, exclude, allowed)
+        if self.config.scale == "zscore":  # members know what will be left out: two stages make other candidates then
+            return self._total(histories, exclude)
         out, shape = exclusion(histories, exclude, len(self.items)), (len(histories), len(self.items))
         total = sparse.csr_matrix(shape, dtype=np.float32)
         for name, part in self.parts.items():
@@ -140,10 +149,13 @@ class Blend(Recommender):
     def _score(self, histories: Histories) -> Scores:
         if self.config.scale == "top":
             return self._answer(histories, "none", None)
+        return self._total(histories, "none")
+
+    def _total(self, histories: Histories, exclude: str) -> np.ndarray:
         total = np.zeros((len(histories), len(self.items)), np.float32)
         for name, part in self.parts.items():
             if weight := self.config.weights.get(name, 1.0):
-                total += np.float32(weight) * zscore(part.score(histories), total.shape)
+                total += np.float32(weight) * zscore(part.score(histories, exclude), total.shape)
         return total
 
     def _terms(self, history: Histories, codes: np.ndarray) -> list[Terms]:

@@ -454,7 +454,7 @@ def build_pool(
     for start in range(0, len(cases), block):
         histories = cases.histories(slice(start, min(start + block, len(cases)))).encode(items)
         out = exclusion(histories, cases.exclude, len(items))
-        scores = [zscore(part.score(histories), out.shape) for part in parts.values()]
+        scores = [zscore(part.score(histories, cases.exclude), out.shape) for part in parts.values()]
         best = np.zeros(out.shape, bool)
         for of_one in scores:
             codes, _ = best_of(of_one.copy(), out, min(each, len(items)))

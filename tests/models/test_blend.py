@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-from helpers import MEMBERS, random_log
+from helpers import MEMBERS, quick, random_log
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import sparse
 
 from recsys_lab import evaluation
-from recsys_lab.models.base import load_model
+from recsys_lab.models.base import SOURCES, load_model
 from recsys_lab.models.blend import DEPTH, Blend, top_scale, zscore
 
 
@@ -43,6 +43,26 @@ def test_no_opinion_and_no_score():
     assert (whole[0] == 0).all() and (np.abs(whole[1:]).max(1) > 1).all()
     for_all = zscore(np.array([1.0, 2.0]), (3, 2))  # one row for everybody
     assert for_all.shape == (3, 2) and (for_all == for_all[0]).all()
+
+
+def test_what_a_sparse_model_does_not_name_is_not_above_what_it_names():
+    """A ranker's scores are often below 0, and it names few items."""
+    named = sparse.csr_matrix((np.array([-3.0, -1.0, 2.0], np.float32), ([0, 0, 1], [1, 3, 0])), shape=(3, 5))
+    found = zscore(named, (3, 5))
+    assert found[0].argmax() == 3 and (found[0, [0, 1, 2, 4]] == found[0].min()).all()
+    assert found[1].argmax() == 0 and (found[1, 1:] == found[1].min()).all() and not found[2].any()
+
+
+@pytest.mark.parametrize("scale", ["zscore", "top"])
+@pytest.mark.parametrize("exclude", ["none", "seen"])
+def test_a_blend_of_one_ranker_lists_what_the_ranker_lists(shop_split, scale, exclude):
+    """Candidates are made for what is asked: where what was seen is left out, others take its places."""
+    blend = Blend(members={"lightgbm": quick("lightgbm")}, scale=scale).fit(shop_split.train)
+    some = blend.known.take(slice(0, 80)).encode(blend.items)
+    ours, theirs = (model.lists(some, 10, exclude) for model in (blend, blend.parts["lightgbm"]))
+    ranked = (theirs[2] != SOURCES.index("popular")) & (np.diff(some.indptr) > 0)[:, None]
+    assert ranked.sum() > 400 and (np.nan_to_num(theirs[1][ranked]) < 0).mean() > 0.1
+    assert (ours[0][ranked] == theirs[0][ranked]).mean() > 0.99  # scores that are equal but for rounding
 
 
 def test_scores_are_the_weighted_sum_of_the_members(shop_split):

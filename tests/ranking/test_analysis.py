@@ -30,6 +30,19 @@ def test_a_pool_judges_as_the_evaluation_does(shop_split, question):
     assert abs(build_pool(parts, warm, most=10**6, each=100).ndcg(weights) - mean) < 5e-3
 
 
+def test_a_pool_judges_two_stages_as_the_evaluation_does(shop_split):
+    """Their candidates are those of the question: what is left out takes no places."""
+    parts = fit_members({"lightgbm": quick("lightgbm")}, shop_split.train)
+    judged = evaluate(parts["lightgbm"], shop_split, "next_item", exclude="seen", part="valid", ks=(10,))
+    cases = make_cases(shop_split, "next_item", part="valid", exclude="seen")
+    warm = np.flatnonzero(cases.history > 0)
+    pool = build_pool(parts, cases.subset(warm, np.isin(np.repeat(np.arange(len(cases)), np.diff(cases.indptr)), warm)), most=10**6)
+    found = mean_over_users(judged.values["ndcg", 10][warm], cases.user_ids[warm])
+    assert found > 0.05
+    for one in (pool, pool.top_scaled()):
+        assert one.ndcg({"lightgbm": 1.0}) == pytest.approx(found, abs=0.02 * found)
+
+
 def test_weights_leave_out_what_misleads(shop_split):
     """A member that scores at random: the search gives it little, and less than equal weights do the blend loses by it."""
     cases = make_cases(shop_split, "next_item", part="valid")
