@@ -35,14 +35,14 @@ from .splits import Split, make_cases
 from .tuning import propose_next, race, repeat_weights
 
 # %% auto #0
-__all__ = ['CANDIDATES', 'READ_ORDER', 'DENSE_UP_TO', 'LONG', 'PARTS', 'STARTS', 'ARRIVED', 'ONE_BASIS', 'STARTUP', 'WORKER',
-           'POOLED', 'JOBS', 'DEFAULTS', 'SETTINGS', 'BLENDS', 'ONE_MODEL', 'MOST_SETTINGS', 'NEAR', 'VISITORS',
-           'CASES', 'MEMBERS', 'racing_models', 'in_first_half', 'visitor_values', 'Gap', 'gap_between', 'Trial',
-           'Search', 'choose', 'source_settings', 'held_settings', 'next_settings', 'try_settings', 'drop_other_fits',
-           'keep_trial', 'Job', 'keep_log', 'kept_log', 'run_job', 'run_jobs', 'select_members', 'blend_of',
-           'try_blend', 'rank_chosen', 'decide_best', 'left_out', 'fit_best', 'say', 'Best', 'open_search', 'find_best',
-           'near_the_best', 'within_time', 'write_best', 'try_starts', 'search_settings', 'best_text', 'settings_text',
-           'best_page']
+__all__ = ['CANDIDATES', 'READ_ORDER', 'DENSE_UP_TO', 'LONG', 'PARTS', 'STARTS', 'ARRIVED', 'ONE_BASIS', 'LONG_VECTORS',
+           'STARTUP', 'WORKER', 'POOLED', 'JOBS', 'DEFAULTS', 'SETTINGS', 'BLENDS', 'ONE_MODEL', 'MOST_SETTINGS',
+           'FIRST', 'NEAR', 'VISITORS', 'CASES', 'MEMBERS', 'racing_models', 'in_first_half', 'visitor_values', 'Gap',
+           'gap_between', 'Trial', 'Search', 'choose', 'source_settings', 'held_settings', 'next_settings',
+           'how_much_longer', 'try_settings', 'drop_other_fits', 'keep_trial', 'Job', 'keep_log', 'kept_log', 'run_job',
+           'run_jobs', 'select_members', 'blend_of', 'try_blend', 'rank_chosen', 'decide_best', 'left_out', 'fit_best',
+           'say', 'Best', 'open_search', 'find_best', 'near_the_best', 'within_time', 'write_best', 'try_starts',
+           'search_settings', 'best_text', 'settings_text', 'best_page']
 
 # %% ../nbs/87_best.ipynb #82b5116d
 CANDIDATES = (
@@ -225,6 +225,12 @@ ARRIVED: dict[str, Any] = {  # of two stages on a log that arrived split
 ONE_BASIS = ("graph_filter", "spectral_filter", "gf_cf")  # whose other settings are tried with the same vectors, which are made once
 
 
+LONG_VECTORS: dict[str, list[dict[str, Any]]] = {  # tried after the defaults, where there is time: they are better the longer they are
+    "als": [{"factors": 512, "alpha": 5.0}],
+    "ials": [{"factors": 1024}],
+}
+
+
 def source_settings(config: Any, search: Search) -> dict[str, dict[str, Any]]:
     """The settings of the candidate sources of two stages: those chosen so far in a search, but for what `config` says itself."""
     chosen = {name: trial.settings for name in config.sources if (trial := search.chosen(name))}
@@ -245,19 +251,24 @@ def held_settings(name: str, log: Dataset, search: Search) -> dict[str, Any]:
         held |= dict(zip(("protocol", "target", "exclude"), search.question, strict=True))
         held |= ARRIVED if "parts" in log.offers else {}
         held["settings"] = source_settings(kind(**held).config, search)
-    held |= {"factors": kind().config.factors} if name in ONE_BASIS else {}
+    held |= {"factors": kind().config.for_size(len(log.users), len(log.items)).factors} if name in ONE_BASIS else {}
     held |= {} if "ordered" in log.offers or "position_decay" not in kind.Config.model_fields else {"position_decay": 0.0}
     return held
 
 
-def next_settings(name: str, log: Dataset, search: Search) -> dict[str, Any] | None:
+def next_settings(name: str, log: Dataset, search: Search, number: int = 0) -> dict[str, Any] | None:
     """What to try of a model after what was tried: its defaults, `STARTS`, then `tuning.propose_next`; None where nothing else is to try.
 
-    The value of a setting that was stopped early, on few visitors, is that of the chosen one less the difference for these.
+    The numbers after that of the defaults are those of `LONG_VECTORS`. The value of a setting that was stopped early, on few visitors, is
+    that of the chosen one less the difference for these.
     """
     kind, held, done = model_class(name), held_settings(name, log, search), search.trials(name)
     if done and not kind.search_space():
         return None
+    defaults = {n: getattr(kind().config, n) for n in kind.search_space()}
+    long = LONG_VECTORS.get(name, [])
+    if 0 < number <= len(long):
+        return {**defaults, **long[number - 1], **held}
     values: dict[int, tuple[dict[str, Any], float]] = {}
     for trial in done:
         usual = search.values(choose(done, search) or trial)
@@ -266,12 +277,21 @@ def next_settings(name: str, log: Dataset, search: Search) -> dict[str, Any] | N
         if number not in values or value > values[number][1]:
             sized = kind(**trial.settings).config.for_size(len(log.users), len(log.items))
             values[number] = {n: getattr(sized, n) for n in trial.settings}, value
-    if 0 < len(values) <= len(starts := STARTS.get(name, [])):
-        usual = {n: getattr(kind().config, n) for n in kind.search_space()}
-        return {**usual, **starts[len(values) - 1], **held}
+    tried = sum(n == 0 or n > len(long) for n in values)
+    if 0 < tried <= len(starts := STARTS.get(name, [])):
+        return {**defaults, **starts[tried - 1], **held}
     return propose_next(kind().config, kind.search_space(), list(values.values()), search.seed, held)
 
 # %% ../nbs/87_best.ipynb #aa494391
+def how_much_longer(setting: Mapping[str, Any], done: Sequence[Trial], log: Dataset) -> float:
+    """By how much the fit of a setting may take longer than those done because its vectors are longer: a factor of at least 1."""
+    if "factors" not in setting:
+        return 1.0
+    kind: Any = model_class(done[0].model)
+    lengths = [kind(**one).config.for_size(len(log.users), len(log.items)).factors for one in (setting, *(t.settings for t in done))]
+    return float(max(1.0, lengths[0] / max(lengths[1:])) ** 1.5)
+
+
 def try_settings(log: Dataset, search: Search, name: str, first: int, most: int, until: float) -> None:
     """Try the settings from `first` to before `most` of a model, one after the other.
 
@@ -286,8 +306,12 @@ def try_settings(log: Dataset, search: Search, name: str, first: int, most: int,
         if any(t.number // 10 == number for t in done):
             continue
         slowest = without_fit or max(own[1:], default=max((t.seconds for t in done), default=0.0))
-        setting = next_settings(name, split.train, search)
-        if setting is None or (done and time.time() + 1.3 * slowest > until):
+        setting = next_settings(name, split.train, search, number)
+        if setting is None:
+            break
+        if done and time.time() + 1.3 * slowest * how_much_longer(setting, done, split.train) > until:
+            if number <= len(LONG_VECTORS.get(name, [])):
+                continue  # shorter ones may have the time
             break
         start = time.time()
         model = model_class(name)(**setting).fit(split.train)
@@ -508,9 +532,10 @@ JOBS = {"try_settings": try_settings, "try_blend": try_blend, "fit_best": fit_be
 DEFAULTS, SETTINGS, BLENDS = 0.35, 0.68, 0.8  # parts of the budget at which these must have ended
 ONE_MODEL = 0.22  # part of the budget that the defaults of one model may take
 MOST_SETTINGS = 24  # tried of a model
+FIRST = dict.fromkeys(ONE_BASIS, 6) | {name: 1 + len(long) for name, long in LONG_VECTORS.items()}  # settings tried at once; of others 1
 NEAR = 0.85  # of the best model's value: whose settings are searched
 VISITORS, CASES = 6000, 10_000  # asked at most where nothing else is said
-MEMBERS = 6  # of which a blend is selected
+MEMBERS = 10  # of which a blend is selected
 
 
 def say(line: str) -> None:
@@ -582,7 +607,7 @@ def find_best(
     report(f"{len(names)} models race with their defaults")
     each, waiting = ONE_MODEL * seconds, [name for name in names if not search.trials(name)]
     waiting.sort(key=lambda name: cores == 1 and name in LONG)  # beside the others where there is a second core, after them otherwise
-    run_jobs(search, [Job(n, "try_settings", (n, 0, 6 if n in ONE_BASIS else 1), each, moment(DEFAULTS)) for n in waiting], cores)
+    run_jobs(search, [Job(n, "try_settings", (n, 0, FIRST.get(n, 1)), each, moment(DEFAULTS)) for n in waiting], cores)
     try_starts(search, names, cores, moment(DEFAULTS))
     near = near_the_best(search, names)
     report(f"near the best: {', '.join(near)}; their settings are searched")
@@ -639,9 +664,10 @@ def write_best(log: Dataset, search: Search, out: Path, names: Sequence[str], ta
 # %% ../nbs/87_best.ipynb #f33f9e10
 def try_starts(search: Search, names: Sequence[str], cores: int, end: float) -> None:
     """Try the `STARTS` of the models whose defaults were tried, until `end`, each for an equal share of the time."""
-    able = [name for name in names if 0 < len({t.number // 10 for t in search.trials(name)}) <= len(STARTS.get(name, []))]
+    most = {name: 1 + len(STARTS.get(name, [])) + len(LONG_VECTORS.get(name, [])) for name in names}
+    able = [name for name in names if 0 < len({t.number // 10 for t in search.trials(name)}) < most[name]]
     share = max(0.0, end - time.time()) * cores / max(1, len(able))
-    run_jobs(search, [Job(n, "try_settings", (n, 1, 1 + len(STARTS[n])), share, end) for n in able], cores)
+    run_jobs(search, [Job(n, "try_settings", (n, 1, most[n]), share, end) for n in able], cores)
 
 
 def search_settings(search: Search, names: Sequence[str], cores: int, end: float, rounds: int = 3) -> None:

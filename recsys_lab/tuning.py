@@ -231,7 +231,8 @@ def tune(
         raise ValueError(f"{kind.name} has no setting that a search tries; name a space")
     make_config(kind.Config, kind.name, held)  # refuses what is unknown, by name
     tried: Trials = []
-    for setting in propose(kind().config, space, trials, seed, held):
+    sized = kind().config.for_size(len(split.train.users), len(split.train.items))  # what the defaults are there
+    for setting in propose(sized, space, trials, seed, held):
         question = protocol, target, exclude
         tried.append((setting, race(kind(**setting), split, question, best_so_far(tried, metric, k), (k,), metric, k)))
     return trial_table(tried, metric, k, [*[n for n in space if n not in held], *held])
@@ -318,7 +319,8 @@ def search_model(
     """
     out: dict[Question, Trials] = {}
     wanted, start = questions(split, "valid"), time.perf_counter()
-    for number, setting in enumerate(propose(kind().config, kind.search_space(), trials, seed, held)):
+    sized = kind().config.for_size(len(split.train.users), len(split.train.items))
+    for number, setting in enumerate(propose(sized, kind.search_space(), trials, seed, held)):
         spent = time.perf_counter() - start
         if number and seconds and spent * (number + 1) / number > seconds:
             break

@@ -302,3 +302,33 @@ def test_a_process_reads_the_log_that_was_kept(log, tmp_path):
     lab.keep_log(log, search)
     again = kept_log(search.folder)
     assert again.fingerprint == log.fingerprint and again.offers == log.offers
+
+
+def test_long_vectors_are_tried_where_there_is_time(board, tmp_path, monkeypatch):
+    search, measured = open_search(board, tmp_path, 10, "ndcg", 500, 0), lab.how_much_longer
+    monkeypatch.setattr(lab, "how_much_longer", lambda *a: 1e9)
+    lab.try_settings(board, search, "ials", 0, 3, time.time() + 300)
+    assert [(t.number, t.settings["factors"]) for t in search.trials("ials")] == [(0, 0)]
+    monkeypatch.setattr(lab, "how_much_longer", lambda setting, *a: 1e9 if setting["factors"] else 1.0)
+    lab.try_settings(board, search, "ials", 0, 3, time.time() + 300)
+    assert [t.number for t in search.trials("ials")] == [0, 20]  # others do not wait for it
+    assert search.trials("ials")[1].settings.items() >= lab.STARTS["ials"][0].items()
+    monkeypatch.setattr(lab, "how_much_longer", measured)
+    lab.try_settings(board, search, "ials", 0, 4, time.time() + 300)
+    assert [t.number for t in search.trials("ials")] == [0, 10, 20, 30]
+    assert search.trials("ials")[1].settings["factors"] == lab.LONG_VECTORS["ials"][0]["factors"]
+    assert search.trials("ials")[3].settings.items() >= lab.STARTS["ials"][1].items()
+    usual, long = [Trial("als", 0, {"factors": 64}, 1.0, None)], {"factors": 512}
+    assert measured(long, usual, board) == 8**1.5 and measured({"factors": 32}, usual, board) == 1
+    assert measured({"factors": 0}, usual, board) == 1 and measured({"shrinkage": 5.0}, usual, board) == 1
+
+
+def test_vectors_are_as_long_as_was_measured_to_help():
+    """On logs of many users and items the longest vectors that were tried are at most 1% behind the best; there are such in a search."""
+    found = json.loads((ROOT / "benchmarks" / "results" / "factors.json").read_text())
+    rows = pd.DataFrame(found["rows"])
+    for name, (long,) in lab.LONG_VECTORS.items():
+        for log in ("gowalla", "retailrocket-sessions"):
+            values = rows[(rows["model"] == name) & (rows["log"] == log)].set_index("factors")["ndcg@20"]
+            assert values[long["factors"]] > 0.99 * values.max() > 1.1 * values[64]
+        assert long["factors"] in model_class(name).search_space()["factors"]

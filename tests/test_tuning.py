@@ -27,6 +27,18 @@ def test_every_model_with_settings_has_a_space():
     assert set(tuning.space_table().model) == settable
 
 
+@pytest.mark.parametrize("name", ["als", "ials", "item_knn"])
+def test_the_defaults_are_tried_first_also_where_they_go_by_the_size_of_the_log(name, shop_split):
+    """A default that stands for a value by size was drawn at random once, since the space does not hold what stands for it."""
+    kind = model_class(name)
+    sized = kind().config.for_size(len(shop_split.train.users), len(shop_split.train.items))
+    wanted = {n: getattr(sized, n) for n in kind.search_space()}
+    tried = tuning.tune(kind, shop_split, "next_item", trials=1, seed=5)
+    assert {n: tried[n][0] for n in wanted} == wanted
+    ((first, _), *_) = next(iter(tuning.search_model(kind, shop_split, 1, 5).values()))
+    assert {n: first[n] for n in wanted} == wanted
+
+
 HILL = {"x": Range(0.0, 1.0), "y": Range(0.001, 1.0, True), "kind": ("a", "b")}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from scipy import sparse
@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from ..histories import Histories
 from .base import Recommender, one_thread_each
 from .config import Config
-from .factors import FactorRecommender, cosines
+from .factors import FactorRecommender, SizedConfig, cosines
 from ..numerics import exact_product, to_fixed_point
 
 with warnings.catch_warnings():  # tqdm misses Jupyter's widgets, which nothing here uses
@@ -56,10 +56,11 @@ def bm25(
     return out
 
 # %% ../../nbs/24_als.ipynb #04b0da5d
-class ALSConfig(Config):
+class ALSConfig(SizedConfig):
     """Settings of ALS."""
 
-    factors: int = setting(64, "length of the vectors", (32, 64, 128, 256), ge=1)
+    lengths: ClassVar[tuple[int, int]] = (64, 256)
+    factors: int = setting(0, "length of the vectors; 0: by the size of the log, `sized_factors`", (32, 64, 128, 256, 512), ge=0)
     regularization: float = setting(60.0, "L2 regularization on them", Range(0.1, 300.0, True), ge=0)
     alpha: float = setting(15.0, "all confidences are multiplied by this", Range(1.0, 60.0, True), ge=0)
     iterations: int = setting(15, "turns of users and items", ge=1)
@@ -117,7 +118,7 @@ class ALS(Recommender):
         idf, average = bm25_idf(confidence), confidence.sum() / confidence.shape[0]
         if self.config.bm25:
             confidence = bm25(confidence, idf, average)
-        c = self.config
+        c = self.config.for_size(len(dataset.users), len(self.items))
         with threadpool_limits(1, "blas"):  # implicit looks at them, and warns of more
             words = {"dtype": np.float64, "iterations": c.iterations, "random_state": c.seed}  # kernels differ below float32
             model = AlternatingLeastSquares(c.factors, c.regularization, c.alpha, **words)
@@ -146,7 +147,7 @@ class ALS(Recommender):
         return to_fixed_point(vectors).astype(np.float32)
 
     def _memory(self, users: int, items: int, events: int) -> float:
-        return 16.0 * (users + items) * self.config.factors + 60.0 * events
+        return 16.0 * (users + items) * self.config.for_size(users, items).factors + 60.0 * events
 
     def _factors(self, histories: Histories) -> tuple[np.ndarray, np.ndarray, None]:
         return self.fold(histories), self.state["item_vectors"], None
@@ -215,10 +216,10 @@ def solve_rotated(
 SIZED = 100.0  # the penalty of iALS times the square root of users x items
 
 
-class IALSConfig(Config):
+class IALSConfig(SizedConfig):
     """Settings of iALS."""
 
-    factors: int = setting(256, "length of the vectors", (64, 128, 256, 512), ge=1)
+    factors: int = setting(0, "length of the vectors; 0: by the size of the log, `sized_factors`", (64, 128, 256, 512, 1024), ge=0)
     unobserved_weight: float = setting(0.01, "weight of what did not happen, against 1 of a view", Range(0.001, 1.0, True), gt=0)
     regularization: float = setting(
         0.0,
@@ -234,10 +235,11 @@ class IALSConfig(Config):
     seed: int = setting(0, "of the first vectors", ge=0)
 
     def for_size(self, users: int, items: int) -> Self:
-        """The settings for a log of so many users and items: the penalty, where it is 0, is `SIZED / sqrt(users x items)` up to 0.2."""
-        if self.regularization:
-            return self
-        return self.replace(regularization=float(min(0.2, SIZED / np.sqrt(max(1, users * items)))))
+        """The settings for a log of so many users and items: `factors`, where they are 0, are `sized_factors` from 256 to 512, and the
+        penalty, where it is 0, is `SIZED / sqrt(users x items)` up to 0.2.
+        """
+        penalty = self.regularization or float(min(0.2, SIZED / np.sqrt(max(1, users * items))))
+        return super().for_size(users, items).replace(regularization=penalty)
 
 
 def frequency_penalty(config: IALSConfig, entries: np.ndarray, others: int) -> np.ndarray:
@@ -275,8 +277,9 @@ class IALS(Recommender):
 
     @property
     def sized(self) -> IALSConfig:
-        """The settings with the penalty that the model was fitted with."""
-        return self.config if self.config.regularization else self.config.replace(regularization=float(self.state["regularization"][0]))
+        """The settings with what the model was fitted with where they are by size."""
+        fitted = {"factors": self.state["item_vectors"].shape[1], "regularization": float(self.state["regularization"][0])}
+        return self.config.replace(**fitted)
 
     def _trust(self, histories: Histories, n_items: int) -> sparse.csr_matrix:
         """Confidences of encoded histories: CSR `[n, items]`."""
@@ -289,7 +292,7 @@ class IALS(Recommender):
         return to_fixed_point(solve_rotated(trust, self.state["item_vectors"], self.state["curvature"], penalty)).astype(np.float32)
 
     def _memory(self, users: int, items: int, events: int) -> float:
-        return 24.0 * (users + items) * self.config.factors + 60.0 * events
+        return 24.0 * (users + items) * self.config.for_size(users, items).factors + 60.0 * events
 
     def _factors(self, histories: Histories) -> tuple[np.ndarray, np.ndarray, None]:
         return self.fold(histories), self.state["item_vectors"], None

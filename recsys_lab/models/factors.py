@@ -5,12 +5,13 @@
 # %% ../../nbs/44_factors.ipynb #3a5e1e00
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from ..histories import Histories
 from .base import Recommender
+from .config import Config, setting
 from .explanation import Part, Terms
 from ..numerics import exact_product, sum_rows, to_fixed_point, weighted_sums
 from ..topk import SOURCES
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from recsys_lab.datasets.log import Dataset
 
 # %% auto #0
-__all__ = ['STORED', 'FOLD_IN', 'mean_vectors', 'fold_map', 'cosines', 'stored_rows', 'stored_terms', 'fold_in_terms',
-           'FactorRecommender']
+__all__ = ['MOST_NUMBERS', 'STORED', 'FOLD_IN', 'mean_vectors', 'fold_map', 'cosines', 'sized_factors', 'SizedConfig',
+           'stored_rows', 'stored_terms', 'fold_in_terms', 'FactorRecommender']
 
 # %% ../../nbs/44_factors.ipynb #94144713
 def mean_vectors(histories: Histories, vectors: np.ndarray) -> np.ndarray:
@@ -48,6 +49,36 @@ def cosines(vectors: np.ndarray, codes: np.ndarray) -> np.ndarray:
     out *= inverse[codes, None]
     out *= inverse
     return out
+
+# %% ../../nbs/44_factors.ipynb #77f05935
+MOST_NUMBERS = 2**27  # in the vectors of all users and items, where nobody says how long they are
+
+
+def sized_factors(users: int, items: int, least: int, most: int) -> int:
+    """A length of vectors for a log of so many users and items: the power of two nearest to `sqrt(users x items) / 64` within bounds.
+
+    A long catalogue asks for long vectors (`benchmarks/factors.py`); all vectors together have at most `MOST_NUMBERS` numbers, unless
+    `least` asks for more.
+    """
+    wanted = np.log2(max(1.0, np.sqrt(users * items) / 64))
+    held = np.floor(np.log2(max(1.0, MOST_NUMBERS / max(1, users + items))))
+    return int(2 ** np.clip(min(np.round(wanted), held), np.log2(least), np.log2(most)))
+
+
+class SizedConfig(Config):
+    """Settings of a model whose vectors are as long as suits the log where their length, `factors`, is 0.
+
+    Attributes
+    ----------
+    lengths : the least and the most of them
+    """
+
+    lengths: ClassVar[tuple[int, int]] = (256, 512)
+    factors: int = setting(0, "length of the vectors; 0: by the size of the log", ge=0)
+
+    def for_size(self, users: int, items: int) -> Self:
+        """The settings for a log of so many users and items: `factors`, where they are 0, are `sized_factors` within `lengths`."""
+        return self if self.factors else self.replace(factors=sized_factors(users, items, *self.lengths))
 
 # %% ../../nbs/44_factors.ipynb #02284d8d
 def stored_rows(model: Recommender, histories: Histories) -> np.ndarray:

@@ -13,6 +13,7 @@ from scipy import sparse
 from ..histories import Histories
 from .base import PartRecommender
 from .config import BoundedConfig, Range, setting
+from .factors import SizedConfig
 from .neighbours import steps_back
 from recsys_lab.numerics import (
     exact_product,
@@ -182,13 +183,13 @@ def low_pass(
     return out
 
 # %% ../../nbs/41_graph_filters.ipynb #c2dae7c3
-class GraphFilterConfig(BoundedConfig):
+class GraphFilterConfig(SizedConfig, BoundedConfig):
     """Settings of the graph filter."""
 
     user_exponent: float = setting(1.0, "exponent of the users' degrees in the neighbour filter", Range(0.2, 1.2))
     in_exponent: float = setting(0.65, "exponent of the degrees of the items of the history", Range(0.2, 1.0))
     out_exponent: float = setting(0.15, "exponent there of the degrees of items offered", Range(0.0, 0.6))
-    factors: int = setting(256, "singular vectors in the low pass", (32, 64, 128, 256), ge=1)
+    factors: int = setting(0, "singular vectors in the low pass; 0: by the size of the log", (64, 128, 256, 512), ge=0)
     lowpass_user_exponent: float = setting(0.5, "exponent of the users' degrees in the low pass")
     lowpass_item_exponent: float = setting(0.5, "exponent there of the items' degrees")
     lowpass_out_exponent: float = setting(0.5, "exponent there of what is given back to items offered")
@@ -233,13 +234,13 @@ class GraphFilter(PartRecommender):
     requires_cooccurrence = True
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
-        c, matrix = self.config, dataset.matrix().matrix
+        c, matrix = self.config.for_size(len(dataset.users), len(dataset.items)), dataset.matrix().matrix
         to_users, to_items = transition_matrices(matrix, c.user_exponent, c.in_exponent, c.out_exponent)
         basis = basis_of(dataset, c.lowpass_user_exponent, c.lowpass_item_exponent, c.factors, c.seed)
         return {"to_users": to_users, "to_items": to_items, "basis": basis}
 
     def _memory(self, users: int, items: int, events: int) -> float:
-        return basis_memory(users, items, events, self.config.factors)
+        return basis_memory(users, items, events, self.config.for_size(users, items).factors)
 
     def _score_part(self, histories: Histories) -> np.ndarray:
         c, s, met = self.config, self.state, position_weights(histories, self.part_size, self.config.position_decay)

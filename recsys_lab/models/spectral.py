@@ -14,6 +14,7 @@ from scipy import sparse
 from ..histories import Histories
 from .base import PartRecommender
 from .config import BoundedConfig, Range, setting
+from .factors import SizedConfig
 from recsys_lab.models.graph_filter import (
     basis_memory,
     basis_of,
@@ -71,13 +72,13 @@ def chebyshev_filter(
     return (coefficients[0] * x + now - 2 * (on @ (back @ now)) - before).T
 
 # %% ../../nbs/41b_spectral_filter.ipynb #97921f74
-class SpectralFilterConfig(BoundedConfig):
+class SpectralFilterConfig(SizedConfig, BoundedConfig):
     """Settings of the spectral filter."""
 
     degree_exponent: float = setting(0.35, "of the items' degrees: less of a popular item met, more of one offered", Range(0.0, 0.5), ge=0)
     flatness: float = setting(1.0, "of the plateau; 1: a straight line", Range(1.0, 5.0, True), gt=0)
     lowpass_weight: float = setting(0.3, "added on the leading waves", Range(0.0, 0.6), ge=0)
-    factors: int = setting(256, "leading waves, on which the filter is exact", (32, 64, 128, 256, 512), ge=1)
+    factors: int = setting(0, "leading waves, on which the filter is exact; 0: by the size of the log", (64, 128, 256, 512), ge=0)
     order: int = setting(0, "of the Chebyshev interpolation, as published; 0: one step on the graph, corrected on the leading waves", ge=0)
     position_decay: float = setting(
         0.0,
@@ -101,7 +102,7 @@ class SpectralFilter(PartRecommender):
     requires_cooccurrence = True
 
     def _fit(self, dataset: Dataset) -> dict[str, Any]:
-        c, matrix = self.config, dataset.matrix().matrix
+        c, matrix = self.config.for_size(len(dataset.users), len(dataset.items)), dataset.matrix().matrix
         to_users, to_items = transition_matrices(matrix, 1.0, 0.5, 0.5)
         basis = basis_of(dataset, 0.5, 0.5, c.factors, c.seed)
         values = dataset.kept(("leading values", c.factors, c.seed), lambda: leading_values(matrix, basis))
@@ -109,7 +110,7 @@ class SpectralFilter(PartRecommender):
         return {"to_users": to_users, "to_items": to_items, "basis": basis, "response": response}
 
     def _memory(self, users: int, items: int, events: int) -> float:
-        return basis_memory(users, items, events, self.config.factors)
+        return basis_memory(users, items, events, self.config.for_size(users, items).factors)
 
     def _filter(self, met: sparse.csr_matrix, degrees: np.ndarray) -> np.ndarray:
         """Weighted histories (CSR `[n, part_size]`) through the filter: float32 `[n, part_size]`."""

@@ -509,8 +509,9 @@ def state_of(cluster: Cluster, job: Job, before: int, name: str, s: dict[str, An
     if name == "session_walk":
         return walk_state, before, s, *session_walk_rows(cluster, job, before, s)
     known = known_of(job, before)
-    penalty = c.for_size(known.n_users, len(known.items)).regularization
-    return ials_state, *ials_vectors(cluster, job, before, {**s, "regularization": penalty}), penalty
+    sized = c.for_size(known.n_users, len(known.items))
+    fitted = {**s, "factors": sized.factors, "regularization": sized.regularization}
+    return ials_state, *ials_vectors(cluster, job, before, fitted), sized.regularization
 
 # %% ../../nbs/75c_cluster_models.ipynb #f4927fed
 def chances_of_file(job: Job, number: int, before: int, n: int, seed: int = 0) -> dict[str, np.ndarray]:

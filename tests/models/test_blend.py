@@ -98,7 +98,7 @@ def test_fold_in_is_that_of_the_members(shop_split, tmp_path):
     ("told", "message"),
     [
         ({"members": {"nothing": {}}}, "there is no model 'nothing'"),
-        ({"members": {"als": {"factors": 0}}}, "factors"),
+        ({"members": {"als": {"factors": -1}}}, "factors"),
         ({"members": {"blend": {}}}, "cannot be a member of a blend"),
         ({"members": {}}, "needs members"),
         ({"weights": {"ease": 1.0}}, "weights name 'ease'; the members are graph_filter, user_knn, als"),
