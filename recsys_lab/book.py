@@ -24,7 +24,7 @@ from .intervals import FEW
 from .runs import MEANING, METRIC_COLUMNS, Question, Run, format_interval, question_of
 
 # %% auto #0
-__all__ = ['DIRECTIVE', 'BOOK_PARTS', 'CONF', 'CSS', 'TABLES', 'COST_FIGURE', 'markdown_table', 'leaderboard_frame',
+__all__ = ['DIRECTIVE', 'BOOK_PARTS', 'CONF', 'CSS', 'TABLES', 'COST_FIGURE', 'Pages', 'markdown_table', 'leaderboard_frame',
            'questions_in', 'list_length', 'leaderboard_rows', 'leaderboards', 'searches', 'findings', 'facts_frame',
            'figures_of', 'measured_values', 'summary', 'list_runs', 'decision_table', 'directives_of', 'page_cell',
            'render_page', 'toctree', 'chapter_parts', 'modules', 'cost_rows', 'chapter_seconds', 'cover',
@@ -504,8 +504,11 @@ def cover(folder: Path, chapters: Sequence[str], k: int | None) -> str:
     )
 
 # %% ../nbs/80_book.ipynb #f4d54796
-def write_sources(folder: Path, source: Path, k: int | None, pages: Mapping[str, str] | None = None) -> None:
-    """Write everything Sphinx needs to a folder: pages, cover, library pages, `pages` of commands by name, settings."""
+Pages = Mapping[str, Mapping[str, str]]  # of a group, by name
+
+
+def write_sources(folder: Path, source: Path, k: int | None, pages: Pages | None = None) -> None:
+    """Write everything Sphinx needs to a folder: chapters, cover, library pages, further `pages`, settings."""
     import nbformat
 
     chapters = []
@@ -523,11 +526,13 @@ def write_sources(folder: Path, source: Path, k: int | None, pages: Mapping[str,
     if costly is not None:
         drawn = plots.quality_cost(costly, "seconds to fit and to answer all cases of the first question")
         drawn.savefig(source / "quality_cost.png", dpi=110, bbox_inches="tight")
-    more = toctree("Commands", ["commands/commands"]) if pages else ""
+    groups = {group: inside for group, inside in (pages or {}).items() if inside}
+    more = "".join(toctree(group.capitalize(), [f"{group}/{group}"]) for group in groups)
     (source / "index.md").write_text(cover(folder, chapters, k) + more, encoding="utf-8")
-    (source / "commands").mkdir()
-    for name, text in (pages or {}).items():
-        (source / "commands" / f"{name}.md").write_text(text, encoding="utf-8")
+    for group, inside in groups.items():
+        (source / group).mkdir()
+        for name, text in inside.items():
+            (source / group / f"{name}.md").write_text(text, encoding="utf-8")
     (source / "api").mkdir()
     names = modules()
     (source / "api" / "index.md").write_text(
@@ -539,10 +544,11 @@ def write_sources(folder: Path, source: Path, k: int | None, pages: Mapping[str,
         )
 
 # %% ../nbs/80_book.ipynb #6e32ffb7
-def build_book(folder: Path | str, k: int | None = None, pages: Mapping[str, str] | None = None) -> Path:
+def build_book(folder: Path | str, k: int | None = None, pages: Pages | None = None) -> Path:
     """Build the book of a run as HTML in `book/` (written to a temporary folder, then renamed). Returns the first page.
 
-    `pages` are further pages of markdown by name, as `commands.base.command_pages` makes them.
+    `pages` are groups of further pages of markdown by name, as `commands.base.command_pages` and `model_pages.model_pages` make them; the
+    page with the name of its group comes first and leads to the others.
 
     Raises `FileNotFoundError` where the folder holds no executed chapter, `RuntimeError` with Sphinx's words where it fails.
     """

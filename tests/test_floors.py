@@ -38,7 +38,7 @@ FLOORS = [  # a module imports from its own floor and from those before it
         "labs",
     ],
     ["lifecycle.retraining"],
-    ["book", "best"],
+    ["book", "best", "model_pages"],
     ["scale.cluster", "scale.store", "scale.fitting", "scale.trees", "scale.running", "scale.chapters"],
     ["commands.*", "cli"],
 ]

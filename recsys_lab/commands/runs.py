@@ -20,7 +20,7 @@ from .data import SizeOption
 # %% auto #0
 __all__ = ['Dataset', 'Out', 'ABOUT_PARAMS', 'Params', 'Only', 'ABOUT_MODEL', 'OwnModels', 'ABOUT_RESUME', 'Resume',
            'ABOUT_BUDGET', 'Budget', 'ABOUT_MEMORY', 'Memory', 'ABOUT_JOBS', 'ABOUT_CLUSTER', 'ClusterAddress', 'Jobs',
-           'NoBook', 'RUNNING', 'Length', 'COMPARING', 'ledger', 'split_words', 'finish_run', 'cluster_at',
+           'NoBook', 'RUNNING', 'Length', 'OneModel', 'COMPARING', 'ledger', 'split_words', 'finish_run', 'cluster_at',
            'holds_partitions', 'run_over_files', 'run_plan', 'run', 'list_parameters', 'new', 'leaderboard', 'build',
            'compare', 'reproduce', 'run_ledger', 'make_readme']
 
@@ -72,13 +72,14 @@ RUNNING = examples(
 # %% ../../nbs/92_cli_runs.ipynb #32b4776d
 def finish_run(folder: Path, states: dict[str, dict[str, Any]], with_book: bool) -> None:
     """Write a run's summary, build its book, record it where a registry is named, and print what was left out and the leaderboards."""
-    from recsys_lab import book
+    from recsys_lab import book, model_pages
 
     book.refresh(folder)
     for name, state in states.items():
         if state["status"].startswith(("skipped", "left out")):
             print(f"{name} {state['status']}")
-    first = book.build_book(folder, pages=command_pages()) if with_book else None
+    pages = {"models": model_pages.model_pages(folder), "commands": command_pages()}
+    first = book.build_book(folder, pages=pages) if with_book else None
     if os.environ.get("RECSYS_LAB_REGISTRY"):
         from recsys_lab.lifecycle.registry import ModelRegistry
 
@@ -231,18 +232,27 @@ def new(
 Length = Annotated[
     int | None, typer.Option("-k", min=1, help="Length of the lists in the leaderboards (default: the run's own k).")
 ]
+OneModel = Annotated[str, typer.Option("--model", metavar="NAME", help="One model alone: its places, settings and costs.")]
 
 
 @app.command(
     "leaderboard",
     rich_help_panel=RUNS,
-    epilog=examples("recsys-lab leaderboard reports/shop", "recsys-lab leaderboard reports/shop -k 20 --json"),
+    epilog=examples(
+        "recsys-lab leaderboard reports/shop",
+        "recsys-lab leaderboard reports/shop -k 20 --json",
+        "recsys-lab leaderboard reports/shop --model session_walk",
+    ),
 )
-def leaderboard(folder: RunFolder, k: Length = None, as_json: Json = False) -> None:
-    """Print the leaderboards of a run."""
+def leaderboard(folder: RunFolder, k: Length = None, model: OneModel = "", as_json: Json = False) -> None:
+    """Print the leaderboards of a run, or the page of one model."""
     from recsys_lab import book
+    from recsys_lab.model_pages import model_page
 
-    show(as_json, lambda: book.leaderboard_rows(folder, k), lambda: book.leaderboards(folder, k))
+    def rows() -> list[dict[str, Any]]:
+        return [row for row in book.leaderboard_rows(folder, k) if not model or row["model"] == model]
+
+    show(as_json, rows, lambda: model_page(folder, model, k) if model else book.leaderboards(folder, k))
 
 
 COMPARING = examples(
@@ -256,8 +266,9 @@ COMPARING = examples(
 def build(folder: RunFolder, k: Length = None) -> None:
     """Build the book of a run again."""
     from recsys_lab.book import build_book
+    from recsys_lab.model_pages import model_pages
 
-    print(build_book(folder, k, command_pages()))
+    print(build_book(folder, k, {"models": model_pages(folder, k), "commands": command_pages()}))
 
 # %% ../../nbs/92_cli_runs.ipynb #31dad4fa
 @app.command("compare", rich_help_panel=RUNS, epilog=COMPARING)

@@ -125,7 +125,9 @@ def test_vectors_are_longer_for_a_larger_catalogue():
     sizes = {(400, 150): 64, (24_000, 4_300): 128, (30_000, 41_000): 256, (1_400_000, 235_000): 64}
     assert {size: ALS().config.for_size(*size).factors for size in sizes} == sizes
     assert IALS().config.for_size(30_000, 41_000).factors == 512 and IALS().config.for_size(400, 150).factors == 256
-    assert ALS(factors=7).config.for_size(30_000, 41_000).factors == IALS(factors=7).config.for_size(30, 40).factors == 7
+    assert (
+        ALS(factors=7).config.for_size(30_000, 41_000).factors == IALS(factors=7).config.for_size(30, 40).factors == 7
+    )
     log = LOG.where(slice(0, len(LOG)))
     assert ALS(iterations=1).fit(log).state["item_vectors"].shape[1] == 64
     assert ALS()._memory(30_000, 41_000, 10**6) > 3 * ALS(factors=64)._memory(30_000, 41_000, 0)

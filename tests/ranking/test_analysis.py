@@ -36,7 +36,9 @@ def test_a_pool_judges_two_stages_as_the_evaluation_does(shop_split):
     judged = evaluate(parts["lightgbm"], shop_split, "next_item", exclude="seen", part="valid", ks=(10,))
     cases = make_cases(shop_split, "next_item", part="valid", exclude="seen")
     warm = np.flatnonzero(cases.history > 0)
-    pool = build_pool(parts, cases.subset(warm, np.isin(np.repeat(np.arange(len(cases)), np.diff(cases.indptr)), warm)), most=10**6)
+    pool = build_pool(
+        parts, cases.subset(warm, np.isin(np.repeat(np.arange(len(cases)), np.diff(cases.indptr)), warm)), most=10**6
+    )
     found = mean_over_users(judged.values["ndcg", 10][warm], cases.user_ids[warm])
     assert found > 0.05
     for one in (pool, pool.top_scaled()):
