@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from ..datasets.log import Dataset
 from ..files import UserError, write_text
 from ..histories import FOREVER, PURCHASE
 from ..models.base import load_model, model_class
-from .cluster import Cluster
+from .cluster import MOST_LOSSES, START_SECONDS, Cluster, ClusterError, wait_for_workers
 from recsys_lab.scale.fitting import (
     DISTRIBUTED,
     fit_model,
@@ -34,9 +35,10 @@ if TYPE_CHECKING:
     from recsys_lab.splits import Cases
 
 # %% auto #0
-__all__ = ['SOURCES', 'NEIGHBOURS', 'trees_settings', 'catalogue_of', 'statistics_of_items', 'feature_names', 'source_settings',
-           'first_stage_at', 'fit_first_stage_at', 'requests_in_window', 'draws_of_file', 'rows_of_file', 'rows_from',
-           'train_trees', 'rows_and_groups', 'load_rows', 'fit_trees', 'windows_before', 'save_trees']
+__all__ = ['SOURCES', 'NEIGHBOURS', 'WAITING', 'trees_settings', 'catalogue_of', 'statistics_of_items', 'feature_names',
+           'source_settings', 'first_stage_at', 'fit_first_stage_at', 'requests_in_window', 'draws_of_file',
+           'rows_of_file', 'rows_from', 'tree_options', 'train_here', 'rows_and_groups', 'train_on_workers',
+           'train_trees', 'some_are_gone', 'load_rows', 'fit_trees', 'windows_before', 'save_trees']
 
 # %% ../../nbs/75d_cluster_trees.ipynb #15701099
 SOURCES = {"revisits": 20, "session_walk": 60, "session_knn": 40, "item_knn": 40, "popularity": 20}  # and how many items each may name
@@ -169,11 +171,12 @@ def rows_from(job: Job, steps: Sequence[str], names: Sequence[str], prefix: str 
     return Rows(block, label, np.repeat(np.arange(len(group)), group), np.zeros(len(group), int), users, list(names))
 
 # %% ../../nbs/75d_cluster_trees.ipynb #d32a6144
-def train_trees(cluster: Cluster, job: Job, steps: Sequence[str], names: Sequence[str], config: Any) -> str:
-    """LightGBM's model as text, by all rows: on the workers where there are some, otherwise here."""
-    import lightgbm
+WAITING = 10  # minutes that a worker waits for another's histograms before it gives up
 
-    options = {
+
+def tree_options(config: Any) -> dict[str, Any]:
+    """The settings of trees as LightGBM's estimators name them."""
+    return {
         "objective": config.objective,
         "n_estimators": config.num_boost_round,
         "learning_rate": config.learning_rate,
@@ -186,13 +189,29 @@ def train_trees(cluster: Cluster, job: Job, steps: Sequence[str], names: Sequenc
         "force_row_wise": True,
         "verbosity": -1,
     }
-    if not cluster.workers:
-        rows = rows_from(job, steps, names)
-        ranker = lightgbm.LGBMRanker(**options)
-        ranker.fit(pd.DataFrame(rows.block, columns=list(names)), rows.label.astype(np.int32), group=np.bincount(rows.request))
-        return str(ranker.booster_.model_to_string())
+
+
+def train_here(job: Job, steps: Sequence[str], names: Sequence[str], config: Any) -> str:
+    """LightGBM's model as text, by the rows of all files in this process."""
+    import lightgbm
+
+    rows = rows_from(job, steps, names)
+    ranker = lightgbm.LGBMRanker(**tree_options(config))
+    ranker.fit(pd.DataFrame(rows.block, columns=list(names)), rows.label.astype(np.int32), group=np.bincount(rows.request))
+    return str(ranker.booster_.model_to_string())
+
+
+def rows_and_groups(job: Job, step: str, number: str) -> tuple[int, int]:
+    """(rows, requests) of a file's training rows."""
+    part = job.read(step, number, ("label", "group"))
+    return len(part["label"]), len(part["group"])
+
+
+def train_on_workers(cluster: Cluster, job: Job, steps: Sequence[str], names: Sequence[str], config: Any) -> str:
+    """The same by Dask's workers, each with the rows that it has read."""
     import dask
     import dask.array
+    import lightgbm
 
     parts = {f"{step}/{n}": (job, step, str(n)) for step in steps for n in job.log.numbers}
     sizes = {key: size for key, size in cluster.map("sizes of rows", rows_and_groups, parts).items() if size[0]}
@@ -201,15 +220,48 @@ def train_trees(cluster: Cluster, job: Job, steps: Sequence[str], names: Sequenc
         shapes = {key: {"block": (rows, len(names)), "label": (rows,), "group": (groups,)}[name] for key, (rows, groups) in sizes.items()}
         made = [dask.array.from_delayed(load(*parts[key], name), shape, kind) for key, shape in shapes.items()]
         columns.append(dask.array.concatenate(made))
-    ranker = lightgbm.DaskLGBMRanker(client=cluster.client, **options)
+    ranker = lightgbm.DaskLGBMRanker(client=cluster.client, time_out=WAITING, **tree_options(config))
     ranker.fit(columns[0], columns[1], group=columns[2])
     return str(ranker.booster_.model_to_string())
 
+# %% ../../nbs/75d_cluster_trees.ipynb #5e71bcad
+def train_trees(cluster: Cluster, job: Job, steps: Sequence[str], names: Sequence[str], config: Any) -> str:
+    """LightGBM's model as text, by all rows: on the workers where there are some, otherwise here.
 
-def rows_and_groups(job: Job, step: str, number: str) -> tuple[int, int]:
-    """(rows, requests) of a file's training rows."""
-    part = job.read(step, number, ("label", "group"))
-    return len(part["label"]), len(part["group"])
+    Where workers are lost, training begins again when they, or others, are back; `ClusterError` where that happens again and again.
+    """
+    if not cluster.workers:
+        return train_here(job, steps, names, config)
+    from concurrent.futures import CancelledError
+
+    from distributed import KilledWorker
+    from lightgbm.basic import LightGBMError
+
+    for _ in range(MOST_LOSSES):
+        before = set(cluster.workers)
+        try:
+            return train_on_workers(cluster, job, steps, names, config)
+        except (LightGBMError, KilledWorker, CancelledError, OSError) as error:
+            if not some_are_gone(cluster, before):
+                raise
+            said = f"{type(error).__name__}: {error}".strip(": ")
+        wait_for_workers(cluster, "train trees")
+        with suppress(TimeoutError):  # fewer do as well
+            cluster.client.wait_for_workers(len(before), timeout=START_SECONDS)
+    raise ClusterError(f"train trees: workers were lost {MOST_LOSSES} times while they trained ({said}); their logs say why")
+
+
+def some_are_gone(cluster: Cluster, before: set[str], seconds: float = 10.0) -> bool:
+    """Whether some of the workers of before are not there any more; a scheduler may learn that a moment later."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if before - set(cluster.client.scheduler_info(n_workers=-1)["workers"]):
+                return True
+        except (OSError, RuntimeError):
+            return True
+        time.sleep(0.2)
+    return False
 
 # %% ../../nbs/75d_cluster_trees.ipynb #b7904391
 def load_rows(job: Job, step: str, number: str, name: str) -> np.ndarray:

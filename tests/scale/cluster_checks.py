@@ -17,11 +17,12 @@ import psutil
 import pytest
 from helpers import ROOT, random_log
 
-from recsys_lab import loading, runs
+from recsys_lab import loading, runs, splits
 from recsys_lab.chapters import make_plan, run_chapters
-from recsys_lab.evaluation import Evaluation
+from recsys_lab.evaluation import Evaluation, evaluate
 from recsys_lab.files import DataError, UserError, package_folder
-from recsys_lab.scale import chapters, running, store
+from recsys_lab.models.base import load_model
+from recsys_lab.scale import chapters, running, store, trees
 from recsys_lab.scale import cluster as clusters
 from recsys_lab.scale.chapters import run_on_workers
 from recsys_lab.scale.cluster import Cluster, ClusterError
@@ -111,6 +112,38 @@ def test_a_worker_killed_in_every_step(tmp_path, shop, wanted, monkeypatch):
     check_equal(
         found, {n: one for n, one in wanted[1].items() if one.model == "item_knn" and "next_item__any__none" in n}
     )
+
+
+def test_a_worker_killed_while_trees_are_trained(tmp_path, shop, wanted, monkeypatch):
+    """The others give up at once, and training begins again: the trees are as good as those of an undisturbed run."""
+    train, killed = trees.train_on_workers, []
+
+    def kill_one(client):
+        """Kill a worker that is in the midst of training."""
+        until, busy = time.monotonic() + 60, []
+        while not busy and time.monotonic() < until:
+            time.sleep(0.05)
+            busy = [a for a, keys in client.processing().items() if any("_train_part" in str(key) for key in keys)]
+        time.sleep(0.5)
+        killed.extend(client.run(os.getpid, workers=busy[:1]).values())
+        os.kill(killed[0], signal.SIGKILL)
+
+    def train_disturbed(cluster, *rest):
+        if not killed:
+            threading.Thread(target=kill_one, args=(cluster.client,), daemon=True).start()
+        return train(cluster, *rest)
+
+    monkeypatch.setattr(trees, "train_on_workers", train_disturbed)
+    with Cluster("local:2", 1.5) as cluster:
+        job, cut = store.make_job(wanted[0], tmp_path / "work"), store.cut_store(cluster, wanted[0])
+        place = trees.fit_trees(cluster, job, cut.test_at, {"num_boost_round": 1000})
+    assert killed
+    fitted, split = load_model(place), splits.make(shop)
+    here = store.make_job(wanted[0], tmp_path / "here")
+    undisturbed = load_model(trees.fit_trees(Cluster(), here, cut.test_at, {"num_boost_round": 1000}))
+    fitted.fitted_on = undisturbed.fitted_on = split.known("test").fingerprint
+    apart = evaluate(fitted, split, "next_item").compare(evaluate(undisturbed, split, "next_item"), "ndcg", 10)
+    assert apart["low"] < 0.01 and apart["high"] > -0.01, apart
 
 
 def test_workers_that_are_all_gone_are_replaced(monkeypatch):
