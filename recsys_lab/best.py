@@ -41,8 +41,8 @@ __all__ = ['CANDIDATES', 'READ_ORDER', 'DENSE_UP_TO', 'LONG', 'PARTS', 'STARTS',
            'gap_between', 'Trial', 'Search', 'choose', 'source_settings', 'held_settings', 'next_settings',
            'how_much_longer', 'try_settings', 'drop_other_fits', 'keep_trial', 'Job', 'keep_log', 'kept_log', 'run_job',
            'run_jobs', 'select_members', 'blend_of', 'try_blend', 'rank_chosen', 'decide_best', 'left_out', 'fit_best',
-           'say', 'Best', 'open_search', 'find_best', 'near_the_best', 'within_time', 'write_best', 'try_starts',
-           'search_settings', 'best_text', 'settings_text', 'best_page']
+           'say', 'Best', 'open_search', 'find_best', 'near_the_best', 'write_best', 'try_starts', 'search_settings',
+           'best_text', 'settings_text', 'best_page']
 
 # %% ../nbs/87_best.ipynb #82b5116d
 CANDIDATES = (
@@ -427,12 +427,19 @@ def run_jobs(search: Search, jobs: Sequence[Job], cores: int) -> None:
             process.kill()
 
 # %% ../nbs/87_best.ipynb #a0fa5b1a
-def select_members(pool: Pool, first: str, metric_k: int, most: int = 12) -> dict[str, float]:
-    """Weights of a pool's members by selection with replacement, from the member `first`: shares of the members chosen."""
-    counts = {first: 1}
+def select_members(
+    pool: Pool, first: str, metric_k: int, seconds: Mapping[str, float] | None = None, limit: float = np.inf, most: int = 12
+) -> dict[str, float]:
+    """Weights of a pool's members by selection with replacement, from the member `first`: shares of the members chosen.
+
+    Only members that take at most `limit` seconds together are chosen, where `seconds` of each are given.
+    """
+    counts, cost = {first: 1}, dict(seconds or {})
     best = pool.ndcg(counts, metric_k)
     for _ in range(most):
-        tried = {name: pool.ndcg({**counts, name: counts.get(name, 0) + 1}, metric_k) for name in pool.scores}
+        left = limit - sum(cost.get(name, 0.0) for name in counts)
+        able = [name for name in pool.scores if name in counts or cost.get(name, 0.0) <= left]
+        tried = {name: pool.ndcg({**counts, name: counts.get(name, 0) + 1}, metric_k) for name in able}
         name = max(tried, key=lambda n: tried[n])
         if tried[name] <= best:
             break
@@ -453,16 +460,20 @@ def blend_of(search: Search, split: Split, weights: Mapping[str, float], scale: 
 POOLED = 3000  # cases on which a blend is selected
 
 
-def try_blend(log: Dataset, search: Search, names: Sequence[str], until: float) -> None:
-    """Select a blend of fitted models on the first half, and judge it on all visitors asked."""
+def try_blend(log: Dataset, search: Search, names: Sequence[str], limit: float, until: float) -> None:
+    """Select a blend of fitted models on the first half, whose fits took at most `limit` seconds together, and judge it on all visitors
+    asked.
+    """
     split, start = search.split(log), time.time()
-    parts: dict[str, Recommender] = {n: load_model(search.fit_of(t), mapped=True) for n in names if (t := search.chosen(n))}
+    trials = {n: t for n in names if (t := search.chosen(n))}
+    parts: dict[str, Recommender] = {n: load_model(search.fit_of(t), mapped=True) for n, t in trials.items()}
     asked = make_cases(split, *search.question[:2], "valid", search.question[2])
     half = np.flatnonzero(in_first_half(asked.user_ids, search.seed))
     owner = np.repeat(np.arange(len(asked)), np.diff(asked.indptr))
     pool = build_pool(parts, asked.subset(half, np.isin(owner, half)), POOLED, seed=search.seed)
     pools = ({"zscore": pool} if len(log.items) <= DENSE_UP_TO else {}) | {"top": pool.top_scaled()}
-    chosen = {scale: select_members(one, names[0], search.k) for scale, one in pools.items()}
+    seconds = {n: max(s.seconds for s in search.trials(n)) if n in ONE_BASIS else t.seconds for n, t in trials.items()}
+    chosen = {scale: select_members(one, names[0], search.k, seconds, limit) for scale, one in pools.items()}
     scale = max(pools, key=lambda name: pools[name].ndcg(chosen[name], search.k))
     if len(weights := chosen[scale]) > 1:
         blend = blend_of(search, split, weights, scale)
@@ -613,10 +624,10 @@ def find_best(
     report(f"near the best: {', '.join(near)}; their settings are searched")
     search_settings(search, near, cores, moment(SETTINGS))
     ranked = rank_chosen(search, names)
-    affordable = within_time(ranked[:MEMBERS], 0.9 * (moment(1.0) - moment(BLENDS)))
-    if len(affordable) > 1:
-        report(f"a blend is selected of {', '.join(t.model for t in affordable)}")
-        run_jobs(search, [Job("blend", "try_blend", ([t.model for t in affordable],), seconds, moment(BLENDS))], cores)
+    if len(members := [t.model for t in ranked[:MEMBERS]]) > 1:
+        report(f"a blend is selected of {', '.join(members)}")
+        limit = 0.9 * (moment(1.0) - moment(BLENDS))  # until then it must be fitted anew
+        run_jobs(search, [Job("blend", "try_blend", (members, limit), seconds, moment(BLENDS))], cores)
     chosen, table = decide_best(search, names)
     report(f"{chosen.model} is fitted on all that test may know")
     run_jobs(search, [Job("final", "fit_best", (chosen.model, chosen.settings), 3 * seconds, start + 3 * seconds)], cores)
@@ -630,16 +641,6 @@ def near_the_best(search: Search, names: Sequence[str]) -> list[str]:
         raise ValueError(f"no model could be tried: {'; '.join(left_out(search, names)) or 'the budget was too short'}")
     values = {t.model: search.values(t).mean() for t in ranked}
     return [name for name, value in values.items() if value >= NEAR * max(values.values())]
-
-
-def within_time(trials: Sequence[Trial], seconds: float) -> list[Trial]:
-    """The first of some trials, and those after it whose fits take so many seconds together."""
-    out, spent = list(trials[:1]), trials[0].seconds if trials else 0.0
-    for trial in trials[1:]:
-        if spent + trial.seconds <= seconds:
-            out.append(trial)
-            spent += trial.seconds
-    return out
 
 
 def write_best(log: Dataset, search: Search, out: Path, names: Sequence[str], table: pd.DataFrame, seconds: float) -> Best:

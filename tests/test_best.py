@@ -218,6 +218,10 @@ def test_selection_takes_what_helps_and_nothing_else():
             return 1 - (share.get("a", 0) - 2 / 3) ** 2 - (share.get("b", 0) - 1 / 3) ** 2 - share.get("c", 0)
 
     assert select_members(Fixed(), "a", 10) == {"a": 0.6667, "b": 0.3333}
+    seconds = {"a": 50.0, "b": 60.0, "c": 1.0}  # what cannot be fitted in time is not chosen, whatever it would add
+    assert select_members(Fixed(), "a", 10, seconds, 110.0) == {"a": 0.6667, "b": 0.3333}
+    assert select_members(Fixed(), "a", 10, seconds, 109.0) == {"a": 1.0}
+    assert select_members(Fixed(), "a", 10, seconds, 10.0) == {"a": 1.0}
 
 
 def test_order_counts_only_where_the_data_say_so(tmp_path):
@@ -286,8 +290,8 @@ def test_a_blend_of_a_large_catalogue_scores_the_best_items_alone(board, tmp_pat
     scales = {}
     for most in (lab.DENSE_UP_TO, 10):
         monkeypatch.setattr(lab, "DENSE_UP_TO", most)
-        monkeypatch.setattr(lab, "select_members", lambda pool, first, k: {first: 0.5, "ease": 0.5})
-        lab.try_blend(board, search, ["item_knn", "user_knn", "ease"], time.time() + 300)
+        monkeypatch.setattr(lab, "select_members", lambda pool, first, *rest: {first: 0.5, "ease": 0.5})
+        lab.try_blend(board, search, ["item_knn", "user_knn", "ease"], 300.0, time.time() + 300)
         (tried,) = search.trials("blend")
         scales[most] = tried.settings["scale"]
         assert tried.settings["weights"] == {"item_knn": 0.5, "ease": 0.5}
