@@ -37,7 +37,7 @@ from .tuning import propose_next, race, repeat_weights
 # %% auto #0
 __all__ = ['CANDIDATES', 'READ_ORDER', 'DENSE_UP_TO', 'LONG', 'PARTS', 'STARTS', 'ARRIVED', 'ONE_BASIS', 'LONG_VECTORS',
            'STARTUP', 'WORKER', 'POOLED', 'JOBS', 'DEFAULTS', 'SETTINGS', 'BLENDS', 'ONE_MODEL', 'MOST_SETTINGS',
-           'FIRST', 'NEAR', 'VISITORS', 'CASES', 'MEMBERS', 'racing_models', 'in_first_half', 'visitor_values', 'Gap',
+           'NEAR', 'VISITORS', 'CASES', 'MEMBERS', 'racing_models', 'in_first_half', 'visitor_values', 'Gap',
            'gap_between', 'Trial', 'Search', 'choose', 'source_settings', 'held_settings', 'next_settings',
            'how_much_longer', 'try_settings', 'drop_other_fits', 'keep_trial', 'Job', 'keep_log', 'kept_log', 'run_job',
            'run_jobs', 'select_members', 'blend_of', 'try_blend', 'rank_chosen', 'decide_best', 'left_out', 'fit_best',
@@ -61,8 +61,8 @@ CANDIDATES = (
     "spectral_filter",
     "graph_filter",
     "als",
-    "ease",
     "lightgbm",
+    "ease",
     "sasrec",
     "gf_cf",
 )
@@ -224,8 +224,8 @@ ARRIVED: dict[str, Any] = {  # of two stages on a log that arrived split
 
 ONE_BASIS = ("graph_filter", "spectral_filter", "gf_cf")  # whose other settings are tried with the same vectors, which are made once
 
-
-LONG_VECTORS: dict[str, list[dict[str, Any]]] = {  # tried after the defaults, where there is time: they are better the longer they are
+# %% ../nbs/87_best.ipynb #38703435
+LONG_VECTORS: dict[str, list[dict[str, Any]]] = {  # tried after all defaults, where there is time: vectors are better the longer they are
     "als": [{"factors": 512, "alpha": 5.0}],
     "ials": [{"factors": 1024}],
 }
@@ -255,7 +255,7 @@ def held_settings(name: str, log: Dataset, search: Search) -> dict[str, Any]:
     held |= {} if "ordered" in log.offers or "position_decay" not in kind.Config.model_fields else {"position_decay": 0.0}
     return held
 
-
+# %% ../nbs/87_best.ipynb #c8462a83
 def next_settings(name: str, log: Dataset, search: Search, number: int = 0) -> dict[str, Any] | None:
     """What to try of a model after what was tried: its defaults, `STARTS`, then `tuning.propose_next`; None where nothing else is to try.
 
@@ -456,7 +456,7 @@ def blend_of(search: Search, split: Split, weights: Mapping[str, float], scale: 
     blend.state, blend.fitted_on = {}, split.train.fingerprint
     return blend
 
-
+# %% ../nbs/87_best.ipynb #b84bcbcf
 POOLED = 3000  # cases on which a blend is selected
 
 
@@ -543,7 +543,6 @@ JOBS = {"try_settings": try_settings, "try_blend": try_blend, "fit_best": fit_be
 DEFAULTS, SETTINGS, BLENDS = 0.35, 0.68, 0.8  # parts of the budget at which these must have ended
 ONE_MODEL = 0.22  # part of the budget that the defaults of one model may take
 MOST_SETTINGS = 24  # tried of a model
-FIRST = dict.fromkeys(ONE_BASIS, 6) | {name: 1 + len(long) for name, long in LONG_VECTORS.items()}  # settings tried at once; of others 1
 NEAR = 0.85  # of the best model's value: whose settings are searched
 VISITORS, CASES = 6000, 10_000  # asked at most where nothing else is said
 MEMBERS = 10  # of which a blend is selected
@@ -618,7 +617,9 @@ def find_best(
     report(f"{len(names)} models race with their defaults")
     each, waiting = ONE_MODEL * seconds, [name for name in names if not search.trials(name)]
     waiting.sort(key=lambda name: cores == 1 and name in LONG)  # beside the others where there is a second core, after them otherwise
-    run_jobs(search, [Job(n, "try_settings", (n, 0, FIRST.get(n, 1)), each, moment(DEFAULTS)) for n in waiting], cores)
+    run_jobs(search, [Job(n, "try_settings", (n, 0, 6 if n in ONE_BASIS else 1), each, moment(DEFAULTS)) for n in waiting], cores)
+    long = {n: len(settings) for n, settings in LONG_VECTORS.items() if n in names and search.trials(n)}
+    run_jobs(search, [Job(n, "try_settings", (n, 1, 1 + most), each, moment(DEFAULTS)) for n, most in long.items()], cores)
     try_starts(search, names, cores, moment(DEFAULTS))
     near = near_the_best(search, names)
     report(f"near the best: {', '.join(near)}; their settings are searched")

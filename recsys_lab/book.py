@@ -567,7 +567,7 @@ def build_book(folder: Path | str, k: int | None = None, pages: Pages | None = N
         made.rename(folder / "book")
     return folder / "book" / "index.html"
 
-
+# %% ../nbs/80_book.ipynb #257fc2ec
 def build_readme(root: Path) -> None:
     """Make the README.md of a checkout from nbs/index.ipynb, executed."""
     import nbformat

@@ -206,7 +206,7 @@ def rows_and_groups(job: Job, step: str, number: str) -> tuple[int, int]:
     part = job.read(step, number, ("label", "group"))
     return len(part["label"]), len(part["group"])
 
-
+# %% ../../nbs/75d_cluster_trees.ipynb #e668626a
 def train_on_workers(cluster: Cluster, job: Job, steps: Sequence[str], names: Sequence[str], config: Any) -> str:
     """The same by Dask's workers, each with the rows that it has read."""
     import dask
