@@ -362,7 +362,7 @@ CSS = """#pst-header { display: none; }
 .bd-article table td { white-space: nowrap; }
 .bd-article table td, .bd-article table th { padding: 0.4em 0.5em; }
 .bd-article table.dataframe td, .bd-article table.dataframe th { padding: 0.25em 0.8em; }
-.bd-article .decide table td { white-space: normal; vertical-align: top; min-width: 7em; }
+.bd-article .decide table td, #against-whom-that-is-shown td, #settings td { white-space: normal; vertical-align: top; min-width: 7em; }
 .bd-article .cell_input pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 .bd-article th button { all: unset; cursor: pointer; font-weight: inherit; }
 .bd-article th button:focus-visible { outline: 2px solid currentColor; }

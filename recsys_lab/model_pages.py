@@ -22,7 +22,7 @@ from .runs import MEANING, METRIC_COLUMNS, Question, Run, format_interval, quest
 
 # %% auto #0
 __all__ = ['Rows', 'SHOWN', 'rows_of', 'judged_models', 'standings', 'against', 'chosen_by_question', 'settings_frame', 'short',
-           'cost_frame', 'model_page', 'published_rows', 'models_index', 'model_pages']
+           'cost_frame', 'model_page', 'said_of', 'published_rows', 'models_index', 'model_pages']
 
 # %% ../nbs/79b_model_pages.ipynb #9d8ac8a0
 Rows = Mapping[str, list[dict[str, Any]]]  # of a run's files, by name, of the questions of `MEANING`
@@ -133,8 +133,7 @@ def model_page(folder: Path | str, model: str, k: int | None = None, rows: Rows 
     k = k or list_length(folder)
     chapter, needs = chapter_of(model), ", ".join(sorted(kind.needs)) or "nothing but events"
     linked = f"[{chapter}](../{chapter}.ipynb)" if (folder / "notebooks" / f"{chapter}.ipynb").exists() else f"`{chapter}`"
-    about = (inspect.getdoc(kind) or "").partition("\nAttributes\n")[0].strip()
-    parts = [f"# {model}", about, f"Chapter {linked}; class `{kind.__module__}.{kind.__name__}`; of a log it needs {needs}."]
+    parts = [f"# {model}", said_of(model), f"Chapter {linked}; class `{kind.__module__}.{kind.__name__}`; of a log it needs {needs}."]
     parts += [f"## Where it stands\n\nLists of {k}; means over visitors with 95% intervals.", markdown_table(standings(rows, model, k))]
     if len(pairs := against(rows, model, k)):
         parts += ["## Against whom that is shown", markdown_table(pairs)]
@@ -144,6 +143,11 @@ def model_page(folder: Path | str, model: str, k: int | None = None, rows: Rows 
     if len(ledger := published_rows(folder, model)):
         parts += ["## On logs of the literature\n\nRows of the ledger of published numbers.", markdown_table(ledger)]
     return "\n\n".join(parts) + "\n"
+
+
+def said_of(model: str) -> str:
+    """What the class of a model says of itself, without its attributes."""
+    return (inspect.getdoc(model_class(model)) or "").partition("\nAttributes\n")[0].strip()
 
 
 def published_rows(folder: Path, model: str) -> pd.DataFrame:
@@ -159,7 +163,7 @@ def published_rows(folder: Path, model: str) -> pd.DataFrame:
 def models_index(folder: Path | str, names: Sequence[str]) -> str:
     """The page that leads to those of models: their names, what they are, and the run that they are of."""
     name = read_json(Path(folder) / "provenance.json", {}).get("dataset", {}).get("name", Path(folder).name)
-    rows = [{"model": f"[{m}]({m}.md)", "what it is": (inspect.getdoc(model_class(m)) or "").split("\n")[0]} for m in names]
+    rows = [{"model": f"[{m}]({m}.md)", "what it is": said_of(m).partition("\n\n")[0].replace("\n", " ")} for m in names]
     tree = ":::{toctree}\n:hidden:\n\n" + "\n".join(names) + "\n:::\n"
     return f"# Models\n\nThose judged on {name}, each with a page of its own.\n\n{markdown_table(pd.DataFrame(rows))}\n\n{tree}"
 
