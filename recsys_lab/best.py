@@ -24,11 +24,12 @@ from .datasets.log import Dataset
 from .evaluation import Evaluation, case_values, evaluate
 from .files import DataError, memory_limit_gb, read_json, whole_folder, write_text
 from .intervals import user_means
-from .models.base import Recommender, load_model, model_class
+from .models.base import MODELS, Recommender, load_model, model_class
 from .models.blend import Blend
 from .numerics import hash_uniform
 from .provenance import provenance_of
 from .ranking.analysis import Pool, build_pool
+from .registry import PLUGINS, declared, split_plugin
 from .runs import MEANING, Question, Run, format_interval, questions
 from .schedule import end_with_parent
 from .splits import Split, make_cases
@@ -37,8 +38,8 @@ from .tuning import propose_next, race, repeat_weights
 # %% auto #0
 __all__ = ['CANDIDATES', 'READ_ORDER', 'DENSE_UP_TO', 'LONG', 'PARTS', 'STARTS', 'ARRIVED', 'ONE_BASIS', 'LONG_VECTORS',
            'STARTUP', 'WORKER', 'POOLED', 'JOBS', 'DEFAULTS', 'SETTINGS', 'BLENDS', 'ONE_MODEL', 'MOST_SETTINGS',
-           'NEAR', 'VISITORS', 'CASES', 'MEMBERS', 'racing_models', 'in_first_half', 'visitor_values', 'Gap',
-           'gap_between', 'Trial', 'Search', 'choose', 'source_settings', 'held_settings', 'next_settings',
+           'NEAR', 'VISITORS', 'CASES', 'MEMBERS', 'plugin_models', 'racing_models', 'in_first_half', 'visitor_values',
+           'Gap', 'gap_between', 'Trial', 'Search', 'choose', 'source_settings', 'held_settings', 'next_settings',
            'how_much_longer', 'try_settings', 'drop_other_fits', 'keep_trial', 'Job', 'keep_log', 'kept_log', 'run_job',
            'run_jobs', 'select_members', 'blend_of', 'try_blend', 'rank_chosen', 'decide_best', 'left_out', 'fit_best',
            'say', 'Best', 'open_search', 'find_best', 'near_the_best', 'write_best', 'try_starts', 'search_settings',
@@ -72,9 +73,17 @@ LONG = ("gru4rec",)  # learns long, on one core
 PARTS = {"ease": 12_000}  # items on which a model is asked whose cost grows faster than the catalogue; others by `DENSE_UP_TO`
 
 
+def plugin_models() -> list[str]:
+    """The models of other packages and of `RECSYS_LAB_PLUGINS`, which every process of a search finds."""
+    words = [word for word in os.environ.get(PLUGINS, "").split(",") if word]
+    modules = {Path(place).stem if place.endswith(".py") else place for place, _ in map(split_plugin, words)}
+    installed, own = declared(MODELS.group), set(MODELS.own())
+    return [name for name in MODELS if name not in own and (name in installed or MODELS.place(name).partition(":")[0] in modules)]
+
+
 def racing_models(log: Dataset, names: Sequence[str] = ()) -> list[str]:
-    """The models of `names` (none: `CANDIDATES`) that a log allows, in that order."""
-    usual = [name for name in CANDIDATES if "ordered" in log.offers or name not in READ_ORDER]
+    """The models of `names` (none: `CANDIDATES` and `plugin_models`) that a log allows, in that order."""
+    usual = [name for name in [*CANDIDATES, *plugin_models()] if "ordered" in log.offers or name not in READ_ORDER]
     return [name for name in names or usual if set(model_class(name).needs) <= log.offers]
 
 # %% ../nbs/87_best.ipynb #295cae34

@@ -30,7 +30,8 @@ from recsys_lab.best import (
 from recsys_lab.datasets import Dataset
 from recsys_lab.files import DataError
 from recsys_lab.models import graph_filter
-from recsys_lab.models.base import load_model, model_class
+from recsys_lab.models.base import MODELS, load_model, model_class
+from recsys_lab.registry import LOADED
 from recsys_lab.tuning import contains, distributions
 
 ROOT = Path(__file__).parents[1]
@@ -336,3 +337,45 @@ def test_vectors_are_as_long_as_was_measured_to_help():
             values = rows[(rows["model"] == name) & (rows["log"] == log)].set_index("factors")["ndcg@20"]
             assert values[long["factors"]] > 0.99 * values.max() > 1.1 * values[64]
         assert long["factors"] in model_class(name).search_space()["factors"]
+
+
+OWN_MODEL = """
+from recsys_lab.models.config import Config, Range, setting
+from recsys_lab.models.base import Recommender
+
+class GroupConfig(Config):
+    shift: float = setting(0.0, "added to all scores", Range(0.0, 1.0))
+
+class Groups(Recommender):
+    name = "groups_of_test"
+    Config = GroupConfig
+    def _fit(self, dataset):
+        return {"popular": self.popular}
+    def _score(self, histories):
+        import numpy as np
+        met = histories.matrix(len(self.items)).toarray()
+        return (met @ np.equal.outer(self.items.to_numpy() // 20, self.items.to_numpy() // 20)).astype(np.float32) + self.config.shift
+"""
+
+
+def test_a_model_of_one_s_own_races_too(board, tmp_path, monkeypatch):
+    """One that a plugin brings is raced in processes of its own, with its search space, and beats what it is better than."""
+    assert lab.plugin_models() == []
+    (tmp_path / "groups_of_test.py").write_text(OWN_MODEL)
+    monkeypatch.setenv("RECSYS_LAB_PLUGINS", str(tmp_path / "groups_of_test.py"))
+    try:
+        assert lab.plugin_models() == ["groups_of_test"] and racing_models(board)[-1] == "groups_of_test"
+        search = open_search(board, tmp_path / "out", 10, "ndcg", 500, 0)
+        lab.keep_log(board, search)
+        jobs = [
+            lab.Job(n, "try_settings", (n, 0, 2), 120.0, time.time() + 120) for n in ("groups_of_test", "popularity")
+        ]
+        lab.run_jobs(search, jobs, 2)
+        tried = search.trials("groups_of_test")
+        assert len(tried) == 2 and tried[0].settings["shift"] == 0.0 != tried[1].settings["shift"]
+        best, _ = decide_best(search, ["groups_of_test", "popularity"])
+        assert best.model == "groups_of_test"
+    finally:
+        sys.modules.pop("groups_of_test", None)
+        MODELS.discard("groups_of_test")
+        LOADED.discard(str(tmp_path / "groups_of_test.py"))

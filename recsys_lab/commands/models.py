@@ -14,7 +14,8 @@ import typer
 from .base import MODELS, Json, ListLength, UserError, app, examples, show
 
 # %% auto #0
-__all__ = ['ModelName', 'RunOption', 'list_models', 'check_model', 'named_class', 'fitted_model', 'recommend', 'best', 'explain']
+__all__ = ['ModelName', 'RunOption', 'RACING', 'list_models', 'check_model', 'named_class', 'fitted_model', 'recommend', 'best',
+           'explain']
 
 # %% ../../nbs/78_cli_models.ipynb #dd1f0ce9
 ModelName = Annotated[
@@ -143,12 +144,16 @@ def recommend(
     )
 
 # %% ../../nbs/78_cli_models.ipynb #be6bff20
+RACING = "A model of your own that races beside the others, as my_models.py:MyModel; may be repeated."
+
+
 @app.command(
     "best",
     rich_help_panel=MODELS,
     epilog=examples(
         "recsys-lab best --dataset my_log --budget 30m",
         "recsys-lab best --dataset splits/yelp --models ials,rp3beta,graph_filter --out best/yelp",
+        "recsys-lab best --dataset my_log --model my_models.py:MyModel",
     ),
 )
 def best(
@@ -157,6 +162,7 @@ def best(
     out: Annotated[str, typer.Option(help="Folder of the result (default: reports/best-NAME); a search that was stopped goes on.")] = "",
     size: Annotated[Literal["tiny", "small", "full"], typer.Option(help="Of an embedded dataset.")] = "small",
     models: Annotated[str, typer.Option(help="Models that race, as ials,rp3beta (default: all that the log allows).")] = "",
+    model: Annotated[list[str] | None, typer.Option("--model", metavar="MODULE:CLASS", help=RACING)] = None,
     k: ListLength = 20,
     metric: Annotated[Literal["ndcg", "recall", "hit_rate", "mrr"], typer.Option(help="What is compared.")] = "ndcg",
     judged: Annotated[int, typer.Option(min=0, help="Visitors asked on validation (0: enough for 10,000 requests).")] = 0,
@@ -174,7 +180,9 @@ def best(
         raise UserError("--budget must be a time: a search without end finds nothing")
     log = loading.read_folder(folder, folder.resolve().name) if folder.is_dir() else loading.load(dataset, size)
     place = Path(out or f"reports/best-{log.name}")
+    own = [named_class(word).name for word in model or []]
     names = [named_class(word).name for word in models.replace(",", " ").split()]
+    names += [name for name in own if names and name not in names]  # without names all race, and these with them
     quiet = (lambda line: None) if as_json else print
     found = find_best(log, place, seconds, names, k, metric, judged, seed, cores, quiet)
     show(as_json, lambda: json.loads((place / "best.json").read_text()), lambda: best_text(found, place, k))
