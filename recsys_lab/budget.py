@@ -28,8 +28,8 @@ from .tuning import REPEATS
 # %% auto #0
 __all__ = ['UNITS', 'PUBLISHED', 'SHARES', 'LEAST', 'ASKED', 'TENTH', 'ROUNDS', 'FEW_ROUNDS', 'PIECES', 'STEPS', 'AT_MOST',
            'SEARCHES', 'APART', 'parse_budget', 'usual_budget', 'Cost', 'visitor_part', 'extrapolate', 'time_fit',
-           'time_model', 'measure_cost', 'measured_costs', 'Planned', 'seconds_needed', 'share_out', 'plan_models',
-           'plan_apart', 'load_and_plan']
+           'time_model', 'sized_settings', 'measure_cost', 'measured_costs', 'Planned', 'seconds_needed', 'share_out',
+           'plan_models', 'plan_apart', 'load_and_plan']
 
 # %% ../nbs/96_budget.ipynb #6190553c
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "": 60.0}
@@ -124,6 +124,13 @@ def time_model(model: Any, log: Dataset) -> Cost:
     return Cost(max(1e-4, first - few + rest), max(0.0, each))
 
 # %% ../nbs/96_budget.ipynb #f1d71533
+def sized_settings(kind: Any, settings: Mapping[str, Any], log: Dataset) -> dict[str, Any]:
+    """Some settings of a model and those that go by the size of this log: on a part of it they are what they are on the whole."""
+    given = kind(**settings).config
+    sized = given.for_size(len(log.users), len(log.items))
+    return {**settings, **{n: getattr(sized, n) for n in type(given).model_fields if getattr(sized, n) != getattr(given, n)}}
+
+
 def measure_cost(
     kind: Any, log: Dataset, asked: int, most: float, settings: Mapping[str, Any] | None = None
 ) -> Cost | None:
@@ -132,12 +139,13 @@ def measure_cost(
     What should take more than `most` seconds is not tried, but for a second part, without which nobody knows how a cost grows. A model
     that is asked on `items` of the catalogue grows with these.
     """
-    bound = (settings or {}).get("items", 0)
+    settings = sized_settings(kind, settings or {}, log)
+    bound = settings.get("items", 0)
     parts = [share for share in SHARES if len(log) // share >= min(LEAST, len(log))]
-    steps = [(share, settings or {}, len(log) / share) for share in parts]
+    steps = [(share, settings, len(log) / share) for share in parts]
     if bound:
         whole = max(share for share in parts if len(log) // share >= min(8 * bound, len(log)))
-        steps = [(whole, {**(settings or {}), "items": bound // piece}, bound / piece) for piece in PIECES]
+        steps = [(whole, {**settings, "items": bound // piece}, bound / piece) for piece in PIECES]
     sizes: list[float] = []
     found: list[Cost] = []
     spent: list[float] = []

@@ -87,3 +87,23 @@ def test_a_plan_made_in_a_process_of_its_own_is_the_same(shop, monkeypatch, tmp_
     told = ({"popularity": {}, "item_knn": {}}, 60.0, 2, 300, "machine")
     here = budget.plan_models(shop, *told)
     assert budget.plan_apart("shop", "tiny", *told) == here and set(here) == {"popularity", "item_knn"}
+
+
+def test_what_goes_by_the_size_of_a_log_is_timed_as_it_will_be_on_the_whole(shop, monkeypatch):
+    """On a part of the log iALS would be penalised otherwise, and on a large one its vectors would be shorter: too cheap a fit."""
+    tried = []
+
+    def timed(model, log):
+        tried.append((model.config, len(log)))
+        return Cost(1.0, 0.0)
+
+    monkeypatch.setattr(budget, "time_model", timed)
+    kind = model_class("ials")
+    budget.measure_cost(kind, shop, 100, 1e9)
+    whole = kind().config.for_size(len(shop.users), len(shop.items))
+    assert {n for _, n in tried} != {len(shop)} and all(config == whole for config, _ in tried)
+    small = min(n for _, n in tried)
+    assert kind().config.for_size(len(shop.users) * small // len(shop), len(shop.items) // 2) != whole
+    tried.clear()
+    budget.measure_cost(kind, shop, 100, 1e9, {"factors": 8, "regularization": 0.03})
+    assert all((config.factors, config.regularization) == (8, 0.03) for config, _ in tried)
