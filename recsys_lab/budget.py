@@ -82,13 +82,14 @@ def visitor_part(log: Dataset, share: int) -> Dataset:
 
 
 def extrapolate(sizes: Sequence[float], seconds: Sequence[float], to: float) -> float:
-    """Seconds at the size `to` by the power law through the last two of some measured sizes; its exponent is between 0 and 2.
+    """Seconds at the size `to` by the power law through the last two of some measured sizes; its exponent is between 0.75 and 2.
 
+    What hardly grows on small parts does so because what does not depend on the size outweighs there; on the whole it would not.
     Below a tenth of a second a machine's noise is larger than what is measured, so less counts as that.
     """
     last, before = max(TENTH, seconds[-1]), max(TENTH, seconds[-2] if len(sizes) > 1 else 0.0)
     slope = np.log(last / before) / np.log(sizes[-1] / sizes[-2]) if len(sizes) > 1 else 1.0
-    return float(seconds[-1] * (to / sizes[-1]) ** np.clip(slope, 0.0, 2.0))
+    return float(seconds[-1] * (to / sizes[-1]) ** np.clip(slope, 0.75, 2.0))
 
 # %% ../nbs/96_budget.ipynb #77fe8fdd
 def time_fit(model: Any, log: Dataset) -> tuple[Any, float]:

@@ -52,6 +52,11 @@ def test_what_is_faster_than_the_clock_of_a_busy_machine_does_not_explode():
     assert extrapolate([1000, 4000], [0.001, 0.03], 4_000_000) < 100
 
 
+def test_what_hardly_grows_on_small_parts_is_not_taken_for_what_never_grows():
+    """A learned model of sequences was planned with seconds so, and was at work until the budget was spent."""
+    assert extrapolate([1000, 4000], [3.6, 3.7], 256_000) > 20 * 3.7
+
+
 def test_a_budget_is_a_time():
     assert [parse_budget(t) for t in ("90s", "30m", "1.5h", "2", "none")] == [90, 1800, 5400, 120, 0]
     for wrong in ("", "0", "-1m", "soon", "1d", "0s"):
