@@ -37,7 +37,7 @@ def make_bundle(folder: Path, items: int) -> Path:
     """A bundle of EASE on so many items; every item is met, each user meets ten."""
     rng = np.random.default_rng(0)
     met = np.concatenate([np.arange(items), rng.integers(0, items, max(0, 10 * USERS - items))])
-    times = pd.to_datetime(np.arange(len(met)), unit="min", utc=True)
+    times = pd.to_datetime(60 * np.arange(len(met)), unit="s", utc=True)
     frame = pd.DataFrame({"user_id": np.arange(len(met)) % USERS, "item_id": met, "event": "view", "timestamp": times})
     log = Dataset("drawn", frame)
     linear.ease_weights = drawn_weights

@@ -35,6 +35,7 @@ def read(name: str) -> dict:
     logging,
     updates,
     over_files,
+    large,
 ) = (
     read(n)
     for n in (
@@ -60,6 +61,7 @@ def read(name: str) -> dict:
         "feedback_log",
         "updates",
         "cluster",
+        "large_bundle",
     )
 )
 
@@ -474,6 +476,14 @@ rows = [
     *logged_rows(),
     *update_rows(),
     ("`serving.py`", "from start to ready", f"{serving['ready_seconds']} s", "3 s"),
+    (
+        "`large_bundle.py`",
+        f"from start to ready with a bundle of {large['gigabytes']['large']} GB, within {large['limit_mb']} MB, against one of "
+        f"{large['gigabytes']['small']} GB; unshared memory of a worker. Arrays are mapped; what is read is the checksum of each file",
+        f"{large['large']['ready_seconds']} s against {large['small']['ready_seconds']} s, ratio {large['ratio_of_starts']}; "
+        f"{large['large']['unshared_mb']} MB against {large['small']['unshared_mb']} MB",
+        "ratio 1",
+    ),
     (
         "`serving.py`",
         f"the {serving['near']['als']['k']} best by the index of vectors that comparing all finds",
