@@ -299,7 +299,10 @@ def page_cell(cell: dict[str, Any]) -> dict[str, Any] | None:
     if "echo:" in directives:
         tags.append("remove-input")
     kept = "\n".join(line for line in source.splitlines() if not DIRECTIVE.match(line))
-    return {**cell, "source": kept, "metadata": {"tags": tags} if tags else {}}
+    for name, picture in cell.get("attachments", {}).items():  # which Sphinx does not look up
+        kind, data = next(iter(picture.items()))
+        kept = kept.replace(f"(attachment:{name})", f"(data:{kind};base64,{data})")
+    return {**{n: v for n, v in cell.items() if n != "attachments"}, "source": kept, "metadata": {"tags": tags} if tags else {}}
 
 
 def render_page(notebook: dict[str, Any]) -> dict[str, Any]:

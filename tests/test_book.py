@@ -63,3 +63,15 @@ def test_every_chapter_stands_under_a_heading():
     names = sorted(p.stem for p in (ROOT / "nbs").glob("[0-9]*.ipynb"))
     placed = [name for _, chapters in book.chapter_parts(names) for name in chapters]
     assert sorted(placed) == names
+
+
+def test_a_picture_that_a_cell_holds_stands_in_its_page():
+    """Jupyter looks up `attachment:`, Sphinx does not: the book's page had a broken picture."""
+    cell = {"cell_type": "markdown", "metadata": {}, "source": "See ![it](attachment:a.png)."}
+    page = book.render_page(
+        {"cells": [{**cell, "attachments": {"a.png": {"image/png": "QUJD"}}}, cell], "metadata": {}}
+    )
+    assert (
+        page["cells"][0]["source"] == "See ![it](data:image/png;base64,QUJD)." and "attachments" not in page["cells"][0]
+    )
+    assert page["cells"][1]["source"] == cell["source"]
