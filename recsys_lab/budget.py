@@ -64,7 +64,7 @@ SHARES = (1024, 256, 64, 16, 4, 1)  # parts of the log on which costs are measur
 LEAST = 2_000  # events below which a part tells nothing
 ASKED = (100, 2_000)  # visitors judged on each part, whose difference is what more of them take
 TENTH = 0.1  # seconds
-ROUNDS, FEW_ROUNDS = ("epochs", "iterations"), 2  # settings that say how often a fit passes over the data
+ROUNDS, FEW_ROUNDS = ("epochs", "iterations"), 3  # settings that say how often a fit passes over the data
 PIECES = (16, 8, 4, 2, 1)  # parts of the items of a model that is asked on the most popular ones
 
 
@@ -95,19 +95,20 @@ def extrapolate(sizes: Sequence[float], seconds: Sequence[float], to: float) -> 
 def time_fit(model: Any, log: Dataset) -> tuple[Any, float]:
     """(the model fitted on a log, seconds that its fit takes more than what is spent here).
 
-    Of a model that passes over the data many times (`ROUNDS`) two short fits are made, and the rest is computed from their difference.
+    Of a model that passes over the data many times (`ROUNDS`) three short fits are made: one in which what is kept with the log is made,
+    one of a single pass and one of `FEW_ROUNDS`. The rest is computed from the difference of the last two.
     """
     name = next((n for n in ROUNDS if n in type(model).Config.model_fields), "")
     rounds = getattr(model.config, name, 0)
     if rounds < 2 * FEW_ROUNDS:
         return model.fit(log), 0.0
     settings, times = model.config.model_dump(), []
-    for number in (1, FEW_ROUNDS):
-        start = time.perf_counter()
+    for number in (1, 1, FEW_ROUNDS):
+        start = time.process_time()
         model = type(model)(**(settings | {name: number})).fit(log)
-        times.append(time.perf_counter() - start)
-    each = max(0.0, times[1] - times[0]) / (FEW_ROUNDS - 1)
-    return model, (rounds - FEW_ROUNDS) * each - times[0]
+        times.append(time.process_time() - start)
+    each = max(0.0, times[2] - times[1]) / (FEW_ROUNDS - 1)
+    return model, max(times[:2]) + (rounds - 1) * each - sum(times)
 
 
 def time_model(model: Any, log: Dataset) -> Cost:
@@ -115,11 +116,11 @@ def time_model(model: Any, log: Dataset) -> Cost:
     split: Split = log.kept(("timed split",), lambda: make(log, judged=ASKED[1]))
     protocol, target, exclude = questions(split, "valid")[0]
     many = len(pd.unique(make_cases(split, protocol, target, "valid", exclude).user_ids))
-    times = [time.perf_counter()]
+    times = [time.process_time()]
     model, rest = time_fit(model, split.train)
     for visitors in (ASKED[0], *ASKED):  # the first time an index is made
         evaluate(model, split, protocol, target, "valid", exclude, ks=(10,), visitors=min(visitors, many))
-        times.append(time.perf_counter())
+        times.append(time.process_time())
     first, few, more = np.diff(times)
     each = (more - few) / (many - ASKED[0]) if many > 2 * ASKED[0] else more / many
     return Cost(max(1e-4, first - few + rest), max(0.0, each))
@@ -156,10 +157,10 @@ def measure_cost(
         try:
             if not found:  # the first time libraries are loaded and compiled
                 time_model(kind(**words), visitor_part(log, share))
-            start = time.perf_counter()
+            start = time.process_time()
             found.append(time_model(kind(**words), visitor_part(log, share)))
             sizes.append(size)
-            spent.append(time.perf_counter() - start)
+            spent.append(time.process_time() - start)
         except (ValueError, IndexError, NoCases):
             continue  # too small a part, or no log for this model
     if not found:
@@ -251,7 +252,8 @@ def plan_models(
     asked: int,
     machine: str,
 ) -> dict[str, dict[str, Any]]:
-    """The plan of a run of `seconds` with `jobs` chapters at a time: `trials, seconds, left_out` and the cost of each model, by name.
+    """The plan of a run of `seconds` with `jobs` chapters at a time: `trials, seconds, left_out`, the cost of each model, and the seconds
+    `needed` for what it is granted, by name.
 
     `models` are their fixed settings by name, `asked` the visitors that a question asks at most. A model whose cost cannot be measured,
     or that needs what the log does not have, is not planned.
@@ -266,7 +268,8 @@ def plan_models(
     costs = measured_costs(log, fitting, min(asked, coming), max(0.3, seconds / 500), machine)
     known = {n: c for n, c in costs.items() if c is not None}
     for name, planned in share_out(known, SEARCHES * seconds * jobs, len(questions(split))).items():
-        out[name] = planned._asdict() | known[name]._asdict()
+        needed = seconds_needed(known[name], planned.trials, len(questions(split))) if planned.trials else 0.0
+        out[name] = planned._asdict() | known[name]._asdict() | {"needed": needed}
     return out
 
 # %% ../nbs/96_budget.ipynb #b2e164e9

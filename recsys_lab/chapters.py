@@ -27,16 +27,17 @@ from .files import UserError, code_fingerprint, imported_modules, modules_behind
 from .models.base import MODELS, model_class
 from .provenance import machine_facts, provenance_of
 from .registry import code_module
-from .schedule import peak_of_children, ready, stopped_at, waiting_for, workers
+from .schedule import UNBOUND, Bounds, ready, waiting_for, watched, workers
 
 # %% auto #0
-__all__ = ['OWN', 'EXTRAS', 'OWN_MODELS', 'SPLIT_SHARES', 'ENDS', 'SET_APART', 'SPENT', 'FREED', 'Workers', 'FEW_CHAPTERS',
-           'Parameter', 'chapter_paths', 'parameters_of', 'find_lab', 'parse_value', 'assign_parameters',
-           'choose_chapters', 'strip_outputs', 'local_folders', 'ChapterFailed', 'OutOfTime', 'execute', 'Plan',
-           'default_folder', 'make_plan', 'chapter_key', 'missing_for', 'shares_of', 'describe', 'searching_chapters',
-           'settings_held', 'window_settings', 'with_budget', 'time_left', 'chapter_progress', 'notebook_of',
-           'begin_chapter', 'end_chapter', 'threads_for', 'environment', 'run_chapters', 'work_off', 'forget',
-           'chapters_before', 'check_folder', 'save_states']
+__all__ = ['OWN', 'STOPPED', 'EXTRAS', 'OWN_MODELS', 'SPLIT_SHARES', 'OVERRUN', 'AT_LEAST', 'ENDS', 'SET_APART', 'SPENT', 'FREED',
+           'Workers', 'FEW_CHAPTERS', 'Parameter', 'chapter_paths', 'parameters_of', 'find_lab', 'parse_value',
+           'assign_parameters', 'choose_chapters', 'strip_outputs', 'local_folders', 'ChapterFailed', 'OutOfTime',
+           'OutOfMemory', 'Crowded', 'execute', 'Plan', 'default_folder', 'make_plan', 'chapter_key', 'missing_for',
+           'shares_of', 'describe', 'searching_chapters', 'settings_held', 'window_settings', 'with_budget',
+           'time_left', 'chapter_progress', 'notebook_of', 'bounds_of', 'why_stopped', 'begin_chapter', 'end_chapter',
+           'threads_for', 'environment', 'run_chapters', 'work_off', 'forget', 'chapters_before', 'check_folder',
+           'save_states']
 
 # %% ../nbs/82_chapters.ipynb #1054d7c3
 class Parameter(NamedTuple):
@@ -174,16 +175,27 @@ class ChapterFailed(Exception):
 
 
 class OutOfTime(ChapterFailed):
-    """A chapter was stopped because the budget of its run was spent."""
+    """A chapter was stopped because the time that it may take, or the budget of its run, was spent."""
+
+
+class OutOfMemory(ChapterFailed):
+    """A chapter was stopped because the processes of its run held more memory than they may."""
+
+
+class Crowded(OutOfMemory):
+    """As `OutOfMemory`, with other chapters at work beside it."""
+
+
+STOPPED: Mapping[str, type[ChapterFailed]] = {"time": OutOfTime, "memory": OutOfMemory, "crowded": Crowded}  # by `schedule.broken_bound`
 
 
 def execute(
-    path: Path, target: Path, parameters: dict[str, Any], until: float = 0.0, of_many: bool = True
+    path: Path, target: Path, parameters: dict[str, Any], bounds: Bounds = UNBOUND, of_many: bool = True
 ) -> dict[str, float]:
     """Execute a chapter with papermill into `target`, atomically; a failed chapter is kept with its error. Returns its `seconds` and
     `megabytes`. The libraries are loaded once for all chapters where it is one `of_many`.
 
-    Raises `ChapterFailed`, also where the kernel died, and `OutOfTime` where it was at work at the moment `until` (of `time.time`).
+    Raises `ChapterFailed`, also where the kernel died, and one of `STOPPED` where it did not keep to its bounds.
     """
     start = time.perf_counter()
     import nbformat
@@ -195,7 +207,7 @@ def execute(
     fork_kernels(PRELOADED if of_many else PRELOADED[:1])
 
     quiet = {"progress_bar": False, "extra_arguments": ["--IPKernelApp.log_level=CRITICAL"]}
-    with tempfile.TemporaryDirectory() as folder, peak_of_children() as most, stopped_at(until) as stopped:
+    with tempfile.TemporaryDirectory() as folder, watched(bounds) as seen:
         made, failed = Path(folder) / path.name, None
         try:
             execute_notebook(str(path), str(made), parameters=parameters, cwd=str(path.parent), **quiet)
@@ -208,9 +220,9 @@ def execute(
                 target, nbformat.writes(strip_outputs(nbformat.read(made, as_version=4), parameters, local_folders(path))) + "\n"
             )
     if failed is not None:
-        target.unlink(missing_ok=True) if stopped[0] else None
-        raise (OutOfTime if stopped[0] else ChapterFailed)(path.stem, failed)
-    return {"seconds": round(time.perf_counter() - start, 2), "megabytes": round(most[0])}
+        target.unlink(missing_ok=True) if seen.ended else None
+        raise STOPPED.get(seen.ended, ChapterFailed)(path.stem, failed)
+    return {"seconds": round(time.perf_counter() - start, 2), "megabytes": round(seen.megabytes)}
 
 # %% ../nbs/82_chapters.ipynb #1f67e2ce
 EXTRAS = {
@@ -236,6 +248,8 @@ class Plan(NamedTuple):
     takes: dict[str, dict[str, Parameter]]
     until: float = 0.0  # moment (of `time.time`) at which the budget is spent, but for what ends a run; 0: none
     left_out: Mapping[str, str] = MappingProxyType({})  # chapters that the budget does not allow, and why
+    seconds: Mapping[str, float] = MappingProxyType({})  # what chapters may take that the budget plans for
+    memory: float = 0.0  # GB that all processes of the run may hold together; 0: any
 
 
 def default_folder(dataset: str, size: str) -> str:
@@ -358,6 +372,7 @@ def settings_held(plan: Plan, chapter: str) -> dict[str, dict[str, Any]]:
     }
 
 
+OVERRUN, AT_LEAST = 2.0, 0.2  # times what is planned for a chapter that it may take, and the share of the budget that it always may
 ENDS = ("90_leaderboard",)  # chapters for which, with the book, a part of the budget is set apart
 SET_APART = 0.08  # share of the budget
 
@@ -396,7 +411,7 @@ def with_budget(plan: Plan, seconds: float, jobs: int, params: Sequence[str] = (
         models = plan_apart(dataset, plan.size, *told) if large else plan_models(plan.log, *told)
         runs.write_text(plan.folder / "plan.json", json.dumps(head | {"models": models}, indent=1) + "\n")
     given = {c: words | window_settings(plan, c, params) for c, words in plan.given.items()}
-    left_out = {}
+    left_out, allowed = {}, {}
     for chapter in chapters:
         mine = {name: models[name] for name in held[chapter] if name in models}
         if mine and not any(row["trials"] for row in mine.values()):
@@ -406,7 +421,8 @@ def with_budget(plan: Plan, seconds: float, jobs: int, params: Sequence[str] = (
             "trials": {name: row["trials"] for name, row in mine.items() if row["trials"]},
             "seconds": {name: round(row["seconds"], 1) for name, row in mine.items() if row["trials"]},
         }
-    return plan._replace(given=given, until=until, left_out=left_out)
+        allowed[chapter] = max(AT_LEAST * seconds, OVERRUN * sum(row.get("needed", 0.0) for row in mine.values()))
+    return plan._replace(given=given, until=until, left_out=left_out, seconds=allowed)
 
 # %% ../nbs/82_chapters.ipynb #75df5950
 def time_left(until: float) -> str:
@@ -458,6 +474,25 @@ def notebook_of(plan: Plan, chapter: str) -> Path:
 SPENT = "the budget was spent"
 
 
+def bounds_of(plan: Plan, chapter: str) -> Bounds:
+    """What a chapter that begins now must keep to."""
+    until = 0.0 if chapter in ENDS else plan.until
+    if until and chapter in plan.seconds:
+        until = min(until, time.time() + plan.seconds[chapter])
+    return Bounds(until, os.getpid(), plan.memory * 1e9 / 2**20)
+
+
+def why_stopped(plan: Plan, chapter: str, failed: Exception) -> str:
+    """Why a chapter was stopped, if it was: the budget, the time that it may take, or the memory of the run."""
+    if isinstance(failed, OutOfMemory):
+        return f"the run held more than the {plan.memory:g} GB that it may (--memory) while it was at work"
+    if not isinstance(failed, OutOfTime):
+        return ""
+    if time.time() > plan.until:
+        return f"{SPENT} while it was at work"
+    return f"it was not done after {plan.seconds[chapter]:,.0f} s, and less was planned for it"
+
+
 def begin_chapter(plan: Plan, chapter: str, resume: bool, provenance: dict[str, Any]) -> bool:
     """Whether a chapter is to be executed: not if it is done, or the log lacks what it needs; its state is recorded."""
     states, key = provenance["chapters"], chapter_key(plan, chapter)
@@ -479,19 +514,20 @@ def end_chapter(
     plan: Plan, chapter: str, future: Future[Any], provenance: dict[str, Any], params: dict[str, dict[str, Any]]
 ) -> ChapterFailed | None:
     """Record the state and the parameters of an executed chapter; its failure, if it failed, with nothing of its records left."""
-    failed = future.exception()
+    failed: Any = future.exception()
+    stopped = why_stopped(plan, chapter, failed)
     if failed is None:
         provenance["chapters"][chapter] |= {"status": "done", **future.result()}
         defaults = {n: p.default for n, p in plan.takes[chapter].items() if n not in ("needs", "after", "weight")}
         params[chapter] = {**defaults, **plan.given[chapter]}
     else:
         runs.Run(plan.folder, chapter).forget()
-    if isinstance(failed, OutOfTime):
-        provenance["chapters"][chapter] = {"status": f"left out: {SPENT} while it was at work"}
+    if stopped:
+        provenance["chapters"][chapter] = {"status": f"left out: {stopped}"}
     save_states(plan.folder, provenance, params)
     if failed is not None and not isinstance(failed, ChapterFailed):
         raise failed
-    return None if isinstance(failed, OutOfTime) else failed
+    return None if stopped else failed
 
 # %% ../nbs/82_chapters.ipynb #6e7784eb
 FREED = {  # glibc gives large arrays back to the system when they are freed, instead of keeping them for later
@@ -557,10 +593,13 @@ FEW_CHAPTERS = 4  # so few load what they need by themselves
 def work_off(
     plan: Plan, resume: bool, jobs: int, on: Workers, provenance: dict[str, Any], params: dict[str, dict[str, Any]]
 ) -> ChapterFailed | None:
-    """Execute chapters until none is left, or one has failed, which is returned."""
+    """Execute chapters until none is left, or one has failed, which is returned.
+
+    One that is stopped for want of memory beside others is executed again when no other is at work.
+    """
     after = {c: list(plan.takes[c]["after"].default) if "after" in plan.takes[c] else [] for c in plan.chapters}
     heavy = {} if plan.until else {c: plan.takes[c]["weight"].default for c in plan.chapters if "weight" in plan.takes[c]}
-    unfinished, failed = waiting_for(after), None
+    unfinished, failed, alone = waiting_for(after), None, set[str]()
     running: dict[Future[Any], str] = {}
     with chapter_progress(plan.chapters, plan.until) as show, on(jobs) as submit:
         while unfinished and (running or failed is None):
@@ -568,17 +607,21 @@ def work_off(
             if plan.until:  # what shows a method is short: the budget is for what comes after it
                 able.sort(key=lambda name: "out" in plan.takes[name])
             for chapter in able:
-                if failed is not None or len(running) >= jobs:
+                if failed is not None or len(running) >= jobs or (running and alone & {chapter, *running.values()}):
                     break
                 show([*running.values(), chapter], len(plan.chapters) - len(unfinished))
                 if not begin_chapter(plan, chapter, resume, provenance):
                     del unfinished[chapter]
                     break  # others may be ready now
                 source, target = plan.root / "nbs" / f"{chapter}.ipynb", notebook_of(plan, chapter)
-                until = 0.0 if chapter in ENDS else plan.until
-                running[submit(execute, source, target, plan.given[chapter], until, len(plan.chapters) > FEW_CHAPTERS)] = chapter
+                bounds = bounds_of(plan, chapter)
+                running[submit(execute, source, target, plan.given[chapter], bounds, len(plan.chapters) > FEW_CHAPTERS)] = chapter
             for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
                 chapter = running.pop(future)
+                if isinstance(future.exception(), Crowded):
+                    alone.add(chapter)
+                    runs.Run(plan.folder, chapter).forget()
+                    continue
                 del unfinished[chapter]
                 failed = end_chapter(plan, chapter, future, provenance, params) or failed
     return failed

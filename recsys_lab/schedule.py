@@ -11,21 +11,22 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
 
 # %% auto #0
-__all__ = ['PRELOADED', 'waiting_for', 'chain_lengths', 'ready', 'end_with_parent', 'workers', 'end_with_starter',
-           'become_kernel', 'ForkedProcess', 'ForkedKernels', 'fork_kernels', 'kernel_processes', 'stopped_at',
-           'peak_of_children']
+__all__ = ['PRELOADED', 'UNBOUND', 'waiting_for', 'chain_lengths', 'ready', 'end_with_parent', 'workers', 'end_with_starter',
+           'become_kernel', 'ForkedProcess', 'ForkedKernels', 'fork_kernels', 'kernel_processes', 'unshared_megabytes',
+           'Bounds', 'begun_last', 'broken_bound', 'Watch', 'watched']
 
 # %% ../nbs/95_schedule.ipynb #cc4a982c
 def waiting_for(after: Mapping[str, list[str]]) -> dict[str, set[str]]:
@@ -224,49 +225,94 @@ def kernel_processes(of: psutil.Process) -> list[psutil.Process]:
     return [child for child in of.children(recursive=True) if is_kernel(child)]
 
 # %% ../nbs/95_schedule.ipynb #259dd7fa
-@contextmanager
-def stopped_at(moment: float) -> Iterator[list[bool]]:
-    """Kill the kernels that this process has started when `moment` (of `time.time`; 0: never) comes; the list's one entry says whether."""
-    stopped, over = [False], threading.Event()
-
-    def watch() -> None:
-        if not over.wait(max(0.0, moment - time.time())):
-            stopped[0] = True
-            for process in kernel_processes(psutil.Process()):
-                process.kill()
-
-    thread = threading.Thread(target=watch, daemon=True)
-    if moment:
-        thread.start()
-    try:
-        yield stopped
-    finally:
-        over.set()
-
-
-@contextmanager
-def peak_of_children(every: float = 0.2) -> Iterator[list[float]]:
-    """A list whose one entry is the most memory in MB that the kernels of this process held together, looked at `every` seconds.
+def unshared_megabytes(processes: Iterable[psutil.Process]) -> float:
+    """The memory in MB that processes hold together; what has ended holds none.
 
     Pages of files, which the system may take back at any time, do not count (on Linux; elsewhere they cannot be told apart).
     """
-    most, over = [0.0], threading.Event()
+    held = 0.0
+    for process in processes:
+        with suppress(psutil.Error):
+            used = process.memory_info()
+            held += used.rss - getattr(used, "shared", 0)
+    return held / 2**20
+
+
+class Bounds(NamedTuple):
+    """What a chapter at work must keep to.
+
+    Attributes
+    ----------
+    until : moment (of `time.time`) at which it is ended; 0: never
+    run : process of the run that it belongs to
+    megabytes : what `run` and all that it has started may hold together, above which the chapter begun last is ended; 0: any
+    """
+
+    until: float = 0.0
+    run: int = 0
+    megabytes: float = 0.0
+
+
+UNBOUND = Bounds()
+
+
+def begun_last(mine: Sequence[psutil.Process], kernels: Sequence[psutil.Process]) -> bool:
+    """Whether the kernel among the processes `mine` began later than all others; what a kernel has started is in its session."""
+
+    def began(processes: Iterable[psutil.Process]) -> float:
+        starts = [0.0]
+        for process in processes:
+            with suppress(psutil.Error, ProcessLookupError):
+                starts += [process.create_time()] if os.getsid(process.pid) == process.pid else []
+        return max(starts)
+
+    own = {process.pid for process in mine}
+    return began(mine) >= began(process for process in kernels if process.pid not in own)
+
+
+def broken_bound(mine: Sequence[psutil.Process], bounds: Bounds) -> str:
+    """The bound for which a chapter with the processes `mine` is to be ended: `time`, `memory`, or `crowded`, as `memory` where other
+    chapters are at work; "" for none.
+    """
+    if bounds.until and time.time() > bounds.until:
+        return "time"
+    if not bounds.megabytes or not mine:
+        return ""
+    run = psutil.Process(bounds.run)
+    if unshared_megabytes([run, *run.children(recursive=True)]) <= bounds.megabytes:
+        return ""
+    kernels = kernel_processes(run)
+    if not begun_last(mine, kernels):
+        return ""
+    return "crowded" if len(kernels) > len(mine) else "memory"
+
+# %% ../nbs/95_schedule.ipynb #251fecd6
+@dataclass
+class Watch:
+    """What was seen of a chapter at work: the most memory in MB that its processes held, and the bound for which it was `ended`."""
+
+    megabytes: float = 0.0
+    ended: str = ""
+
+
+@contextmanager
+def watched(bounds: Bounds, every: float = 0.5) -> Iterator[Watch]:
+    """Watch the kernels that this process has started, `every` seconds, and kill them once a bound is broken; yields what is seen."""
+    seen, over = Watch(), threading.Event()
 
     def look() -> None:
         while not over.wait(every):
-            held = 0.0
-            for child in kernel_processes(psutil.Process()):
-                try:
-                    used = child.memory_info()
-                    held += (used.rss - getattr(used, "shared", 0)) / 2**20
-                except psutil.Error:
-                    continue
-            most[0] = max(most[0], held)
+            mine = kernel_processes(psutil.Process())
+            seen.megabytes = max(seen.megabytes, unshared_megabytes(mine))
+            seen.ended = seen.ended or broken_bound(mine, bounds)
+            for process in mine if seen.ended else ():
+                with suppress(psutil.Error):
+                    process.kill()
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
     try:
-        yield most
+        yield seen
     finally:
         over.set()
         thread.join()

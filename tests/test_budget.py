@@ -1,5 +1,7 @@
 """What a run may try in a given time: shares, extrapolation, and what is left out."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -112,3 +114,25 @@ def test_what_goes_by_the_size_of_a_log_is_timed_as_it_will_be_on_the_whole(shop
     tried.clear()
     budget.measure_cost(kind, shop, 100, 1e9, {"factors": 8, "regularization": 0.03})
     assert all((config.factors, config.regularization) == (8, 0.03) for config, _ in tried)
+
+
+@pytest.mark.parametrize("rounds", [5, 100])
+def test_a_cost_is_what_all_rounds_take_on_one_core(shop, monkeypatch, rounds):
+    """What the first fit makes for all hid what a round costs: BPR's 150 passes over a large log were planned with the time of two."""
+    spent = [0.0]
+    monkeypatch.setattr(
+        budget, "time", SimpleNamespace(process_time=lambda: spent[0])
+    )  # and no clock that a busy machine slows
+
+    def prepare():
+        spent[0] += 0.3
+        return True
+
+    class Counted(model_class("bpr")):
+        def _vectors(self, dataset):
+            dataset.kept("prepared", prepare, 1)
+            spent[0] += 0.05 * self.config.epochs
+            return super()._vectors(dataset)
+
+    cost = budget.time_model(Counted(epochs=rounds), shop.where(np.ones(len(shop), bool)))
+    assert cost.fit == pytest.approx(0.3 + 0.05 * rounds) and cost.rank == 0

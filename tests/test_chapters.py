@@ -6,7 +6,10 @@ import json
 import shutil
 import signal
 import subprocess
+import threading
 import time
+from concurrent.futures import Future
+from contextlib import contextmanager
 
 import nbformat
 import pytest
@@ -44,9 +47,10 @@ results = runs.judge(run, [Popularity()], splits.make(loading.load(dataset, size
     cells = {
         "21_first": (head, record.format(name="21_first")),
         "22_second": (
-            head + "fail: bool = False  # break on purpose\nwait: float = 0.0  # seconds\n",
+            head + "fail: bool = False  # break on purpose\nwait: float = 0.0  # seconds\n"
+            "hold: float = 0.0  # gigabytes\n",
             record.format(name="22_second")
-            + 'if fail:\n    raise RuntimeError("broken on purpose")\nimport time; time.sleep(wait)',
+            + 'if fail:\n    raise RuntimeError("broken on purpose")\nheld = b"x" * int(hold * 1e9)\nimport time; time.sleep(wait)',
         ),
         "23_third": (head + 'needs: list = ["parts"]  # what the log must offer\n', "1 / 0"),
     }
@@ -167,6 +171,76 @@ def test_a_chapter_that_would_outlast_the_budget_is_left_out_by_name(small_check
     assert "22_second left out: the budget was spent" in done.stdout
     assert states(small_checkout)["21_first"]["status"] == "done"
     assert set(runs.Run(small_checkout / "reports" / "shop-tiny").frame().chapter) == {"21_first"}
+
+
+def test_a_chapter_that_outlasts_its_plan_is_left_out_long_before_the_budget_is_spent(small_checkout, monkeypatch):
+    """One was at work for 36 minutes where seconds were planned, until nothing was left for the others."""
+    monkeypatch.chdir(small_checkout)
+    plan = chapters.make_plan("shop", "tiny", "", ["wait=300"], "")
+    plan = plan._replace(until=time.time() + 600, seconds={"22_second": 5.0})
+    start = time.monotonic()
+    done = chapters.run_chapters(plan)
+    assert time.monotonic() - start < 120
+    assert done["22_second"]["status"] == "left out: it was not done after 5 s, and less was planned for it"
+    assert done["21_first"]["status"] == "done" and set(runs.Run(plan.folder).frame().chapter) == {"21_first"}
+    plan = plan._replace(
+        until=time.time() + 600, given={**plan.given, "22_second": {**plan.given["22_second"], "wait": 0.0}}
+    )
+    assert chapters.run_chapters(plan._replace(seconds={}), resume=True)["22_second"]["status"] == "done"
+
+
+def test_a_plan_says_what_its_chapters_may_take(small_checkout, monkeypatch):
+    """Twice what is planned for all of its models, and a fifth of the budget in any case."""
+    monkeypatch.setattr(chapters, "searching_chapters", lambda plan, params: ["21_first", "22_second"])
+    monkeypatch.setattr(
+        chapters, "settings_held", lambda plan, c: {"als": {}, "ease": {}} if c[:2] == "21" else {"bpr": {}}
+    )
+    row = {"trials": 1, "seconds": 400.0, "left_out": ""}
+    costs = {"als": row | {"needed": 150.0}, "ease": row | {"needed": 100.0}, "bpr": row | {"needed": 20.0}}
+    monkeypatch.setattr(chapters, "plan_models", lambda *given: costs)
+    monkeypatch.chdir(small_checkout)
+    plan = chapters.with_budget(chapters.make_plan("shop", "tiny", "", [], ""), 1000.0, 2)
+    assert plan.seconds == {"21_first": 500.0, "22_second": 200.0}
+    bounds = chapters.bounds_of(plan, "22_second")
+    assert abs(bounds.until - time.time() - 200) < 20 and bounds.megabytes == 0
+
+
+def test_a_run_keeps_within_its_memory(small_checkout):
+    words = ("run", "--size", "tiny", "--no-book", "--memory", "4", "--params", "hold=4.5", "wait=60")
+    done = run_lab(*words, cwd=small_checkout)
+    assert done.returncode == 0, done.stderr
+    assert "22_second left out: the run held more than the 4 GB that it may (--memory)" in done.stdout
+    assert set(runs.Run(small_checkout / "reports" / "shop-tiny").frame().chapter) == {"21_first"}
+
+
+def test_what_was_ended_for_want_of_memory_is_executed_again_by_itself(small_checkout, monkeypatch):
+    """Beside another chapter it is too much; alone it is not, and nothing is begun beside it."""
+    monkeypatch.chdir(small_checkout)
+    begun, ended = [], []
+
+    @contextmanager
+    def pairs(jobs):
+        waiting = []
+
+        def submit(work, path, *rest):
+            begun.append((path.stem, len(waiting)))
+            future = Future()
+            if begun == [("21_first", 0)]:
+                waiting.append(future)  # at work until the other was ended
+            elif len(begun) == 2:
+                future.set_exception(chapters.Crowded(path.stem, "too much"))
+                threading.Timer(0.5, lambda: (ended.append("21_first"), waiting.pop().set_result({}))).start()
+            else:
+                assert ended == ["21_first"]
+                future.set_result({})
+            return future
+
+        yield submit
+
+    plan = chapters.make_plan("shop", "tiny", "", [], "21,22")._replace(memory=1.0)
+    done = chapters.run_chapters(plan, jobs=2, on=pairs)
+    assert begun == [("21_first", 0), ("22_second", 1), ("22_second", 0)]
+    assert {n: s["status"] for n, s in done.items()} == {"21_first": "done", "22_second": "done"}
 
 
 def test_parameters_reach_their_chapters(small_checkout):

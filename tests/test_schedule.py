@@ -12,7 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jupyter_client.manager import start_new_kernel
 
-from recsys_lab.schedule import chain_lengths, fork_kernels, kernel_processes, ready, waiting_for, workers
+from recsys_lab.schedule import (
+    Bounds,
+    broken_bound,
+    chain_lengths,
+    fork_kernels,
+    kernel_processes,
+    ready,
+    unshared_megabytes,
+    waiting_for,
+    watched,
+    workers,
+)
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="kernels are copies on Linux only")
 NAMES = [f"{i:02d}_x" for i in range(12)]
@@ -160,3 +171,24 @@ def test_kernels_end_with_the_process_that_started_them():
         os.kill(parent.pid, signal.SIGKILL)
     assert len(started) >= 2  # what is copied, and the copy
     assert ended(started)
+
+
+@linux
+def test_the_kernel_begun_last_is_ended_where_all_together_hold_too_much():
+    (first, one), (second, two) = start(), start()
+    for client in (one, two):
+        assert ask(client, "held = b'x' * 300_000_000", "len(held)") == "300000000"
+    pids = [manager.provisioner.pid for manager in (first, second)]
+    old, new = ([psutil.Process(pid)] for pid in pids)
+    holding = unshared_megabytes(old + new)
+    assert holding > 570 and abs(unshared_megabytes(old) + unshared_megabytes(new) - holding) < 5
+    run = os.getpid()
+    assert broken_bound(new, Bounds(run=run, megabytes=1e6)) == broken_bound(old, Bounds(run=run, megabytes=500)) == ""
+    assert broken_bound(new, Bounds(run=run, megabytes=500)) == "crowded"
+    assert broken_bound(new, Bounds(until=time.time() - 1, run=run)) == "time"
+    one.stop_channels(), first.shutdown_kernel(now=True)
+    assert ended(pids[:1]) and broken_bound(new, Bounds(run=run, megabytes=250)) == "memory"
+    with watched(Bounds(run=run, megabytes=250), 0.05) as seen:
+        assert ended(pids[1:])
+    assert seen.ended == "memory" and seen.megabytes > 290
+    two.stop_channels(), second.shutdown_kernel(now=True)

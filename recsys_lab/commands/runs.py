@@ -170,6 +170,8 @@ def run(
         seconds = seconds if budget or only else usual_budget(plan.log)
         if seconds:
             plan = with_budget(plan, seconds, side_by_side, given, resume)
+        if workers is None:  # what is on other machines is bounded there
+            plan = plan._replace(memory=memory)
         words = ["recsys-lab", "run", "--dataset", dataset, "--size", size, "--out", os.path.relpath(plan.folder)]
         options = (("--only", only), ("--budget", budget), ("--memory", memory), ("--cluster", cluster))
         words += [w for name, value in options if value for w in (name, str(value))]

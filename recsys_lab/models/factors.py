@@ -57,12 +57,12 @@ MOST_NUMBERS = 2**27  # in the vectors of all users and items, where nobody says
 def sized_factors(users: int, items: int, least: int, most: int) -> int:
     """A length of vectors for a log of so many users and items: the power of two nearest to `sqrt(users x items) / 64` within bounds.
 
-    A long catalogue asks for long vectors (`benchmarks/factors.py`); all vectors together have at most `MOST_NUMBERS` numbers, unless
-    `least` asks for more.
+    A long catalogue asks for long vectors (`benchmarks/factors.py`). All vectors together have at most `MOST_NUMBERS` numbers, so those
+    of a log of millions of users are shorter than `least`.
     """
     wanted = np.log2(max(1.0, np.sqrt(users * items) / 64))
     held = np.floor(np.log2(max(1.0, MOST_NUMBERS / max(1, users + items))))
-    return int(2 ** np.clip(min(np.round(wanted), held), np.log2(least), np.log2(most)))
+    return int(2 ** min(np.clip(np.round(wanted), np.log2(least), np.log2(most)), held))
 
 
 class SizedConfig(Config):
