@@ -44,7 +44,10 @@ __all__ = ['create_app', 'add_errors', 'replay_requests', 'serve', 'arguments', 
 
 # %% ../../nbs/61_api.ipynb #a5a2f7a5
 def create_app(settings: Settings, wait: bool = False) -> FastAPI:
-    """The service as an ASGI application; the bundle is opened at startup, and with `wait` an incomplete bundle stops it."""
+    """The service as an ASGI application; the bundle is opened at startup, and with `wait` an incomplete bundle stops it.
+
+    Without `wait`, its large files are hashed after that.
+    """
     service = Service(settings)
 
     @asynccontextmanager
@@ -53,7 +56,9 @@ def create_app(settings: Settings, wait: bool = False) -> FastAPI:
             service.cache = Cache(settings.redis_url, settings.cache_ttl)
         service.begin_log()
         try:
-            await asyncio.to_thread(service.open)
+            await asyncio.to_thread(service.open, not wait)
+            if not wait:
+                threading.Thread(target=service.check_large, daemon=True).start()
         except (DataError, OSError, ValueError) as error:
             LOG.error(json.dumps({"event": "bundle refused", "why": str(error)}))
             if wait:

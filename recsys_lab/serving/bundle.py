@@ -29,10 +29,11 @@ from ..search import Filters, Hits, Search, write_index
 from ..topk import SOURCES, best_of, exclusion
 
 # %% auto #0
-__all__ = ['BUNDLE_FORMAT', 'REMAKE', 'Ids', 'code_behind', 'products_of', 'pack', 'write_indexes', 'manifest_of', 'facts_of',
-           'swap_in', 'fit_of', 'bundle_run', 'main_fit', 'log_of', 'refit', 'own_encoder', 'refit_models', 'roll_back',
-           'read_manifest', 'verify', 'difference', 'local_copy', 'copy_whole', 'Listed', 'Bundle', 'open_catalogue',
-           'with_index', 'served_model', 'encode_history', 'rank_one_stage', 'rank_two_stages']
+__all__ = ['BUNDLE_FORMAT', 'REMAKE', 'LARGE', 'Ids', 'code_behind', 'products_of', 'pack', 'write_indexes', 'manifest_of',
+           'facts_of', 'swap_in', 'fit_of', 'bundle_run', 'main_fit', 'log_of', 'refit', 'own_encoder', 'refit_models',
+           'roll_back', 'read_manifest', 'check_file', 'verify', 'difference', 'local_copy', 'copy_whole', 'Listed',
+           'Bundle', 'open_catalogue', 'with_index', 'served_model', 'encode_history', 'rank_one_stage',
+           'rank_two_stages']
 
 # %% ../../nbs/60_bundle.ipynb #93ef3fee
 class Ids:
@@ -329,8 +330,23 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def verify(folder: Path | str) -> dict[str, Any]:
-    """The manifest of a bundle after checking its code and files; `DataError` names the first that does not match."""
+LARGE = 2**24  # bytes from which a file may be hashed after the start
+
+
+def check_file(folder: Path, name: str, expected: Mapping[str, Any], whole: bool = True) -> None:
+    """`DataError` for a file that is not as the manifest has it: not there, of another size or, where it is looked at `whole`, hash."""
+    path = folder / name
+    if ".." in Path(name).parts or not path.is_file():
+        raise DataError(f"{path} is missing from the bundle; {REMAKE}")
+    if path.stat().st_size != expected["bytes"] or (whole and file_hash(path) != expected["sha256"]):
+        raise DataError(f"{path} is not as it was written (truncated or edited); {REMAKE}")
+
+
+def verify(folder: Path | str, large: bool = True) -> dict[str, Any]:
+    """The manifest of a bundle after checking its code and files; `DataError` names the first that does not match.
+
+    Without `large`, files of `LARGE` bytes and more have the right size, and are not hashed.
+    """
     folder = Path(folder)
     manifest = read_manifest(folder)
     try:
@@ -344,11 +360,7 @@ def verify(folder: Path | str) -> dict[str, Any]:
             hint = "; a plugin is named by --plugin" if outside and name not in mine else ""
             raise DataError(f"{folder}: {place} is not as it was when the bundle was made{hint}; {REMAKE}")
     for name, expected in manifest["files"].items():
-        path = folder / name
-        if ".." in Path(name).parts or not path.is_file():
-            raise DataError(f"{path} is missing from the bundle; {REMAKE}")
-        if path.stat().st_size != expected["bytes"] or file_hash(path) != expected["sha256"]:
-            raise DataError(f"{path} is not as it was written (truncated or edited); {REMAKE}")
+        check_file(folder, name, expected, large or expected["bytes"] < LARGE)
     return manifest
 
 
@@ -423,6 +435,8 @@ class Listed(NamedTuple):
 class Bundle:
     """An opened bundle; `DataError` if it is incomplete.
 
+    Opened `unhashed`, its large files are to be checked by `check_large`.
+
     Attributes
     ----------
     manifest : what it holds
@@ -432,8 +446,8 @@ class Bundle:
     catalogue : what is shown of products and how they are found (`search.Search`): the items, and then those that nobody has met
     """
 
-    def __init__(self, folder: Path | str):
-        self.folder, self.manifest = Path(folder), verify(Path(folder))
+    def __init__(self, folder: Path | str, unhashed: bool = False):
+        self.folder, self.manifest = Path(folder), verify(folder, large=not unhashed)
         self.model: Any = load_model(self.folder / "model", mapped=True, index=Ids)
         self.items, self.users, self.known = self.model.items, self.model.users, self.model.known
         self.models: dict[str, Any] = {self.model.name: self.model, **self.model.parts}
@@ -444,6 +458,12 @@ class Bundle:
         self.catalogue = open_catalogue(self.folder, self.items)
         self.unmet = Ids(self.catalogue.ids[len(self.items) :])
         self.model.cold_list()
+
+    def check_large(self) -> None:
+        """Check the files that `verify` passed over without `large`; `DataError` names the first that does not match."""
+        for name, expected in self.manifest["files"].items():
+            if expected["bytes"] >= LARGE:
+                check_file(self.folder, name, expected)
 
     def history(self, user: int, at: int = FOREVER) -> Histories:
         """The encoded history of the user at position `user` before time `at`; -1: an unknown user."""

@@ -174,10 +174,10 @@ class Service:
         self.feed = FeatureFeed(settings.features)
         self.remembered: dict[str, None] = {}  # keys of the latest events, oldest first
 
-    def open(self) -> None:
-        """Open the bundle or bundles; `DataError` if one is incomplete."""
+    def open(self, unhashed: bool = False) -> None:
+        """Open the bundle or bundles; `DataError` if one is incomplete. Large files that stay `unhashed` are left to `check_large`."""
         s = self.settings
-        first = Bundle(bundle_folder(s.bundle))
+        first = Bundle(bundle_folder(s.bundle), unhashed)
         arms = [Arm("a", first, first.model.name)]
         if s.challenger in first.models:
             arms.append(Arm("b", first, s.challenger))
@@ -186,9 +186,20 @@ class Service:
                 f"only models of one bundle can be interleaved, and {s.challenger} is none of {', '.join(first.models)}; name one of them"
             )
         elif s.challenger:
-            arms.append(Arm("b", other := Bundle(bundle_folder(s.challenger)), other.model.name))
+            arms.append(Arm("b", other := Bundle(bundle_folder(s.challenger), unhashed), other.model.name))
         self.feed.refresh([arm.bundle.model for arm in arms])
         self.arms = tuple(arms)
+
+    def check_large(self) -> None:
+        """Hash what `open` has left; a bundle that is not as it was written is closed, and logged."""
+        arms = self.arms or ()
+        try:
+            for bundle in {id(arm.bundle): arm.bundle for arm in arms}.values():
+                bundle.check_large()
+        except (DataError, OSError) as error:
+            LOG.error(json.dumps({"event": "bundle refused", "why": str(error)}))
+            if self.arms is arms:  # and no other was put in its place
+                self.arms = None
 
     def begin_log(self) -> None:
         """Open the log of lists and feedback, if the settings name one; `DataError` where it cannot be written."""

@@ -3,6 +3,9 @@
 import json
 import logging
 import re
+import shutil
+import threading
+import time
 
 import pytest
 from fastapi.testclient import TestClient
@@ -12,8 +15,10 @@ from hypothesis import strategies as st
 
 from recsys_lab import splits
 from recsys_lab.ranking.hybrid import HybridTuned
+from recsys_lab.serving import bundle
 from recsys_lab.serving.api import create_app
 from recsys_lab.serving.bundle import pack
+from recsys_lab.serving.schemas import LOG
 from recsys_lab.serving.service import Settings, share_of
 
 pytest.importorskip("fastapi_offline")
@@ -66,3 +71,36 @@ def test_two_bundles_side_by_side(fits, shop, folder, tmp_path):
         told = c.get("/").json()["arms"]
         assert told["a"]["version"] != told["b"]["version"]
         assert {c.get(f"/recommend/{u}").json()["arm"] for u in range(40)} == {"a", "b"}
+
+
+@pytest.mark.parametrize("damage", ["", "edited", "truncated"])
+def test_large_files_are_hashed_after_the_start(folder, tmp_path, monkeypatch, caplog, damage):
+    """Visitors need not wait for that; but nothing more is answered from a bundle that is not as it was written."""
+    monkeypatch.setattr(bundle, "LARGE", 1000)
+    place = tmp_path / "b"
+    shutil.copytree(folder, place)
+    name = "model/state/booster.npy"
+    whole = (place / name).read_bytes()
+    assert len(whole) > 1000
+    if damage:
+        (place / name).write_bytes(whole[:-1] + (bytes([whole[-1] ^ 1]) if damage == "edited" else b""))
+    hashed = threading.Event()
+    check = bundle.check_file
+
+    def slowly(folder, name, expected, whole=True):
+        if whole and expected["bytes"] >= 1000:
+            hashed.wait(30)
+        check(folder, name, expected, whole)
+
+    monkeypatch.setattr(bundle, "check_file", slowly)
+    caplog.set_level(logging.ERROR, "recsys_lab.serve")
+    monkeypatch.setattr(LOG, "propagate", True)
+    with TestClient(create_app(Settings(bundle=str(place), every=0))) as c:
+        service = c.app.state.service
+        assert c.get("/ready").status_code == (503 if damage == "truncated" else 200)
+        hashed.set()
+        closed = time.monotonic() + (30 if damage else 1)
+        while service.arms is not None and time.monotonic() < closed:
+            time.sleep(0.02)
+        assert c.get("/ready").status_code == (503 if damage else 200)
+        assert ("booster.npy is not as it was written" in caplog.text) == bool(damage)
