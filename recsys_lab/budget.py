@@ -9,8 +9,6 @@ import json
 import re
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +20,7 @@ from .evaluation import evaluate
 from .files import UserError, cache_folder, code_fingerprint, read_json, write_text
 from .models.base import memory_shortage, model_class
 from .runs import questions
+from .schedule import apart
 from .splits import NoCases, Split, in_sample, make, make_cases
 from .tuning import REPEATS
 
@@ -278,8 +277,8 @@ APART = 500_000  # events from which a plan is made in a process of its own
 
 def plan_apart(dataset: str, size: str, *given: Any) -> dict[str, dict[str, Any]]:
     """`plan_models` of a log that `loading.load` knows, in a process of its own; `given` are the arguments after the log."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(load_and_plan, dataset, size, given).result()
+    planned: dict[str, dict[str, Any]] = apart(load_and_plan, dataset, size, given)
+    return planned
 
 
 def load_and_plan(dataset: str, size: str, given: Sequence[Any]) -> dict[str, dict[str, Any]]:

@@ -27,17 +27,17 @@ from .files import UserError, code_fingerprint, imported_modules, modules_behind
 from .models.base import MODELS, model_class
 from .provenance import machine_facts, provenance_of
 from .registry import code_module
-from .schedule import UNBOUND, Bounds, ready, waiting_for, watched, workers
+from .schedule import UNBOUND, Bounds, apart, ready, waiting_for, watched, workers
 
 # %% auto #0
 __all__ = ['OWN', 'STOPPED', 'EXTRAS', 'OWN_MODELS', 'SPLIT_SHARES', 'OVERRUN', 'AT_LEAST', 'ENDS', 'SET_APART', 'SPENT', 'FREED',
            'Workers', 'FEW_CHAPTERS', 'Parameter', 'chapter_paths', 'parameters_of', 'find_lab', 'parse_value',
            'assign_parameters', 'choose_chapters', 'strip_outputs', 'local_folders', 'ChapterFailed', 'OutOfTime',
            'OutOfMemory', 'Crowded', 'execute', 'Plan', 'default_folder', 'make_plan', 'chapter_key', 'missing_for',
-           'shares_of', 'describe', 'searching_chapters', 'settings_held', 'window_settings', 'with_budget',
-           'time_left', 'chapter_progress', 'notebook_of', 'bounds_of', 'why_stopped', 'begin_chapter', 'end_chapter',
-           'threads_for', 'environment', 'run_chapters', 'work_off', 'forget', 'chapters_before', 'check_folder',
-           'save_states']
+           'shares_of', 'describe', 'load_and_describe', 'provenance_for', 'searching_chapters', 'settings_held',
+           'window_settings', 'with_budget', 'time_left', 'chapter_progress', 'notebook_of', 'bounds_of', 'why_stopped',
+           'begin_chapter', 'end_chapter', 'threads_for', 'environment', 'run_chapters', 'work_off', 'forget',
+           'chapters_before', 'check_folder', 'save_states']
 
 # %% ../nbs/82_chapters.ipynb #1054d7c3
 class Parameter(NamedTuple):
@@ -162,7 +162,7 @@ def local_folders(chapter: Path) -> dict[str, str]:
     data = os.environ.get("RECSYS_LAB_DATA")
     return ({str(Path(data).resolve()): "$RECSYS_LAB_DATA"} if data else {}) | {str(chapter.resolve().parent.parent): "."}
 
-
+# %% ../nbs/82_chapters.ipynb #04701373
 class ChapterFailed(Exception):
     """A chapter broke off: its name and what went wrong."""
 
@@ -188,7 +188,7 @@ class Crowded(OutOfMemory):
 
 STOPPED: Mapping[str, type[ChapterFailed]] = {"time": OutOfTime, "memory": OutOfMemory, "crowded": Crowded}  # by `schedule.broken_bound`
 
-
+# %% ../nbs/82_chapters.ipynb #f6f5d2d7
 def execute(
     path: Path, target: Path, parameters: dict[str, Any], bounds: Bounds = UNBOUND, of_many: bool = True
 ) -> dict[str, float]:
@@ -335,20 +335,34 @@ def shares_of(plan: Plan) -> dict[str, Any]:
     return out
 
 
-def describe(plan: Plan) -> dict[str, Any]:
-    """The run's provenance: code, data with card and funnel, machine."""
-    provenance = provenance_of(plan.log)
+def describe(log: Dataset, size: str, shares: Mapping[str, Any]) -> dict[str, Any]:
+    """The provenance of a run of a log with `shares_of` its plan: code, data with card and funnel, machine."""
+    provenance = provenance_of(log)
     provenance["dataset"] |= {
-        "size": plan.size if plan.log.name in loading.MAKERS else None,
-        "card": {k: runs.plain(v) for k, v in card_facts(plan.log).items()},
+        "size": size if log.name in loading.MAKERS else None,
+        "card": {k: runs.plain(v) for k, v in card_facts(log).items()},
     }
     try:
-        split = splits.make(plan.log, **shares_of(plan))
+        split = splits.make(log, **shares)
         provenance["dataset"]["funnel"] = split.funnel().to_dict("records")
         provenance["dataset"]["asked"] = runs.asked_table(split).to_dict("records")
     except ValueError as error:
         provenance["dataset"]["funnel_missing"] = str(error)
     return provenance
+
+
+def load_and_describe(dataset: str, size: str, shares: Mapping[str, Any]) -> dict[str, Any]:
+    """`describe` for a log that `loading.load` knows."""
+    return describe(loading.load(dataset, size=size), size, shares)
+
+
+def provenance_for(plan: Plan) -> dict[str, Any]:
+    """`describe` for a plan; of a large log in a process of its own, since this one is there until the run ends."""
+    named = [given["dataset"] for given in plan.given.values() if "dataset" in given]
+    if len(plan.log) <= APART or not named:
+        return describe(plan.log, plan.size, shares_of(plan))
+    facts: dict[str, Any] = apart(load_and_describe, named[0], plan.size, shares_of(plan))
+    return facts
 
 # %% ../nbs/82_chapters.ipynb #f751f739
 def searching_chapters(plan: Plan, params: Sequence[str] = ()) -> list[str]:
@@ -470,7 +484,7 @@ def notebook_of(plan: Plan, chapter: str) -> Path:
     """Where a run keeps an executed chapter."""
     return plan.folder / "notebooks" / f"{chapter}.ipynb"
 
-
+# %% ../nbs/82_chapters.ipynb #5f80059c
 SPENT = "the budget was spent"
 
 
@@ -492,7 +506,7 @@ def why_stopped(plan: Plan, chapter: str, failed: Exception) -> str:
         return f"{SPENT} while it was at work"
     return f"it was not done after {plan.seconds[chapter]:,.0f} s, and less was planned for it"
 
-
+# %% ../nbs/82_chapters.ipynb #f44e5abb
 def begin_chapter(plan: Plan, chapter: str, resume: bool, provenance: dict[str, Any]) -> bool:
     """Whether a chapter is to be executed: not if it is done, or the log lacks what it needs; its state is recorded."""
     states, key = provenance["chapters"], chapter_key(plan, chapter)
@@ -569,7 +583,7 @@ def run_chapters(
 
     After one that fails (`ChapterFailed`) no other is begun, and nothing of it is left but its notebook with the error.
     """
-    provenance = {**describe(plan), **about, "chapters": chapters_before(plan)}
+    provenance = {**provenance_for(plan), **about, "chapters": chapters_before(plan)}
     states: dict[str, dict[str, Any]] = provenance["chapters"]
     params = {n: p for n, p in files.read_json(plan.folder / "params.json", {}).items() if n in states}
     try:
@@ -586,7 +600,7 @@ def run_chapters(
         raise failed
     return states
 
-
+# %% ../nbs/82_chapters.ipynb #c17a9bcf
 FEW_CHAPTERS = 4  # so few load what they need by themselves
 
 
@@ -595,11 +609,11 @@ def work_off(
 ) -> ChapterFailed | None:
     """Execute chapters until none is left, or one has failed, which is returned.
 
-    One that is stopped for want of memory beside others is executed again when no other is at work.
+    One that is stopped for want of memory is executed again, but not beside those beside which it was.
     """
     after = {c: list(plan.takes[c]["after"].default) if "after" in plan.takes[c] else [] for c in plan.chapters}
     heavy = {} if plan.until else {c: plan.takes[c]["weight"].default for c in plan.chapters if "weight" in plan.takes[c]}
-    unfinished, failed, alone = waiting_for(after), None, set[str]()
+    unfinished, failed, apart_from = waiting_for(after), None, dict[str, set[str]]()
     running: dict[Future[Any], str] = {}
     with chapter_progress(plan.chapters, plan.until) as show, on(jobs) as submit:
         while unfinished and (running or failed is None):
@@ -607,8 +621,10 @@ def work_off(
             if plan.until:  # what shows a method is short: the budget is for what comes after it
                 able.sort(key=lambda name: "out" in plan.takes[name])
             for chapter in able:
-                if failed is not None or len(running) >= jobs or (running and alone & {chapter, *running.values()}):
+                if failed is not None or len(running) >= jobs:
                     break
+                if apart_from.get(chapter, set()) & set(running.values()):
+                    continue
                 show([*running.values(), chapter], len(plan.chapters) - len(unfinished))
                 if not begin_chapter(plan, chapter, resume, provenance):
                     del unfinished[chapter]
@@ -619,7 +635,7 @@ def work_off(
             for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
                 chapter = running.pop(future)
                 if isinstance(future.exception(), Crowded):
-                    alone.add(chapter)
+                    apart_from.setdefault(chapter, set()).update(running.values())
                     runs.Run(plan.folder, chapter).forget()
                     continue
                 del unfinished[chapter]

@@ -24,9 +24,9 @@ import psutil
 from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
 
 # %% auto #0
-__all__ = ['PRELOADED', 'UNBOUND', 'waiting_for', 'chain_lengths', 'ready', 'end_with_parent', 'workers', 'end_with_starter',
-           'become_kernel', 'ForkedProcess', 'ForkedKernels', 'fork_kernels', 'kernel_processes', 'unshared_megabytes',
-           'Bounds', 'begun_last', 'broken_bound', 'Watch', 'watched']
+__all__ = ['PRELOADED', 'UNBOUND', 'waiting_for', 'chain_lengths', 'ready', 'end_with_parent', 'apart', 'workers',
+           'end_with_starter', 'become_kernel', 'ForkedProcess', 'ForkedKernels', 'fork_kernels', 'kernel_processes',
+           'unshared_megabytes', 'Bounds', 'begun_last', 'broken_bound', 'Watch', 'watched']
 
 # %% ../nbs/95_schedule.ipynb #cc4a982c
 def waiting_for(after: Mapping[str, list[str]]) -> dict[str, set[str]]:
@@ -71,6 +71,12 @@ def end_with_parent(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def apart(work: Callable[..., Any], *arguments: Any) -> Any:
+    """`work(*arguments)` in a process of its own, which gives back all memory that it took."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
 
 
 @contextmanager
@@ -255,7 +261,7 @@ class Bounds(NamedTuple):
 
 UNBOUND = Bounds()
 
-
+# %% ../nbs/95_schedule.ipynb #bfb9be95
 def begun_last(mine: Sequence[psutil.Process], kernels: Sequence[psutil.Process]) -> bool:
     """Whether the kernel among the processes `mine` began later than all others; what a kernel has started is in its session."""
 
