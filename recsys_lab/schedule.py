@@ -74,8 +74,8 @@ def end_with_parent(parent: int) -> None:
 
 
 def apart(work: Callable[..., Any], *arguments: Any) -> Any:
-    """`work(*arguments)` in a process of its own, which gives back all memory that it took."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+    """`work(*arguments)` in a process of its own, which gives back all memory that it took, and ends with this one."""
+    with ProcessPoolExecutor(1, get_context("spawn"), end_with_parent, (os.getpid(),)) as pool:
         return pool.submit(work, *arguments).result()
 
 

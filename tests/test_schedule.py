@@ -14,6 +14,7 @@ from jupyter_client.manager import start_new_kernel
 
 from recsys_lab.schedule import (
     Bounds,
+    apart,
     broken_bound,
     chain_lengths,
     fork_kernels,
@@ -192,3 +193,19 @@ def test_the_kernel_begun_last_is_ended_where_all_together_hold_too_much():
         assert ended(pids[1:])
     assert seen.ended == "memory" and seen.megabytes > 290
     two.stop_channels(), second.shutdown_kernel(now=True)
+
+
+def test_what_is_done_in_a_process_of_its_own_is_given_back_and_ends_with_this_one(tmp_path):
+    assert apart(os.getpid) != os.getpid() and apart(divmod, 7, 2) == (3, 1)
+    with pytest.raises(ZeroDivisionError):
+        apart(divmod, 1, 0)
+    code = "import time\nfrom recsys_lab.schedule import apart\nif __name__ == '__main__':\n    apart(time.sleep, 60)\n"
+    (tmp_path / "script.py").write_text(code)
+    parent = subprocess.Popen([sys.executable, tmp_path / "script.py"])
+    until, children = time.time() + 30, []
+    while len(children) < 2 and time.time() < until:  # the one that counts resources, and the one at work
+        time.sleep(0.1)
+        children = [child.pid for child in psutil.Process(parent.pid).children(recursive=True)]
+    time.sleep(1.0)
+    parent.kill(), parent.wait()
+    assert len(children) == 2 and ended(children)
