@@ -180,7 +180,7 @@ def measured_values(folder: Path | str) -> pd.DataFrame:
     wide = formatted.pivot_table(index=names, columns="metric", values="shown", aggfunc="first", sort=False)
     return wide.reset_index().rename_axis(None, axis=1)
 
-
+# %% ../nbs/80_book.ipynb #031922dc
 def summary(folder: Path | str, k: int | None = None) -> str:
     """The run's README: card, funnel, leaderboards, figures, and which chapters were left out and why."""
     folder = Path(folder)

@@ -112,7 +112,7 @@ def open_zstd(path: Path) -> Any:
 
     return pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd")
 
-
+# %% ../nbs/06_files.ipynb #6940e342
 def in_archive_junk(name: str) -> bool:
     """Whether a path names what archivers and systems leave behind (`__MACOSX/`, `.DS_Store`, `_SUCCESS`), not data."""
     return any(part.startswith((".", "__MACOSX", "_SUCCESS")) or part == "Thumbs.db" for part in name.split("/"))
@@ -234,7 +234,7 @@ def memory_limit_gb() -> float:
         raise DataError(f"RECSYS_LAB_MEMORY_GB must be a number of gigabytes above 0, not {chosen!r}")
     return limit
 
-
+# %% ../nbs/06_files.ipynb #cc771e2f
 LAB_FILE = "lab.toml"  # what marks a lab that `recsys-lab new` has made
 
 

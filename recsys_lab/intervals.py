@@ -163,7 +163,7 @@ def holm_levels(p_values: Sequence[float]) -> np.ndarray:
     out[order] = 1 - error
     return out
 
-
+# %% ../nbs/08_intervals.ipynb #29ace309
 def compare_family(gaps: Sequence[np.ndarray], bound: float = np.inf) -> list[dict[str, Any]]:
     """A row for each comparison of a family, given as users' differences `[users]`; `bound` as in `difference_intervals`.
 

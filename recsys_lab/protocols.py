@@ -174,7 +174,7 @@ def pull_of(stock: Stock, wish: Wish, visitor: np.ndarray, last: np.ndarray, lis
     look = np.arange(1, lists.shape[1] + 1) ** -float(truth.config.position_bias)
     return np.where(lists >= 0, fits * look, 0.0)
 
-
+# %% ../nbs/36_protocol_study.ipynb #28b20072
 class Answer(NamedTuple):
     """What came of a list: the chance of a click, the place clicked (-1: none), whether the visitor left, the item viewed (-1: none)."""
 
@@ -734,7 +734,7 @@ def estimated_clicks(history: History, fits: Fits, method: Any, even: bool = Fal
             scores[name] = np.nan
     return scores
 
-
+# %% ../nbs/36_protocol_study.ipynb #d31405e0
 @protocol("IPS")
 def by_ips(history: History, fits: Fits) -> Scores:
     """Clicks by inverse propensities."""

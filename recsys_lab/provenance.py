@@ -276,7 +276,7 @@ def figure_pairs(a: Path | str, b: Path | str) -> tuple[list[str], list[str]]:
     both = [name for name in one if name in other]
     return [n for n in both if one[n] != other[n]], [n for n in both if one[n] == other[n]]
 
-
+# %% ../nbs/83_provenance.ipynb #6083a7ba
 def html_table(frame: pd.DataFrame) -> str:
     """A table as HTML, its verdicts marked; a sentence where it is empty."""
     if not len(frame):

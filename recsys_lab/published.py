@@ -522,7 +522,7 @@ def update_ledger(path: Path, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame
     write_text(path, table.to_csv(index=False, lineterminator="\n"))
     return table
 
-
+# %% ../nbs/91_published_numbers.ipynb #99b88113
 def missing_recipes(path: Path) -> list[str]:
     """Recipes for which the ledger has no value yet."""
     table = read_ledger(path)

@@ -89,7 +89,7 @@ def write_lines(path: Path, lines: Sequence[str]) -> None:
     """Write rows, each as JSON on a line, as a JSON array."""
     write_text(path, "[\n" + ",\n".join(lines) + "\n]\n")
 
-
+# %% ../nbs/14_runs.ipynb #af92db0c
 ROW = re.compile(r'\{"chapter": "([^"\\]*)".*\}')
 
 
@@ -382,7 +382,7 @@ MEANING: dict[Question, str] = {
     ("given", "any", "seen"): "given split",
 }
 
-
+# %% ../nbs/14_runs.ipynb #7f82ac1a
 def question_of(about: Mapping[str, Any]) -> Question:
     """The question that an evaluation or a row answers."""
     return about["protocol"], about["target"], about["exclude"]

@@ -181,7 +181,7 @@ def fetch_data(
     place = downloads.get(name)
     print(f"{loading.load(name)}\n{place}")
 
-
+# %% ../../nbs/77_cli_data.ipynb #3ce9a288
 @data.command(
     "describe", epilog=examples("recsys-lab data describe shop --size tiny", "recsys-lab data describe my_log --json")
 )

@@ -49,7 +49,7 @@ ABOUT_RESUME = "Leave out chapters that finished with the same source, parameter
 Resume = Annotated[bool, typer.Option("--resume", help=ABOUT_RESUME)]
 ABOUT_BUDGET = "Time for the whole run, as 90s, 30m or 1.5h; none: as many settings as the chapters say. Default: by the log's size."
 Budget = Annotated[str, typer.Option(metavar="TIME", help=ABOUT_BUDGET)]
-ABOUT_MEMORY = "Gigabytes that the run may take; what needs more is left out by name. Default: what is free."
+ABOUT_MEMORY = "Gigabytes that all processes of the run may hold together; what needs more is left out by name. Default: what is free."
 Memory = Annotated[float, typer.Option(metavar="GB", min=0, help=ABOUT_MEMORY)]
 ABOUT_JOBS = "Chapters executed side by side (default: the number of cores)."
 ABOUT_CLUSTER = "On Dask (local:N for N processes, or tcp://HOST:PORT): the chapters; of a partitioned log, fitting and judging by files."
@@ -370,7 +370,7 @@ def run_ledger(
     table = judge_models(log, names, place, trials, k, seed, judged, rows, quiet)
     show(as_json, lambda: table, lambda: f"{len(table):,} rows in {place}")
 
-
+# %% ../../nbs/92_cli_runs.ipynb #a4d865a0
 @app.command("readme", hidden=True)
 def make_readme() -> None:
     """Make README.md from nbs/index.ipynb."""

@@ -152,7 +152,7 @@ def outcome_text(found: dict[str, Any]) -> str:
     lost = f"{found['lost']:,} rows were lost by workers that were killed, {found['dropped']:,} dropped because too many waited"
     return "\n".join([head, *rows, f"not attributed: {missed}", lost])
 
-
+# %% ../../nbs/89_cli_serving.ipynb #6232cfeb
 @feedback.command("compact", epilog=examples("recsys-lab feedback compact served --keep-days 90"))
 def compact_feedback(
     folder: LogFolder,
@@ -225,7 +225,7 @@ def compare_served_arms(
     found = {"arms": table.to_dict("records"), "left_out": left_out, "not_attributed": missed, "mismatch": odds}
     show(as_json, lambda: found, lambda: comparison_text(found))
 
-
+# %% ../../nbs/89_cli_serving.ipynb #87f30125
 def parse_shares(text: str) -> dict[str, float]:
     """Shares by arm from a text as `a=0.9,b=0.1`; `UserError` for any other."""
     try:

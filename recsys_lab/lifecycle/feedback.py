@@ -338,7 +338,7 @@ def parse_lines(path: Path) -> Iterator[dict[str, Any]]:
                     return
                 raise DataError(f"{path}, line {number}: not valid JSON ({error})") from error
 
-
+# %% ../../nbs/70_feedback.ipynb #ef6fea24
 def parquet_path(folder: Path, lines: Path) -> Path:
     """Where the rows of a file of lines lie as Parquet: `KIND/DAY/HOUR/WORKER~NUMBER.parquet`."""
     kind, hour, worker, number = lines.stem.split("~")
@@ -408,7 +408,7 @@ def drop_old_hours(folder: Path, keep_days: int, now: int) -> int:
             path.parent.rmdir()  # the day, if that was its last hour
     return len(old) if keep_days else 0
 
-
+# %% ../../nbs/70_feedback.ipynb #59cc2656
 def compact(folder: Path | str, keep_days: int = 0, now: int = 0) -> Compacted:
     """Turn what is complete into Parquet, drop what is older than `keep_days` days (0: nothing), and note what was lost.
 
@@ -463,7 +463,7 @@ def settle_forgotten(folder: Path) -> None:
     if left != gone:
         write_text(folder / "forgotten.json", json.dumps(left))
 
-
+# %% ../../nbs/70_feedback.ipynb #4662fe50
 def forget(folder: Path | str, user: Any, key: str = "", now: int = 0) -> dict[str, int]:
     """Take a visitor's lists, and the events about them, out of everything; how many of each.
 

@@ -34,7 +34,7 @@ class Part(NamedTuple):
     id: Any
     value: float
 
-
+# %% ../../nbs/39_explanations.ipynb #44ae772b
 @dataclass(frozen=True)
 class Explanation:
     """Why a model gives an item its score for a history.

@@ -100,7 +100,7 @@ def converged_basis(scaled: sparse.csr_matrix, factors: int, seed: int = 0) -> n
         block = np.linalg.qr(now)[0]
     return block[:, :factors]
 
-
+# %% ../../nbs/41_graph_filters.ipynb #55c0864a
 def smooth_basis(matrix: sparse.csr_matrix, user: float, item: float, factors: int, seed: int = 0) -> np.ndarray:
     """Leading right singular vectors of `Du^-user R Di^-item`: float32 `[items, factors]` in `to_fixed_point`, as many as there are.
 
@@ -220,7 +220,7 @@ def rms_normalize(scores: np.ndarray) -> np.ndarray:
     scores /= np.where(size > 0, size, 1.0).astype(scores.dtype)
     return scores
 
-
+# %% ../../nbs/41_graph_filters.ipynb #945968a3
 class GraphFilter(PartRecommender):
     """A neighbour filter and a low pass with exponents of their own, blended on one scale. Fold-in is exact.
 

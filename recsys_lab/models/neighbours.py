@@ -79,7 +79,7 @@ def divide_by_length(matrix: sparse.csr_matrix, user_norm: float) -> sparse.csr_
     """A user–item matrix whose rows with n entries are divided by `n ** (user_norm / 2)`: they count `n ** -user_norm` in each pair."""
     return (sparse.diags_array(np.diff(matrix.indptr) ** (-user_norm / 2)).astype(np.float32) @ matrix).tocsr()
 
-
+# %% ../../nbs/22_neighbours.ipynb #9de82ca4
 def item_similarity(
     matrix: sparse.csr_matrix,
     shrinkage: float,
@@ -156,7 +156,7 @@ class ItemKNNConfig(Config):
         ge=0,
     )
 
-
+# %% ../../nbs/22_neighbours.ipynb #20d1b133
 class ItemKNN(Recommender):
     """Item–item collaborative filtering by shrunk cosine.
 
@@ -211,7 +211,7 @@ class UserKNNConfig(Config):
         ge=0,
     )
 
-
+# %% ../../nbs/22_neighbours.ipynb #f857b010
 class UserKNN(Recommender):
     """User-based collaborative filtering: items scored by the summed cosine similarity of the nearest users who interacted with
     them.

@@ -62,7 +62,7 @@ def normalize_scores(scores: np.ndarray, indptr: np.ndarray, how: str) -> np.nda
     span = (high - low)[row]
     return np.where(span > 0, (scores - low[row]) / np.maximum(span, 1e-30), 0.5)
 
-
+# %% ../../nbs/34_hybrid_alpha.ipynb #596d51b2
 def blend_scores(ranker: np.ndarray, other: np.ndarray, indptr: np.ndarray, alpha: float, how: str) -> np.ndarray:
     """`(1 - alpha) * ranker + alpha * other` on one scale; where `other` is unknown (NaN), the ranker alone. `ValueError` for
     alpha outside [0, 1].

@@ -165,7 +165,7 @@ def fit_first_stage(
     sources, facts = log.kept(("first stage", widths, settings), made)
     return dict(sources), facts
 
-
+# %% ../../nbs/37_training_rows.ipynb #5d028acf
 def in_files(
     sources: Mapping[str, Recommender], facts: Mapping[str, Any]
 ) -> tuple[dict[str, Recommender], dict[str, Any]]:

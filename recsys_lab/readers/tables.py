@@ -119,7 +119,7 @@ class Record(NamedTuple):
     fields: list[str] | None
     text: str
 
-
+# %% ../../nbs/05_tables.ipynb #d2ba670d
 @dataclass(frozen=True)
 class Table:
     """A CSV (a `member` of a zip, its dialect in the other fields), a file of JSON lines, or a Parquet file.

@@ -240,7 +240,7 @@ def bundle_run(
     about |= {"folder": dataset["folder"]} if "folder" in dataset else {}
     return pack(fit, log_of(about), out, beside, about, exact_up_to, encoder(encoder_name) if encoder_name else None)
 
-
+# %% ../../nbs/60_bundle.ipynb #a230078e
 def main_fit(run: Path, model: str = "") -> Path:
     """The fit of a run that a server gets: of `model`, else the one that `recsys_lab.best` chose there, else the tuned hybrid."""
     if not model and (run / "best.json").exists() and (run / "model" / "model.json").exists():
@@ -363,7 +363,7 @@ def verify(folder: Path | str, large: bool = True) -> dict[str, Any]:
         check_file(folder, name, expected, large or expected["bytes"] < LARGE)
     return manifest
 
-
+# %% ../../nbs/60_bundle.ipynb #b34b8681
 def difference(a: Path | str, b: Path | str) -> dict[str, tuple[Any, Any]]:
     """Differences between two bundles: (in a, in b) by the name of the fact, code or file."""
     one, two = (

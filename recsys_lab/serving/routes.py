@@ -83,7 +83,7 @@ async def ready(service: ServiceDep) -> Any:
     """Readiness: whether requests can be answered."""
     return schemas.as_json({"status": "ready", "model_version": service.arm("").bundle.manifest["version"]})
 
-
+# %% ../../nbs/69_routes.ipynb #f4344c2d
 @state_routes.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
 async def metrics(service: ServiceDep) -> Any:
     """Counters for Prometheus."""
