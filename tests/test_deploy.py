@@ -3,19 +3,23 @@
 import json
 import re
 import shutil
+import socket
 import subprocess
+import time
 from importlib import metadata
 from itertools import pairwise
 
 import pytest
 import yaml
-from helpers import ROOT
+from helpers import BIN, ROOT
 
 from recsys_lab import cli
 from recsys_lab.commands.base import commands_of, parameter_rows
+from recsys_lab.scale.cluster import Cluster, ClusterError
 from recsys_lab.serving.lean import HEAVY
 
 DEPLOY = ROOT / "deploy"
+DOCKER_TRAIN = re.search(r"^FROM build AS trainer$(.*?)^FROM", (DEPLOY / "Dockerfile").read_text(), re.M | re.S)[1]
 
 
 def needed(names, seen=None):
@@ -242,8 +246,8 @@ def pods():
     """(name, pod template's spec, its labels) of everything that runs pods."""
     for _, one in MANIFESTS:
         spec = one["spec"]
-        if one["kind"] in ("Deployment", "CronJob"):
-            template = (spec if one["kind"] == "Deployment" else spec["jobTemplate"]["spec"])["template"]
+        if one["kind"] in ("Deployment", "CronJob", "Job"):
+            template = (spec["jobTemplate"]["spec"] if one["kind"] == "CronJob" else spec)["template"]
             yield one["metadata"]["name"], template["spec"], template["metadata"]["labels"]
 
 
@@ -252,7 +256,7 @@ def test_manifests_hold_together():
     kinds = {(one["kind"], one["metadata"]["name"]): one for _, one in MANIFESTS}
     assert {kind for kind, _ in kinds} == {
         *("Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget"),
-        *("NetworkPolicy", "CronJob", "PersistentVolumeClaim"),
+        *("NetworkPolicy", "CronJob", "Job", "PersistentVolumeClaim"),
     }
     labels = [found for _, _, found in pods()]
     for name, spec, found in pods():
@@ -272,7 +276,10 @@ def test_manifests_hold_together():
             if kind == "NetworkPolicy"
         )
         urls = [e["value"] for e in container.get("env", []) if e.get("value", "").startswith("http://")]
-        assert all(("Service", re.match(r"http://([\w-]+):", url)[1]) in kinds for url in urls), name
+        urls += [word for word in container.get("args", []) if word.startswith("tcp://")]
+        for url in urls:
+            service, port = re.match(r"\w+://([\w-]+):(\d+)", url).groups()
+            assert int(port) in [p["port"] for p in kinds["Service", service]["spec"]["ports"]], name
     for (kind, _), one in kinds.items():
         if kind in ("Service", "PodDisruptionBudget"):
             chosen = one["spec"]["selector"]
@@ -282,8 +289,47 @@ def test_manifests_hold_together():
     assert all(served[f"{probe}Probe"]["httpGet"]["port"] == "http" for probe in ("startup", "readiness", "liveness"))
     for _, spec, _ in pods():
         words = spec["containers"][0].get("args", [])
-        if words:
+        if words and words[0].endswith("/recsys-lab"):
             given = {word.partition("=")[0] for word in words[2:] if str(word).startswith("--")}
             command = next(one for path, one in commands_of(cli.app) if path == f"recsys-lab {words[1]}")
             known = {name for row in parameter_rows(command) for name in re.findall(r"--[\w-]+", row.name)}
             assert given <= known, (given - known, words)
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_cluster_make_one_that_the_lab_can_use(tmp_path):
+    """Scheduler and worker as the manifest starts them, but on loopback and free ports; the image has what they need."""
+    assert "cluster" in re.search(r"\.\[([\w,]+)\]' \$\{FSSPEC_BACKEND\}\n*$", DOCKER_TRAIN)[1].split(",")
+    found = {name: spec["containers"][0] for name, spec, _ in pods()}
+    scheduler, worker = ([str(BIN / "dask"), *found[f"recsys-{name}"]["args"][1:]] for name in ("scheduler", "worker"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    changed = {
+        "0.0.0.0": "127.0.0.1",
+        "8786": str(port),
+        ":8787": "127.0.0.1:0",
+        "9000": "0",
+        "9001": "0",
+        "/tmp/dask": str(tmp_path),
+    }
+    changed["tcp://recsys-scheduler:8786"] = address = f"tcp://127.0.0.1:{port}"
+    started = []
+    try:
+        for words in (scheduler, worker):
+            assert set(words) & set(changed)
+            words = [changed.get(word, word) for word in words]
+            started.append(subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path))
+        until = time.monotonic() + 60
+        while True:
+            try:
+                with Cluster(address) as cluster:
+                    assert [(w["threads"], w["memory_gb"]) for w in cluster.workers.values()] == [(1, 3.22)]
+                    break
+            except ClusterError:
+                assert time.monotonic() < until
+                time.sleep(0.5)
+    finally:
+        for process in reversed(started):
+            process.terminate()
+            process.wait(30)
