@@ -15,8 +15,8 @@ from scipy import sparse
 from .numerics import hash_bits
 
 # %% auto #0
-__all__ = ['EVENTS', 'PURCHASE', 'FOREVER', 'MINUTE', 'flat_ranges', 'listed_ids', 'check_id_type', 'event_weights', 'entries_of',
-           'Histories', 'listed_histories', 'taken_histories', 'history_matrix', 'split_into_sessions',
+__all__ = ['EVENTS', 'PURCHASE', 'FOREVER', 'MINUTE', 'flat_ranges', 'listed_ids', 'check_id_type', 'places_of', 'event_weights',
+           'entries_of', 'Histories', 'listed_histories', 'taken_histories', 'history_matrix', 'split_into_sessions',
            'hold_out_last_items', 'distinct_histories']
 
 # %% ../nbs/07_histories.ipynb #5c935f32
@@ -50,6 +50,19 @@ def check_id_type(ids: np.ndarray, known: Any, what: str) -> None:
         )
     if len(own) and own.dtype.kind in "iu" and kind in tuple("OUST"):
         raise ValueError(f"{what} {own[0]} is a number, but the ids of this log are text: pass {what}s as text")
+
+# %% ../nbs/07_histories.ipynb #6a442607
+def places_of(index: Any, ids: Any) -> np.ndarray:
+    """The place of each id in an index of sorted, distinct ids, -1 for one that is not there: int64 `[n]`.
+
+    Whole numbers are found by their order: pandas keeps a table of all ids of an index that it was asked, several times larger than it.
+    """
+    wanted = np.asarray(ids)
+    if not len(index) or wanted.dtype.kind not in "iu" or getattr(getattr(index, "dtype", None), "kind", "") not in tuple("iu"):
+        return np.asarray(index.get_indexer(wanted), np.int64)
+    known = np.asarray(index)
+    place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+    return np.where(known[place] == wanted, place, -1)
 
 
 def event_weights(event_names: Sequence[str], weights: Mapping[str, float]) -> np.ndarray:

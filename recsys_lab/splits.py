@@ -38,6 +38,7 @@ class Split:
     cutoffs : the moments (ms, or row numbers) at which valid and test begin; None where the parts are not periods
     known_for_test : what may be known when test is judged: train and valid
     sample : visitors whom a question asks at most, drawn with `seed`; 0: all
+    whole : the log of which the parts are periods, where they are
     """
 
     kind: str
@@ -48,6 +49,7 @@ class Split:
     cutoffs: tuple[int, int] | None = None
     sample: int = 0
     seed: int = 0
+    whole: Dataset | None = None
 
     def judged(self, part: str = "test") -> Dataset:
         """The evaluated events of a part; `part` is `valid` or `test`."""
@@ -68,10 +70,13 @@ class Split:
         return self.known(part).kept(("through", self.cutoffs, part), lambda: self.joined(part), 1)
 
     def joined(self, part: str) -> Dataset:
-        """`through`, made now."""
+        """`through`, made now; the events of periods are not copied."""
         known, judged = self.known(part), self.judged(part)
         moments = None if known.has_times else np.concatenate([known.moments, judged.moments])
-        both = pd.concat([known.events, judged.events], ignore_index=True)
+        if self.whole is not None:
+            both = self.whole.events.iloc[: len(known) + len(judged)]
+        else:
+            both = pd.concat([known.events, judged.events], ignore_index=True)
         whole = Dataset(known.name, both, None, None, known.has_times, known.notices, known.source, moments)
         whole.catalogue = known.catalogue
         return whole
@@ -156,6 +161,7 @@ def temporal(log: Dataset, test: float | Any = 0.15, valid: float | Any = 0.15) 
         log.between(test_at),
         log.before(test_at),
         (valid_at, test_at),
+        whole=log,
     )
     if not len(split.train) or not len(split.valid):
         raise ValueError(

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from recsys_lab.histories import Histories, distinct_histories, split_into_sessions
+from recsys_lab.histories import Histories, distinct_histories, places_of, split_into_sessions
 from recsys_lab.models.popularity import Popularity
 
 runs = st.lists(st.lists(st.integers(0, 9), max_size=6), min_size=1, max_size=8)
@@ -99,3 +99,11 @@ def test_distinct_histories_are_those_that_differ(lists):
     assert all(lists[first[same[n]]] == run for n, run in enumerate(lists))
     alone = distinct_histories(replace(h, user_ids=np.arange(len(h))), times=False, ids=True)[0]
     assert len(alone) == len(lists)
+
+
+@given(st.lists(st.integers(-50, 50), unique=True), st.lists(st.integers(-60, 60)), st.booleans())
+def test_ids_are_found_as_pandas_finds_them(known, wanted, text):
+    index = pd.Index(sorted(map(str, known))) if text else pd.Index(sorted(known), dtype=np.int64)
+    asked = np.array([str(w) for w in wanted], object) if text else np.array(wanted, np.int64)
+    found = places_of(index, asked)
+    assert found.dtype == np.int64 and found.tolist() == index.get_indexer(asked).tolist()

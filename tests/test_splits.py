@@ -1,5 +1,7 @@
 """A split loses nothing and lets nothing through."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -218,3 +220,20 @@ def test_a_sample_estimates_the_whole(shop):
 def test_a_wrong_number_of_visitors_is_refused(shop, judged):
     with pytest.raises(ValueError, match="judged must be a number of visitors"):
         splits.make(shop, judged=judged)
+
+
+def test_what_leads_through_a_part_is_not_copied_and_the_same(shop):
+    """Periods of a log are views of it: a log of millions of events was held three times by each chapter."""
+    for log in (shop, shop.with_items(pd.Index(np.union1d(shop.items, [10**9])))):
+        split = splits.make(log)
+        for part in splits.PARTS[1:]:
+            view, copied = (
+                replace(one, train=one.train.before(None), known_for_test=one.known_for_test.before(None)).through(part)
+                for one in (split, replace(split, whole=None))
+            )
+            assert view.fingerprint == copied.fingerprint and view.items.equals(copied.items)
+            shared = [
+                np.shares_memory(t.events["user_id"].to_numpy(), log.events["user_id"].to_numpy())
+                for t in (view, copied)
+            ]
+            assert shared == [True, False]

@@ -17,7 +17,7 @@ import pyarrow as pa
 from scipy import sparse
 
 from ..files import DataError
-from ..histories import EVENTS, FOREVER, PURCHASE, Histories, flat_ranges
+from ..histories import EVENTS, FOREVER, PURCHASE, Histories, flat_ranges, places_of
 
 # %% auto #0
 __all__ = ['COLUMNS', 'TIME_TYPE', 'HASHED_ROWS', 'Names', 'event_categories', 'normalise_events', 'Interactions', 'content_hash',
@@ -122,7 +122,7 @@ def to_moment(at: Any, has_times: bool) -> int:
 # %% ../../nbs/00_datasets.ipynb #b69a3d46
 def cut_histories(log: Dataset, user_ids: pd.Index, at: Any) -> Histories:
     """`Dataset.histories` for the user ids `user_ids`."""
-    codes = log.users.get_indexer(user_ids)
+    codes = places_of(log.users, user_ids)
     if not isinstance(at, np.ndarray):
         moment = FOREVER if at is None else to_moment(at, log.has_times)
     when = at.astype(np.int64) if isinstance(at, np.ndarray) else np.full(len(user_ids), moment)

@@ -24,7 +24,7 @@ from threadpoolctl import ThreadpoolController
 from tqdm import tqdm
 
 from ..files import memory_limit_gb, whole_folder
-from ..histories import FOREVER, Histories, check_id_type, distinct_histories, flat_ranges, listed_ids
+from ..histories import FOREVER, Histories, check_id_type, distinct_histories, flat_ranges, listed_ids, places_of
 from .config import Config, Range, make_config, new_name, signature_of
 from .retrieval import index_of, retrieved_scores, spread_part
 from .explanation import Explanation, Terms, explain, history_terms
@@ -510,7 +510,7 @@ def memory_shortage(model: Fitted, log: Dataset) -> str:
 
 def known_histories(known: Histories, users: Any, user_ids: np.ndarray) -> Histories:
     """The histories in `known` of the given users, of whom `users` is an index; empty histories for unknown users."""
-    rows = users.get_indexer(user_ids)
+    rows = places_of(users, user_ids)
     known_user = rows >= 0
     histories = known.take(rows[known_user])
     length, request_times = np.zeros(len(rows), np.int64), np.full(len(rows), known.at[:1].max(initial=0))
@@ -536,7 +536,7 @@ class Growth(NamedTuple):
 
 def growth_of(model: Fitted, dataset: Dataset) -> Growth | None:
     """How a log has grown since a model was fitted; None where items or users of then are not in it, or the kinds of event are others."""
-    items, users = (new.get_indexer(np.asarray(old)) for new, old in ((dataset.items, model.items), (dataset.users, model.users)))
+    items, users = (places_of(new, old) for new, old in ((dataset.items, model.items), (dataset.users, model.users)))
     was, now = model.known, dataset.kept(("histories",), dataset.histories)
     if (items < 0).any() or (users < 0).any() or was.event_names != now.event_names:
         return None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from ..histories import Histories
+from ..histories import Histories, places_of
 from .base import Recommender
 from .config import Config, setting
 from .explanation import Part, Terms
@@ -87,7 +87,7 @@ def stored_rows(model: Recommender, histories: Histories) -> np.ndarray:
     """
     if histories.user_ids is None:
         return np.full(len(histories), -1)
-    rows = model.users.get_indexer(histories.user_ids)
+    rows = places_of(model.users, histories.user_ids)
     before = model.known.indptr[rows + 1] - model.known.indptr[rows]
     return np.where((rows >= 0) & (before == np.diff(histories.indptr)), rows, -1)
 

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import sparse
 from tqdm import tqdm
 
-from ..histories import Histories, flat_ranges, split_into_sessions
+from ..histories import Histories, flat_ranges, places_of, split_into_sessions
 from .base import Growth, Recommender
 from .explanation import Part, Terms
 from ..topk import fading, scale_rows, steps_back
@@ -249,7 +249,7 @@ class UserKNN(Recommender):
         """CSR `[rows, users]` of the similarities of the nearest users of some rows."""
         similarities = sparse_product(queries[rows], self.state["by_item"])
         if histories.user_ids is not None:
-            oneself = self.users.get_indexer(histories.user_ids[rows])
+            oneself = places_of(self.users, histories.user_ids[rows])
             similarities.data[similarities.indices == np.repeat(oneself, np.diff(similarities.indptr))] = 0
         return keep_strongest(similarities, self.config.n_neighbors)
 
