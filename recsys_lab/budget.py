@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +28,7 @@ from .tuning import REPEATS
 __all__ = ['UNITS', 'PUBLISHED', 'SHARES', 'LEAST', 'ASKED', 'TENTH', 'ROUNDS', 'FEW_ROUNDS', 'PIECES', 'STEPS', 'AT_MOST',
            'SEARCHES', 'APART', 'parse_budget', 'usual_budget', 'Cost', 'visitor_part', 'extrapolate', 'time_fit',
            'time_model', 'sized_settings', 'measure_cost', 'measured_costs', 'Planned', 'seconds_needed', 'share_out',
-           'plan_models', 'plan_apart', 'load_and_plan']
+           'plan_models', 'of_log', 'load_and_do']
 
 # %% ../nbs/96_budget.ipynb #6190553c
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "": 60.0}
@@ -45,11 +45,11 @@ def parse_budget(text: str) -> float:
     return float(match[1]) * UNITS[match[2]]
 
 
-def usual_budget(log: Dataset) -> float:
-    """Seconds that a run of a log takes where nothing else is said."""
-    if len(log) <= 30_000:
+def usual_budget(events: int) -> float:
+    """Seconds that a run of a log of so many events takes where nothing else is said."""
+    if events <= 30_000:
         return 600.0
-    return 1500.0 if len(log) <= 500_000 else 3000.0 * max(1.0, len(log) / PUBLISHED)
+    return 1500.0 if events <= 500_000 else 3000.0 * max(1.0, events / PUBLISHED)
 
 # %% ../nbs/96_budget.ipynb #fb2fe454
 class Cost(NamedTuple):
@@ -272,15 +272,15 @@ def plan_models(
     return out
 
 # %% ../nbs/96_budget.ipynb #b2e164e9
-APART = 500_000  # events from which a plan is made in a process of its own
+APART = 500_000  # events above which a log is looked at in a process of its own
 
 
-def plan_apart(dataset: str, size: str, *given: Any) -> dict[str, dict[str, Any]]:
-    """`plan_models` of a log that `loading.load` knows, in a process of its own; `given` are the arguments after the log."""
-    planned: dict[str, dict[str, Any]] = apart(load_and_plan, dataset, size, given)
-    return planned
+def of_log(events: int, work: Callable[..., Any], dataset: str, size: str, *given: Any) -> Any:
+    """`work(log, *given)` for a log that `loading.load` knows, of so many `events`: in a process of its own if it is large."""
+    words = work, dataset, size, given
+    return apart(load_and_do, *words) if events > APART else load_and_do(*words)
 
 
-def load_and_plan(dataset: str, size: str, given: Sequence[Any]) -> dict[str, dict[str, Any]]:
-    """`plan_apart`, in this process."""
-    return plan_models(loading.load(dataset, size=size), *given)
+def load_and_do(work: Callable[..., Any], dataset: str, size: str, given: Sequence[Any]) -> Any:
+    """`of_log`, in this process."""
+    return work(loading.load(dataset, size=size), *given)

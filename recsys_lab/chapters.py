@@ -21,20 +21,20 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 from . import files, loading, runs, splits
-from .budget import APART, plan_apart, plan_models
-from .datasets.log import Dataset, card_facts, missing_needs
+from .budget import of_log, plan_models
+from .datasets.log import Dataset, capabilities_of, card_facts, missing_needs
 from .files import UserError, code_fingerprint, imported_modules, modules_behind
 from .models.base import MODELS, model_class
 from .provenance import machine_facts, provenance_of
 from .registry import code_module
-from .schedule import UNBOUND, Bounds, apart, ready, waiting_for, watched, workers
+from .schedule import UNBOUND, Bounds, ready, waiting_for, watched, workers
 
 # %% auto #0
 __all__ = ['OWN', 'STOPPED', 'EXTRAS', 'OWN_MODELS', 'SPLIT_SHARES', 'OVERRUN', 'AT_LEAST', 'ENDS', 'SET_APART', 'SPENT', 'FREED',
            'Workers', 'FEW_CHAPTERS', 'Parameter', 'chapter_paths', 'parameters_of', 'find_lab', 'parse_value',
            'assign_parameters', 'choose_chapters', 'strip_outputs', 'local_folders', 'ChapterFailed', 'OutOfTime',
-           'OutOfMemory', 'Crowded', 'execute', 'Plan', 'default_folder', 'make_plan', 'chapter_key', 'missing_for',
-           'shares_of', 'describe', 'load_and_describe', 'provenance_for', 'searching_chapters', 'settings_held',
+           'OutOfMemory', 'Crowded', 'execute', 'LogFacts', 'facts_of', 'Plan', 'default_folder', 'make_plan',
+           'chapter_key', 'missing_for', 'shares_of', 'describe', 'searching_chapters', 'settings_held',
            'window_settings', 'with_budget', 'time_left', 'chapter_progress', 'notebook_of', 'bounds_of', 'why_stopped',
            'begin_chapter', 'end_chapter', 'threads_for', 'environment', 'run_chapters', 'work_off', 'forget',
            'chapters_before', 'check_folder', 'save_states']
@@ -236,12 +236,36 @@ EXTRAS = {
 }  # extra of the package -> a module that it brings
 
 
+class LogFacts(NamedTuple):
+    """What a run must know of its log, which it does not keep: each chapter reads it for itself.
+
+    Attributes
+    ----------
+    name, fingerprint : of the log
+    events, users, items : how many there are
+    capabilities : what it offers (`datasets.capabilities_of`)
+    """
+
+    name: str
+    fingerprint: str
+    events: int
+    users: int
+    items: int
+    capabilities: dict[str, bool]
+
+
+def facts_of(log: Dataset) -> LogFacts:
+    """The facts of a log."""
+    return LogFacts(log.name, log.fingerprint, len(log), len(log.users), len(log.items), capabilities_of(log))
+
+
 class Plan(NamedTuple):
     """The plan of a run: chapters, their parameters, dataset and folder."""
 
     root: Path
     folder: Path
-    log: Dataset
+    dataset: str
+    log: LogFacts
     size: str
     chapters: list[str]
     given: dict[str, dict[str, Any]]
@@ -277,8 +301,8 @@ def make_plan(dataset: str, size: str, out: str, params: Sequence[str], only: st
     if models:
         given[OWN_MODELS]["own_models"] = list(models)
     folder = (root / (out or default_folder(dataset, size))).resolve()
-    log = loading.load(dataset, size=size)
-    if "returning" not in log.offers:
+    log = facts_of(loading.load(dataset, size=size))
+    if not log.capabilities["returning"]:
         raise UserError(
             f"no user of {log.name} has interacted with two different items; collaborative filtering needs co-occurrences, "
             "so no chapter can run"
@@ -286,7 +310,7 @@ def make_plan(dataset: str, size: str, out: str, params: Sequence[str], only: st
     for chapter in chosen:
         own = {"dataset": dataset, "size": size, "out": os.path.relpath(folder, root / "nbs")}
         given[chapter] = {**{n: v for n, v in own.items() if n in takes[chapter]}, **given[chapter]}
-    plan = Plan(root, folder, log, size, chosen, given, takes)
+    plan = Plan(root, folder, dataset, log, size, chosen, given, takes)
     check_folder(plan)
     return plan
 
@@ -318,8 +342,8 @@ def missing_for(plan: Plan, chapter: str) -> list[str]:
     extras = [need for need in wanted if need.startswith("extra:")]
     missing = [need for need in extras if find_spec(EXTRAS[need.removeprefix("extra:")]) is None]
     bounds = [need for need in wanted if need.startswith("items:")]
-    missing += [f"at most {int(n[6:]):,} items" for n in bounds if len(plan.log.items) > int(n[6:])]
-    return missing + missing_needs([need for need in wanted if need not in [*extras, *bounds]], plan.log)
+    missing += [f"at most {int(n[6:]):,} items" for n in bounds if plan.log.items > int(n[6:])]
+    return missing + missing_needs([need for need in wanted if need not in [*extras, *bounds]], plan.log.capabilities)
 
 # %% ../nbs/82_chapters.ipynb #158a7a21
 SPLIT_SHARES = ("test", "valid", "seed", "judged")  # parameters that decide which cases are judged
@@ -351,19 +375,6 @@ def describe(log: Dataset, size: str, shares: Mapping[str, Any]) -> dict[str, An
     return provenance
 
 
-def load_and_describe(dataset: str, size: str, shares: Mapping[str, Any]) -> dict[str, Any]:
-    """`describe` for a log that `loading.load` knows."""
-    return describe(loading.load(dataset, size=size), size, shares)
-
-
-def provenance_for(plan: Plan) -> dict[str, Any]:
-    """`describe` for a plan; of a large log in a process of its own, since this one is there until the run ends."""
-    named = [given["dataset"] for given in plan.given.values() if "dataset" in given]
-    if len(plan.log) <= APART or not named:
-        return describe(plan.log, plan.size, shares_of(plan))
-    facts: dict[str, Any] = apart(load_and_describe, named[0], plan.size, shares_of(plan))
-    return facts
-
 # %% ../nbs/82_chapters.ipynb #f751f739
 def searching_chapters(plan: Plan, params: Sequence[str] = ()) -> list[str]:
     """The chapters whose models a budget plans for: those that search, where `params` do not say how many settings are tried."""
@@ -379,7 +390,7 @@ def settings_held(plan: Plan, chapter: str) -> dict[str, dict[str, Any]]:
     """The models of a chapter with the settings that are not searched: the part of a large catalogue on which they are asked."""
     value = {n: plan.given[chapter].get(n, p.default) for n, p in plan.takes[chapter].items()}
     most = value.get("dense_items", 0)
-    large = len(plan.log.items) > most > 0
+    large = plan.log.items > most > 0
     return {
         name: {"items": most} if large and "items" in model_class(name).Config.model_fields else {}
         for name in value["models"]
@@ -398,7 +409,7 @@ def window_settings(plan: Plan, chapter: str, params: Sequence[str] = ()) -> dic
     if named or "n_windows" not in value:
         return {}
     wanted = value["n_windows"] * value["max_requests"]
-    enough = len(plan.log) * value["window_fraction"] > 4 * wanted  # some events are of visitors without a history
+    enough = plan.log.events * value["window_fraction"] > 4 * wanted  # some events are of visitors without a history
     return {"n_windows": 1, "max_requests": wanted} if enough else {}
 
 
@@ -411,7 +422,7 @@ def with_budget(plan: Plan, seconds: float, jobs: int, params: Sequence[str] = (
     if not chapters:
         return plan._replace(until=until)
     held = {c: settings_held(plan, c) for c in chapters}
-    asked = shares_of(plan).get("judged", 0) or len(plan.log.users)
+    asked = shares_of(plan).get("judged", 0) or plan.log.users
     head = {"seconds": seconds, "jobs": jobs, "data": plan.log.fingerprint, "asked": asked, "held": held}
     kept = files.read_json(plan.folder / "plan.json", {})
     if resume and all(kept.get(name) == value for name, value in head.items()):
@@ -419,10 +430,8 @@ def with_budget(plan: Plan, seconds: float, jobs: int, params: Sequence[str] = (
     else:
         machine = json.dumps([machine_facts()[name] for name in ("model", "cores")])
         all_models = {name: settings for chapter in held.values() for name, settings in chapter.items()}
-        told = (all_models, seconds, jobs, min(asked, len(plan.log.users)), machine)
-        dataset = plan.given[chapters[0]]["dataset"]
-        large = len(plan.log) > APART
-        models = plan_apart(dataset, plan.size, *told) if large else plan_models(plan.log, *told)
+        told = (all_models, seconds, jobs, min(asked, plan.log.users), machine)
+        models = of_log(plan.log.events, plan_models, plan.dataset, plan.size, *told)
         runs.write_text(plan.folder / "plan.json", json.dumps(head | {"models": models}, indent=1) + "\n")
     given = {c: words | window_settings(plan, c, params) for c, words in plan.given.items()}
     left_out, allowed = {}, {}
@@ -583,7 +592,8 @@ def run_chapters(
 
     After one that fails (`ChapterFailed`) no other is begun, and nothing of it is left but its notebook with the error.
     """
-    provenance = {**provenance_for(plan), **about, "chapters": chapters_before(plan)}
+    facts = of_log(plan.log.events, describe, plan.dataset, plan.size, plan.size, shares_of(plan))
+    provenance = {**facts, **about, "chapters": chapters_before(plan)}
     states: dict[str, dict[str, Any]] = provenance["chapters"]
     params = {n: p for n, p in files.read_json(plan.folder / "params.json", {}).items() if n in states}
     try:

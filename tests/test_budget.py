@@ -11,6 +11,7 @@ from recsys_lab import budget
 from recsys_lab.budget import Cost, extrapolate, parse_budget, seconds_needed, share_out, usual_budget
 from recsys_lab.files import UserError
 from recsys_lab.models.base import model_class
+from recsys_lab.schedule import apart
 
 COSTS = st.dictionaries(
     st.sampled_from([f"m{i}" for i in range(12)]),
@@ -86,14 +87,17 @@ def test_a_model_too_large_for_the_memory_is_left_out_with_the_figure(shop, monk
 
 
 def test_a_log_has_a_usual_budget(shop):
-    assert usual_budget(shop) == 600.0 and model_class("item_knn").needs == ()
+    assert usual_budget(len(shop)) == 600.0 and model_class("item_knn").needs == ()
 
 
 def test_a_plan_made_in_a_process_of_its_own_is_the_same(shop, monkeypatch, tmp_path):
     monkeypatch.setenv("RECSYS_LAB_CACHE", str(tmp_path))  # costs measured by the one are known to the other
     told = ({"popularity": {}, "item_knn": {}}, 60.0, 2, 300, "machine")
     here = budget.plan_models(shop, *told)
-    assert budget.plan_apart("shop", "tiny", *told) == here and set(here) == {"popularity", "item_knn"}
+    assert apart(budget.load_and_do, budget.plan_models, "shop", "tiny", told) == here and set(here) == {
+        "popularity",
+        "item_knn",
+    }
 
 
 def test_what_goes_by_the_size_of_a_log_is_timed_as_it_will_be_on_the_whole(shop, monkeypatch):

@@ -167,7 +167,7 @@ def run(
         if memory:
             os.environ["RECSYS_LAB_MEMORY_GB"] = f"{memory / side_by_side:g}"
         plan = make_plan(dataset, size, out, given, only, [located(word) for word in model or []])
-        seconds = seconds if budget or only else usual_budget(plan.log)
+        seconds = seconds if budget or only else usual_budget(plan.log.events)
         if seconds:
             plan = with_budget(plan, seconds, side_by_side, given, resume)
         if workers is None:  # what is on other machines is bounded there

@@ -532,9 +532,8 @@ def capabilities_of(log: Dataset) -> dict[str, bool]:
     }
 
 
-def missing_needs(needs: Iterable[str], log: Dataset) -> list[str]:
-    """The `needs` that `log` does not offer; an unknown need is a `ValueError`."""
-    known = capabilities_of(log)
+def missing_needs(needs: Iterable[str], known: Mapping[str, bool]) -> list[str]:
+    """The `needs` that a log does not offer, of which `known` are the `capabilities_of`; an unknown need is a `ValueError`."""
     if unknown := sorted(set(needs) - set(known)):
         raise ValueError(f"unknown need(s) {unknown}; a chapter may need {sorted(known)}")
     return [need for need in needs if not known[need]]

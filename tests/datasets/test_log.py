@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from recsys_lab import datasets
+from recsys_lab.datasets.log import capabilities_of
 from recsys_lab.files import DataError
 from recsys_lab.histories import Histories
 
@@ -46,9 +47,9 @@ def test_weights_count_events():
 
 def test_what_is_missing_is_named():
     log = untimed_sessions(0)
-    assert datasets.missing_needs(["times", "returning", "categories"], log) == ["times", "categories"]
+    assert datasets.missing_needs(["times", "returning", "categories"], capabilities_of(log)) == ["times", "categories"]
     with pytest.raises(ValueError, match="unknown need"):
-        datasets.missing_needs(["wings"], log)
+        datasets.missing_needs(["wings"], capabilities_of(log))
 
 
 def test_a_matrix_leaves_its_histories_alone():
