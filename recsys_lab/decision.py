@@ -106,7 +106,7 @@ def baselines(
 
     Where it holds none it is the best of `models`, judged now on validation and test; the first where validation has no case.
     """
-    known = {(e.model, *question_of(e.about), e.about["part"]): e for e in run.evaluations() if e.model in SIMPLE}
+    known = {(e.model, *question_of(e.about), e.about["part"]): e for e in run.evaluations(SIMPLE)}
     missing = [q for q in questions if not any((name, *q, "valid") in known for name in SIMPLE)]
     able = set(questions_of(split, "valid"))
     for part in ("valid", "test"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from .splits import NoCases, Split, make_cases
 # %% auto #0
 __all__ = ['MEASURED', 'METRIC_COLUMNS', 'RECORDS', 'COMPARISON_COLUMNS', 'PAIR', 'ROW', 'ABOUT', 'Question', 'QUESTIONS',
            'MEANING', 'plain', 'row_line', 'write_lines', 'read_lines', 'parse_lines', 'RunFolder', 'RunRecords', 'Run',
-           'fit_path', 'chosen_settings', 'evaluation_name', 'same_about', 'pair_key', 'check_record',
+           'fit_path', 'chosen_settings', 'evaluation_name', 'file_word', 'same_about', 'pair_key', 'check_record',
            'setting_columns', 'trial_rows', 'question_of', 'questions', 'asked_table', 'first_question_for',
            'label_models', 'judge', 'load_or_judge', 'format_interval', 'headline', 'p_text', 'verdict', 'sentence',
            'sentences', 'first_question', 'comparison_list', 'sizes']
@@ -223,10 +223,21 @@ class RunRecords(RunFolder):
         """Keep what searches took, and which models were left out and why: rows of `model, settings, seconds, planned, left_out`."""
         self._append("spent", [dict(row) for row in rows])
 
-    def evaluations(self) -> list[Evaluation]:
-        """All evaluations that chapters of this run saved, in order of chapter."""
-        paths = sorted(self.folder.glob("evaluations/*.npz")) if self.folder else []
-        return [Evaluation.load(p) for p in paths if self.sees(p.name.partition("__")[0])]
+    def evaluations(
+        self, models: Collection[str] = (), question: Question | None = None, part: str = ""
+    ) -> list[Evaluation]:
+        """The evaluations that chapters of this run saved, in order of chapter: of some models, a question or a part, where they are named.
+
+        Those of a large log take megabytes each, so only what is asked for is read.
+        """
+        out, named = [], set(map(file_word, models))
+        for path in sorted(self.folder.glob("evaluations/*.npz")) if self.folder else []:
+            chapter, _, rest = path.stem.partition("__")
+            model, *asked, of_part = rest.rsplit("__", 4)
+            wanted = (not named or model in named) and question in (None, tuple(asked)) and part in ("", of_part)
+            if wanted and self.sees(chapter):
+                out.append(Evaluation.load(path))
+        return out
 
 # %% ../nbs/14_runs.ipynb #3f899c70
 class Run(RunRecords):
@@ -306,7 +317,12 @@ ABOUT = ("model", "protocol", "target", "exclude", "part")  # by which an evalua
 
 def evaluation_name(evaluation: Evaluation) -> str:
     """`model__protocol__target__exclude__part`, without characters that a file's name had better not have."""
-    return re.sub(r"[^\w.=-]+", "_", "__".join(evaluation.about[c] for c in ABOUT))
+    return file_word("__".join(evaluation.about[c] for c in ABOUT))
+
+
+def file_word(text: str) -> str:
+    """A text without characters that a file's name had better not have."""
+    return re.sub(r"[^\w.=-]+", "_", text)
 
 
 def same_about(row: Mapping[str, Any], about: Mapping[str, Any]) -> bool:
@@ -472,7 +488,7 @@ def judge(
 
 def load_or_judge(run: Run, models: Sequence[Any], split: Split, question: Question, k: int = 10) -> list[Evaluation]:
     """The test evaluations of models for a question: those that the run holds by their names, the others made now and not recorded."""
-    held = {e.model: e for e in run.evaluations() if (question_of(e.about), e.about["part"]) == (question, "test")}
+    held = {e.model: e for e in run.evaluations([m.name for m in models], question, "test")}
     return [held.get(m.name) or judge(None, [m], split, k, [question])[0] for m in models]
 
 # %% ../nbs/14_runs.ipynb #c8759f39

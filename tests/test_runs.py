@@ -1,12 +1,13 @@
 """The folder of a run: what a chapter keeps there, once, and what it may not mix."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from helpers import random_log
 
-from recsys_lab import runs, splits
+from recsys_lab import evaluation, runs, splits
 from recsys_lab.evaluation import compare_pairs
 from recsys_lab.models.neighbours import ItemKNN
 from recsys_lab.models.popularity import Popularity
@@ -50,6 +51,32 @@ def test_what_is_kept_comes_back(judged, tmp_path):
     by_name = {(e.model, *runs.question_of(e.about)): e.mean("ndcg", 10) for e in judged}
     for row in rows.itertuples():
         assert row.value == pytest.approx(by_name[row.model, row.protocol, row.target, row.exclude], abs=1e-6)
+
+
+def test_only_the_evaluations_that_are_asked_for_are_read(judged, split, tmp_path, monkeypatch):
+    """All of a large log's together took a gigabyte, in a chapter that needed a few."""
+    run = runs.Run(tmp_path, "21_popularity")
+    odd = replace(judged[0], about=judged[0].about | {"model": "my model__v2"})
+    for e in [*judged, odd, *runs.judge(None, [Popularity()], split, 10, part="valid")]:
+        run.record(e)
+    opened = []
+    load = evaluation.Evaluation.load
+    monkeypatch.setattr(evaluation.Evaluation, "load", lambda path: opened.append(path) or load(path))
+    question, name = runs.questions(split)[0], MODELS[0].name
+    for words, wanted in (
+        ({"models": [name]}, lambda e: e.model == name),
+        ({"models": ["my model__v2"]}, lambda e: e.model == "my model__v2"),
+        (
+            {"question": question, "part": "test"},
+            lambda e: (runs.question_of(e.about), e.about["part"]) == (question, "test"),
+        ),
+        ({"part": "valid"}, lambda e: e.about["part"] == "valid"),
+        ({}, lambda e: True),
+    ):
+        opened.clear()
+        found = run.evaluations(**words)
+        assert found and all(map(wanted, found)) and len(opened) == len(found)
+        assert len(found) == sum(map(wanted, run.evaluations()))
 
 
 def test_a_chapter_that_is_run_again_replaces_its_own_and_nothing_else(judged, tmp_path):
