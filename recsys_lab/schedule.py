@@ -285,10 +285,8 @@ def broken_bound(mine: Sequence[psutil.Process], bounds: Bounds) -> str:
     if not bounds.megabytes or not mine:
         return ""
     run = psutil.Process(bounds.run)
-    if unshared_megabytes([run, *run.children(recursive=True)]) <= bounds.megabytes:
-        return ""
-    kernels = kernel_processes(run)
-    if not begun_last(mine, kernels):
+    kernels = kernel_processes(run)  # looked at first: one that is ended meanwhile was the last, and its memory is free
+    if not begun_last(mine, kernels) or unshared_megabytes([run, *run.children(recursive=True)]) <= bounds.megabytes:
         return ""
     return "crowded" if len(kernels) > len(mine) else "memory"
 
