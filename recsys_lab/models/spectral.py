@@ -40,12 +40,18 @@ def plateau(values: np.ndarray, flatness: float) -> np.ndarray:
     return 0.5 - 0.5 * np.sign(x) * np.abs(x) ** flatness
 
 # %% ../../nbs/41b_spectral_filter.ipynb #b89d8392
-def leading_values(matrix: sparse.csr_matrix, basis: np.ndarray) -> np.ndarray:
-    """The eigenvalues of `P` that belong to its leading vectors `[items, factors]`: float64 `[factors]`, on a grid of 2**-20."""
+def leading_values(matrix: sparse.csr_matrix, basis: np.ndarray, most: int = 2**24) -> np.ndarray:
+    """The eigenvalues of `P` that belong to its leading vectors `[items, factors]`: float64 `[factors]`, on a grid of 2**-20.
+
+    They are added up over blocks of users with `most` numbers each.
+    """
     of_user, of_item = (np.bincount(a, minlength=n) for a, n in zip(matrix.nonzero(), matrix.shape, strict=True))
-    scaled = matrix.multiply(degree_powers(of_user, 0.5)[:, None]).multiply(degree_powers(of_item, 0.5)).tocsr()
-    moved = scaled.astype(float) @ basis.astype(float)
-    return round_to_grid(np.clip((moved * moved).sum(0), 0, 1), 2.0**-20)
+    scaled = matrix.multiply(degree_powers(of_user, 0.5)[:, None]).multiply(degree_powers(of_item, 0.5)).tocsr().astype(float)
+    vectors, total, rows = basis.astype(float), np.zeros(basis.shape[1]), max(1, most // max(1, basis.shape[1]))
+    for start in range(0, scaled.shape[0], rows):
+        moved = scaled[start : start + rows] @ vectors
+        total += (moved * moved).sum(0)
+    return round_to_grid(np.clip(total, 0, 1), 2.0**-20)
 
 
 def corrections(values: np.ndarray, flatness: float, weight: float) -> np.ndarray:

@@ -111,3 +111,11 @@ def test_what_each_item_met_contributes_adds_up_to_the_score(order):
     met, parts = model._contributions(history, np.arange(27))
     assert sorted(met) == [1, 5, 20]
     np.testing.assert_allclose(parts.sum(0), model.score(history)[0], rtol=1e-4, atol=1e-6)
+
+
+def test_the_leading_values_do_not_depend_on_the_blocks_in_which_they_are_added_up():
+    """All users at once took gigabytes on a log of millions of them, whatever the model had been allowed."""
+    matrix = graph(4)
+    basis = smooth_basis(matrix, 0.5, 0.5, 12)
+    whole, blocks = leading_values(matrix, basis), leading_values(matrix, basis, 60)
+    assert np.abs(whole - blocks).max() <= 2.0**-20 and whole[0] > 0.9
