@@ -26,7 +26,7 @@ help: ## show this list
 	@echo '  make reports DATASET=my_log          your own log in data/my_log'
 	@echo '  make reports PARAMS="k=20 seed=1"    other parameters; 22.trials=20 goes to one chapter'
 	@echo '  make reports ONLY=22 OUT=reports/try one chapter, into another folder'
-	@echo '  make reports SIZE=full MEMORY=6      a shop as large as the published log, in 50 minutes, fits in 6 GB'
+	@echo '  make reports SIZE=full MEMORY=6      a shop as large as the published log, within 50 minutes and 6 GB'
 	@echo '  make reports BUDGET=10m JOBS=1       another time for the whole run (none: as many settings as chapters say), one chapter at a time'
 	@echo '  make reports RESUME=1                go on where a run broke off'
 

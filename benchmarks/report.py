@@ -489,7 +489,7 @@ rows = [
     (
         "`large_bundle.py`",
         f"from start to ready with a bundle of {large['gigabytes']['large']} GB, within {large['limit_mb']} MB, against one of "
-        f"{large['gigabytes']['small']} GB; unshared memory of a worker. Arrays are mapped; what is read is the checksum of each file",
+        f"{large['gigabytes']['small']} GB; unshared memory of a worker. Arrays are mapped, and their checksums are compared after the start",
         f"{large['large']['ready_seconds']} s against {large['small']['ready_seconds']} s, ratio {large['ratio_of_starts']}; "
         f"{large['large']['unshared_mb']} MB against {large['small']['unshared_mb']} MB",
         "ratio 1",
