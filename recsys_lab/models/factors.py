@@ -58,11 +58,11 @@ def sized_factors(users: int, items: int, least: int, most: int) -> int:
     """A length of vectors for a log of so many users and items: the power of two nearest to `sqrt(users x items) / 64` within bounds.
 
     A long catalogue asks for long vectors (`benchmarks/factors.py`). All vectors together have at most `MOST_NUMBERS` numbers, so those
-    of a log of millions of users are shorter than `least`.
+    of a log of millions of users are shorter than `least`, down to a quarter of it.
     """
     wanted = np.log2(max(1.0, np.sqrt(users * items) / 64))
     held = np.floor(np.log2(max(1.0, MOST_NUMBERS / max(1, users + items))))
-    return int(2 ** min(np.clip(np.round(wanted), np.log2(least), np.log2(most)), held))
+    return int(2 ** min(np.clip(np.round(wanted), np.log2(least), np.log2(most)), max(held, np.log2(least) - 2)))
 
 
 class SizedConfig(Config):

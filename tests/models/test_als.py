@@ -115,8 +115,9 @@ def test_the_penalty_of_ials_is_by_the_size_of_the_log_unless_it_is_given(tmp_pa
 @given(users=st.integers(0, 10**8), items=st.integers(0, 10**7))
 def test_vectors_by_size_are_powers_of_two_within_bounds_and_memory(users, items):
     length = sized_factors(users, items, 64, 256)
-    assert length in (64, 128, 256)
-    assert length == 64 or length * (users + items) <= 2**27
+    assert length in (16, 32, 64, 128, 256)
+    assert length == 16 or length * (users + items) <= 2**27
+    assert length >= 64 or 2 * length * (users + items) > 2**27
     assert sized_factors(2 * users, items, 64, 256) >= length or 2 * length * (2 * users + items) > 2**27
 
 
@@ -124,6 +125,7 @@ def test_vectors_are_longer_for_a_larger_catalogue():
     """Nearest power of two to sqrt(users x items) / 64; 1.4 million visitors leave room for the shortest alone."""
     sizes = {(400, 150): 64, (24_000, 4_300): 128, (30_000, 41_000): 256, (1_400_000, 235_000): 64}
     assert {size: ALS().config.for_size(*size).factors for size in sizes} == sizes
+    assert IALS().config.for_size(1_400_000, 235_000).factors == 64
     assert IALS().config.for_size(30_000, 41_000).factors == 512 and IALS().config.for_size(400, 150).factors == 256
     assert (
         ALS(factors=7).config.for_size(30_000, 41_000).factors == IALS(factors=7).config.for_size(30, 40).factors == 7
