@@ -458,10 +458,10 @@ rows = [
             "`factors.py`",
             f"{model}: the least and the mean share of the best length's NDCG@20 (validation) that a rule by users and items reaches on a log "
             "left out when it was found; the rule of the lab on all six",
-            f"{shares_text([one['share'] for one in told['left_out'].values()])}; {shares_text(list(told['rule_of_the_lab'].values()))}",
+            f"{shares_text([one['share'] for one in rules['left_out'].values()])}; {shares_text(list(rules['rule_of_the_lab'].values()))}",
             "least .97",
         )
-        for model, told in factors["rules"].items()
+        for model, rules in factors["rules"].items()
     ),
     *(
         (

@@ -58,7 +58,7 @@ def places_of(index: Any, ids: Any) -> np.ndarray:
     Whole numbers are found by their order: pandas keeps a table of all ids of an index that it was asked, several times larger than it.
     """
     wanted = np.asarray(ids)
-    if not len(index) or wanted.dtype.kind not in "iu" or getattr(getattr(index, "dtype", None), "kind", "") not in tuple("iu"):
+    if not len(index) or wanted.dtype.kind != "i" or getattr(getattr(index, "dtype", None), "kind", "") != "i":
         return np.asarray(index.get_indexer(wanted), np.int64)
     known = np.asarray(index)
     place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)

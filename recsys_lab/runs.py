@@ -233,8 +233,8 @@ class RunRecords(RunFolder):
         out, named = [], set(map(file_word, models))
         for path in sorted(self.folder.glob("evaluations/*.npz")) if self.folder else []:
             chapter, _, rest = path.stem.partition("__")
-            model, *asked, of_part = rest.rsplit("__", 4)
-            wanted = (not named or model in named) and question in (None, tuple(asked)) and part in ("", of_part)
+            model, *answered, of_part = rest.rsplit("__", 4)
+            wanted = (not named or model in named) and question in (None, tuple(answered)) and part in ("", of_part)
             if wanted and self.sees(chapter):
                 out.append(Evaluation.load(path))
         return out

@@ -122,7 +122,7 @@ def test_what_goes_by_the_size_of_a_log_is_timed_as_it_will_be_on_the_whole(shop
 
 @pytest.mark.parametrize("rounds", [5, 100])
 def test_a_cost_is_what_all_rounds_take_on_one_core(shop, monkeypatch, rounds):
-    """What the first fit makes for all hid what a round costs: BPR's 150 passes over a large log were planned with the time of two."""
+    """What the first fit makes for all does not hide what a round costs."""
     spent = [0.0]
     monkeypatch.setattr(
         budget, "time", SimpleNamespace(process_time=lambda: spent[0])

@@ -174,7 +174,7 @@ def test_a_chapter_that_would_outlast_the_budget_is_left_out_by_name(small_check
 
 
 def test_a_chapter_that_outlasts_its_plan_is_left_out_long_before_the_budget_is_spent(small_checkout, monkeypatch):
-    """One was at work for 36 minutes where seconds were planned, until nothing was left for the others."""
+    """What was planned with seconds was at work until nothing was left for the others."""
     monkeypatch.chdir(small_checkout)
     plan = chapters.make_plan("shop", "tiny", "", ["wait=300"], "")
     plan = plan._replace(until=time.time() + 600, seconds={"22_second": 5.0})
@@ -206,10 +206,10 @@ def test_a_plan_says_what_its_chapters_may_take(small_checkout, monkeypatch):
 
 
 def test_a_run_keeps_within_its_memory(small_checkout):
-    words = ("run", "--size", "tiny", "--no-book", "--memory", "4", "--params", "hold=4.5", "wait=60")
+    words = ("run", "--size", "tiny", "--no-book", "--memory", "2.5", "--params", "hold=2.6", "wait=60")
     done = run_lab(*words, cwd=small_checkout)
     assert done.returncode == 0, done.stderr
-    assert "22_second left out: the run held more than the 4 GB that it may (--memory)" in done.stdout
+    assert "22_second left out: the run held more than the 2.5 GB that it may (--memory)" in done.stdout
     assert set(runs.Run(small_checkout / "reports" / "shop-tiny").frame().chapter) == {"21_first"}
 
 

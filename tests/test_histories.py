@@ -107,3 +107,11 @@ def test_ids_are_found_as_pandas_finds_them(known, wanted, text):
     asked = np.array([str(w) for w in wanted], object) if text else np.array(wanted, np.int64)
     found = places_of(index, asked)
     assert found.dtype == np.int64 and found.tolist() == index.get_indexer(asked).tolist()
+
+
+def test_ids_of_other_types_are_found_exactly():
+    """Numbers without a sign beyond 2**53 would be compared as floats."""
+    index = pd.Index(np.array([2**60, 2**60 + 1, 2**60 + 2]))
+    for kind in (np.uint64, np.int64):
+        assert places_of(index, np.array([2**60 + 1, 2**60 + 2, 7], kind)).tolist() == [1, 2, -1]
+    assert places_of(index, np.array(["7"])).tolist() == [-1]
